@@ -1,0 +1,80 @@
+# Everything runs in .venv, made on first use and made anew when a lock changes.
+# PYTHON=... names the interpreter to try first; ARGS=... goes to demo, test, bench and fuzz.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+PIP     := -m pip --disable-pip-version-check install --quiet
+
+# Sets the shell's $$py to the first usable Python, or stops and says why there is none.
+# Each candidate is run, not just looked up: a version manager's shim may lead nowhere.
+define FIND_PYTHON
+py=; bare=; \
+for p in $(PYTHONS); do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	if "$$p" -c 'import ensurepip, venv' >/dev/null 2>&1; then py=$$p; break; fi; \
+	bare=$${bare:-$$p}; \
+done; \
+if [ -z "$$py" ] && [ -n "$$bare" ]; then \
+	echo "error: $$bare has no venv or ensurepip module: install it (on Debian and Ubuntu" \
+		"the package python3-venv) or name another Python: make PYTHON=/path/to/python" >&2; exit 1; \
+elif [ -z "$$py" ]; then \
+	echo "error: no Python 3.11 or newer among: $(strip $(PYTHONS))." \
+		"Install one or name it: make PYTHON=/path/to/python" >&2; exit 1; \
+fi
+endef
+
+.PHONY: help demo test lint check fmt bench fuzz lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+
+demo: $(STAMP) ## run the demo
+	@$(BIN)/sidecar demo $(ARGS)
+
+test: $(STAMP) ## run the tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(STAMP) ## check format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy --strict sidecar tests
+
+check: lint test ## lint and test: what a change must pass
+
+fmt: $(STAMP) ## format, and fix what ruff can fix
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## run the load benchmark
+	@$(BIN)/python -m tests.load.bench $(ARGS)
+
+fuzz: $(STAMP) ## run every test with many more generated examples
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "" tests $(ARGS)
+
+# The second install adds the sidecar itself; setuptools comes from the lock, so that
+# nothing is fetched without a hash. --clear: no package of an older lock stays behind.
+$(STAMP): requirements.lock requirements-dev.lock
+	@$(FIND_PYTHON); \
+	echo "Installing into $(VENV) with $$("$$py" --version) ..." >&2; \
+	"$$py" -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) --require-hashes -r requirements-dev.lock
+	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# In a venv of its own: .venv can't be made while a lock is broken.
+# The dev lock is constrained by the runtime one: what is tested is what ships.
+LOCK := .venv-lock/bin/uv --no-config pip compile --quiet --universal --upgrade \
+	--python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+
+lock: ## move both locks to the newest versions
+	@$(FIND_PYTHON); "$$py" -m venv --clear .venv-lock
+	@.venv-lock/bin/python $(PIP) uv
+	@$(LOCK) -o requirements.lock >/dev/null
+	@$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock >/dev/null
+	@rm -rf .venv-lock
+
+clean: ## remove .venv, caches and build leftovers
+	@rm -rf $(VENV) .venv-lock .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

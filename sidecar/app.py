@@ -1,0 +1,222 @@
+"""Builds the parts, starts and stops them in order; the only module that knows all others.
+
+The whole life of the process is `App.run`, read top to bottom (style: one function).
+"""
+
+import asyncio
+import errno
+import gc
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from sidecar import __version__, admin
+from sidecar.books import IntakeBooks
+from sidecar.budget import ByteBudget
+from sidecar.config import AUTO, Config, ConfigError, public
+from sidecar.intake import Intake
+from sidecar.lane import build_lanes
+from sidecar.listener import Listener
+from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
+from sidecar.metrics import IntakeMetrics, SidecarCollector, new_registry
+
+HOUSEKEEPING_S = 1.0
+# What answers are given to finish when the ports close: nothing is accepted by then.
+CLOSE_S = 1.0
+
+log = structlog.get_logger()
+
+
+class App:
+    """One sidecar. Make it inside a running loop; `stop` may be called at any time."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        limit = container_limit()
+        max_bytes = config.queue.max_bytes
+        self.budget = ByteBudget(
+            automatic_max_bytes(limit) if max_bytes == AUTO else int(max_bytes)
+        )
+        self.lanes = build_lanes(config, environ, self.budget)
+        if not self.lanes:
+            message = (
+                "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
+                "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
+            )
+            raise ConfigError(message)
+        self.books = IntakeBooks()
+        intake_metrics = IntakeMetrics(self.books)
+        self.intake = Intake(
+            [lane.drain for lane in self.lanes],
+            self.budget,
+            self.books,
+            hold_s=config.queue.start_hold_s,
+            ttl_s=config.queue.open_span_ttl_s,
+        )
+        self.listener = Listener(
+            self.intake,
+            self.budget,
+            intake_metrics,
+            [lane.credentials for lane in self.lanes],
+            max_body=config.listener.max_body,
+            body_timeout_s=config.listener.body_timeout_s,
+            hosts=config.listener.hosts,
+        )
+        self._collector = SidecarCollector(
+            intake_metrics,
+            [lane.metrics for lane in self.lanes],
+            self.budget,
+            open_spans=lambda: len(self.intake.open_spans),
+            clock=self._loop.time,
+            memory_limit=limit,
+        )
+        self.registry = new_registry(self._collector)
+        self.ports: dict[str, int] = {}
+        self._stop = asyncio.Event()
+        self._deadline: asyncio.Timeout | None = None
+
+    def stop(self) -> None:
+        """Stop in order; called again, give up at once (design.md D10)."""
+        if self._stop.is_set() and self._deadline is not None:
+            self._deadline.reschedule(self._loop.time())
+        self._stop.set()
+
+    async def run(self, started: asyncio.Event | None = None) -> bool:
+        """Serve until told to stop; whether nothing was lost.
+
+        A bug in any part ends this with its exception (design.md D13).
+        """
+        shutdown = self._config.shutdown
+        tasks = asyncio.TaskGroup()
+        try:
+            async with asyncio.timeout(None) as self._deadline, tasks:
+                drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
+                housekeeping = tasks.create_task(self._housekeeping())
+                async with self._serving():
+                    # What lives until the end need not be looked at in every collection.
+                    gc.collect()
+                    gc.freeze()
+                    if started is not None:
+                        started.set()
+                    await self._stop.wait()
+                    self._deadline.reschedule(self._loop.time() + shutdown.grace_s)
+                    log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
+                    await self._quiet(shutdown.quiet_s)
+                    self.listener.stopping = True  # 1. no new events, but answers
+                    self.intake.release_held()  # 2. no END will come any more
+                    for lane in self.lanes:
+                        lane.drain.close()  # 3. what is queued is all there will be
+                    await asyncio.wait(drains)  # 4. forward it
+                    housekeeping.cancel()
+        except TimeoutError:
+            log.warning("grace_period_over", depth=self._depth())
+        return await self._close()
+
+    async def _quiet(self, quiet_s: float) -> None:
+        """Stay open while agents still send: their last ENDs come after SIGTERM."""
+        stopped_at = self._loop.time()
+        while True:
+            last = max(self.intake.last_taken_at, stopped_at)
+            left = last + quiet_s - self._loop.time()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
+
+    async def _close(self) -> bool:
+        for lane in self.lanes:
+            lane.metrics.lost(len(lane.drain.abandon()), "shutdown")
+            await lane.sink.close()
+        totals = {lane.sink.name: lane.totals() for lane in self.lanes}
+        lost = sum(total["lost"] for total in totals.values())
+        log.info("stopped", lost=lost, events=self._events(), writes=totals)
+        return lost == 0
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        """Both ports open; the agents' last, so that nothing comes before it can be forwarded."""
+        registry = admin.application(
+            self.registry, self.status, lambda: not self.listener.stopping
+        )
+        operators = web.AppRunner(registry, access_log=None, shutdown_timeout=CLOSE_S)
+        agents = web.ServerRunner(self.listener.server(), shutdown_timeout=CLOSE_S)
+        config = self._config
+        try:
+            await operators.setup()
+            host = config.admin.host or None
+            self.ports["admin"] = await _bind(operators, [host], config.admin.port)
+            await agents.setup()
+            hosts = config.listener.hosts
+            self.ports["listener"] = await _bind(agents, hosts, config.listener.port)
+            log.info(
+                "started",
+                version=__version__,
+                listener=[f"http://{_bracketed(h)}:{self.ports['listener']}" for h in hosts],
+                admin_port=self.ports["admin"],
+                sinks=[lane.sink.name for lane in self.lanes],
+                queue_max_bytes=self.budget.limit,
+            )
+            yield
+        finally:
+            await agents.cleanup()
+            await operators.cleanup()
+
+    async def _housekeeping(self) -> None:
+        trimmer = Trimmer()
+        while True:
+            due = self._loop.time() + HOUSEKEEPING_S
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self._collector.lag.observe(max(0.0, self._loop.time() - due))
+            trimmer.look(self.budget.used)
+            for lane in self.lanes:
+                lane.credentials.refresh()
+
+    def _depth(self) -> int:
+        return sum(lane.queue.depth for lane in self.lanes)
+
+    def _events(self) -> dict[str, int]:
+        books = self.books
+        return {
+            "received": books.received,
+            "joined": books.joined,
+            "held": books.held,
+            "written": books.written,
+            "imbalance": books.imbalance,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """The process as `/status` shows it: never any content, secrets as `***`."""
+        now = self._loop.time()
+        return {
+            "version": __version__,
+            "ready": not self.listener.stopping,
+            "durability": "memory",
+            "queue": {"bytes": self.budget.used, "limit_bytes": self.budget.limit},
+            "open_spans": len(self.intake.open_spans),
+            "events": self._events(),
+            "sinks": {lane.sink.name: lane.status(now) for lane in self.lanes},
+            "config": public(self._config),
+        }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def _bind(
+    runner: web.BaseRunner, hosts: "tuple[str, ...] | list[str | None]", port: int
+) -> int:
+    """Listen on every host at the same port; the port that it is. 0 means any."""
+    for host in hosts:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            if host != "::1" or error.errno == errno.EADDRINUSE:
+                raise ConfigError(f"{host or '*'}:{port}: {error.strerror or error}") from None
+            continue  # a pod without IPv6
+        port = port or runner.addresses[0][1]
+    return port

@@ -1,0 +1,263 @@
+"""Configuration: the structs with their defaults, and `load`.
+
+TOML, and every key also as `SIDECAR_<SECTION>__<KEY>` in the environment, which wins. What an agent
+pod has anyway is taken where no key is set (design.md, Configuration). Unknown keys and bad values
+stop the start with a path and a reason. Sizes are texts such as `"64MiB"`, names end in `_s` for
+seconds.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sidecar.credentials import Secret
+
+ENV_PREFIX = "SIDECAR_"
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]iB|[KM]B|B|)")
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Size(int):
+    """Bytes, written as `"64MiB"`; `"auto"`, where allowed, is -1."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Size":
+        """The size that a configured value means; raises `ValueError`."""
+        if value == "auto":
+            return AUTO
+        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            msg = 'expected a size such as "64MiB"'
+            raise ValueError(msg)
+        return cls(float(match[1]) * _UNITS[match[2]])
+
+    def __str__(self) -> str:
+        """The text that `parse` reads back."""
+        if self == AUTO:
+            return "auto"
+        for unit in ("GiB", "MiB", "KiB"):
+            if self and not int(self) % _UNITS[unit]:
+                return f"{int(self) // _UNITS[unit]}{unit}"
+        return f"{int(self)}B"
+
+
+AUTO = Size(-1)
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used; says where and why."""
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+def _require(ok: bool, message: str) -> None:  # noqa: FBT001
+    if not ok:
+        raise ValueError(message)
+
+
+def _is_url(text: str) -> bool:
+    return not text or text.startswith(("http://", "https://"))
+
+
+class ListenerConfig(_Section, frozen=True):
+    """Where agents post."""
+
+    hosts: tuple[str, ...] = ("127.0.0.1", "::1")
+    port: Port = 8318
+    max_body: Size = Size(32 * 2**20)
+    body_timeout_s: Positive = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        _require(bool(self.hosts), "hosts must not be empty")
+        _require(self.max_body > 0, "max_body must be a size above 0")
+
+
+class AdminConfig(_Section, frozen=True):
+    """Where Prometheus, the kubelet and operators look."""
+
+    host: str = ""
+    port: Port = 9318
+
+
+class QueueConfig(_Section, frozen=True):
+    """What may wait in memory."""
+
+    max_bytes: Size = AUTO
+    start_hold_s: Seconds = 2.0
+    open_span_ttl_s: Positive = 3600.0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        _require(self.max_bytes == AUTO or self.max_bytes > 0, "max_bytes must be above 0")
+        _require(
+            self.open_span_ttl_s >= self.start_hold_s,
+            "open_span_ttl_s must not be less than start_hold_s",
+        )
+
+
+class AgentexConfig(_Section, frozen=True):
+    """The Agentex API; on where it has a base URL."""
+
+    base_url: str = ""
+    api_key: Secret = Secret("")
+    api_key_file: str = ""
+    max_concurrency: Count = 64
+    timeout_s: Positive = 40.0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        _require(_is_url(self.base_url), "base_url must start with http:// or https://")
+
+
+class SgpConfig(_Section, frozen=True):
+    """The SGP API; on where it has an API key and an account id, or `relay`."""
+
+    base_url: str = "https://api.egp.scale.com"
+    api_key: Secret = Secret("")
+    api_key_file: str = ""
+    account_id: str = ""
+    max_batch: Annotated[int, Meta(ge=1, le=1000)] = 500
+    max_batch_bytes: Size = Size(2**20)
+    linger_s: Seconds = 0.1
+    max_concurrency: Count = 8
+    timeout_s: Positive = 60.0
+    open_writes: Literal["auto"] | bool = "auto"
+    relay: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        _require(_is_url(self.base_url), "base_url must start with http:// or https://")
+        _require(self.max_batch_bytes > 0, "max_batch_bytes must be a size above 0")
+
+
+class RetryConfig(_Section, frozen=True):
+    """When to try again, and when no more."""
+
+    initial_s: Positive = 0.5
+    max_s: Positive = 30.0
+    max_age_s: Positive = 86400.0
+    max_attempts: Count = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        _require(self.initial_s <= self.max_s, "initial_s must not be more than max_s")
+
+
+class ShutdownConfig(_Section, frozen=True):
+    """How to stop."""
+
+    grace_s: Seconds = 25.0
+    quiet_s: Seconds = 1.0
+
+
+class LogConfig(_Section, frozen=True):
+    """How to log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class Config(_Section, frozen=True):
+    """The whole configuration; each part is handed its own section."""
+
+    listener: ListenerConfig = ListenerConfig()
+    admin: AdminConfig = AdminConfig()
+    queue: QueueConfig = QueueConfig()
+    agentex: AgentexConfig = AgentexConfig()
+    sgp: SgpConfig = SgpConfig()
+    retry: RetryConfig = RetryConfig()
+    shutdown: ShutdownConfig = ShutdownConfig()
+    log: LogConfig = LogConfig()
+
+
+# Variables of an agent pod, and the key each one stands for where that is not set.
+FROM_THE_POD = {
+    "AGENTEX_BASE_URL": ("agentex", "base_url"),
+    "SGP_CLIENT_BASE_URL": ("sgp", "base_url"),
+    "SGP_API_KEY": ("sgp", "api_key"),
+    "SGP_ACCOUNT_ID": ("sgp", "account_id"),
+}
+
+
+def load(path: str | None, environ: Mapping[str, str]) -> Config:
+    """The configuration of the file at `path`, if any, and of `environ`; raises `ConfigError`."""
+    values = _read(path) if path else {}
+    for section, key, text, name in _from_environment(environ):
+        try:
+            values.setdefault(section, {})[key] = text
+        except (TypeError, AttributeError):
+            msg = f"{name}: {section} is not a section"
+            raise ConfigError(msg) from None
+    for name, (section, key) in FROM_THE_POD.items():
+        if text := environ.get(name, "").strip():
+            values.setdefault(section, {}).setdefault(key, text)
+    try:
+        return msgspec.convert(values, Config, strict=False, dec_hook=_hook)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        place = where.rstrip("`") or "the top level"
+        msg = f"{place}: {what}" + _set_by(place, environ, path)
+        raise ConfigError(msg) from None
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise ConfigError(msg) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}: {error}"
+        raise ConfigError(msg) from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, Any, str]]:
+    found: list[tuple[str, str, Any, str]] = []
+    for name, text in sorted(environ.items()):
+        section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if name.startswith(ENV_PREFIX) and separator:
+            value: Any = text
+            if (section, key) == ("listener", "hosts"):
+                value = [host.strip() for host in text.split(",")]
+            found.append((section, key, value, name))
+    return found
+
+
+def _set_by(place: str, environ: Mapping[str, str], path: str | None) -> str:
+    section, _, key = place.partition(".")
+    name = f"{ENV_PREFIX}{section}__{key}".upper()
+    if name in environ:
+        return f" (set by {name})"
+    return f" (in {path})" if path else ""
+
+
+def _hook(kind: type, value: object) -> object:
+    if kind is Size:
+        return Size.parse(value)
+    if kind is Secret and isinstance(value, str):
+        return Secret(value.strip())
+    msg = f"expected {kind.__name__.lower()}"
+    raise ValueError(msg)
+
+
+def public(config: Config) -> dict[str, Any]:
+    """The configuration as plain values, for the status page: secrets are `***`."""
+    values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_show)
+    return values
+
+
+def _show(value: object) -> str:
+    return str(value) if value else ""

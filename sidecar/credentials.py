@@ -1,0 +1,109 @@
+"""Credentials: configured, in a file that may change, or relayed by the agent; never shown.
+
+design.md D14 and contracts/ingest.md ("Credentials that come with a request"): what is configured
+wins; where nothing is, the latest one that an agent sent is used, for what already waits too.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+class Secret:
+    """A text whose `repr` is `***`, so that it can't slip into a log, a metric or a status page."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for a request header."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+class Credentials:
+    """The headers that one upstream wants.
+
+    `configured` maps header names to secrets, empty ones where nothing is set. `key_file` holds the
+    value of `key_header` and is read again whenever it changed. `relayed` names the headers that an
+    agent may supply; `required` says that nothing can be sent without all of them.
+    """
+
+    def __init__(
+        self,
+        configured: Mapping[str, Secret],
+        *,
+        key_header: str,
+        key_file: str = "",
+        relay: bool,
+        required: bool,
+    ) -> None:
+        self._configured = {name: secret for name, secret in configured.items() if secret}
+        self._names = tuple(configured)
+        self._key_header = key_header
+        self._key_file = Path(key_file) if key_file else None
+        self._modified = 0.0
+        self._relay = relay
+        self._required = required
+        self._relayed: dict[str, Secret] = {}
+        self._headers: dict[str, str] | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        self._rebuild()
+
+    def headers(self) -> dict[str, str] | None:
+        """Headers to send, or None when a credential is needed and there is none yet."""
+        return self._headers
+
+    def refresh(self) -> None:
+        """Read the key file again if it changed; call it now and then, and after a 401."""
+        if self._key_file is None:
+            return
+        try:
+            modified = self._key_file.stat().st_mtime
+            if modified == self._modified:
+                return
+            key = Secret(self._key_file.read_text().strip())
+        except OSError:
+            return  # being replaced at this moment, or gone: the key we have may still be good
+        self._modified = modified
+        if key and key != self._configured.get(self._key_header):
+            self._configured[self._key_header] = key
+            self._changed()
+
+    def offer(self, headers: Mapping[str, str]) -> None:
+        """Take what an agent sent with a request, where nothing is configured."""
+        if not self._relay:
+            return
+        new = {}
+        for name in self._names:
+            if name not in self._configured and (text := headers.get(name)):
+                new[name] = Secret(text)
+        if new and any(self._relayed.get(name) != secret for name, secret in new.items()):
+            self._relayed |= new
+            self._changed()
+
+    def _changed(self) -> None:
+        self._rebuild()
+        self.on_change()
+
+    def _rebuild(self) -> None:
+        if self._headers is None and self._key_file is not None and not self._modified:
+            self._headers = {}
+            self.refresh()
+        secrets = self._relayed | self._configured
+        missing = self._required and any(name not in secrets for name in self._names)
+        self._headers = None if missing else {n: s.reveal() for n, s in secrets.items()}

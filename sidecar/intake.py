@@ -1,0 +1,73 @@
+"""Where accepted events enter: all of a request or none, then open spans, then every lane.
+
+In: the spans of one request. Out: writes in the lanes. Guarantees that memory stays within the
+budget (design.md D3, D4): what does not fit is not taken, and nothing older is dropped for it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from sidecar.books import IntakeBooks
+from sidecar.budget import ByteBudget
+from sidecar.drain import Drain
+from sidecar.open_spans import OpenSpans
+from sidecar.spans import Span, total_size
+
+
+class NoRoom(Exception):  # noqa: N818 (the drain's errors are decisions too)
+    """The request does not fit now."""
+
+
+class NeverFits(Exception):  # noqa: N818
+    """The request would not fit into an empty queue."""
+
+
+class Intake:
+    """Takes spans into `lanes`; one timer releases held STARTs."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Drain],
+        budget: ByteBudget,
+        books: IntakeBooks,
+        *,
+        hold_s: float,
+        ttl_s: float,
+    ) -> None:
+        self._lanes = lanes
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.open_spans = OpenSpans(self._write, budget, books, hold_s=hold_s, ttl_s=ttl_s)
+        self.last_taken_at = self._loop.time()
+
+    def take(self, spans: Sequence[Span]) -> None:
+        """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
+        size = total_size(spans)
+        if size > self._budget.limit:
+            raise NeverFits
+        if not self.open_spans.make_room(size):
+            raise NoRoom
+        for span in spans:
+            self.open_spans.take(span)
+        self.last_taken_at = self._loop.time()
+        self._arm()
+
+    def release_held(self) -> None:
+        """The process stops: no END will come for the STARTs that wait for one."""
+        self.open_spans.release_all()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _write(self, span: Span) -> None:
+        for lane in self._lanes:
+            lane.put(span)
+
+    def _arm(self) -> None:
+        if self._timer is None and (due := self.open_spans.next_due()) is not None:
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.open_spans.tick(self._loop.time())
+        self._arm()

@@ -1,0 +1,164 @@
+"""One lane: queue, drain, sink, credentials and numbers of one upstream, built and described."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.books import LaneBooks
+from sidecar.budget import ByteBudget
+from sidecar.config import Config
+from sidecar.credentials import Credentials, Secret
+from sidecar.drain import Drain, RetryPolicy
+from sidecar.metrics import LaneMetrics
+from sidecar.sinks import Sink
+from sidecar.sinks.agentex import AgentexSink
+from sidecar.sinks.http import HttpClient
+from sidecar.sinks.sgp import SgpSink, enrichment
+from sidecar.span_queue import SpanQueue
+from sidecar.throttle import Backoff, Throttle
+
+# Variables that say: START and END of a span may come through different pods (design.md D20).
+_TEMPORAL = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What belongs to one upstream."""
+
+    sink: Sink
+    credentials: Credentials
+    queue: SpanQueue
+    throttle: Throttle
+    drain: Drain
+    metrics: LaneMetrics
+
+    def status(self, now: float) -> dict[str, Any]:
+        """The lane as an operator sees it; `now` is loop time in seconds."""
+        books = self.metrics.books
+        oldest = self.queue.oldest()
+        return {
+            "state": self.throttle.state,
+            "next_attempt_s": round(max(0.0, self.throttle.paused_until - now), 3),
+            "depth": self.queue.depth,
+            "in_flight": self.queue.in_flight,
+            "concurrency_limit": self.throttle.limit,
+            "oldest_write_age_s": round(now - oldest, 3) if oldest is not None else 0.0,
+            "has_credential": self.credentials.headers() is not None,
+            **self.totals(),
+            "forwarded_by_kind": dict(books.forwarded),
+            "skipped_by_reason": dict(books.skipped),
+            "dead_lettered_by_reason": dict(books.dead_lettered),
+            "lost_by_reason": dict(books.lost),
+        }
+
+    def totals(self) -> dict[str, int]:
+        """The lane's books (design.md D15)."""
+        books = self.metrics.books
+        return {
+            "written": books.written,
+            "forwarded": books.forwarded.total(),
+            "superseded": books.superseded,
+            "skipped": books.skipped.total(),
+            "dead_lettered": books.dead_lettered.total(),
+            "lost": books.lost.total(),
+            "depth": self.queue.depth,
+            "imbalance": self.metrics.imbalance,
+        }
+
+
+def agentex_on(config: Config) -> bool:
+    """Agentex is on where it has a base URL."""
+    return bool(config.agentex.base_url)
+
+
+def sgp_on(config: Config) -> bool:
+    """SGP is on where it has a key and an account, or takes them from the agent."""
+    sgp = config.sgp
+    return sgp.relay or bool((sgp.api_key or sgp.api_key_file) and sgp.account_id)
+
+
+def build_lanes(
+    config: Config, environ: Mapping[str, str], budget: ByteBudget
+) -> list[Lane]:
+    """The lanes that `config` turns on."""
+    lanes: list[Lane] = []
+    if agentex_on(config):
+        lanes.append(_agentex(config, budget, bit=1))
+    if sgp_on(config):
+        lanes.append(_sgp(config, environ, budget, bit=2))
+    return lanes
+
+
+def _agentex(config: Config, budget: ByteBudget, bit: int) -> Lane:
+    section = config.agentex
+    metrics = LaneMetrics("agentex", LaneBooks())
+    credentials = Credentials(
+        {"x-agent-api-key": section.api_key},
+        key_header="x-agent-api-key",
+        key_file=section.api_key_file,
+        relay=True,
+        # A deployment without authentication wants no key, and refuses a wrong one.
+        required=bool(section.api_key_file),
+    )
+    client = HttpClient(
+        section.base_url, credentials, metrics.answered,
+        timeout_s=section.timeout_s, max_connections=section.max_concurrency,
+    )  # fmt: skip
+    sink = AgentexSink(client, bit)
+    return _lane(config, sink, credentials, metrics, budget, bit, section.max_concurrency, 0.0)
+
+
+def _sgp(config: Config, environ: Mapping[str, str], budget: ByteBudget, bit: int) -> Lane:
+    section = config.sgp
+    metrics = LaneMetrics("sgp", LaneBooks())
+    credentials = Credentials(
+        {"x-api-key": section.api_key, "x-selected-account-id": Secret(section.account_id)},
+        key_header="x-api-key",
+        key_file=section.api_key_file,
+        relay=section.relay,
+        required=True,
+    )
+    client = HttpClient(
+        section.base_url, credentials, metrics.answered,
+        timeout_s=section.timeout_s, max_connections=section.max_concurrency,
+    )  # fmt: skip
+    open_writes = section.open_writes
+    if open_writes == "auto":
+        open_writes = not any(environ.get(name) for name in _TEMPORAL)
+    sink = SgpSink(
+        client,
+        max_batch=section.max_batch,
+        max_batch_bytes=section.max_batch_bytes,
+        enrichment=enrichment(environ),
+        open_writes=open_writes,
+    )
+    return _lane(
+        config, sink, credentials, metrics, budget, bit, section.max_concurrency, section.linger_s
+    )
+
+
+def _lane(  # noqa: PLR0913 (the parts of a lane meet here)
+    config: Config,
+    sink: Sink,
+    credentials: Credentials,
+    metrics: LaneMetrics,
+    budget: ByteBudget,
+    bit: int,
+    max_concurrency: int,
+    linger_s: float,
+) -> Lane:
+    retry = config.retry
+    backoff = Backoff(retry.initial_s, retry.max_s)
+    queue = SpanQueue(budget, metrics.books, bit)
+    throttle = Throttle(backoff, max_concurrency, random.random)
+    policy = RetryPolicy(backoff, retry.max_age_s, retry.max_attempts)
+    drain = Drain(
+        sink, queue, throttle, policy, metrics, linger_s=linger_s, jitter=random.random
+    )
+    credentials.on_change = drain.probe
+    metrics.depth = lambda: queue.depth
+    metrics.in_flight = lambda: queue.in_flight
+    metrics.limit = lambda: throttle.limit
+    metrics.oldest = queue.oldest
+    return Lane(sink, credentials, queue, throttle, drain, metrics)

@@ -1,0 +1,262 @@
+"""HTTP in: the listener on loopback, contracts/ingest.md to the letter.
+
+In: requests of agents in this pod. Out: spans handed to the intake, all of a request or none, and
+an answer that says what was taken. Bodies are bounded in bytes, decompressed, and in time. It
+serves programs, not web pages (design.md D21).
+"""
+
+import asyncio
+import zlib
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+
+from sidecar.budget import ByteBudget
+from sidecar.credentials import Credentials
+from sidecar.intake import Intake, NeverFits, NoRoom
+from sidecar.metrics import IntakeMetrics
+from sidecar.spans import Decoded, MalformedBody, Rejection, decode
+
+RETRY_AFTER_S = "1"
+_NDJSON = {"application/json": False, "application/x-ndjson": True}
+_ENCODINGS = ("", "identity", "gzip", "deflate")
+_LOOPBACK = ("localhost", "::1")
+_ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
+
+
+class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
+    """The request gets `status` and an error text, and nothing of it is taken."""
+
+    def __init__(self, status: HTTPStatus, error: str, reason: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.reason = reason
+
+
+class Listener:
+    """Handles requests on the agents' side. `stopping` makes it answer 503 to new events."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        budget: ByteBudget,
+        metrics: IntakeMetrics,
+        credentials: Sequence[Credentials],
+        *,
+        max_body: int,
+        body_timeout_s: float,
+        hosts: Sequence[str],
+    ) -> None:
+        self._intake = intake
+        self._budget = budget
+        self._metrics = metrics
+        self._credentials = credentials
+        self._max_body = max_body
+        self._body_timeout_s = body_timeout_s
+        self._hosts = frozenset(hosts)
+        self._loop = asyncio.get_running_loop()
+        self.stopping = False
+
+    def server(self) -> web.Server:
+        """The protocol factory: no router, no middleware, bodies as they come."""
+        return web.Server(self.handle, access_log=None, auto_decompress=False)
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        """Answer one request."""
+        started = self._loop.time()
+        try:
+            response = await self._route(request)
+        except Refusal as refusal:
+            self._metrics.rejected[refusal.reason] += 1
+            response = _error(refusal)
+        self._metrics.answered(response.status, self._loop.time() - started)
+        return response
+
+    async def _route(self, request: web.BaseRequest) -> web.Response:
+        self._refuse_pages(request.headers)
+        path = request.path
+        if path == "/v1/spans":
+            if request.method != "POST":
+                return _not_allowed("POST")
+            return await self._spans(request)
+        if path == "/readyz":
+            if request.method not in {"GET", "HEAD"}:
+                return _not_allowed("GET")
+            if self.stopping:
+                raise _stopping()
+            return web.Response(text="ready\n")
+        text = f"no such path; agents post to /v1/spans of this port, not {request.method} here"
+        raise Refusal(HTTPStatus.NOT_FOUND, text, "unsupported")
+
+    def _refuse_pages(self, headers: Mapping[str, str]) -> None:
+        host = headers.get("Host")
+        if "Origin" in headers or (host is not None and not self._is_ours(host)):
+            error = "this port serves programs in the pod, not web pages"
+            raise Refusal(HTTPStatus.FORBIDDEN, error, "unsupported")
+
+    def _is_ours(self, host: str) -> bool:
+        name = host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
+        return name in _LOOPBACK or name.startswith("127.") or name in self._hosts
+
+    async def _spans(self, request: web.BaseRequest) -> web.Response:
+        headers = request.headers
+        ndjson, encoding = _format(headers)
+        if self.stopping:
+            raise _stopping()
+        body = await self._read(request, encoding)
+        try:
+            decoded = decode(body, self._loop.time(), ndjson=ndjson)
+        except MalformedBody as error:
+            decoded = Decoded([], [Rejection(0, None, str(error), "malformed")])
+        finally:
+            size = len(body)
+            del body
+        for credentials in self._credentials:
+            credentials.offer(headers)
+        if decoded.spans:
+            self._take(decoded, size)
+        return self._answer(decoded)
+
+    def _take(self, decoded: Decoded, size: int) -> None:
+        if self.stopping:
+            raise _stopping()
+        try:
+            self._intake.take(decoded.spans)
+        except NeverFits:
+            error = f"{size} bytes do not fit into queue.max_bytes ({self._budget.limit})"
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large") from None
+        except NoRoom:
+            raise _no_room() from None
+
+    def _answer(self, decoded: Decoded) -> web.Response:
+        if not decoded.rejected:
+            taken = len(decoded.spans)
+            body = _ONE_TAKEN if taken == 1 else b'{"accepted":%d,"rejected":[]}' % taken
+            return web.Response(
+                status=HTTPStatus.ACCEPTED, body=body, content_type="application/json"
+            )
+        for rejection in decoded.rejected:
+            self._metrics.rejected[rejection.reason] += 1
+        rejected = [{"index": r.position, "id": r.id, "error": r.error} for r in decoded.rejected]
+        return web.Response(
+            status=HTTPStatus.ACCEPTED if decoded.spans else HTTPStatus.BAD_REQUEST,
+            body=msgspec.json.encode({"accepted": len(decoded.spans), "rejected": rejected}),
+            content_type="application/json",
+        )
+
+    async def _read(self, request: web.BaseRequest, encoding: str) -> bytes:
+        length = request.content_length
+        if length is not None and length > self._max_body:
+            raise self._too_large()
+        if request.content.is_eof():
+            return await self._collect(request, encoding)
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                return await self._collect(request, encoding)
+        except TimeoutError:
+            error = f"the body did not arrive within {self._body_timeout_s:g} s"
+            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, error, "malformed") from None
+
+    async def _collect(self, request: web.BaseRequest, encoding: str) -> bytes:
+        """The decompressed body; its bytes count against the budget while they arrive."""
+        content = request.content
+        inflate = _Inflater(encoding) if encoding else None
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while chunk := await content.readany():
+                if inflate is not None:
+                    chunk = inflate(chunk, self._max_body - size + 1)  # noqa: PLW2901
+                size += len(chunk)
+                self._budget.reading += len(chunk)
+                if size > self._max_body:
+                    raise self._too_large()
+                if not self._budget.fits(0):
+                    raise _no_room()
+                parts.append(chunk)
+            if inflate is not None and not inflate.complete:
+                raise zlib.error
+        except zlib.error:
+            error = f"the body is not a whole {encoding} stream"
+            raise Refusal(HTTPStatus.BAD_REQUEST, error, "malformed") from None
+        finally:
+            self._budget.reading -= size
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _too_large(self) -> Refusal:
+        error = f"the body is larger than listener.max_body ({self._max_body} bytes)"
+        return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large")
+
+
+def _format(headers: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether the body is NDJSON, and how it is compressed ("" for not)."""
+    content_type = headers.get("Content-Type", "")
+    ndjson = _NDJSON.get(content_type)
+    if ndjson is None:
+        ndjson = _NDJSON.get(content_type.partition(";")[0].strip().lower())
+    if ndjson is None:
+        error = "Content-Type must be application/json or application/x-ndjson"
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        error = "Content-Encoding must be gzip, deflate or identity"
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
+    return ndjson, "" if encoding == "identity" else encoding
+
+
+class _Inflater:
+    """Inflates a body chunk by chunk, each time to at most so many bytes."""
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = encoding == "gzip"
+        self._stream: zlib._Decompress | None = None
+
+    def __call__(self, chunk: bytes, most: int) -> bytes:
+        if self._stream is None:
+            self._stream = zlib.decompressobj(self._window(chunk))
+        return self._stream.decompress(chunk, most)
+
+    def _window(self, chunk: bytes) -> int:
+        if self._gzip:
+            return zlib.MAX_WBITS | 16
+        # "deflate" is zlib's format, but some clients send the bare stream.
+        is_zlib = chunk[0] & 0x0F == zlib.DEFLATED and int.from_bytes(chunk[:2]) % 31 == 0
+        return zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream came to its end."""
+        return self._stream is not None and self._stream.eof
+
+
+def _no_room() -> Refusal:
+    error = "the queue is full (queue.max_bytes); nothing of this request was taken"
+    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
+
+
+def _stopping() -> Refusal:
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar is stopping", "stopping")
+
+
+def _error(refusal: Refusal) -> web.Response:
+    later = refusal.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    response = web.Response(
+        status=refusal.status,
+        body=msgspec.json.encode({"error": str(refusal)}),
+        content_type="application/json",
+        headers={"Retry-After": RETRY_AFTER_S} if later else None,
+    )
+    if refusal.status == HTTPStatus.REQUEST_TIMEOUT:
+        response.force_close()
+    return response
+
+
+def _not_allowed(method: str) -> web.Response:
+    return web.Response(
+        status=HTTPStatus.METHOD_NOT_ALLOWED,
+        body=b'{"error":"use %b"}' % method.encode(),
+        content_type="application/json",
+        headers={"Allow": method},
+    )

@@ -1,0 +1,67 @@
+"""The process's memory: what the container allows, and giving back what is free.
+
+`queue.max_bytes = "auto"` is a share of the container's own limit (design.md D4); the cgroup file
+system says what that is, in its version 2 or 1 form.
+"""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+MIB = 2**20
+# Of a container's limit; the rest is for the interpreter (about 45 MiB), request bodies on their
+# way in and out, and what the allocator can't give back.
+SHARE = 0.25
+WITHOUT_LIMIT = 256 * MIB
+LEAST, MOST = 8 * MIB, 1024 * MIB
+_CGROUP = Path("/sys/fs/cgroup")
+# cgroup v1 says "no limit" with a number near 2**63.
+_NO_LIMIT = 2**60
+
+
+def container_limit(root: Path = _CGROUP) -> int | None:
+    """The container's memory limit in bytes, or None where there is none."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (root / name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < _NO_LIMIT:
+            return int(text)
+    return None
+
+
+def automatic_max_bytes(limit: int | None) -> int:
+    """`queue.max_bytes` for a container that may use `limit` bytes."""
+    if limit is None:
+        return WITHOUT_LIMIT
+    return max(LEAST, min(MOST, int(limit * SHARE)))
+
+
+def _find_trim() -> Callable[[int], object] | None:
+    try:
+        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return None  # musl and macOS have no such call
+    return trim
+
+
+class Trimmer:
+    """Gives freed memory back to the system after a burst.
+
+    glibc keeps freed payloads for later; `malloc_trim` returns them. It costs milliseconds, so it
+    runs only when much was freed since the last time.
+    """
+
+    WORTH = 4 * MIB
+
+    def __init__(self) -> None:
+        self._trim = _find_trim()
+        self._peak = 0
+
+    def look(self, used: int) -> None:
+        """Called about once a second with the bytes in use now."""
+        self._peak = max(self._peak, used)
+        if self._trim is not None and self._peak - used > self.WORTH:
+            self._trim(0)
+            self._peak = used

@@ -1,0 +1,200 @@
+"""Joins the START and the END of a span; holds, releases and keeps STARTs.
+
+In: spans in the order they were accepted. Out: writes, by the `write` callback: *complete* ones,
+filled from the START where the END left something out, and *open* ones for STARTs whose END did
+not come within `hold_s`. A released START is kept until its END, because SGP replaces whole rows
+and an END may omit what it does not change (design.md, Open spans; contracts/sgp.md 3).
+
+No I/O and no clock: `now` is loop time in seconds, given by the caller.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import islice
+
+from sidecar.books import IntakeBooks
+from sidecar.budget import ByteBudget
+from sidecar.spans import Span, measure
+
+# How many finished spans are remembered (by hash, about 100 bytes each), to know a late START or
+# a repeated END for what it is. At 500 spans/s these are the last 20 seconds.
+REMEMBERED = 10_000
+# How many kept STARTs one full request may look at: under overload this runs for every request.
+_LOOKED_AT = 256
+
+
+class OpenSpans:
+    """The STARTs that have no END yet.
+
+    `held` ones wait for their END and were not written; `kept` ones were written open.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Span], None],
+        budget: ByteBudget,
+        books: IntakeBooks,
+        *,
+        hold_s: float,
+        ttl_s: float,
+    ) -> None:
+        self._write = write
+        self._budget = budget
+        self._books = books
+        self._hold_s = hold_s
+        self._ttl_s = ttl_s
+        self._held: OrderedDict[str, Span] = OrderedDict()
+        self._kept: OrderedDict[str, Span] = OrderedDict()
+        # Span -> what its END was filled into, 0 when it was complete by itself.
+        self._ended: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Spans that run: their END has not come."""
+        return len(self._held) + len(self._kept)
+
+    def take(self, span: Span) -> None:
+        """Take one accepted event."""
+        if span.end_time is None:
+            self._books.received_start += 1
+            self._start(span)
+        else:
+            self._books.received_end += 1
+            self._end(span)
+
+    def _start(self, span: Span) -> None:
+        if _key(span) in self._ended:
+            # Written now it would replace the finished row at SGP (contracts/sgp.md 3, unknown 1).
+            self._books.joined += 1
+            return
+        for waiting in (self._held, self._kept):
+            earlier = waiting.get(span.id)
+            if earlier is not None and earlier.trace_id == span.trace_id:
+                _fill(span, earlier)
+                span.accepted_at, span.known_to = earlier.accepted_at, earlier.known_to
+                waiting[span.id] = span
+                self._budget.hold(span)
+                self._budget.release(earlier)
+                self._books.joined += 1
+                return
+        self._let_go(span.id)
+        self._held[span.id] = span
+        self._budget.hold(span)
+        self._books.held += 1
+
+    def _end(self, span: Span) -> None:
+        start = self._held.get(span.id) or self._kept.get(span.id)
+        filled = False
+        if start is not None and start.trace_id == span.trace_id:
+            own = _signature(span)
+            filled = _fill(span, start)
+            self._remember(span, own if filled else 0)
+            if self._held.pop(span.id, None) is not None:
+                self._books.held -= 1
+                self._books.joined += 1
+            else:
+                del self._kept[span.id]
+                span.known_to = start.known_to
+            self._budget.release(start)
+        else:
+            seen = self._ended.get(_key(span))
+            if seen and seen == _signature(span):
+                # The same END again, whose START is gone by now: sent as it is, it would blank
+                # upstream what the first one was filled with.
+                self._books.joined += 1
+                return
+            self._remember(span, seen or 0)
+        self._books.written += 1
+        self._write(span)
+
+    def _remember(self, span: Span, signature: int) -> None:
+        self._ended[_key(span)] = signature
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _let_go(self, id_: str) -> None:
+        """Another trace uses the id of a span that runs: that one can't be joined any more."""
+        held = self._held.pop(id_, None)
+        if held is not None:
+            self._write_open(held)
+            self._budget.release(held)
+        kept = self._kept.pop(id_, None)
+        if kept is not None:
+            self._budget.release(kept)
+
+    def _write_open(self, span: Span) -> None:
+        self._books.held -= 1
+        self._books.written += 1
+        self._write(span)
+
+    def next_due(self) -> float | None:
+        """Loop time at which `tick` has something to do, or None."""
+        due = None
+        if self._held:
+            due = next(iter(self._held.values())).accepted_at + self._hold_s
+        if self._kept:
+            expiry = next(iter(self._kept.values())).accepted_at + self._ttl_s
+            due = expiry if due is None else min(due, expiry)
+        return due
+
+    def tick(self, now: float) -> None:
+        """Write the STARTs whose END did not come in time; forget those past their TTL."""
+        while self._held:
+            span = next(iter(self._held.values()))
+            if span.accepted_at + self._hold_s > now:
+                break
+            del self._held[span.id]
+            self._kept[span.id] = span
+            self._write_open(span)
+        while self._kept:
+            span = next(iter(self._kept.values()))
+            if span.accepted_at + self._ttl_s > now:
+                break
+            del self._kept[span.id]
+            self._budget.release(span)
+
+    def release_all(self) -> None:
+        """Write every held START open: the process stops and no END will come."""
+        while self._held:
+            _, span = self._held.popitem(last=False)
+            self._kept[span.id] = span
+            self._write_open(span)
+
+    def make_room(self, size: int) -> bool:
+        """Let go of kept STARTs, oldest first, until `size` bytes fit; False if they never do.
+
+        Only a START that no lane still has to send is let go: nothing accepted is lost. Its END,
+        should it leave something out, is then as complete as it came.
+        """
+        if self._budget.fits(size):
+            return True
+        settled = [span for span in islice(self._kept.values(), _LOOKED_AT) if span.holders == 1]
+        for span in settled:
+            del self._kept[span.id]
+            self._budget.release(span)
+            if self._budget.fits(size):
+                return True
+        return False
+
+
+def _key(span: Span) -> int:
+    return hash((span.trace_id, span.id))
+
+
+def _signature(span: Span) -> int:
+    return hash((span.end_time, span.input, span.output, span.data, span.name)) or 1
+
+
+def _fill(span: Span, start: Span) -> bool:
+    """Put into `span` what it leaves out and `start` has; whether a payload was put in."""
+    filled = False
+    if not span.input and start.input:
+        span.input, filled = start.input, True
+    if not span.output and start.output:
+        span.output, filled = start.output, True
+    if not span.data and start.data:
+        span.data, filled = start.data, True
+    span.parent_id = span.parent_id or start.parent_id
+    span.task_id = span.task_id or start.task_id
+    if filled:
+        span.size = measure(span)
+    return filled

@@ -1,0 +1,96 @@
+"""Raw JSON bytes: what is checked, and the few repairs, without ever building a value.
+
+`input`, `output` and `data` are customers' bytes. They are forwarded as they came (big integers,
+`1e400`, key order, duplicate keys, escapes), so everything here looks at bytes or changes bytes.
+Every function is pure. Sources: contracts/agentex.md 1 and 6 (what poisons a trace upstream),
+contracts/ingest.md (what the listener promises to take).
+"""
+
+import codecs
+import re
+
+import msgspec
+
+MAX_NESTING = 200
+_CHUNK = 64 * 1024
+_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+# Left to right, an escaped backslash and a valid pair are stepped over, so that only a surrogate
+# that stands alone is left for the last alternative.
+_SURROGATES = re.compile(
+    rb"\\\\"
+    rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+_STRING = re.compile(rb'"[^"]*"')
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
+
+
+def is_utf8(body: bytes) -> bool:
+    """Whether `body` is valid UTF-8; needs no memory of the body's size."""
+    if body.isascii():
+        return True
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(body)
+    try:
+        for start in range(0, len(body), _CHUNK):
+            decoder.decode(view[start : start + _CHUNK])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def replace_lone_surrogates(raw: bytes) -> bytes:
+    """Escapes of surrogates that have no partner become U+FFFD; all else stays.
+
+    At the Agentex server one such escape makes the whole trace unreadable (agentex.md 1).
+    """
+    if b"\\ud" not in raw and b"\\uD" not in raw:
+        return raw
+    return _SURROGATES.sub(lambda match: b"\\ufffd" if match[1] else match[0], raw)
+
+
+def too_deep(raw: bytes) -> bool:
+    """Whether arrays and objects are nested more than `MAX_NESTING` levels deep.
+
+    The Agentex server stores from level 255 on what it can never read again (agentex.md 1).
+    """
+    if len(raw) <= 2 * MAX_NESTING or not _has_many_openings(raw):
+        return False
+    # Escapes out, then all but quotes and brackets, then the strings: only structure is left.
+    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
+    bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))
+    for _ in range(MAX_NESTING):
+        if not bare:
+            return False
+        bare = bare.replace(b"{}", b"")
+    return bool(bare)
+
+
+def _has_many_openings(raw: bytes) -> bool:
+    # find() stops at memory speed on long texts, where count() looks at every byte.
+    left = MAX_NESTING
+    for opening in (b"{", b"["):
+        at = raw.find(opening)
+        while at >= 0:
+            left -= 1
+            if left < 0:
+                return True
+            at = raw.find(opening, at + 1)
+    return False
+
+
+def is_list_of_objects(raw: bytes) -> bool:
+    """Whether the JSON array `raw` holds objects only."""
+    return all(bytes(item)[:1] == b"{" for item in _RAW_LIST.decode(raw))
+
+
+def with_members(raw: bytes, first: bytes = b"", last: bytes = b"") -> bytes:
+    """The JSON object `raw` with members put before and after its own.
+
+    `first` and `last` are members without braces (`"a":1,"b":2`). A reader keeps the last of
+    two equal keys, so `first` gives way to what the object says itself and `last` overrides it.
+    """
+    inside = raw[1:-1].strip() if raw else b""
+    return b"{%b}" % b",".join(part for part in (first, inside, last) if part)
