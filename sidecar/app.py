@@ -17,11 +17,13 @@ from sidecar import __version__, admin
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.config import AUTO, Config, ConfigError, public
+from sidecar.dead_letters import DeadLetters
+from sidecar.exposition import SidecarCollector, new_registry
 from sidecar.intake import Intake
 from sidecar.lane import build_lanes
 from sidecar.listener import Listener
 from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
-from sidecar.metrics import IntakeMetrics, SidecarCollector, new_registry
+from sidecar.metrics import IntakeMetrics
 
 HOUSEKEEPING_S = 1.0
 # What answers are given to finish when the ports close: nothing is accepted by then.
@@ -41,7 +43,8 @@ class App:
         self.budget = ByteBudget(
             automatic_max_bytes(limit) if max_bytes == AUTO else int(max_bytes)
         )
-        self.lanes = build_lanes(config, environ, self.budget)
+        letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
+        self.lanes = build_lanes(config, environ, self.budget, letters)
         if not self.lanes:
             message = (
                 "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
@@ -73,6 +76,7 @@ class App:
             open_spans=lambda: len(self.intake.open_spans),
             clock=self._loop.time,
             memory_limit=limit,
+            dead_letters=letters,
         )
         self.registry = new_registry(self._collector)
         self.ports: dict[str, int] = {}

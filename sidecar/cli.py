@@ -1,6 +1,7 @@
 """The command line: arguments -> Config -> exit code.
 
-Exit codes: 0 done; 1 something accepted was lost; 2 the configuration can't be used.
+Exit codes: 0 done; 1 something accepted was lost, or not every dead letter got through; 2 the
+configuration or the arguments can't be used.
 """
 
 import argparse
@@ -8,11 +9,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
 
-from sidecar import __version__, logs
+from sidecar import __version__, logs, replay
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, load, public
 from sidecar.lane import agentex_on, sgp_on
@@ -20,16 +21,14 @@ from sidecar.lane import agentex_on, sgp_on
 LOST = 1
 USAGE = 2
 
+Command = argparse.ArgumentParser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        config = load(arguments.config, os.environ)
-        if arguments.command == "check":
-            return _check(config)
-        logs.configure(config.log)
-        return uvloop.run(_run(config, os.environ))
+        return int(arguments.run(arguments))
     except ConfigError as error:
         print(f"sidecar: {error}", file=sys.stderr)
         return USAGE
@@ -40,22 +39,38 @@ def _parser() -> argparse.ArgumentParser:
         prog="sidecar", description="Forwards span events from agents to Agentex and SGP."
     )
     parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in (
-        ("run", "take span events and forward them, until SIGTERM"),
-        ("check", "say what the configuration means, and whether it can be used"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Command:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    def with_config(added: Command) -> None:
+        added.add_argument(
             "--config",
             metavar="FILE",
             default=os.environ.get("SIDECAR_CONFIG"),
             help="a TOML file (default: $SIDECAR_CONFIG); SIDECAR_<SECTION>__<KEY> wins over it",
         )
+
+    with_config(command("run", _run, "take span events and forward them, until SIGTERM"))
+    with_config(
+        command("check", _check, "say what the configuration means, and whether it can be used")
+    )
+    demo = command("demo", _demo, "run a sample agent, a sidecar and stand-ins for both upstreams")
+    demo.add_argument("--forever", action="store_true", help="go on until Ctrl-C")
+    replay_ = command("replay", _replay, "send dead letters again, or only list them")
+    replay_.add_argument("file", metavar="FILE", help="what dead_letters.path says, or FILE.1")
+    replay_.add_argument("--sink", choices=["agentex", "sgp"], help="only what this one refused")
+    replay_.add_argument("--dry-run", action="store_true", help="list them, without content")
+    replay_.add_argument("--to", metavar="URL", help="through the sidecar that listens there")
+    with_config(replay_)
     return parser
 
 
-def _check(config: Config) -> int:
+def _check(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config, os.environ)
     for section, values in public(config).items():
         print(f"[{section}]")
         for key, value in values.items():
@@ -69,9 +84,38 @@ def _check(config: Config) -> int:
     return 0
 
 
-async def _run(config: Config, environ: Mapping[str, str]) -> int:
+def _run(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config, os.environ)
+    logs.configure(config.log)
+    return uvloop.run(_serve(config, os.environ))
+
+
+async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     app = App(config, environ)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, app.stop)
     return 0 if await app.run() else LOST
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    # Not imported by a sidecar at work.
+    from sidecar.demo.run import run_demo  # noqa: PLC0415
+
+    return asyncio.run(run_demo(forever=arguments.forever))
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config, os.environ)
+    logs.configure(config.log)
+    if arguments.dry_run:
+        for line in replay.listing(arguments.file, arguments.sink):
+            print(line)
+        return 0
+    if arguments.to:
+        done = asyncio.run(replay.through(arguments.file, arguments.sink, arguments.to))
+    else:
+        done = asyncio.run(replay.directly(arguments.file, arguments.sink, config, os.environ))
+    print(", ".join(f"{name} {count}" for name, count in sorted(done.items())) or "no letters")
+    failed = done.total() - done["accepted"] - done["forwarded"] - done["skipped"]
+    return LOST if failed else 0

@@ -156,6 +156,17 @@ class RetryConfig(_Section, frozen=True):
         _require(self.initial_s <= self.max_s, "initial_s must not be more than max_s")
 
 
+class DeadLettersConfig(_Section, frozen=True):
+    """Where writes go that an upstream will never take; no path keeps none."""
+
+    path: str = ""
+    max_bytes: Size = Size(64 * 2**20)
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        _require(self.max_bytes > 0, "max_bytes must be a size above 0")
+
+
 class ShutdownConfig(_Section, frozen=True):
     """How to stop."""
 
@@ -179,6 +190,7 @@ class Config(_Section, frozen=True):
     agentex: AgentexConfig = AgentexConfig()
     sgp: SgpConfig = SgpConfig()
     retry: RetryConfig = RetryConfig()
+    dead_letters: DeadLettersConfig = DeadLettersConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
     log: LogConfig = LogConfig()
 

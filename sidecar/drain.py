@@ -9,13 +9,12 @@ the queue and batches grow. One timer a lane, never one for a write.
 """
 
 import asyncio
-import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 
 from sidecar.metrics import LaneMetrics
+from sidecar.retries import Batch, Retries
 from sidecar.sinks import (
     Misdirected,
     Refused,
@@ -26,25 +25,9 @@ from sidecar.sinks import (
     Unavailable,
 )
 from sidecar.span_queue import SpanQueue
-from sidecar.spans import Span
+from sidecar.spans import Span, total_size
 from sidecar.throttle import Backoff, SinkState, Throttle
-
-_order = count()
-
-
-@dataclass(slots=True)
-class Batch:
-    """Writes that are sent together; `not_before` is loop time in seconds."""
-
-    spans: list[Span]
-    attempts: int = 0
-    suspicion: int = 0
-    successes_seen: int = 0
-    not_before: float = 0.0
-    order: int = field(default_factory=lambda: next(_order))
-
-    def __lt__(self, other: "Batch") -> bool:
-        return (self.not_before, self.order) < (other.not_before, other.order)
+from sidecar.verdicts import Brake, Evidence, SizeLesson
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +37,15 @@ class RetryPolicy:
     backoff: Backoff
     max_age_s: float
     max_attempts: int
+    jitter: Callable[[], float]
 
 
 class Drain:
-    """Forwards one lane's writes. `linger_s`: how long a batch may wait to fill."""
+    """Forwards one lane's writes.
+
+    `linger_s`: how long a batch may wait to fill. `dead_letter` is told of every write that the
+    upstream will never take, with the reason and the error.
+    """
 
     def __init__(
         self,
@@ -68,7 +56,7 @@ class Drain:
         metrics: LaneMetrics,
         *,
         linger_s: float,
-        jitter: Callable[[], float],
+        dead_letter: Callable[[Span, str, SinkError], None],
     ) -> None:
         self._sink = sink
         self._queue = queue
@@ -76,32 +64,28 @@ class Drain:
         self._policy = policy
         self._metrics = metrics
         self._linger_s = linger_s
-        self._jitter = jitter
+        self._dead_letter = dead_letter
         self._loop = asyncio.get_running_loop()
-        self._retries: list[Batch] = []  # a heap by not_before
+        self._retries = Retries()
+        self._evidence = Evidence()
+        self._brake = Brake()
+        self._size = SizeLesson(sink.max_batch_bytes)
         self._idle: deque[asyncio.Future[Batch]] = deque()
-        self._workers = 0
         self._sending = 0
-        self._tasks: asyncio.TaskGroup | None = None
+        self._workers: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pump_due = False
+        self._fresh_first = False
         self._closing = False
         self._done = asyncio.Event()
-        self._evidence = Evidence()
-
-    def abandon(self) -> list[Span]:
-        """Give up what is left, at the end of the process; returns it."""
-        self._done.set()
-        self._stop_timer()
-        return self._queue.abandon()
 
     async def run(self) -> None:
-        """Forward until the queue is closed and empty; a bug in here ends the process (D13)."""
-        async with asyncio.TaskGroup() as self._tasks:
+        """Forward until `close` was called and nothing is left; a bug ends the process (D13)."""
+        async with asyncio.TaskGroup() as self._workers:
             self.wake()
             await self._done.wait()
-            for worker in self._idle:
-                worker.cancel()
+            for waiter in self._idle:
+                waiter.cancel()
             self._stop_timer()
 
     def put(self, span: Span) -> None:
@@ -119,90 +103,107 @@ class Drain:
             self._pump_due = True
             self._loop.call_soon(self._pump)
 
-    def close(self) -> None:
-        """No more writes will come: forward what is left without lingering, then end `run`."""
-        self._closing = True
-        self._throttle.resume()
-        for batch in self._retries:
-            batch.not_before = 0.0
-        heapq.heapify(self._retries)
-        self.wake()
-
     def probe(self) -> None:
         """Try a held upstream now: it may answer differently, say with a new credential."""
         self._throttle.resume()
+        self._retries.bring_forward(self._loop.time(), suspects=True)
         self.wake()
+
+    def close(self) -> None:
+        """No more writes will come: forward what is left without lingering, then end `run`."""
+        self._closing = True
+        self._throttle.pace.caught_up()
+        self.probe()
+
+    def abandon(self) -> list[Span]:
+        """Give up what is left, at the end of the process; returns it."""
+        self._done.set()
+        self._stop_timer()
+        return self._queue.abandon()
 
     # How batches come to workers.
 
     def _pump(self) -> None:
         self._pump_due = False
-        if self._tasks is None or self._done.is_set():
+        if self._workers is None or self._done.is_set():
             return
         while (batch := self._next()) is not None:
             if self._idle:
                 self._idle.popleft().set_result(batch)
             else:
-                self._workers += 1
-                self._tasks.create_task(self._work(batch))
+                self._workers.create_task(self._work(batch))
         if self._closing and not self._queue.depth:
             self._done.set()
 
     def _next(self) -> Batch | None:
-        """The batch to send now, or None, with the timer set for when there may be one."""
+        """The batch to send now, or None; then something will wake us when there may be one."""
         if self._sending >= self._throttle.limit:
             return None  # whoever comes back looks again
         now = self._loop.time()
         if now < self._throttle.paused_until:
             self._wake_at(self._throttle.paused_until)
             return None
-        batch = self._take(now)
+        most = 1 if self._throttle.probing else self._sink.max_batch
+        pace = self._throttle.pace
+        if pace.active and not self._throttle.probing:
+            if not self._retries and not self._queue.waiting:
+                pace.caught_up()
+            elif (allowed := pace.allowance(now)) < 1:
+                self._wake_at(pace.next_at(now))
+                return None
+            else:
+                most = min(most, allowed)
+        probing = self._throttle.probing
+        # A probe that keeps failing may be a bad write: what is new has its turn too.
+        self._fresh_first = probing and not self._fresh_first
+        if self._fresh_first:
+            batch = self._fresh(now, most) or self._retry(now, most)
+        else:
+            batch = self._retry(now, most) or self._fresh(now, most)
         if batch is not None:
             self._sending += 1
+            if not probing:
+                pace.sent(now, len(batch.spans))
         return batch
 
-    def _take(self, now: float) -> Batch | None:
-        probing = self._throttle.probing
-        if self._retries and self._retries[0].not_before <= now:
-            batch = heapq.heappop(self._retries)
+    def _retry(self, now: float, most: int) -> Batch | None:
+        while (due := self._retries.next_due) is not None and due <= now:
+            batch = self._retries.pop()
             self._drop_overtaken(batch)
-            if not batch.spans:
-                return self._take(now)
-            if probing and len(batch.spans) > 1:
+            if len(batch.spans) > most:
                 # A probe is one write: it costs an upstream that comes back as little as can be,
                 # and a bad write in a batch does not keep the others from being the probe.
-                rest = Batch(batch.spans[1:], batch.attempts, batch.suspicion)
-                heapq.heappush(self._retries, rest)
-                batch.spans = batch.spans[:1]
-            return batch
-        first = self._queue.first
-        if first is None:
-            if self._retries:
-                self._wake_at(self._retries[0].not_before)
-            return None
-        sink = self._sink
-        full = (
-            self._queue.waiting >= sink.max_batch
-            or self._queue.waiting_bytes >= sink.max_batch_bytes
-        )
-        if not (full or self._closing):
+                batch, rest = batch.split(most)
+                self._retries.add(rest)
+            if batch.spans:
+                return batch
+        return None
+
+    def _fresh(self, now: float, most: int) -> Batch | None:
+        queue, sink = self._queue, self._sink
+        due = self._retries.next_due
+        first = queue.first
+        if first is not None:
+            full = (
+                queue.waiting >= sink.max_batch or queue.waiting_bytes >= self._size.max_bytes
+            )
             ripe_at = first.accepted_at + self._linger_s
-            if ripe_at > now:
-                retry_at = self._retries[0].not_before if self._retries else ripe_at
-                self._wake_at(min(ripe_at, retry_at))
-                return None
-        return Batch(self._queue.take(1 if probing else sink.max_batch, sink.max_batch_bytes))
+            if full or self._closing or ripe_at <= now:
+                return Batch(queue.take(most, self._size.max_bytes))
+            due = ripe_at if due is None else min(due, ripe_at)
+        if due is not None:
+            self._wake_at(due)
+        return None
 
     def _drop_overtaken(self, batch: Batch) -> None:
-        overtaken = [span for span in batch.spans if self._queue.overtaken(span)]
-        for span in overtaken:
+        for span in [span for span in batch.spans if self._queue.overtaken(span)]:
             batch.spans.remove(span)
             self._queue.settle(span)
             self._metrics.superseded()
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when and not self._timer.cancelled():
+            if self._timer.when() <= when:
                 return
             self._timer.cancel()
         self._timer = self._loop.call_at(when, self._on_timer)
@@ -220,74 +221,80 @@ class Drain:
 
     async def _work(self, batch: Batch) -> None:
         while True:
-            await self._forward(batch)
+            await self._send(batch)
             self._sending -= 1
             following = self._next()
-            if following is None:
-                if self._closing and not self._queue.depth:
-                    self._done.set()
+            if following is not None:
+                self.wake()  # there may be work for more of us: a limit that grew, or halves
+                batch = following
+                continue
+            if self._closing and not self._queue.depth:
+                self._done.set()
+                return
+            waiter: asyncio.Future[Batch] = self._loop.create_future()
+            self._idle.append(waiter)
+            try:
+                batch = await waiter
+            except asyncio.CancelledError:
+                if self._done.is_set():
                     return
-                waiter: asyncio.Future[Batch] = self._loop.create_future()
-                self._idle.append(waiter)
-                try:
-                    following = await waiter
-                except asyncio.CancelledError:
-                    if self._done.is_set():
-                        return
-                    raise
-            else:
-                # The limit may have grown by more than one.
-                self.wake()
-            batch = following
+                raise
 
-    async def _forward(self, batch: Batch) -> None:
+    async def _send(self, batch: Batch) -> None:
         sent_at = self._loop.time()
         in_flight = self._sending
         try:
             await self._sink.send(batch.spans, suspicion=batch.suspicion)
         except SinkError as error:
-            now = self._loop.time()
-            self._failed(batch, error, now, sent_at)
+            self._failed(batch, error, self._loop.time(), sent_at)
             return
         now = self._loop.time()
-        self._evidence.succeeded(first=batch.attempts == 0)
         self._throttle.sample(now - sent_at, in_flight)
-        self._up_again(now)
+        self._answered(now)
+        self._evidence.succeeded(first=batch.attempts == 0)
+        self._brake.forwarded(len(batch.spans))
+        self._size.taken()
         for span in batch.spans:
             self._queue.settle(span)
         self._metrics.forwarded(batch.spans, now)
 
-    def _up_again(self, now: float) -> None:
-        """The upstream answered: if it was away, what waits for it may go now."""
-        if not self._throttle.probing:
-            self._throttle.answered()
-            return
-        self._throttle.answered()
-        self._metrics.state_changed(SinkState.UP, None, 0.0)
-        for batch in self._retries:
-            if not batch.suspicion:
-                batch.not_before = min(batch.not_before, now)
-        heapq.heapify(self._retries)
-        self.wake()
+    def _answered(self, now: float) -> None:
+        """The upstream is there: if it was away, what waits for it may go now."""
+        was_away = self._throttle.probing
+        self._throttle.answered(now)
+        if was_away:
+            self._metrics.state_changed(SinkState.UP, None, 0.0)
+            self._retries.bring_forward(now, suspects=False)
+            self.wake()
 
     def _failed(self, batch: Batch, error: SinkError, now: float, sent_at: float) -> None:
         first = batch.attempts == 0
         batch.attempts += 1
-        if isinstance(error, Unauthorized | Misdirected):
-            unauthorized = isinstance(error, Unauthorized)
-            state = SinkState.UNAUTHORIZED if unauthorized else SinkState.DOWN
-            self._throttle.hold(now, sent_at, state)
-            self._metrics.state_changed(state, error, self._throttle.paused_until - now)
-            self._again(batch, now)
-        elif isinstance(error, TooLarge | Refused):
-            self._up_again(now)
-            if len(batch.spans) > 1:
-                self._halve(batch, now)
-            else:
-                reason = "too_large" if isinstance(error, TooLarge) else "refused"
-                self._dead_letter(batch.spans, reason, error)
-        elif isinstance(error, Unavailable):
+        if isinstance(error, Unavailable):
             self._unavailable(batch, error, now, sent_at, first=first)
+        elif isinstance(error, Unauthorized):
+            self._hold(batch, error, now, sent_at, SinkState.UNAUTHORIZED)
+        elif isinstance(error, Misdirected):
+            self._hold(batch, error, now, sent_at, SinkState.DOWN)
+        elif isinstance(error, TooLarge | Refused):
+            self._refused(batch, error, now, sent_at)
+        else:
+            raise error  # a decision that nobody taught us is a bug
+
+    def _refused(self, batch: Batch, error: SinkError, now: float, sent_at: float) -> None:
+        if isinstance(error, TooLarge):
+            self._size.too_large(total_size(batch.spans))
+        if len(batch.spans) > 1:
+            self._answered(now)
+            self._halve(batch, now)
+        elif isinstance(error, TooLarge):
+            self._answered(now)
+            self._give_up(batch.spans, "too_large", error)
+        elif self._brake.refused():
+            self._hold(batch, error, now, sent_at, SinkState.BRAKED)
+        else:
+            self._answered(now)
+            self._give_up(batch.spans, "refused", error)
 
     def _unavailable(
         self, batch: Batch, error: Unavailable, now: float, sent_at: float, *, first: bool
@@ -295,70 +302,49 @@ class Drain:
         self._throttle.failed(
             now, sent_at, retry_after=error.retry_after, first=first, outage=error.outage
         )
-        state = self._throttle.state
-        self._metrics.state_changed(state, error, self._throttle.paused_until - now)
+        self._say_state(error, now)
         born_before = now - self._policy.max_age_s
         expired = [span for span in batch.spans if span.accepted_at < born_before]
-        if expired:
-            batch.spans = [span for span in batch.spans if span.accepted_at >= born_before]
-            self._dead_letter(expired, "expired", error)
-            if not batch.spans:
-                return
+        batch.spans = [span for span in batch.spans if span.accepted_at >= born_before]
+        self._give_up(expired, "expired", error)
+        if not batch.spans:
+            return
         if error.suspect and self._evidence.against(batch, first=first):
             batch.suspicion += 1
             if len(batch.spans) > 1:
                 self._halve(batch, now)
                 return
             if batch.suspicion >= self._policy.max_attempts:
-                self._dead_letter(batch.spans, "failing", error)
+                self._give_up(batch.spans, "failing", error)
                 return
-        delay = self._policy.backoff.delay(batch.attempts, self._jitter())
+        delay = self._policy.backoff.delay(batch.attempts, self._policy.jitter())
         self._again(batch, now + max(delay, error.retry_after))
+
+    def _hold(
+        self, batch: Batch, error: SinkError, now: float, sent_at: float, state: SinkState
+    ) -> None:
+        """The upstream refuses us, not this batch: keep it, pause, probe with another one."""
+        self._throttle.hold(now, sent_at, state)
+        self._say_state(error, now)
+        self._again(batch, now)
+
+    def _say_state(self, error: SinkError, now: float) -> None:
+        self._metrics.state_changed(
+            self._throttle.state, error, self._throttle.paused_until - now
+        )
 
     def _again(self, batch: Batch, not_before: float) -> None:
         batch.not_before = not_before
-        heapq.heappush(self._retries, batch)
+        self._retries.add(batch)
         self._metrics.retried()
 
     def _halve(self, batch: Batch, now: float) -> None:
-        middle = len(batch.spans) // 2
-        for half in (batch.spans[:middle], batch.spans[middle:]):
-            heapq.heappush(self._retries, Batch(half, 1, batch.suspicion, not_before=now))
+        batch.not_before = now
+        self._retries.add(*batch.split(len(batch.spans) // 2))
         self._metrics.retried()
 
-    def _dead_letter(self, spans: Sequence[Span], reason: str, error: SinkError) -> None:
+    def _give_up(self, spans: Sequence[Span], reason: str, error: SinkError) -> None:
         for span in spans:
+            self._dead_letter(span, reason, error)
             self._queue.settle(span)
         self._metrics.dead_lettered(spans, reason, error)
-
-
-class Evidence:
-    """Whether a failing batch is bad, or the upstream is: compared with what else was sent (D8).
-
-    A 500 counts against a batch only when something got through since it failed last, and when
-    nearly all of the last first attempts did: a half-broken upstream proves nothing.
-    """
-
-    RECENT = 50
-    SHARE = 0.75
-
-    def __init__(self) -> None:
-        self._firsts: deque[bool] = deque(maxlen=self.RECENT)
-        self._successes = 0
-
-    def succeeded(self, *, first: bool) -> None:
-        """A batch got through; `first`: at its first attempt."""
-        self._successes += 1
-        if first:
-            self._firsts.append(True)
-
-    def against(self, batch: Batch, *, first: bool) -> bool:
-        """Whether this failure speaks against `batch`."""
-        if first:
-            self._firsts.append(False)
-            batch.successes_seen = self._successes
-            return False
-        since = self._successes > batch.successes_seen
-        batch.successes_seen = self._successes
-        # Its own first failure is one of them, and no neighbour of its own.
-        return since and sum(self._firsts) >= self.SHARE * (len(self._firsts) - 1)

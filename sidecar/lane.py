@@ -3,12 +3,14 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sidecar.books import LaneBooks
 from sidecar.budget import ByteBudget
-from sidecar.config import Config
+from sidecar.config import AgentexConfig, Config, SgpConfig
 from sidecar.credentials import Credentials, Secret
+from sidecar.dead_letters import DeadLetters
 from sidecar.drain import Drain, RetryPolicy
 from sidecar.metrics import LaneMetrics
 from sidecar.sinks import Sink
@@ -79,86 +81,98 @@ def sgp_on(config: Config) -> bool:
 
 
 def build_lanes(
-    config: Config, environ: Mapping[str, str], budget: ByteBudget
+    config: Config, environ: Mapping[str, str], budget: ByteBudget, dead_letters: DeadLetters
 ) -> list[Lane]:
-    """The lanes that `config` turns on."""
+    """The lanes that `config` turns on. `environ`: the pod's variables, for SGP's metadata."""
+    builder = _Builder(config, environ, budget, dead_letters)
     lanes: list[Lane] = []
     if agentex_on(config):
-        lanes.append(_agentex(config, budget, bit=1))
+        lanes.append(builder.agentex(bit=1))
     if sgp_on(config):
-        lanes.append(_sgp(config, environ, budget, bit=2))
+        lanes.append(builder.sgp(bit=2))
     return lanes
 
 
-def _agentex(config: Config, budget: ByteBudget, bit: int) -> Lane:
-    section = config.agentex
-    metrics = LaneMetrics("agentex", LaneBooks())
-    credentials = Credentials(
-        {"x-agent-api-key": section.api_key},
-        key_header="x-agent-api-key",
-        key_file=section.api_key_file,
-        relay=True,
-        # A deployment without authentication wants no key, and refuses a wrong one.
-        required=bool(section.api_key_file),
-    )
-    client = HttpClient(
-        section.base_url, credentials, metrics.answered,
-        timeout_s=section.timeout_s, max_connections=section.max_concurrency,
-    )  # fmt: skip
-    sink = AgentexSink(client, bit)
-    return _lane(config, sink, credentials, metrics, budget, bit, section.max_concurrency, 0.0)
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    config: Config
+    environ: Mapping[str, str]
+    budget: ByteBudget
+    dead_letters: DeadLetters
+
+    def agentex(self, bit: int) -> Lane:
+        section = self.config.agentex
+        credentials = Credentials(
+            {"x-agent-api-key": section.api_key},
+            key_header="x-agent-api-key",
+            key_file=section.api_key_file,
+            relay=True,
+            # A deployment without authentication wants no key, and refuses a wrong one.
+            required=bool(section.api_key_file),
+        )
+        metrics = LaneMetrics("agentex", LaneBooks())
+        client = _client(section, credentials, metrics)
+        return self._lane(AgentexSink(client, bit), credentials, metrics, bit, section, 0.0)
+
+    def sgp(self, bit: int) -> Lane:
+        section = self.config.sgp
+        credentials = Credentials(
+            {"x-api-key": section.api_key, "x-selected-account-id": Secret(section.account_id)},
+            key_header="x-api-key",
+            key_file=section.api_key_file,
+            relay=section.relay,
+            required=True,
+        )
+        metrics = LaneMetrics("sgp", LaneBooks())
+        open_writes = section.open_writes
+        if open_writes == "auto":
+            open_writes = not any(self.environ.get(name) for name in _TEMPORAL)
+        sink = SgpSink(
+            _client(section, credentials, metrics),
+            max_batch=section.max_batch,
+            max_batch_bytes=section.max_batch_bytes,
+            enrichment=enrichment(self.environ),
+            open_writes=open_writes,
+        )
+        return self._lane(sink, credentials, metrics, bit, section, section.linger_s)
+
+    def _lane(
+        self,
+        sink: Sink,
+        credentials: Credentials,
+        metrics: LaneMetrics,
+        bit: int,
+        section: AgentexConfig | SgpConfig,
+        linger_s: float,
+    ) -> Lane:
+        retry = self.config.retry
+        backoff = Backoff(retry.initial_s, retry.max_s)
+        queue = SpanQueue(self.budget, metrics.books, bit)
+        throttle = Throttle(backoff, section.max_concurrency, random.random)
+        drain = Drain(
+            sink,
+            queue,
+            throttle,
+            RetryPolicy(backoff, retry.max_age_s, retry.max_attempts, random.random),
+            metrics,
+            linger_s=linger_s,
+            dead_letter=partial(self.dead_letters.add, sink.name),
+        )
+        credentials.on_change = drain.probe
+        metrics.depth = lambda: queue.depth
+        metrics.in_flight = lambda: queue.in_flight
+        metrics.limit = lambda: throttle.limit
+        metrics.oldest = queue.oldest
+        return Lane(sink, credentials, queue, throttle, drain, metrics)
 
 
-def _sgp(config: Config, environ: Mapping[str, str], budget: ByteBudget, bit: int) -> Lane:
-    section = config.sgp
-    metrics = LaneMetrics("sgp", LaneBooks())
-    credentials = Credentials(
-        {"x-api-key": section.api_key, "x-selected-account-id": Secret(section.account_id)},
-        key_header="x-api-key",
-        key_file=section.api_key_file,
-        relay=section.relay,
-        required=True,
+def _client(
+    section: AgentexConfig | SgpConfig, credentials: Credentials, metrics: LaneMetrics
+) -> HttpClient:
+    return HttpClient(
+        section.base_url,
+        credentials,
+        metrics.answered,
+        timeout_s=section.timeout_s,
+        max_connections=section.max_concurrency,
     )
-    client = HttpClient(
-        section.base_url, credentials, metrics.answered,
-        timeout_s=section.timeout_s, max_connections=section.max_concurrency,
-    )  # fmt: skip
-    open_writes = section.open_writes
-    if open_writes == "auto":
-        open_writes = not any(environ.get(name) for name in _TEMPORAL)
-    sink = SgpSink(
-        client,
-        max_batch=section.max_batch,
-        max_batch_bytes=section.max_batch_bytes,
-        enrichment=enrichment(environ),
-        open_writes=open_writes,
-    )
-    return _lane(
-        config, sink, credentials, metrics, budget, bit, section.max_concurrency, section.linger_s
-    )
-
-
-def _lane(  # noqa: PLR0913 (the parts of a lane meet here)
-    config: Config,
-    sink: Sink,
-    credentials: Credentials,
-    metrics: LaneMetrics,
-    budget: ByteBudget,
-    bit: int,
-    max_concurrency: int,
-    linger_s: float,
-) -> Lane:
-    retry = config.retry
-    backoff = Backoff(retry.initial_s, retry.max_s)
-    queue = SpanQueue(budget, metrics.books, bit)
-    throttle = Throttle(backoff, max_concurrency, random.random)
-    policy = RetryPolicy(backoff, retry.max_age_s, retry.max_attempts)
-    drain = Drain(
-        sink, queue, throttle, policy, metrics, linger_s=linger_s, jitter=random.random
-    )
-    credentials.on_change = drain.probe
-    metrics.depth = lambda: queue.depth
-    metrics.in_flight = lambda: queue.in_flight
-    metrics.limit = lambda: throttle.limit
-    metrics.oldest = queue.oldest
-    return Lane(sink, credentials, queue, throttle, drain, metrics)

@@ -18,10 +18,11 @@ MAX_ID_BYTES = 256
 SPAN_OVERHEAD = 1024
 
 _NULL = b"null"
+_text = msgspec.json.encode
 _T = TypeVar("_T")
 
 
-class Span(msgspec.Struct, gc=False):
+class Span(msgspec.Struct, gc=False, eq=False):
     """One span: open (a START alone) or complete (it has its `end_time`).
 
     Payloads are raw JSON bytes, empty for null. `size` is the bytes it holds in memory,
@@ -273,6 +274,38 @@ def _with_offset(text: str) -> str:
     if text.endswith(("Z", "z", "+00:00")) or "+" in text or "-" in text[10:]:
         return text
     return text + "+00:00"
+
+
+def to_json(span: Span) -> bytes:
+    """The span as its ten keys, null where unset, as the SDK sends it (contracts/agentex.md 8.2).
+
+    Joined from bytes: payloads are not rebuilt.
+    """
+    return b"".join(
+        (
+            b'{"id":',
+            _text(span.id),
+            b',"trace_id":',
+            _text(span.trace_id),
+            b',"name":',
+            _text(span.name),
+            b',"start_time":',
+            _text(span.start_time),
+            b',"end_time":',
+            _text(span.end_time),
+            b',"parent_id":',
+            _text(span.parent_id),
+            b',"task_id":',
+            _text(span.task_id),
+            b',"input":',
+            span.input or _NULL,
+            b',"output":',
+            span.output or _NULL,
+            b',"data":',
+            span.data or _NULL,
+            b"}",
+        )
+    )
 
 
 def total_size(spans: Sequence[Span]) -> int:

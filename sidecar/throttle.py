@@ -1,26 +1,30 @@
-"""How hard to push an upstream: concurrency, pauses and back-off. Arithmetic, no I/O, no clock.
+"""How hard to push an upstream: pauses, back-off and pace. Arithmetic, no I/O, no clock.
 
 In: what became of each request, with loop times in seconds. Out: how many requests may be in
-flight (`limit`), until when none may be sent (`paused_until`), and the state that operators see.
-The real Agentex server gets slower beyond about 10 requests at once (contracts/agentex.md 7), so
-the limit is found from latency and stays near the knee.
+flight (`limit`), until when none may be sent (`paused_until`), how many writes may go now
+(`allowance`), and the state that operators see.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sidecar.concurrency import ConcurrencyLimit
+
 # So many failures in a row, each of a write that had not failed before, are an outage.
 DOWN_AFTER = 3
+# An absence shorter than this has left no backlog worth pacing.
+OUTAGE_S = 2.0
 
 
 class SinkState(StrEnum):
     """What an operator sees of an upstream."""
 
     UP = "up"
-    THROTTLED = "throttled"
-    DOWN = "down"
-    UNAUTHORIZED = "unauthorized"
+    THROTTLED = "throttled"  # it asked for a pause
+    DOWN = "down"  # it does not answer, or not as the API we look for
+    UNAUTHORIZED = "unauthorized"  # it does not accept the credential
+    BRAKED = "braked"  # it refuses most of what is sent (design.md D17)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,64 +40,77 @@ class Backoff:
         return min(self.max_s, self.initial_s * 2.0 ** min(attempt - 1, 60)) * jitter
 
 
-class ConcurrencyLimit:
-    """Finds the concurrency at which an upstream is busy but requests do not queue up there.
+class Pace:
+    """Writes a second towards an upstream that just came back.
 
-    The idea is TCP Vegas': with `base` the latency of an idle upstream and `latency` the one seen
-    now, `limit * (1 - base / latency)` requests wait in the upstream's own queue. Few waiting: one
-    more may be sent. Many: one less. A refusal takes a fifth off at once.
+    While it is up, the steady rate is learnt. After an outage `CALM_S` seconds pass at most
+    `FACTOR` times that; then the rate grows, so that a backlog ends, without a burst: a thousand
+    sidecars that come back at once must not be the next outage.
     """
 
-    START = 4
-    FEW = 3.0
-    MANY = 6.0
-    # Latency drifts (another pod, another hour): the base is the least of this many windows.
-    WINDOWS = 20
+    FACTOR = 1.2
+    CALM_S = 10.0
+    GROWTH_PER_S = 1.25
+    LEAST = 5.0
+    # Writes a second where no steady rate is known yet: half an Agentex worker (agentex.md 7).
+    UNKNOWN = 50.0
+    WINDOW_S = 5.0
 
-    def __init__(self, maximum: int) -> None:
-        self.maximum = maximum
-        self.value = min(self.START, maximum)
-        self._growing_fast = True
-        self._minima: list[float] = []
-        self._begin_window()
+    def __init__(self) -> None:
+        self.steady = 0.0
+        self._window_start: float | None = None
+        self._window_writes = 0
+        self._since: float | None = None
+        self._tokens = 0.0
+        self._filled_at = 0.0
 
-    def _begin_window(self) -> None:
-        self._sum = 0.0
-        self._count = 0
-        self._least = float("inf")
-        self._busiest = 0
+    @property
+    def active(self) -> bool:
+        """Whether the rate is limited now."""
+        return self._since is not None
 
-    def sample(self, latency_s: float, in_flight: int) -> None:
-        """A request took `latency_s` while `in_flight` were out, itself included."""
-        self._sum += latency_s
-        self._count += 1
-        self._least = min(self._least, latency_s)
-        self._busiest = max(self._busiest, in_flight)
-        if self._count >= max(8, self.value):
-            self._end_window()
+    def sent(self, now: float, writes: int) -> None:
+        """So many writes left."""
+        if self._since is not None:
+            self._tokens -= writes
+            return
+        if self._window_start is None:
+            self._window_start = now
+        elapsed = now - self._window_start
+        if elapsed >= self.WINDOW_S:
+            rate = self._window_writes / elapsed
+            self.steady = rate if not self.steady else (self.steady + rate) / 2
+            self._window_start, self._window_writes = now, 0
+        self._window_writes += writes
 
-    def _end_window(self) -> None:
-        self._minima = [*self._minima[1 - self.WINDOWS :], self._least]
-        base = min(self._minima)
-        average = self._sum / self._count
-        waiting = self.value * (1 - base / average) if average > 0 else 0.0
-        if waiting > self.MANY:
-            self._growing_fast = False
-            self.value = max(1, self.value - 1)
-        elif self._busiest >= self.value:
-            # Not used up means not tested: only a limit that was reached may grow.
-            if waiting < self.FEW:
-                step = self.value if self._growing_fast else 1
-                self.value = min(self.maximum, self.value + step)
-            else:
-                self._growing_fast = False
-        self._begin_window()
+    def came_back(self, now: float) -> None:
+        """The upstream was away and answers again."""
+        self._since = self._filled_at = now
+        self._tokens = 0.0
+        self._window_start, self._window_writes = None, 0
 
-    def refused(self) -> None:
-        """The upstream could not take what was sent."""
-        self._growing_fast = False
-        self.value = max(1, int(self.value * 0.8))
-        self._begin_window()
+    def caught_up(self) -> None:
+        """Nothing waits any more."""
+        self._since = None
+
+    def rate(self, now: float) -> float:
+        """Writes a second that may be sent at `now`."""
+        since = now if self._since is None else self._since
+        rate = self.FACTOR * max(self.LEAST, self.steady) if self.steady else self.UNKNOWN
+        late = min(max(0.0, now - since - self.CALM_S), 60.0)
+        return rate * float(self.GROWTH_PER_S**late)
+
+    def allowance(self, now: float) -> int:
+        """Writes that may be sent at once; refills as time goes by, at most a tenth of a second."""
+        rate = self.rate(now)
+        self._tokens = min(self._tokens + (now - self._filled_at) * rate, max(1.0, rate / 10))
+        self._filled_at = now
+        return int(self._tokens + 1e-6)
+
+    def next_at(self, now: float) -> float:
+        """Loop time at which one more write may be sent."""
+        # Never at once: a token that is full but for a rounding error would be waited for busily.
+        return now + max(0.001, (1.0 - self._tokens) / self.rate(now))
 
 
 class Throttle:
@@ -105,8 +122,10 @@ class Throttle:
         self._backoff = backoff
         self._jitter = jitter
         self._concurrency = ConcurrencyLimit(max_concurrency)
+        self.pace = Pace()
         self.state = SinkState.UP
         self.paused_until = 0.0
+        self._away_since = 0.0
         self._paused_at = float("-inf")
         self._failed_in_a_row = 0
         self._pauses = 0
@@ -126,10 +145,12 @@ class Throttle:
         if not self.probing:
             self._concurrency.sample(latency_s, in_flight)
 
-    def answered(self) -> None:
+    def answered(self, now: float) -> None:
         """The upstream looked at a batch and decided: it is there."""
         self._failed_in_a_row = 0
         if self.probing:
+            if now - self._away_since > OUTAGE_S:
+                self.pace.came_back(now)
             self.state = SinkState.UP
             self.resume()
 
@@ -151,17 +172,18 @@ class Throttle:
             self._pause(now, SinkState.THROTTLED, retry_after * (1 + 0.1 * self._jitter()))
         elif outage or self.probing or self._failed_in_a_row >= DOWN_AFTER:
             self._concurrency.refused()
-            self._pauses += 1
-            self._pause(now, SinkState.DOWN, self._backoff.delay(self._pauses, self._jitter()))
+            self.hold(now, sent_at, SinkState.DOWN)
 
     def hold(self, now: float, sent_at: float, state: SinkState) -> None:
-        """The upstream refuses us, not a write: wait longer each time, but keep probing."""
+        """The upstream is of no use now: wait longer each time, but keep probing."""
         if sent_at < self._paused_at:
             return
         self._pauses += 1
         self._pause(now, state, self._backoff.delay(self._pauses, self._jitter()))
 
     def _pause(self, now: float, state: SinkState, seconds: float) -> None:
+        if not self.probing:
+            self._away_since = now
         self.state = state
         self._paused_at = now
         self.paused_until = max(self.paused_until, now + seconds)

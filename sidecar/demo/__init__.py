@@ -1,0 +1,1 @@
+"""Upstreams to try the sidecar on: real HTTP servers, strict to the contracts, in memory."""

@@ -1,0 +1,79 @@
+"""The demo's sample agent: short conversations with nested spans, as an agent would post them.
+
+Plain HTTP to the listener, START and END each on its own; nothing here knows the sidecar's inside.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+
+QUESTIONS = (
+    "Which invoices are overdue?",
+    "Who owes the most?",
+    "Write a friendly reminder.",
+)
+SYSTEM_PROMPT = "You are the invoice assistant of a small company. " * 1000  # 50 KB
+THINKING_S = 0.05
+
+
+class SampleAgent:
+    """Posts the spans of conversations to the listener at `url`."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = f"{url}/v1/spans"
+        self.spans = 0
+        self.refused = 0
+
+    async def converse(self) -> None:
+        """One conversation: a turn a question; a retrieval and a completion in each turn."""
+        trace_id = str(uuid.uuid4())
+        messages: list[dict[str, str]] = [{"role": "system", "content": SYSTEM_PROMPT}]
+        for question in QUESTIONS:
+            messages.append({"role": "user", "content": question})
+            asked = {"question": question}
+            kind = {"__span_type__": "AGENT_WORKFLOW"}
+            async with self._span(trace_id, "turn", None, asked, kind) as turn:
+                async with self._span(trace_id, "retrieve", turn["id"], asked, None) as found:
+                    await asyncio.sleep(THINKING_S)
+                    found["output"] = {"documents": ["invoice-17", "invoice-23"]}
+                prompt = {"messages": list(messages)}
+                async with self._span(trace_id, "llm", turn["id"], prompt, None) as answer:
+                    await asyncio.sleep(THINKING_S)
+                    answer["output"] = {"text": "Two of them.", "usage": {"total_tokens": 9000}}
+                turn["output"] = answer["output"]
+            messages.append({"role": "assistant", "content": "Two of them."})
+
+    @asynccontextmanager
+    async def _span(
+        self,
+        trace_id: str,
+        name: str,
+        parent_id: str | None,
+        input_: dict[str, Any],
+        data: dict[str, Any] | None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        span: dict[str, Any] = {
+            "id": str(uuid.uuid4()),
+            "trace_id": trace_id,
+            "name": name,
+            "parent_id": parent_id,
+            "start_time": datetime.now(UTC).isoformat(),
+            "input": input_,
+            "data": data,
+        }
+        await self._post("start", span)
+        yield span
+        span["end_time"] = datetime.now(UTC).isoformat()
+        await self._post("end", span)
+        self.spans += 1
+
+    async def _post(self, event_type: str, span: dict[str, Any]) -> None:
+        body = {"event_type": event_type, "span": span}
+        async with self._session.post(self._url, json=body) as response:
+            self.refused += response.status != 202  # noqa: PLR2004

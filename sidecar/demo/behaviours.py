@@ -1,0 +1,146 @@
+"""What a stand-in can be told to do with a request, what it keeps of one, how it answers."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Never, TypeAlias
+
+from aiohttp import web
+
+JSON = "application/json"
+_RST_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer so, without applying the request. `closes`: then close, unannounced."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    closes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyThen:
+    """Apply the request, but answer this."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """Never answer, and don't apply the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Reset the connection without a reply: before the commit, or after it."""
+
+    after_apply: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResetMidBody:
+    """Apply the request, begin the reply, and end the connection inside its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Wait, then behave as `then` says, or normally."""
+
+    seconds: float
+    then: "Scripted" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Wait for the event, then behave as `then` says, or normally."""
+
+    event: asyncio.Event
+    then: "Scripted" = None
+
+
+Behaviour: TypeAlias = Answer | ApplyThen | Hang | Reset | ResetMidBody | Delay | Gate
+# What a script or a rule may say: a number is short for Answer(number), None means normally.
+Scripted: TypeAlias = Behaviour | int | None
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A request that arrived whole. `path` is as sent, still percent-encoded, without the query."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]  # case-insensitive
+    body: bytes
+    at: float  # loop time
+    status: int | None = None  # what was answered; None while nothing was
+
+
+Rule: TypeAlias = Callable[[Recorded], Scripted]
+
+
+class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
+    """Ends a `reply` early, with this answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class Outcome(NamedTuple):
+    """How a request ends. No answer: with a reset. `cut`: inside the answer's body."""
+
+    answer: Answer | None
+    cut: bool = False
+
+
+def behaviour_of(scripted: Scripted) -> Behaviour | None:
+    """What a number is short for."""
+    return Answer(scripted) if isinstance(scripted, int) else scripted
+
+
+async def forever() -> Never:
+    """Wait until cancelled."""
+    while True:
+        await asyncio.get_running_loop().create_future()
+
+
+async def send(
+    request: web.BaseRequest, recorded: Recorded, outcome: Outcome
+) -> web.StreamResponse:
+    """Answer, as far as there is one; the response is for aiohttp to finish."""
+    answer, transport = outcome.answer, request.transport
+    if answer is None:
+        reset(transport)
+        await forever()  # ended by the loss of the connection
+    recorded.status = answer.status
+    headers = {"Content-Type": JSON, **answer.headers}
+    if not (answer.closes or outcome.cut):
+        return web.Response(status=answer.status, body=answer.body, headers=headers)
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    response.content_length = len(answer.body)
+    await response.prepare(request)
+    await response.write(answer.body[: len(answer.body) // 2] if outcome.cut else answer.body)
+    if not outcome.cut:
+        await response.write_eof()
+    if transport is not None:
+        transport.close()
+    if outcome.cut:
+        await forever()
+    return response
+
+
+def reset(transport: asyncio.Transport | None) -> None:
+    """End the connection as a killed server does, with a RST."""
+    if transport is not None and not transport.is_closing():
+        with contextlib.suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
+            )
+        transport.abort()

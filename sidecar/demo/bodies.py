@@ -1,0 +1,82 @@
+"""What both stand-ins need to look into JSON bodies the way the real servers do."""
+
+import hashlib
+import math
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+_MILLISECONDS_FROM = 2e10  # pydantic's rule for numbers as times
+
+
+def digest_of(raw: bytes | msgspec.Raw) -> bytes:
+    """What `StandIn.digests` holds for a span with this `input`."""
+    return hashlib.blake2b(raw, digest_size=8).digest()
+
+
+def parse_time(value: object) -> datetime:
+    """A time as pydantic takes it, in UTC; raises ValueError.
+
+    ISO 8601, or Unix seconds or milliseconds as a number or a string of one; naive means UTC.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("not a time")  # noqa: TRY004 (one failure, whatever the fault)
+    try:
+        return _parse_time(value)
+    except (OverflowError, OSError) as error:
+        raise ValueError("out of range") from error
+
+
+def _parse_time(value: str | float) -> datetime:
+    try:
+        number = float(value)
+    except ValueError:
+        time = datetime.fromisoformat(str(value))
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return datetime.fromtimestamp(
+        number / 1000 if abs(number) > _MILLISECONDS_FROM else number, UTC
+    )
+
+
+def encodes(text: str) -> bool:
+    """Whether the text has no lone surrogate."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+class Survey(NamedTuple):
+    """What a JSON value is made of."""
+
+    depth: int  # of containers
+    finite: bool  # no NaN, no Infinity, nothing like 1e400
+    encodes: bool  # no lone surrogate, in values or keys
+
+
+def survey(value: Any) -> Survey:  # noqa: ANN401 (JSON)
+    """Look at every part of a value, level by level, so that depth costs no stack."""
+    depth, finite, clean = 0, True, True
+    level = [value]
+    while level:
+        below: list[Any] = []
+        containers = 0
+        for item in level:
+            match item:
+                case dict():
+                    containers += 1
+                    below += item.values()
+                    clean = clean and all(map(encodes, item))
+                case list():
+                    containers += 1
+                    below += item
+                case str():
+                    clean = clean and encodes(item)
+                case float():
+                    finite = finite and math.isfinite(item)
+        depth += containers > 0
+        level = below
+    return Survey(depth, finite, clean)

@@ -1,0 +1,136 @@
+"""`sidecar demo`: a sample agent, a real sidecar, and stand-ins for both upstreams, in one process.
+
+Everything talks real HTTP on loopback. Prints a line twice a second while spans flow, then a
+summary with the books; exits 0 when every span reached both stand-ins and the books balance.
+"""
+
+import asyncio
+import signal
+import sys
+from contextlib import AsyncExitStack
+
+import aiohttp
+
+from sidecar import logs
+from sidecar.app import App
+from sidecar.config import Config, load
+from sidecar.demo.agent import SampleAgent
+from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.sgp import SgpStandIn
+
+CONVERSATIONS = 20
+AT_ONCE = 5
+UPSTREAM_LATENCY_S = 0.03
+LINE_EVERY_S = 0.5
+AGENT = {"AGENT_NAME": "demo-agent", "AGENT_ID": "demo-1", "AGENT_VERSION": "demo"}
+
+
+async def run_demo(*, forever: bool) -> int:
+    """Run the demo; the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        agentex = await stack.enter_async_context(AgentexStandIn(latency_s=UPSTREAM_LATENCY_S))
+        sgp = await stack.enter_async_context(
+            SgpStandIn(latency_s=UPSTREAM_LATENCY_S, api_key="demo-key", account_id="demo-account")
+        )
+        app = App(_config(agentex.url, sgp.url), AGENT)
+        ready = asyncio.Event()
+        running = asyncio.create_task(app.run(ready))
+        await asyncio.wait(
+            [running, asyncio.ensure_future(ready.wait())], return_when=asyncio.FIRST_COMPLETED
+        )
+        if running.done():
+            running.result()
+        listener = f"http://127.0.0.1:{app.ports['listener']}"
+        admin = f"http://127.0.0.1:{app.ports['admin']}"
+        _say(f"agents post to {listener}/v1/spans; metrics at {admin}/metrics, {admin}/status")
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        agent = SampleAgent(session, listener)
+        lines = asyncio.create_task(_lines(app, session, admin))
+        await _work(agent, stop, forever=forever)
+        app.stop()
+        nothing_lost = await running
+        lines.cancel()
+        return _summary(app, agent, agentex, sgp, nothing_lost=nothing_lost)
+
+
+def _config(agentex_url: str, sgp_url: str) -> Config:
+    config = load(
+        None,
+        {
+            "SIDECAR_LISTENER__PORT": "0",
+            "SIDECAR_ADMIN__PORT": "0",
+            "SIDECAR_ADMIN__HOST": "127.0.0.1",
+            "SIDECAR_SHUTDOWN__QUIET_S": "0.1",
+            "SIDECAR_LOG__LEVEL": "warning",
+            "SIDECAR_LOG__FORMAT": "console",
+            "AGENTEX_BASE_URL": agentex_url,
+            "SGP_CLIENT_BASE_URL": sgp_url,
+            "SGP_API_KEY": "demo-key",
+            "SGP_ACCOUNT_ID": "demo-account",
+        },
+    )
+    logs.configure(config.log)
+    return config
+
+
+async def _work(agent: SampleAgent, stop: asyncio.Event, *, forever: bool) -> None:
+    async def worker(conversations: int) -> None:
+        while not stop.is_set() and (forever or conversations):
+            await agent.converse()
+            conversations -= 1
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(AT_ONCE):
+            workers.create_task(worker(CONVERSATIONS // AT_ONCE))
+
+
+async def _lines(app: App, session: aiohttp.ClientSession, admin: str) -> None:
+    while True:
+        async with session.get(f"{admin}/metrics") as response:
+            metrics = await response.text()
+        rss = next(
+            float(line.split()[1])
+            for line in metrics.splitlines()
+            if line.startswith("process_resident_memory_bytes ")
+        )
+        lanes = "   ".join(
+            f"{name}: forwarded {lane['forwarded']:5} queued {lane['depth']:4}"
+            for name, lane in app.status()["sinks"].items()
+        )
+        _say(f"received {app.books.received:6} events   {lanes}   RSS {rss / 2**20:5.1f} MiB")
+        await asyncio.sleep(LINE_EVERY_S)
+
+
+def _summary(
+    app: App, agent: SampleAgent, agentex: AgentexStandIn, sgp: SgpStandIn, *, nothing_lost: bool
+) -> int:
+    status = app.status()
+    events = status["events"]
+    _say("")
+    _say(f"the agent made {agent.spans} spans; {agent.refused} posts were not taken")
+    _say(
+        f"events: received {events['received']} = joined {events['joined']} + held "
+        f"{events['held']} + written {events['written']}"
+    )
+    imbalance = events["imbalance"]
+    for name, lane in status["sinks"].items():
+        imbalance += abs(lane["imbalance"])
+        _say(
+            f"{name}: written {lane['written']} = forwarded {lane['forwarded']} + superseded "
+            f"{lane['superseded']} + skipped {lane['skipped']} + dead-lettered "
+            f"{lane['dead_lettered']} + lost {lane['lost']} + depth {lane['depth']}"
+        )
+    arrived = {"agentex": len(agentex.spans), "sgp": len(sgp.spans)}
+    _say(f"spans that the stand-ins have: {arrived}")
+    good = nothing_lost and not imbalance and set(arrived.values()) == {agent.spans}
+    _say("the books balance, nothing is lost" if good else "SOMETHING IS WRONG: see above")
+    return 0 if good else 1
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,288 @@
+"""What both stand-ins share: a real HTTP server with a record of what came and a script.
+
+In: requests as an upstream gets them. Out: what the subclass's `reply` says, unless the script or
+the rule says otherwise. A request is applied whether its client waits for the answer or not, as at
+the real servers. A bug in a stand-in or in a rule answers 500, and `stop` raises it.
+
+`python -m sidecar.demo.stand_in --help` serves both for benchmarks.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import Self, TypedDict
+
+import msgspec
+from aiohttp import web
+
+from sidecar.demo.behaviours import (
+    JSON,
+    Answer,
+    ApplyThen,
+    Behaviour,
+    Delay,
+    Gate,
+    Hang,
+    Outcome,
+    Recorded,
+    Refusal,
+    Reset,
+    ResetMidBody,
+    Rule,
+    Scripted,
+    behaviour_of,
+    forever,
+    reset,
+    send,
+)
+
+__all__ = [
+    "Answer",
+    "ApplyThen",
+    "Behaviour",
+    "Delay",
+    "Gate",
+    "Hang",
+    "Options",
+    "Recorded",
+    "Refusal",
+    "Reset",
+    "ResetMidBody",
+    "Rule",
+    "Scripted",
+    "StandIn",
+]
+
+HOST = "127.0.0.1"
+# Answered outside of all bookkeeping; with a query (`?counts`) it leaves the digests out.
+REPORT = "/__report"
+_TOO_LARGE = Answer(413, b'{"detail":"Request Entity Too Large"}')
+
+
+class Options(TypedDict, total=False):
+    """The arguments of every stand-in."""
+
+    latency_s: float
+    api_key: str | None
+    keep_bodies: bool
+    max_body: int | None
+    digest: bool
+    echo: bool
+
+
+class StandIn(ABC):
+    """One upstream. All that is public may be read, and the settings changed, while it runs.
+
+    `digest` is for benchmarks: nothing is checked, recorded or stored but `digests` (of each span's
+    raw `input`), `writes` and `complete`; with `echo=False` the replies are short.
+    """
+
+    keepalive_s = 5.0  # an idle connection ends after so long
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        latency_s: float = 0.0,
+        api_key: str | None = None,
+        keep_bodies: bool = True,
+        max_body: int | None = None,
+        digest: bool = False,
+        echo: bool = True,
+    ) -> None:
+        self.latency_s = latency_s
+        self.api_key = api_key
+        self.keep_bodies = keep_bodies
+        self.max_body = max_body
+        self.digest = digest
+        self.echo = echo
+        self.script: list[Scripted] = []
+        self.rule: Rule | None = None
+        self.requests: list[Recorded] = []
+        self.requests_total = 0
+        self.in_flight = 0  # clients that wait for an answer
+        self.peak_in_flight = 0
+        self.history: dict[str, list[str]] = {}  # "open" or "complete" for each applied write
+        self.writes: Counter[str] = Counter()
+        self.complete: set[str] = set()
+        self.late_opens = 0  # applied after a complete write of the same span
+        self.digests: dict[str, bytes] = {}
+        self.duplicates_in_batch = 0
+        self.port = 0
+        self.url = ""
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._working: set[asyncio.Task[Outcome]] = set()
+        self._web: web.Server | None = None
+        self._listening: asyncio.Server | None = None
+        self._bug: BaseException | None = None
+
+    @abstractmethod
+    def reply(self, request: Recorded) -> Answer:
+        """Apply the request, all of it at once, and say what the real server would."""
+
+    @abstractmethod
+    def reply_lightly(self, request: Recorded) -> Answer:
+        """`reply` where `digest` is set."""
+
+    async def start(self, port: int = 0) -> None:
+        """Listen; 0 means any port. What was stored and recorded before stays."""
+        self._web = web.Server(
+            self._serve,
+            access_log=None,
+            auto_decompress=False,  # neither upstream takes compressed bodies
+            handler_cancellation=True,  # so that a client that gives up is seen
+            keepalive_timeout=self.keepalive_s,
+        )
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(self._web, HOST, port, backlog=1024)
+        self.port = self._listening.sockets[0].getsockname()[1]
+        self.url = f"http://{HOST}:{self.port}"
+
+    async def stop(self) -> None:
+        """Die: the port is free, open connections are reset, nothing more is applied."""
+        if self._web is None or self._listening is None:
+            return
+        self._listening.close()
+        for connection in self._web.connections:
+            reset(connection.transport)
+        for work in self._working:
+            work.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
+        await self._web.shutdown(1)
+        await self._listening.wait_closed()
+        self._web = self._listening = None
+        bug, self._bug = self._bug, None
+        if bug is not None:
+            raise bug
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def arrived(self, n: int) -> None:
+        """Return once `n` requests have arrived, since the stand-in was made."""
+        if self.requests_total < n:
+            reached = asyncio.get_running_loop().create_future()
+            self._waiting.append((n, reached))
+            await reached
+
+    def wrote(self, id_: str, *, complete: bool) -> None:
+        """Count one applied write; for subclasses."""
+        self.writes[id_] += 1
+        if complete:
+            self.complete.add(id_)
+        elif id_ in self.complete:
+            self.late_opens += 1
+        if not self.digest:
+            self.history.setdefault(id_, []).append("complete" if complete else "open")
+
+    def report(self, *, digests: bool = True) -> bytes:
+        """The state as JSON, for other processes."""
+        report = {
+            "requests": self.requests_total,
+            "peak_in_flight": self.peak_in_flight,
+            "spans": len(self.writes),
+            "complete": len(self.complete),
+            "late_opens": self.late_opens,
+            "writes": self.writes.total(),
+            "writes_max": max(self.writes.values(), default=0),
+            "duplicates_in_batch": self.duplicates_in_batch,
+        }
+        hexed = {id_: digest.hex() for id_, digest in self.digests.items()} if digests else {}
+        return msgspec.json.encode(report | {"digests": hexed})
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, _, query = request.raw_path.partition("?")
+        if path == REPORT:
+            return web.Response(body=self.report(digests=not query), content_type=JSON)
+        body = await request.content.read()
+        at = asyncio.get_running_loop().time()
+        recorded = Recorded(request.method, path, query, request.headers, body, at)
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        try:
+            behaviour = self._arrive(recorded)
+            outcome = await self._outcome(recorded, behaviour)
+            if self.latency_s and outcome.answer is not None:
+                await asyncio.sleep(self.latency_s)
+            return await send(request, recorded, outcome)
+        except Exception as error:
+            self._bug = self._bug or error
+            raise
+        finally:
+            self.in_flight -= 1
+
+    def _arrive(self, recorded: Recorded) -> Behaviour | None:
+        self.requests_total += 1
+        if not self.digest:
+            self.requests.append(recorded)
+        for n, reached in self._waiting:
+            if n <= self.requests_total and not reached.done():
+                reached.set_result(None)
+        self._waiting = [(n, reached) for n, reached in self._waiting if not reached.done()]
+        if self.script:
+            return behaviour_of(self.script.pop(0))
+        return None if self.rule is None else behaviour_of(self.rule(recorded))
+
+    async def _outcome(self, recorded: Recorded, behaviour: Behaviour | None) -> Outcome:
+        if behaviour is None:
+            outcome = Outcome(self._applied(recorded))
+            self._forget(recorded)
+            return outcome
+        # In a task of its own, as a client that gives up undoes nothing.
+        work = asyncio.get_running_loop().create_task(self._behave(recorded, behaviour))
+        self._working.add(work)
+
+        def done(_: object) -> None:
+            self._working.discard(work)
+            self._forget(recorded)
+            if not work.cancelled():
+                self._bug = self._bug or work.exception()
+
+        work.add_done_callback(done)
+        return await asyncio.shield(work)
+
+    async def _behave(  # noqa: PLR0911 (one for each behaviour)
+        self, recorded: Recorded, behaviour: Behaviour | None
+    ) -> Outcome:
+        match behaviour:
+            case Answer():
+                return Outcome(behaviour)
+            case ApplyThen(answer):
+                self._applied(recorded)
+                return Outcome(answer)
+            case Reset(after_apply):
+                if after_apply:
+                    self._applied(recorded)
+                return Outcome(None)
+            case ResetMidBody():
+                return Outcome(self._applied(recorded), cut=True)
+            case Hang():
+                await forever()
+            case Delay(seconds, then):
+                await asyncio.sleep(seconds)
+                return await self._behave(recorded, behaviour_of(then))
+            case Gate(event, then):
+                await event.wait()
+                return await self._behave(recorded, behaviour_of(then))
+        return Outcome(self._applied(recorded))
+
+    def _applied(self, recorded: Recorded) -> Answer:
+        if self.max_body is not None and len(recorded.body) > self.max_body:
+            return _TOO_LARGE
+        try:
+            return self.reply_lightly(recorded) if self.digest else self.reply(recorded)
+        except Refusal as refusal:
+            return refusal.answer
+
+    def _forget(self, recorded: Recorded) -> None:
+        if not self.keep_bodies:
+            recorded.body = b""
+
+
+if __name__ == "__main__":
+    from sidecar.demo.serve import main
+
+    main()

@@ -1,0 +1,76 @@
+"""Batches in a lane's hand: sent together, and kept until they may be sent again.
+
+A batch that failed is not put back into the queue: its spans stay in flight, so that nothing of
+theirs overtakes it (design.md, Queue).
+"""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+from sidecar.spans import Span
+
+_order = count()
+
+
+@dataclass(slots=True)
+class Batch:
+    """Writes that are sent together.
+
+    `attempts` counts its failures, `suspicion` those that speak against it (verdicts.py),
+    `not_before` is loop time in seconds.
+    """
+
+    spans: list[Span]
+    attempts: int = 0
+    suspicion: int = 0
+    successes_seen: int = 0
+    not_before: float = 0.0
+    order: int = field(default_factory=lambda: next(_order))
+
+    def __lt__(self, other: "Batch") -> bool:
+        """By the time it may be sent, then by age."""
+        return (self.not_before, self.order) < (other.not_before, other.order)
+
+    def split(self, at: int) -> tuple["Batch", "Batch"]:
+        """The first `at` writes and the rest."""
+        first, rest = self.spans[:at], self.spans[at:]
+        return (
+            Batch(first, self.attempts, self.suspicion, self.successes_seen, self.not_before),
+            Batch(rest, self.attempts, self.suspicion, self.successes_seen, self.not_before),
+        )
+
+
+class Retries:
+    """Batches that wait for their time."""
+
+    def __init__(self) -> None:
+        self._heap: list[Batch] = []
+
+    def __len__(self) -> int:
+        """How many batches wait."""
+        return len(self._heap)
+
+    @property
+    def next_due(self) -> float | None:
+        """Loop time at which the first may be sent."""
+        return self._heap[0].not_before if self._heap else None
+
+    def add(self, *batches: Batch) -> None:
+        """Keep batches until their `not_before`."""
+        for batch in batches:
+            heapq.heappush(self._heap, batch)
+
+    def pop(self) -> Batch:
+        """The first."""
+        return heapq.heappop(self._heap)
+
+    def bring_forward(self, when: float, *, suspects: bool) -> None:
+        """Let batches be sent at `when`; those under suspicion only if `suspects`."""
+        for batch in self._unsuspected() if not suspects else self._heap:
+            batch.not_before = min(batch.not_before, when)
+        heapq.heapify(self._heap)
+
+    def _unsuspected(self) -> Iterable[Batch]:
+        return (batch for batch in self._heap if not batch.suspicion)

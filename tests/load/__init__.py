@@ -1,0 +1,1 @@
+"""Load benchmarks: `make bench`. Three processes on loopback: driver, sidecar, stand-ins."""

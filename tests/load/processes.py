@@ -1,0 +1,199 @@
+"""The three processes: started, watched through /proc and /status, stopped by their own pids."""
+
+import contextlib
+import http.client
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from .loads import Plan
+
+ROOT = Path(__file__).parents[2]
+START_S = 20.0
+STOP_S = 10.0
+STAND_IN = ("-m", "sidecar.demo.stand_in")
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class BenchError(Exception):
+    """The benchmark itself could not run."""
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Only what is meant: no setting of the shell may change what is measured."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT), **extra}
+
+
+@contextlib.contextmanager
+def _process(
+    arguments: list[str], stderr: IO[bytes] | None = None, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=_environment(environment), stderr=stderr,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, a second one (which the sidecar takes for "at once"), SIGKILL."""
+    for _ in range(2):
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S / 2)
+            break
+    else:
+        process.kill()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
+    """The next line that `process` prints; None when none came in time."""
+    assert process.stdout is not None
+    if not select.select([process.stdout], [], [], timeout_s)[0]:
+        return None
+    line = process.stdout.readline()
+    if not line:
+        raise BenchError(f"{process.args!r} ended with {process.wait()}")
+    return line
+
+
+class StandIns:
+    """Both upstreams in one process."""
+
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self.urls = urls
+
+    def report(self, sink: str) -> dict[str, Any]:
+        """What arrived at `sink`."""
+        host = self.urls[sink].removeprefix("http://").rstrip("/")
+        return _get(http.client.HTTPConnection(host, timeout=30), "/__report")
+
+
+@contextlib.contextmanager
+def stand_ins(latency_ms: float) -> Iterator[StandIns]:
+    """Run the stand-ins of the demo, in their light mode."""
+    arguments = [*STAND_IN, "--agentex-port", "0", "--sgp-port", "0"]
+    arguments += ["--latency-ms", str(latency_ms), "--light"]
+    with _process(arguments) as process:
+        line = _line(process, START_S)
+        if line is None:
+            raise BenchError("the stand-ins did not start")
+        ready = json.loads(line)
+        yield StandIns({sink: ready[sink] for sink in ("agentex", "sgp")})
+
+
+class Sidecar:
+    """A running sidecar."""
+
+    def __init__(self, process: subprocess.Popen[bytes], started: Mapping[str, Any]) -> None:
+        self._proc = Path(f"/proc/{process.pid}")
+        self.port = int(str(started["listener"][0]).rpartition(":")[2])
+        self._admin = http.client.HTTPConnection("127.0.0.1", started["admin_port"], timeout=30)
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` says."""
+        return _get(self._admin, "/status")
+
+    def cpu_s(self) -> float:
+        """User and system time so far."""
+        # The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15.
+        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+    def rss_mib(self) -> float:
+        """Resident memory now."""
+        return self._memory("VmRSS")
+
+    def peak_rss_mib(self) -> float:
+        """The most resident memory ever, as the kernel kept it."""
+        return self._memory("VmHWM")
+
+    def _memory(self, field: str) -> float:
+        for line in (self._proc / "status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+        raise BenchError("the sidecar is gone")
+
+
+@contextlib.contextmanager
+def sidecar(profile: str = "", **environment: str) -> Iterator[Sidecar]:
+    """Run a sidecar on free ports; `profile`: where cProfile writes, "" for none."""
+    environment |= {
+        "SIDECAR_LISTENER__PORT": "0",
+        "SIDECAR_ADMIN__HOST": "127.0.0.1",
+        "SIDECAR_ADMIN__PORT": "0",
+    }
+    wrapper = ["-m", "cProfile", "-o", profile] if profile else []
+    with (
+        tempfile.TemporaryFile() as log,
+        _process([*wrapper, "-m", "sidecar", "run"], log, **environment) as process,
+    ):
+        yield Sidecar(process, _started(process, log))
+
+
+def _started(process: subprocess.Popen[bytes], log: IO[bytes]) -> dict[str, Any]:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in os.pread(log.fileno(), 65536, 0).splitlines(keepends=True):
+            if line.endswith(b"\n") and b'"started"' in line:
+                started: dict[str, Any] = json.loads(line)
+                return started
+        time.sleep(0.02)
+    text = os.pread(log.fileno(), 65536, 0).decode(errors="replace")
+    raise BenchError(f"the sidecar did not start:\n{text}")
+
+
+class Driver:
+    """A driver that is connected and waits to begin."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def begin(self) -> None:
+        """Let it send."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"go\n")
+        self._process.stdin.flush()
+
+    def result(self, timeout_s: float) -> bytes | None:
+        """Its results; None when it did not end within `timeout_s`."""
+        return _line(self._process, timeout_s)
+
+
+@contextlib.contextmanager
+def driver(plan: Plan) -> Iterator[Driver]:
+    """Run a driver of `plan`."""
+    argument = msgspec.json.encode(plan).decode()
+    with _process(["-m", f"{__package__}.driver", argument]) as process:
+        if _line(process, START_S) is None:
+            raise BenchError("the driver did not connect")
+        yield Driver(process)
+
+
+def _get(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != http.client.OK:
+        raise BenchError(f"{path} answered {response.status}")
+    decoded: dict[str, Any] = json.loads(body)
+    return decoded
