@@ -123,5 +123,9 @@ def detail(status: int, text: str) -> Answer:
 def invalid(errors: list[Row]) -> Answer:
     """The 422, which repeats the input: never to be logged."""
     plural = "s" if len(errors) > 1 else ""
-    text = f"{len(errors)} validation error{plural}: {errors!r} File .../routes/spans.py"
+    try:
+        shown = repr(errors)
+    except RecursionError:
+        shown = "..."
+    text = f"{len(errors)} validation error{plural}: {shown} File .../routes/spans.py"
     return Answer(422, dump({"status_code": 10422, "message": text, "data": None}))

@@ -16,6 +16,7 @@ from .loads import PER_ARRAY, TURNS, Plan
 from .measure import Limits, Load, Outcome, measure
 from .processes import BenchError
 
+NAMES = ("incident", "chatbot", "intake")
 CONVERSATIONS = 50
 SMALL = 650  # with the rest of its event about 1 KB
 ROOMY = {"SIDECAR_QUEUE__MAX_BYTES": "8GiB"}
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latency-ms", type=float, default=5.0, help="of the upstreams")
     parser.add_argument("--connections", type=int, default=8, help="of the incident load")
     parser.add_argument("--rate", type=float, default=0.0, help="spans/s of it; 0: all it takes")
-    parser.add_argument("--only", default="incident,chatbot,intake", help="which loads")
+    parser.add_argument("--only", type=_names, default=NAMES, help="of " + ",".join(NAMES))
     parser.add_argument("--queue-bytes", default="", help="queue.max_bytes, such as 1GiB")
     parser.add_argument("--settle-s", type=float, default=10.0, help="until RSS is read again")
     parser.add_argument("--json", default="", metavar="PATH", help="write every figure there")
@@ -75,10 +76,16 @@ def _size(text: str) -> int:
     return int(text)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := set(names) - set(NAMES):
+        raise argparse.ArgumentTypeError(f"no such load: {', '.join(sorted(unknown))}")
+    return names
+
+
 def _loads(arguments: argparse.Namespace) -> list[Load]:
     spans, size, rate = arguments.spans, arguments.size, arguments.rate
     queue = {"SIDECAR_QUEUE__MAX_BYTES": arguments.queue_bytes} if arguments.queue_bytes else {}
-    # Spans that wait for their turn must not look like spans whose END does not come.
     paced = f"@{rate:g}/s" if rate else ""
     incident = Load(
         name=f"incident{paced}",
@@ -102,15 +109,15 @@ def _loads(arguments: argparse.Namespace) -> list[Load]:
         for note, drains in (("", True), (", no upstream", False))
     ]
     known = {"incident": [incident], "chatbot": [chatbot], "intake": intake}
-    return [load for name in arguments.only.split(",") for load in known[name.strip()]]
+    return [load for name in arguments.only for load in known[name]]
 
 
 def _say(outcome: Outcome) -> None:
     latency = outcome.latency_ms
     print(
         f"  answers {outcome.statuses}, latency ms p50 {latency['p50']} p99 {latency['p99']} max"
-        f" {latency['max']}, driver CPU {outcome.driver_cpu_s:.1f} s,"
-        f" {outcome.reconnects} reconnects"
+        f" {latency['max']}, CPU s of driver {outcome.driver_cpu_s:.1f}"
+        f" and stand-ins {outcome.stand_ins_cpu_s:.1f}, {outcome.reconnects} reconnects"
     )
     for sink, seen in outcome.arrived.items():
         print(

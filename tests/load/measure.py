@@ -59,6 +59,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     statuses: dict[str, int]
     reconnects: int
     driver_cpu_s: float
+    stand_ins_cpu_s: float
     arrived: dict[str, Arrived]
     imbalance: dict[str, int]
     lanes: dict[str, Any]
@@ -144,6 +145,7 @@ def _run(
         statuses=sent.statuses,
         reconnects=sent.reconnects,
         driver_cpu_s=sent.cpu_s,
+        stand_ins_cpu_s=upstreams.cpu_s(),
         arrived={},
         imbalance=_imbalance(watch.status),
         lanes=watch.status["sinks"],

@@ -79,8 +79,13 @@ def _line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
 class StandIns:
     """Both upstreams in one process."""
 
-    def __init__(self, urls: Mapping[str, str]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], urls: Mapping[str, str]) -> None:
+        self._proc = Path(f"/proc/{process.pid}")
         self.urls = urls
+
+    def cpu_s(self) -> float:
+        """User and system time so far."""
+        return _cpu_s(self._proc)
 
     def report(self, sink: str) -> dict[str, Any]:
         """What arrived at `sink`."""
@@ -98,7 +103,7 @@ def stand_ins(latency_ms: float) -> Iterator[StandIns]:
         if line is None:
             raise BenchError("the stand-ins did not start")
         ready = json.loads(line)
-        yield StandIns({sink: ready[sink] for sink in ("agentex", "sgp")})
+        yield StandIns(process, {sink: ready[sink] for sink in ("agentex", "sgp")})
 
 
 class Sidecar:
@@ -115,9 +120,7 @@ class Sidecar:
 
     def cpu_s(self) -> float:
         """User and system time so far."""
-        # The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15.
-        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * _TICK_S
+        return _cpu_s(self._proc)
 
     def rss_mib(self) -> float:
         """Resident memory now."""
@@ -187,6 +190,12 @@ def driver(plan: Plan) -> Iterator[Driver]:
         if _line(process, START_S) is None:
             raise BenchError("the driver did not connect")
         yield Driver(process)
+
+
+def _cpu_s(proc: Path) -> float:
+    # The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15.
+    fields = (proc / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
