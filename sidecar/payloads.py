@@ -8,12 +8,16 @@ contracts/ingest.md (what the listener promises to take).
 
 import codecs
 import re
+from collections.abc import Iterable
 
 import msgspec
 
 MAX_NESTING = 200
 _CHUNK = 64 * 1024
+_PEELS = 4
+_OPENINGS = (b"{", b"[")
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 # Left to right, an escaped backslash and a valid pair are stepped over, so that only a surrogate
 # that stands alone is left for the last alternative.
@@ -51,26 +55,49 @@ def replace_lone_surrogates(raw: bytes) -> bytes:
     return _SURROGATES.sub(lambda match: b"\\ufffd" if match[1] else match[0], raw)
 
 
-def too_deep(raw: bytes) -> bool:
-    """Whether arrays and objects are nested more than `MAX_NESTING` levels deep.
+def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
+    """Whether arrays and objects are nested more than `limit` levels deep.
 
     The Agentex server stores from level 255 on what it can never read again (agentex.md 1).
     """
-    if len(raw) <= 2 * MAX_NESTING or not _has_many_openings(raw):
+    return _deeper(raw, limit, _PEELS)
+
+
+def _deeper(raw: bytes, limit: int, peels: int) -> bool:
+    if raw[:1] not in _OPENINGS or len(raw) <= 2 * limit or not _has_many_openings(raw, limit):
         return False
+    if peels:
+        # Real payloads with many brackets have them side by side or inside texts: a level or two
+        # further in, hardly anything is left to look at.
+        children = _children(raw)
+        if children is not None:
+            return any(_deeper(bytes(child), limit - 1, peels - 1) for child in children)
+    return _structure_is_deeper(raw, limit)
+
+
+def _children(raw: bytes) -> Iterable[msgspec.Raw] | None:
+    """The values in an array or object; None where equal keys may hide one."""
+    if raw[:1] == b"[":
+        return _RAW_LIST.decode(raw)
+    members = _RAW_DICT.decode(raw)
+    seen = sum(len(key) + len(bytes(value)) + 4 for key, value in members.items())
+    return members.values() if len(raw) - seen <= 2 * len(members) + 2 else None
+
+
+def _structure_is_deeper(raw: bytes, limit: int) -> bool:
     # Escapes out, then all but quotes and brackets, then the strings: only structure is left.
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))
-    for _ in range(MAX_NESTING):
+    for _ in range(limit):
         if not bare:
             return False
         bare = bare.replace(b"{}", b"")
     return bool(bare)
 
 
-def _has_many_openings(raw: bytes) -> bool:
+def _has_many_openings(raw: bytes, many: int) -> bool:
     # find() stops at memory speed on long texts, where count() looks at every byte.
-    left = MAX_NESTING
+    left = many
     for opening in (b"{", b"["):
         at = raw.find(opening)
         while at >= 0:

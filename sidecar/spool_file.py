@@ -1,0 +1,223 @@
+"""The spool's file: SQLite in WAL mode, on one thread. Recovery is not our code (design.md D16).
+
+A row is one write that stands by itself: its payload (`bodies`), whether it is open or complete,
+and the lanes that still owe it to their upstream (`writes.lanes`, a bit each). An open row stays
+until its END replaces it, so that a thin END after a restart is still completed. Bodies have a
+table of their own, so that settling a write touches no page of payload.
+
+Every method blocks; `spool.Spool` calls them on its thread. `sqlite3.Error` and `OSError` come out.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+VERSION = 1
+PAGE = 16 * 1024
+# Of spool.max_bytes, what the write-ahead log may take; the rest is the database's.
+LOG_SHARE = 0.25
+LOG_MOST = 64 * 2**20
+OPEN, COMPLETE = 0, 1
+
+log = structlog.get_logger()
+
+
+class SpoolInUse(Exception):  # noqa: N818 (said to the operator as it is)
+    """Another sidecar works in this directory."""
+
+
+class Row(NamedTuple):
+    """A write to be kept: its number, kind, the lanes that owe it, and its JSON."""
+
+    seq: int
+    kind: int
+    lanes: int
+    body: bytes
+
+
+class Changes(NamedTuple):
+    """What one transaction does: rows that come, rows that go, lanes that settled a row."""
+
+    added: Sequence[Row]
+    removed: Sequence[int]
+    settled: Sequence[tuple[int, int]]  # (seq, lane bit)
+
+
+class Backlog(NamedTuple):
+    """What a file holds at the start: rows without bodies, oldest first."""
+
+    open_rows: list[tuple[int, int]]  # (seq, lanes)
+    complete_rows: list[tuple[int, int]]
+
+
+class SpoolFile:
+    """One directory's spool. `sync_full`: every transaction is on the platter before it counts."""
+
+    def __init__(self, directory: str, max_bytes: int, *, sync_full: bool) -> None:
+        self._directory = Path(directory)
+        self._path = self._directory / "spool.db"
+        self._log_bytes = int(min(LOG_MOST, max_bytes * LOG_SHARE))
+        self._pages = max(8, (max_bytes - self._log_bytes) // PAGE)
+        self._sync = "FULL" if sync_full else "NORMAL"
+        self._connection: sqlite3.Connection | None = None
+        self._lock: int | None = None
+        self.moved_aside = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that rows may take at most."""
+        return self._pages * PAGE
+
+    def lock(self) -> None:
+        """Make the directory ours; raises `SpoolInUse`."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._directory / "spool.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise SpoolInUse(f"spool.path {self._directory}: another sidecar uses it") from None
+        self._lock = descriptor
+
+    def open(self) -> Backlog:
+        """Open or make the file, and say what it holds; one that can't be read is moved aside."""
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # the disk, not the content
+            self.close()
+            self._move_aside(str(error))
+            return self._open()
+
+    def _open(self) -> Backlog:
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._connection = connection
+        for pragma in (
+            f"page_size = {PAGE}",
+            "auto_vacuum = INCREMENTAL",
+            "locking_mode = EXCLUSIVE",  # we hold the directory's lock: no shared memory file
+            "journal_mode = WAL",
+            f"synchronous = {self._sync}",
+            "cache_size = -2048",
+            f"max_page_count = {self._pages}",
+            f"wal_autocheckpoint = {max(1, self._log_bytes // 2 // PAGE)}",
+            f"journal_size_limit = {self._log_bytes // 2}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and version != VERSION:
+            raise sqlite3.DatabaseError(f"its version is {version}, ours {VERSION}")
+        if not tables:
+            connection.executescript(
+                "BEGIN;"
+                "CREATE TABLE writes (seq INTEGER PRIMARY KEY, kind INTEGER, lanes INTEGER);"
+                "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB);"
+                f"PRAGMA user_version = {VERSION};"
+                "COMMIT;"
+            )
+        query = "SELECT seq, lanes FROM writes WHERE kind = ? ORDER BY seq"
+        return Backlog(
+            connection.execute(query, (OPEN,)).fetchall(),
+            connection.execute(query, (COMPLETE,)).fetchall(),
+        )
+
+    def _move_aside(self, why: str) -> None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        for suffix in ("", "-wal", "-shm"):
+            path = self._path.with_name(self._path.name + suffix)
+            if path.exists():
+                path.replace(path.with_name(f"{path.name}.unreadable-{stamp}"))
+        self.moved_aside += 1
+        log.error("spool_moved_aside", path=str(self._path), stamp=stamp, reason=why)
+
+    def apply(self, changes: Changes) -> None:
+        """Do all of it in one transaction, or none."""
+        connection = self._connected()
+        connection.execute("BEGIN")
+        try:
+            connection.executemany(
+                "INSERT INTO writes VALUES (?, ?, ?)",
+                ((row.seq, row.kind, row.lanes) for row in changes.added),
+            )
+            connection.executemany(
+                "INSERT INTO bodies VALUES (?, ?)", ((row.seq, row.body) for row in changes.added)
+            )
+            connection.executemany(
+                "UPDATE writes SET lanes = lanes & ~? WHERE seq = ?",
+                ((bit, seq) for seq, bit in changes.settled),
+            )
+            # Settled everywhere: a complete write goes; an open one waits for its END.
+            done = [(seq,) for seq, _ in changes.settled]
+            connection.executemany(
+                "DELETE FROM bodies WHERE seq = (SELECT seq FROM writes WHERE seq = ? "
+                f"AND lanes = 0 AND kind = {COMPLETE})",
+                done,
+            )
+            connection.executemany(
+                f"DELETE FROM writes WHERE seq = ? AND lanes = 0 AND kind = {COMPLETE}", done
+            )
+            gone = [(seq,) for seq in changes.removed]
+            connection.executemany("DELETE FROM bodies WHERE seq = ?", gone)
+            connection.executemany("DELETE FROM writes WHERE seq = ?", gone)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def bodies(self, seqs: Iterable[int]) -> list[tuple[int, bytes]]:
+        """The JSON of the rows that are still there, in the order of `seqs`."""
+        connection = self._connected()
+        found = []
+        for seq in seqs:
+            row = connection.execute("SELECT body FROM bodies WHERE seq = ?", (seq,)).fetchone()
+            if row is not None:
+                found.append((seq, row[0]))
+        return found
+
+    def used(self) -> int:
+        """Bytes of the pages that hold rows."""
+        connection = self._connected()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return int((pages - free) * PAGE)
+
+    def size(self) -> int:
+        """Bytes on disk, log and all."""
+        total = 0
+        for suffix in ("", "-wal"):
+            path = self._path.with_name(self._path.name + suffix)
+            total += path.stat().st_size if path.exists() else 0
+        return total
+
+    def shrink(self) -> None:
+        """Give the space of rows that went back to the file system."""
+        connection = self._connected()
+        connection.execute("PRAGMA incremental_vacuum").fetchall()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Close the file; the lock stays until the process ends or `unlock`."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    def unlock(self) -> None:
+        """Let another sidecar have the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.OperationalError("the spool is closed")
+        return self._connection
