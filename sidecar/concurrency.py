@@ -1,65 +1,119 @@
 """Adaptive concurrency: how many requests at once an upstream is worth. Arithmetic only.
 
-The real Agentex server gets slower beyond about 10 requests at once (contracts/agentex.md 7), so
-the limit is found from latency and settles near the knee, not at the maximum.
+The limit climbs while more requests at once get more writes through, and descends while fewer do
+not get less through. So it settles at the knee: the real Agentex server gets slower beyond about
+10 requests at once (contracts/agentex.md 7). Latency is not asked: ours includes the rounds of our
+own busy loop, and no base can be told from a slow link or a jittery one.
 """
+
+from enum import Enum
+
+
+class _Trial(Enum):
+    NONE = 0
+    UP = 1
+    DOWN = -1
 
 
 class ConcurrencyLimit:
-    """Finds the concurrency at which an upstream is busy but requests do not queue up there.
+    """The number of requests that may be in flight, at most `maximum`.
 
-    The idea is TCP Vegas': with `base` the latency of an idle upstream and `latency` the one seen
-    now, `limit * (1 - base / latency)` requests wait in the upstream's own queue. Few waiting: one
-    more may be sent. Many: one less. A refusal takes a fifth off at once.
+    Measured in windows in which the limit was used up; while it is not, nothing can be learnt.
     """
 
     START = 4
-    FEW = 3.0
-    MANY = 6.0
-    # Latency drifts (another pod, another hour): the base is the least of this many windows.
-    WINDOWS = 20
+    # A trial upwards is kept when it gains this share of what a proportional gain would be.
+    WORTH = 0.5
+    # A trial downwards is kept when this share of the rate is left.
+    SAME = 0.97
+    LEAST_SAMPLES = 16
+    LEAST_S = 0.02
+    # Windows of rest after a trial that was not kept: more each time, because it costs goodput.
+    FIRST_REST, LONGEST_REST = 4, 32
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
         self.value = min(self.START, maximum)
-        self._growing_fast = True
-        self._minima: list[float] = []
-        self._begin_window()
+        self._fast = True
+        self._trial = _Trial.NONE
+        self._last_trial = _Trial.DOWN
+        self._before = self.value  # the limit that a trial goes back to
+        self._rate: float | None = None  # writes a second at `_before`
+        self._rest = 0
+        self._next_rest = self.FIRST_REST
+        self._begin(None)
 
-    def _begin_window(self) -> None:
-        self._sum = 0.0
-        self._count = 0
-        self._least = float("inf")
-        self._busiest = 0
+    def _begin(self, now: float | None) -> None:
+        self._since = now
+        self._skip = self.value  # answers of requests that left under another limit
+        self._answers = 0
+        self._writes = 0
+        self._unused = 0
 
-    def sample(self, latency_s: float, in_flight: int) -> None:
-        """A request took `latency_s` while `in_flight` were out, itself included."""
-        self._sum += latency_s
-        self._count += 1
-        self._least = min(self._least, latency_s)
-        self._busiest = max(self._busiest, in_flight)
-        if self._count >= max(8, self.value):
-            self._end_window()
+    def sample(self, now: float, writes: int, in_flight: int) -> None:
+        """A request with `writes` got through, while `in_flight` were out, itself included."""
+        if self._skip:
+            self._skip -= 1
+            self._since = now
+            return
+        self._answers += 1
+        self._writes += writes
+        self._unused += in_flight < self.value
+        elapsed = now - (self._since or 0.0)
+        if self._answers >= max(self.LEAST_SAMPLES, 2 * self.value) and elapsed >= self.LEAST_S:
+            self._judge(self._writes / elapsed, used=self._unused * 5 <= self._answers)
+            self._begin(now)
 
-    def _end_window(self) -> None:
-        self._minima = [*self._minima[1 - self.WINDOWS :], self._least]
-        base = min(self._minima)
-        average = self._sum / self._count
-        waiting = self.value * (1 - base / average) if average > 0 else 0.0
-        if waiting > self.MANY:
-            self._growing_fast = False
-            self.value = max(1, self.value - 1)
-        elif self._busiest >= self.value:
-            # Not used up means not tested: only a limit that was reached may grow.
-            if waiting < self.FEW:
-                step = self.value if self._growing_fast else 1
-                self.value = min(self.maximum, self.value + step)
-            else:
-                self._growing_fast = False
-        self._begin_window()
+    def _judge(self, rate: float, *, used: bool) -> None:
+        if not used:
+            self._stop_trial()
+            self._rate = None
+        elif self._trial is _Trial.NONE:
+            self._rate = rate if self._rate is None else (self._rate + rate) / 2
+            self._rest -= 1
+            if self._rest <= 0:
+                self._try_another()
+        elif self._is_kept(rate):
+            self._before, self._rate = self.value, rate
+            self._next_rest = self.FIRST_REST
+            self._try(self._trial)
+        else:
+            self._fast = False
+            self._stop_trial()
+            self._rest = self._next_rest
+            self._next_rest = min(self.LONGEST_REST, 2 * self._next_rest)
+
+    def _is_kept(self, rate: float) -> bool:
+        before = self._rate or rate
+        if self._trial is _Trial.DOWN:
+            return rate >= self.SAME * before
+        return rate / before - 1 >= self.WORTH * (self.value / self._before - 1)
+
+    def _try_another(self) -> None:
+        up = self._fast or self._last_trial is _Trial.DOWN
+        self._try(_Trial.UP if up else _Trial.DOWN)
+
+    def _try(self, trial: _Trial) -> None:
+        self._before = self.value
+        self._trial = self._last_trial = trial
+        if trial is _Trial.UP:
+            step = self.value if self._fast else max(1, self.value // 4)
+            self.value = min(self.maximum, self.value + step)
+        else:
+            self.value = max(1, self.value - max(1, self.value // 5))
+        if self.value == self._before:
+            self._trial = _Trial.NONE
+
+    def _stop_trial(self) -> None:
+        if self._trial is not _Trial.NONE:
+            self.value = self._before
+            self._trial = _Trial.NONE
 
     def refused(self) -> None:
-        """The upstream could not take what was sent."""
-        self._growing_fast = False
-        self.value = max(1, int(self.value * 0.8))
-        self._begin_window()
+        """The upstream could not take what was sent: a fifth less, at once."""
+        self._fast = False
+        self._stop_trial()
+        self.value = self._before = max(1, int(self.value * 0.8))
+        self._rate = None
+        self._rest = self.FIRST_REST
+        self._begin(None)

@@ -30,8 +30,8 @@ from sidecar.throttle import Backoff, SinkState, Throttle
 from sidecar.verdicts import Brake, Evidence, SizeLesson
 
 
-# Loop clocks tick in milliseconds: nothing is known about latencies below that.
-MIN_LATENCY_S = 0.001
+# More writes waiting than this, with a healthy upstream, and intake gives the loop away.
+BEHIND = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,6 @@ class Drain:
         self._timer: asyncio.TimerHandle | None = None
         self._pump_due = False
         self._fresh_first = False
-        self._round_s = 0.0
         self._closing = False
         self._done = asyncio.Event()
 
@@ -101,6 +100,11 @@ class Drain:
             return
         self._queue.put(span)
         self.wake()
+
+    @property
+    def behind(self) -> bool:
+        """Whether a healthy upstream could take more than we get round to sending."""
+        return self._queue.waiting > BEHIND and not self._throttle.probing
 
     def wake(self) -> None:
         """Look for work in the next round of the loop: something changed."""
@@ -245,23 +249,16 @@ class Drain:
                     return
                 raise
 
-    def _measure_round(self, begun: float) -> None:
-        # Scheduled with a request, run in the next round of the loop: how long a round takes now.
-        self._round_s += (self._loop.time() - begun - self._round_s) / 8
-
     async def _send(self, batch: Batch) -> None:
         sent_at = self._loop.time()
         in_flight = self._sending
-        self._loop.call_soon(self._measure_round, sent_at)
         try:
             await self._sink.send(batch.spans, suspicion=batch.suspicion)
         except SinkError as error:
             self._failed(batch, error, self._loop.time(), sent_at)
             return
         now = self._loop.time()
-        # An answer waits about two rounds of a busy loop for us; that is not the upstream's doing.
-        latency = now - sent_at - 2 * self._round_s
-        self._throttle.sample(max(latency, MIN_LATENCY_S), in_flight)
+        self._throttle.sample(now, len(batch.spans), in_flight)
         self._answered(now)
         self._evidence.succeeded(first=batch.attempts == 0)
         self._brake.forwarded(len(batch.spans))

@@ -53,6 +53,15 @@ class Intake:
         self.last_taken_at = self._loop.time()
         self._arm()
 
+    async def give_way(self) -> None:
+        """Let the drains have a round of the loop when they can't keep up with the intake.
+
+        Both share one core: without this, agents that post as fast as they are answered would
+        grow the queue although the upstreams have room.
+        """
+        if any(lane.behind for lane in self._lanes):
+            await asyncio.sleep(0)
+
     def release_held(self) -> None:
         """The process stops: no END will come for the STARTs that wait for one."""
         self.open_spans.release_all()

@@ -118,6 +118,7 @@ class Listener:
             credentials.offer(headers)
         if decoded.spans:
             self._take(decoded, size)
+            await self._intake.give_way()
         return self._answer(decoded)
 
     def _take(self, decoded: Decoded, size: int) -> None:

@@ -8,14 +8,14 @@ contracts/ingest.md (what the listener promises to take).
 
 import codecs
 import re
-from collections.abc import Iterable
 
 import msgspec
 
 MAX_NESTING = 200
 _CHUNK = 64 * 1024
 _PEELS = 4
-_OPENINGS = (b"{", b"[")
+_SAMPLE = 4096
+_OPENINGS = b"{["
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -64,24 +64,30 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
 
 
 def _deeper(raw: bytes, limit: int, peels: int) -> bool:
-    if raw[:1] not in _OPENINGS or len(raw) <= 2 * limit or not _has_many_openings(raw, limit):
+    if len(raw) <= 2 * limit:
         return False
-    if peels:
-        # Real payloads with many brackets have them side by side or inside texts: a level or two
-        # further in, hardly anything is left to look at.
-        children = _children(raw)
-        if children is not None:
-            return any(_deeper(bytes(child), limit - 1, peels - 1) for child in children)
+    # Real payloads with many brackets have them side by side or inside texts: a level or two
+    # further in, hardly anything is left to look at. A sample tells whether to count them all.
+    sample = raw[:_SAMPLE]
+    many = (sample.count(b"{") + sample.count(b"[")) * len(raw) > limit * len(sample)
+    if not many and not _has_many_openings(raw, limit):
+        return False
+    if peels and (children := _children(raw)) is not None:
+        return any(_deeper(bytes(child), limit - 1, peels - 1) for child in children)
     return _structure_is_deeper(raw, limit)
 
 
-def _children(raw: bytes) -> Iterable[msgspec.Raw] | None:
-    """The values in an array or object; None where equal keys may hide one."""
+def _children(raw: bytes) -> list[memoryview] | None:
+    """The arrays and objects in an array or object; None where equal keys may hide one."""
     if raw[:1] == b"[":
-        return _RAW_LIST.decode(raw)
-    members = _RAW_DICT.decode(raw)
-    seen = sum(len(key) + len(bytes(value)) + 4 for key, value in members.items())
-    return members.values() if len(raw) - seen <= 2 * len(members) + 2 else None
+        values = [memoryview(value) for value in _RAW_LIST.decode(raw)]
+    else:
+        members = _RAW_DICT.decode(raw)
+        values = [memoryview(value) for value in members.values()]
+        seen = sum(map(len, members)) + sum(map(len, values)) + 4 * len(members)
+        if len(raw) - seen > 2 * len(members) + 2:
+            return None
+    return [value for value in values if value[0] in _OPENINGS]
 
 
 def _structure_is_deeper(raw: bytes, limit: int) -> bool:

@@ -140,10 +140,10 @@ class Throttle:
         """Whether the next request only finds out if the upstream is back."""
         return self.state is not SinkState.UP
 
-    def sample(self, latency_s: float, in_flight: int) -> None:
-        """A batch got through in `latency_s` while `in_flight` were out, itself included."""
+    def sample(self, now: float, writes: int, in_flight: int) -> None:
+        """A batch of `writes` got through while `in_flight` were out, itself included."""
         if not self.probing:
-            self._concurrency.sample(latency_s, in_flight)
+            self._concurrency.sample(now, writes, in_flight)
 
     def answered(self, now: float) -> None:
         """The upstream looked at a batch and decided: it is there."""

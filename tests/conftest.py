@@ -1,0 +1,15 @@
+"""Hypothesis profiles; `HYPOTHESIS_PROFILE` picks one. Warnings are errors (pyproject.toml)."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadline: what is slow on a busy machine is not wrong.
+settings.register_profile("default", max_examples=50, deadline=None)
+settings.register_profile(
+    "fuzz",
+    max_examples=5000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -1,0 +1,231 @@
+"""What many tests need: events, spans, a running app, an upstream that records, virtual time."""
+
+import asyncio
+import gc
+import selectors
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from sidecar.app import App
+from sidecar.config import load
+from sidecar.spans import Span, measure
+
+T = TypeVar("T")
+
+START_TIME = "2026-01-02T03:04:05.678901+00:00"
+END_TIME = "2026-01-02T03:04:06.5+00:00"
+# Nobody listens there: every connection is refused at once.
+NOWHERE = "http://127.0.0.1:1"
+
+
+def make_event(id: str = "s1", *, kind: str = "start", **fields: Any) -> dict[str, Any]:  # noqa: A002
+    """A valid START or END; `fields` are put into its span."""
+    span = {"id": id, "trace_id": "t1", "name": "turn", "start_time": START_TIME}
+    if kind == "end":
+        span["end_time"] = END_TIME
+    return {"event_type": kind, "span": span | fields}
+
+
+def make_span(id: str = "s1", *, complete: bool = True, **fields: Any) -> Span:  # noqa: A002
+    """A decoded span; `fields` take the place of its defaults."""
+    values: dict[str, Any] = {
+        "id": id,
+        "trace_id": "t1",
+        "name": "turn",
+        "start_time": START_TIME,
+        "end_time": END_TIME if complete else None,
+        "parent_id": None,
+        "task_id": None,
+        "input": b'{"q":1}',
+        "output": b'{"a":2}' if complete else b"",
+        "data": b"",
+        "accepted_at": 0.0,
+        "size": 0,
+    }
+    span = Span(**(values | fields))
+    span.size = measure(span)
+    return span
+
+
+class Request(NamedTuple):
+    """What an upstream was sent."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+class Reply(NamedTuple):
+    """What the listener answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass
+class Upstream:
+    """An HTTP server that stores every request and answers 200, once `gate` is open."""
+
+    url: str
+    requests: list[Request] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        """Store one request."""
+        body = orjson.loads(await request.read())
+        self.requests.append(Request(request.method, request.path, request.headers.copy(), body))
+        self.asked.set()
+        await self.gate.wait()
+        return web.Response(body=b"{}", content_type="application/json")
+
+
+@asynccontextmanager
+async def upstream(*, stalled: bool = False) -> AsyncIterator[Upstream]:
+    """A running `Upstream`; with `stalled`, answers wait until the test opens the gate."""
+    fake = Upstream("")
+    if not stalled:
+        fake.gate.set()
+    runner = web.ServerRunner(web.Server(fake.handle, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield fake
+    finally:
+        fake.gate.set()
+        await runner.cleanup()
+
+
+@dataclass
+class Running:
+    """An app at work in the test's own loop."""
+
+    app: App
+    port: int
+    url: str
+    admin_url: str
+    client: aiohttp.ClientSession
+    task: asyncio.Task[bool]
+
+    async def post(self, body: Any, **headers: str) -> Reply:
+        """POST to /v1/spans: bytes as they are, all else as JSON. `a_b` is the header `a-b`."""
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        named = {"content-type": "application/json"}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.request("POST", "/v1/spans", data=data, headers=named)
+
+    async def request(self, method: str, path: str, **options: Any) -> Reply:
+        """Any request of the agents' port."""
+        async with self.client.request(method, self.url + path, **options) as response:
+            text = await response.read()
+            is_json = response.content_type == "application/json"
+            return Reply(response.status, response.headers, orjson.loads(text) if is_json else text)
+
+    async def raw(self, request: bytes, *, eof: bool = False) -> tuple[int, bytes]:
+        """The status and the body of the answer to bytes sent as they are."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(request)
+            if eof:
+                writer.write_eof()
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+            return int(head.split(b" ", 2)[1]), await reader.readexactly(int(length or 0))
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async def stop(self) -> bool:
+        """Stop the app; whether it lost nothing."""
+        self.app.stop()
+        return await self.task
+
+
+@asynccontextmanager
+async def running_app(
+    environ: Mapping[str, str] | None = None, **overrides: object
+) -> AsyncIterator[Running]:
+    """An app on free ports, with the agent's `environ` and `section__key` overrides.
+
+    Without an Agentex URL in `environ` it can't reach its upstream, and gives up at once when told
+    to stop. At the end its books balance.
+    """
+    defaults = {
+        "listener__hosts": "127.0.0.1",
+        "listener__port": 0,
+        "admin__host": "127.0.0.1",
+        "admin__port": 0,
+        "queue__max_bytes": "64MiB",
+        "shutdown__quiet_s": 0,
+        "shutdown__grace_s": 20 if environ else 0,
+    }
+    keys = {f"SIDECAR_{key.upper()}": str(value) for key, value in (defaults | overrides).items()}
+    environ = environ or {"AGENTEX_BASE_URL": NOWHERE}
+    app = App(load(None, environ | keys), environ)
+    started = asyncio.Event()
+    task = asyncio.create_task(app.run(started))
+    starting = asyncio.create_task(started.wait())
+    await asyncio.wait([task, starting], return_when=asyncio.FIRST_COMPLETED)
+    if not started.is_set():
+        starting.cancel()
+        task.result()
+    port, admin = app.ports["listener"], app.ports["admin"]
+    async with aiohttp.ClientSession(auto_decompress=False) as client:
+        url, admin_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
+        try:
+            yield Running(app, port, url, admin_url, client, task)
+            assert_balanced(app)
+        finally:
+            app.stop()
+            await task
+            # The app freezes what lives when it starts: here that is other tests' garbage too.
+            gc.unfreeze()
+    assert_balanced(app)
+
+
+def assert_balanced(app: App) -> None:
+    """Every event and every write is accounted for (design.md D15)."""
+    assert app.books.imbalance == 0
+    assert {lane.sink.name: 0 for lane in app.lanes} == {
+        lane.sink.name: lane.metrics.imbalance for lane in app.lanes
+    }
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Passes time instead of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Look at what is ready; time goes on by `timeout`."""
+        self.now += max(timeout or 0.0, 0.0)
+        return super().select(None if timeout is None else 0)
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer instead of waiting for it; no sockets."""
+
+    def __init__(self) -> None:
+        self._virtual = _JumpingSelector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._virtual.now
+
+
+def run_virtual(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run `coroutine` in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(coroutine)
