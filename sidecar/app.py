@@ -20,12 +20,17 @@ from sidecar.config import AUTO, Config, ConfigError, public
 from sidecar.dead_letters import DeadLetters
 from sidecar.exposition import SidecarCollector, new_registry
 from sidecar.intake import Intake
-from sidecar.lane import build_lanes
+from sidecar.lane import build_lanes, lane_bits
 from sidecar.listener import Listener
 from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.metrics import IntakeMetrics
+from sidecar.span_queue import LOADED_AT_ONCE
+from sidecar.spool import Spool
+from sidecar.spool_file import Backlog, SpoolFile, SpoolInUse
 
 HOUSEKEEPING_S = 1.0
+# Open rows come back in pieces of about this size: a large spool must not be in memory at once.
+RECOVERED_BYTES = 2**20
 # What answers are given to finish when the ports close: nothing is accepted by then.
 CLOSE_S = 1.0
 
@@ -44,7 +49,8 @@ class App:
             automatic_max_bytes(limit) if max_bytes == AUTO else int(max_bytes)
         )
         letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
-        self.lanes = build_lanes(config, environ, self.budget, letters)
+        self.spool = self._new_spool()
+        self.lanes = build_lanes(config, environ, self.budget, letters, self.spool)
         if not self.lanes:
             message = (
                 "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
@@ -59,6 +65,7 @@ class App:
             self.books,
             hold_s=config.queue.start_hold_s,
             ttl_s=config.queue.open_span_ttl_s,
+            spool=self.spool,
         )
         self.listener = Listener(
             self.intake,
@@ -77,11 +84,21 @@ class App:
             clock=self._loop.time,
             memory_limit=limit,
             dead_letters=letters,
+            spool=self.spool,
         )
         self.registry = new_registry(self._collector)
         self.ports: dict[str, int] = {}
+        # What a disk that was not there at the start held, once it is.
+        self._late: list[Backlog] = []
         self._stop = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None
+
+    def _new_spool(self) -> Spool | None:
+        section = self._config.spool
+        if not section.path:
+            return None
+        file = SpoolFile(section.path, section.max_bytes, sync_full=section.sync == "full")
+        return Spool(file, lane_bits(self._config))
 
     def stop(self) -> None:
         """Stop in order; called again, give up at once (design.md D10)."""
@@ -96,10 +113,14 @@ class App:
         """
         shutdown = self._config.shutdown
         tasks = asyncio.TaskGroup()
+        if self.spool is not None:
+            await self._recover(self.spool)
         try:
             async with asyncio.timeout(None) as self._deadline, tasks:
                 drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
-                housekeeping = tasks.create_task(self._housekeeping())
+                background = [tasks.create_task(self._housekeeping())]
+                if self.spool is not None:
+                    background.append(tasks.create_task(self.spool.run()))
                 async with self._serving():
                     # What lives until the end need not be looked at in every collection.
                     gc.collect()
@@ -115,7 +136,8 @@ class App:
                     for lane in self.lanes:
                         lane.drain.close()  # 3. what is queued is all there will be
                     await asyncio.wait(drains)  # 4. forward it
-                    housekeeping.cancel()
+                    for task in background:
+                        task.cancel()
         except TimeoutError:
             log.warning("grace_period_over", depth=self._depth())
         return await self._close()
@@ -130,10 +152,41 @@ class App:
                 return
             await asyncio.sleep(left)
 
+    async def _recover(self, spool: Spool) -> None:
+        """Take over what an earlier process left on disk."""
+        found: list[Backlog] = []
+        spool.on_backlog = found.append
+        try:
+            await spool.open()
+        except SpoolInUse as error:
+            raise ConfigError(str(error)) from None
+        for backlog in found:
+            await self._take_over(backlog, spool)
+        spool.on_backlog = self._late.append
+
+    async def _take_over(self, backlog: Backlog, spool: Spool) -> None:
+        for lane in self.lanes:
+            bit = lane.queue.bit
+            lane.queue.recover([seq for seq, lanes in backlog.complete_rows if lanes & bit])
+        self.books.replayed += len(backlog.complete_rows)
+        self.books.written += len(backlog.complete_rows)
+        lanes_of = dict(backlog.open_rows)
+        seqs = list(lanes_of)
+        while seqs:
+            looked, spans = await spool.load(seqs[:LOADED_AT_ONCE], RECOVERED_BYTES)
+            del seqs[:looked]
+            for span in spans:
+                span.lanes = lanes_of[span.seq] & lane_bits(self._config)
+                span.accepted_at = self._loop.time()
+            self.intake.recover(spans)
+        log.info("spool_recovered", writes=spool.rows, open_spans=len(lanes_of))
+
     async def _close(self) -> bool:
         for lane in self.lanes:
-            lane.metrics.lost(len(lane.drain.abandon()), "shutdown")
+            lane.metrics.lost(lane.drain.abandon(), "shutdown")
             await lane.sink.close()
+        if self.spool is not None:
+            await self.spool.close()
         totals = {lane.sink.name: lane.totals() for lane in self.lanes}
         lost = sum(total["lost"] for total in totals.values())
         log.info("stopped", lost=lost, events=self._events(), writes=totals)
@@ -142,9 +195,7 @@ class App:
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         """Both ports open; the agents' last, so that nothing comes before it can be forwarded."""
-        registry = admin.application(
-            self.registry, self.status, lambda: not self.listener.stopping
-        )
+        registry = admin.application(self.registry, self.status, lambda: not self.listener.stopping)
         operators = web.AppRunner(registry, access_log=None, shutdown_timeout=CLOSE_S)
         agents = web.ServerRunner(self.listener.server(), shutdown_timeout=CLOSE_S)
         config = self._config
@@ -177,6 +228,10 @@ class App:
             trimmer.look(self.budget.used)
             for lane in self.lanes:
                 lane.credentials.refresh()
+            if self.spool is not None:
+                while self._late:
+                    await self._take_over(self._late.pop(), self.spool)
+                await self.spool.shrink()
 
     def _depth(self) -> int:
         return sum(lane.queue.depth for lane in self.lanes)
@@ -185,10 +240,28 @@ class App:
         books = self.books
         return {
             "received": books.received,
+            "replayed": books.replayed,
             "joined": books.joined,
             "held": books.held,
             "written": books.written,
             "imbalance": books.imbalance,
+        }
+
+    def _durability(self) -> str:
+        """What a 202 promises now (contracts/ingest.md)."""
+        return "memory" if self.spool is None or self.spool.degraded else "disk"
+
+    def _spool_status(self) -> dict[str, Any] | None:
+        spool = self.spool
+        if spool is None:
+            return None
+        return {
+            "degraded": spool.degraded,
+            "bytes": spool.size,
+            "limit_bytes": spool.limit,
+            "writes": spool.rows,
+            "errors": spool.errors,
+            "moved_aside": spool.moved_aside,
         }
 
     def status(self) -> dict[str, Any]:
@@ -197,7 +270,8 @@ class App:
         return {
             "version": __version__,
             "ready": not self.listener.stopping,
-            "durability": "memory",
+            "durability": self._durability(),
+            "spool": self._spool_status(),
             "queue": {"bytes": self.budget.used, "limit_bytes": self.budget.limit},
             "open_spans": len(self.intake.open_spans),
             "events": self._events(),

@@ -1,6 +1,7 @@
 """The books: where every event and every write went, as plain integers.
 
-design.md D15. Events: `received = joined + held + written`. Writes, for each lane:
+design.md D15. Events: `received + replayed = joined + held +
+written`. Writes, for each lane:
 `written = forwarded + superseded + skipped + dead_lettered + lost + depth`. The sums are made of
 counters kept at different places, so that a loss shows as an imbalance that is not 0.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 KINDS = ("open", "complete")
 SKIP_REASONS = ("open_writes_off", "unaddressable_id")
 DEAD_LETTER_REASONS = ("refused", "too_large", "failing", "expired")
-LOSS_REASONS = ("shutdown",)
+LOSS_REASONS = ("shutdown", "spool")
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class IntakeBooks:
     joined: int = 0  # events that went out inside another event of their span
     held: int = 0  # STARTs that wait for their END and were not written yet
     written: int = 0  # writes that left for the lanes, each counted once
+    replayed: int = 0  # writes that an earlier process left in the spool
 
     @property
     def received(self) -> int:
@@ -32,7 +34,7 @@ class IntakeBooks:
     @property
     def imbalance(self) -> int:
         """Events unaccounted for; anything but 0 is a bug."""
-        return self.received - self.joined - self.held - self.written
+        return self.received + self.replayed - self.joined - self.held - self.written
 
 
 @dataclass(slots=True)

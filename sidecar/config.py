@@ -18,6 +18,7 @@ from msgspec import Meta
 from sidecar.credentials import Secret
 
 ENV_PREFIX = "SIDECAR_"
+LEAST_SPOOL = 2**20
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]iB|[KM]B|B|)")
 
@@ -108,6 +109,18 @@ class QueueConfig(_Section, frozen=True):
         )
 
 
+class SpoolConfig(_Section, frozen=True):
+    """Where events are kept on disk before their 202; no path keeps them in memory only."""
+
+    path: str = ""
+    max_bytes: Size = Size(2**30)
+    sync: Literal["normal", "full"] = "normal"
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        _require(self.max_bytes >= LEAST_SPOOL, "max_bytes must be at least 1MiB")
+
+
 class AgentexConfig(_Section, frozen=True):
     """The Agentex API; on where it has a base URL."""
 
@@ -187,6 +200,7 @@ class Config(_Section, frozen=True):
     listener: ListenerConfig = ListenerConfig()
     admin: AdminConfig = AdminConfig()
     queue: QueueConfig = QueueConfig()
+    spool: SpoolConfig = SpoolConfig()
     agentex: AgentexConfig = AgentexConfig()
     sgp: SgpConfig = SgpConfig()
     retry: RetryConfig = RetryConfig()

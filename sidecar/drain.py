@@ -79,6 +79,7 @@ class Drain:
         self._workers: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pump_due = False
+        self._refilling = False
         self._fresh_first = False
         self._closing = False
         self._done = asyncio.Event()
@@ -96,10 +97,15 @@ class Drain:
         """Queue a write, unless the sink has a reason to skip it."""
         reason = self._sink.skips(span)
         if reason is not None:
-            self._metrics.skipped(reason)
+            self._queue.skip(span, reason)
             return
         self._queue.put(span)
         self.wake()
+
+    @property
+    def bit(self) -> int:
+        """The lane's bit in `Span.lanes`."""
+        return self._queue.bit
 
     @property
     def behind(self) -> bool:
@@ -124,8 +130,8 @@ class Drain:
         self._throttle.pace.caught_up()
         self.probe()
 
-    def abandon(self) -> list[Span]:
-        """Give up what is left, at the end of the process; returns it."""
+    def abandon(self) -> int:
+        """Give up at the end of the process; how many writes are nowhere else."""
         self._done.set()
         self._stop_timer()
         return self._queue.abandon()
@@ -136,6 +142,7 @@ class Drain:
         self._pump_due = False
         if self._workers is None or self._done.is_set():
             return
+        self._refill(self._workers)
         while (batch := self._next()) is not None:
             if self._idle:
                 self._idle.popleft().set_result(batch)
@@ -143,6 +150,18 @@ class Drain:
                 self._workers.create_task(self._work(batch))
         if self._closing and not self._queue.depth:
             self._done.set()
+
+    def _refill(self, tasks: asyncio.TaskGroup) -> None:
+        if self._queue.wants_more and not self._refilling:
+            self._refilling = True
+            tasks.create_task(self._bring_back())
+
+    async def _bring_back(self) -> None:
+        while self._queue.wants_more:
+            await self._queue.refill()
+            self.wake()
+        self._refilling = False
+        self.wake()
 
     def _next(self) -> Batch | None:
         """The batch to send now, or None; then something will wake us when there may be one."""
@@ -193,9 +212,7 @@ class Drain:
         due = self._retries.next_due
         first = queue.first
         if first is not None:
-            full = (
-                queue.waiting >= sink.max_batch or queue.waiting_bytes >= self._size.max_bytes
-            )
+            full = queue.waiting >= sink.max_batch or queue.waiting_bytes >= self._size.max_bytes
             ripe_at = first.accepted_at + self._linger_s
             if full or self._closing or ripe_at <= now:
                 return Batch(queue.take(most, self._size.max_bytes))
@@ -233,8 +250,9 @@ class Drain:
             await self._send(batch)
             self._sending -= 1
             following = self._next()
-            if following is not None:
+            if following is not None or self._queue.wants_more:
                 self.wake()  # there may be work for more of us: a limit that grew, or halves
+            if following is not None:
                 batch = following
                 continue
             if self._closing and not self._queue.depth:
@@ -338,9 +356,7 @@ class Drain:
         self._again(batch, now)
 
     def _say_state(self, error: SinkError, now: float) -> None:
-        self._metrics.state_changed(
-            self._throttle.state, error, self._throttle.paused_until - now
-        )
+        self._metrics.state_changed(self._throttle.state, error, self._throttle.paused_until - now)
 
     def _again(self, batch: Batch, not_before: float) -> None:
         batch.not_before = not_before

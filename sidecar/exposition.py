@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from sidecar import __version__
 from sidecar.budget import ByteBudget
 from sidecar.dead_letters import DeadLetters
+from sidecar.spool import Spool
 from sidecar.metrics import LAG_S, Histogram, IntakeMetrics, LaneMetrics
 from sidecar.throttle import SinkState
 
@@ -45,6 +46,7 @@ class SidecarCollector(Collector):
         clock: Callable[[], float],
         memory_limit: int | None,
         dead_letters: DeadLetters,
+        spool: Spool | None,
     ) -> None:
         self._intake = intake
         self._lanes = lanes
@@ -53,6 +55,7 @@ class SidecarCollector(Collector):
         self._clock = clock
         self._memory_limit = memory_limit
         self._dead_letters = dead_letters
+        self._spool = spool
         self.lag = Histogram(LAG_S)
 
     def collect(self) -> Iterator[Metric]:
@@ -60,6 +63,7 @@ class SidecarCollector(Collector):
         yield from self._promise()
         yield from self._at_intake()
         yield from self._in_lanes()
+        yield from self._on_disk()
         yield _gauge("queue_bytes", "Bytes of accepted spans in memory", self._budget.used)
         yield _gauge("queue_limit_bytes", "queue.max_bytes", self._budget.limit)
         yield _gauge("open_spans", "Spans whose END has not come", self._open_spans())
@@ -72,6 +76,29 @@ class SidecarCollector(Collector):
         yield _labelled(
             GaugeMetricFamily, "build_info", "Version", ["version"], [([__version__], 1)]
         )
+
+    def _on_disk(self) -> Iterator[Metric]:
+        spool = self._spool
+        size, limit, rows, degraded, errors, moved = (
+            (0, 0, 0, 0, 0, 0)
+            if spool is None
+            else (
+                spool.size,
+                spool.limit,
+                spool.rows,
+                int(spool.degraded),
+                spool.errors,
+                spool.moved_aside,
+            )
+        )
+        yield _gauge("spool_bytes", "Bytes of the spool's files", size)
+        yield _gauge("spool_limit_bytes", "spool.max_bytes, 0 without a spool", limit)
+        yield _gauge("spool_writes", "Writes on disk", rows)
+        yield _gauge("spool_degraded", "1 while the disk can't be used", degraded)
+        yield _counter("spool_errors", "Disk errors", errors)
+        yield _counter("spool_moved_aside", "Unreadable files moved out of the way", moved)
+        replayed = self._intake.books.replayed
+        yield _counter("spool_replayed_events", "Left by an earlier process", replayed)
 
     def _promise(self) -> Iterator[Metric]:
         now, lanes = self._clock(), self._lanes
@@ -105,7 +132,9 @@ class SidecarCollector(Collector):
             "concurrency_limit", "Requests at once", one, _rows(lanes, lambda x: x.limit())
         )
         two = ["sink", "reason"]
-        yield _counters("written_writes", "Writes put", one, _rows(lanes, lambda x: x.books.written))
+        yield _counters(
+            "written_writes", "Writes put", one, _rows(lanes, lambda x: x.books.written)
+        )
         forwarded = _by_reason(lanes, lambda lane: lane.books.forwarded)
         yield _counters("forwarded_writes", "The upstream has them", ["sink", "kind"], forwarded)
         superseded = _rows(lanes, lambda lane: lane.books.superseded)

@@ -11,7 +11,8 @@ from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.drain import Drain
 from sidecar.open_spans import OpenSpans
-from sidecar.spans import Span, total_size
+from sidecar.spans import Span, restore_payloads, total_size
+from sidecar.spool import Spool
 
 
 class NoRoom(Exception):  # noqa: N818 (the drain's errors are decisions too)
@@ -33,12 +34,16 @@ class Intake:
         *,
         hold_s: float,
         ttl_s: float,
+        spool: Spool | None = None,
     ) -> None:
         self._lanes = lanes
+        self._spool = spool
         self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self.open_spans = OpenSpans(self._write, budget, books, hold_s=hold_s, ttl_s=ttl_s)
+        self.open_spans = OpenSpans(
+            self._write, budget, books, hold_s=hold_s, ttl_s=ttl_s, spool=spool
+        )
         self.last_taken_at = self._loop.time()
 
     def take(self, spans: Sequence[Span]) -> None:
@@ -46,11 +51,39 @@ class Intake:
         size = total_size(spans)
         if size > self._budget.limit:
             raise NeverFits
-        if not self.open_spans.make_room(size):
+        if not self._has_room(size):
             raise NoRoom
         for span in spans:
             self.open_spans.take(span)
         self.last_taken_at = self._loop.time()
+        self._arm()
+
+    def _has_room(self, size: int) -> bool:
+        if self._spool is None:
+            return self.open_spans.make_room(size)
+        return self._spool.fits(size) and self.open_spans.make_room(size + self._spool.adding)
+
+    async def take_durably(self, spans: Sequence[Span]) -> None:
+        """As `take`; returns once the spool, where there is one, has the events on disk."""
+        if self._spool is None:
+            self.take(spans)
+            return
+        for start in self.open_spans.needed(spans):
+            await self._bring_back(start, self._spool)
+        self.take(spans)
+        await self._spool.commit()
+
+    async def _bring_back(self, start: Span, spool: Spool) -> None:
+        _, stored = await spool.load([start.seq], 1)
+        if stored and start.dropped and start.holders:
+            self._budget.used -= start.size
+            restore_payloads(start, stored[0])
+            self._budget.used += start.size
+
+    def recover(self, spans: Sequence[Span]) -> None:
+        """Take back STARTs that an earlier process left in the spool."""
+        for span in spans:
+            self.open_spans.recover(span)
         self._arm()
 
     async def give_way(self) -> None:
@@ -70,7 +103,8 @@ class Intake:
 
     def _write(self, span: Span) -> None:
         for lane in self._lanes:
-            lane.put(span)
+            if span.lanes & lane.bit:
+                lane.put(span)
 
     def _arm(self) -> None:
         if self._timer is None and (due := self.open_spans.next_due()) is not None:

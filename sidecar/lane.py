@@ -18,8 +18,14 @@ from sidecar.sinks.agentex import AgentexSink
 from sidecar.sinks.http import HttpClient
 from sidecar.sinks.sgp import SgpSink, enrichment
 from sidecar.span_queue import SpanQueue
+from sidecar.spool import Spool
 from sidecar.throttle import Backoff, Throttle
 
+# Kept in the spool's rows: never change their meaning.
+AGENTEX_BIT, SGP_BIT = 1, 2
+# With a spool, what a lane may hold in memory of queue.max_bytes: an upstream that is away must
+# not take the memory that the other one's writes pass through.
+LANE_SHARE = 0.25
 # Variables that say: START and END of a span may come through different pods (design.md D20).
 _TEMPORAL = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
 
@@ -44,6 +50,7 @@ class Lane:
             "next_attempt_s": round(max(0.0, self.throttle.paused_until - now), 3),
             "depth": self.queue.depth,
             "in_flight": self.queue.in_flight,
+            "on_disk": self.queue.on_disk,
             "concurrency_limit": self.throttle.limit,
             "oldest_write_age_s": round(now - oldest, 3) if oldest is not None else 0.0,
             "has_credential": self.credentials.headers() is not None,
@@ -81,16 +88,25 @@ def sgp_on(config: Config) -> bool:
 
 
 def build_lanes(
-    config: Config, environ: Mapping[str, str], budget: ByteBudget, dead_letters: DeadLetters
+    config: Config,
+    environ: Mapping[str, str],
+    budget: ByteBudget,
+    dead_letters: DeadLetters,
+    spool: Spool | None = None,
 ) -> list[Lane]:
     """The lanes that `config` turns on. `environ`: the pod's variables, for SGP's metadata."""
-    builder = _Builder(config, environ, budget, dead_letters)
+    builder = _Builder(config, environ, budget, dead_letters, spool)
     lanes: list[Lane] = []
     if agentex_on(config):
-        lanes.append(builder.agentex(bit=1))
+        lanes.append(builder.agentex(AGENTEX_BIT))
     if sgp_on(config):
-        lanes.append(builder.sgp(bit=2))
+        lanes.append(builder.sgp(SGP_BIT))
     return lanes
+
+
+def lane_bits(config: Config) -> int:
+    """The bits of the lanes that `config` turns on; the spool's rows keep them."""
+    return agentex_on(config) * AGENTEX_BIT | sgp_on(config) * SGP_BIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,7 @@ class _Builder:
     environ: Mapping[str, str]
     budget: ByteBudget
     dead_letters: DeadLetters
+    spool: Spool | None
 
     def agentex(self, bit: int) -> Lane:
         section = self.config.agentex
@@ -147,7 +164,8 @@ class _Builder:
     ) -> Lane:
         retry = self.config.retry
         backoff = Backoff(retry.initial_s, retry.max_s)
-        queue = SpanQueue(self.budget, metrics.books, bit)
+        share = int(self.budget.limit * LANE_SHARE)
+        queue = SpanQueue(self.budget, metrics.books, bit, spool=self.spool, share=share)
         throttle = Throttle(backoff, section.max_concurrency, random.random)
         drain = Drain(
             sink,

@@ -117,15 +117,15 @@ class Listener:
         for credentials in self._credentials:
             credentials.offer(headers)
         if decoded.spans:
-            self._take(decoded, size)
+            await self._take(decoded, size)
             await self._intake.give_way()
         return self._answer(decoded)
 
-    def _take(self, decoded: Decoded, size: int) -> None:
+    async def _take(self, decoded: Decoded, size: int) -> None:
         if self.stopping:
             raise _stopping()
         try:
-            self._intake.take(decoded.spans)
+            await self._intake.take_durably(decoded.spans)
         except NeverFits:
             error = f"{size} bytes do not fit into queue.max_bytes ({self._budget.limit})"
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large") from None

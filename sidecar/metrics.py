@@ -85,11 +85,6 @@ class LaneMetrics:
         """Writes unaccounted for; 0 unless there is a bug."""
         return self.books.imbalance(self.depth())
 
-    def skipped(self, reason: str) -> None:
-        """A write never goes to this upstream, on purpose."""
-        self.books.written += 1
-        self.books.skipped[reason] += 1
-
     def superseded(self) -> None:
         """An open write was overtaken by the complete one of its span."""
         self.books.superseded += 1

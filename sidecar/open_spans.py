@@ -9,12 +9,13 @@ No I/O and no clock: `now` is loop time in seconds, given by the caller.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
-from sidecar.spans import Span, measure
+from sidecar.spans import Span, drop_payloads, measure, which_payloads
+from sidecar.spool import Spool
 
 # How many finished spans are remembered (by hash, about 100 bytes each), to know a late START or
 # a repeated END for what it is. At 500 spans/s these are the last 20 seconds.
@@ -37,7 +38,9 @@ class OpenSpans:
         *,
         hold_s: float,
         ttl_s: float,
+        spool: Spool | None = None,
     ) -> None:
+        self._spool = spool
         self._write = write
         self._budget = budget
         self._books = books
@@ -45,6 +48,8 @@ class OpenSpans:
         self._ttl_s = ttl_s
         self._held: OrderedDict[str, Span] = OrderedDict()
         self._kept: OrderedDict[str, Span] = OrderedDict()
+        # With a spool: STARTs whose payloads are in memory, which could be on disk only.
+        self._loaded: OrderedDict[str, Span] = OrderedDict()
         # Span -> what its END was filled into, 0 when it was complete by itself.
         self._ended: OrderedDict[int, int] = OrderedDict()
 
@@ -71,15 +76,39 @@ class OpenSpans:
             if earlier is not None and earlier.trace_id == span.trace_id:
                 _fill(span, earlier)
                 span.accepted_at, span.known_to = earlier.accepted_at, earlier.known_to
+                span.lanes = earlier.lanes
                 waiting[span.id] = span
-                self._budget.hold(span)
-                self._budget.release(earlier)
+                self._keep(span)
+                self._replace(earlier)
                 self._books.joined += 1
                 return
         self._let_go(span.id)
         self._held[span.id] = span
-        self._budget.hold(span)
+        self._keep(span)
         self._books.held += 1
+
+    def _keep(self, span: Span) -> None:
+        self._budget.hold(span)
+        if self._spool is not None:
+            self._spool.add(span)
+            self._loaded[span.id] = span
+
+    def _replace(self, start: Span) -> None:
+        """A newer event of the span stands for `start` from now on."""
+        if self._spool is not None:
+            self._spool.replace(start)
+        self._forget(start)
+
+    def _retire(self, start: Span) -> None:
+        """No END will be joined to `start` any more; its open write is still owed to the lanes."""
+        if self._spool is not None:
+            self._spool.retire(start)
+        self._forget(start)
+
+    def _forget(self, start: Span) -> None:
+        if self._loaded.get(start.id) is start:
+            del self._loaded[start.id]
+        self._budget.release(start)
 
     def _end(self, span: Span) -> None:
         start = self._held.get(span.id) or self._kept.get(span.id)
@@ -94,7 +123,7 @@ class OpenSpans:
             else:
                 del self._kept[span.id]
                 span.known_to = start.known_to
-            self._budget.release(start)
+            self._replace(start)
         else:
             seen = self._ended.get(_key(span))
             if seen and seen == _signature(span):
@@ -104,6 +133,8 @@ class OpenSpans:
                 return
             self._remember(span, seen or 0)
         self._books.written += 1
+        if self._spool is not None:
+            self._spool.add(span)
         self._write(span)
 
     def _remember(self, span: Span, signature: int) -> None:
@@ -116,10 +147,10 @@ class OpenSpans:
         held = self._held.pop(id_, None)
         if held is not None:
             self._write_open(held)
-            self._budget.release(held)
+            self._retire(held)
         kept = self._kept.pop(id_, None)
         if kept is not None:
-            self._budget.release(kept)
+            self._retire(kept)
 
     def _write_open(self, span: Span) -> None:
         self._books.held -= 1
@@ -150,7 +181,7 @@ class OpenSpans:
             if span.accepted_at + self._ttl_s > now:
                 break
             del self._kept[span.id]
-            self._budget.release(span)
+            self._retire(span)
 
     def release_all(self) -> None:
         """Write every held START open: the process stops and no END will come."""
@@ -167,13 +198,47 @@ class OpenSpans:
         """
         if self._budget.fits(size):
             return True
+        if self._spool is not None:
+            self._drop_payloads(size)
+            return self._budget.fits(size)
         settled = [span for span in islice(self._kept.values(), _LOOKED_AT) if span.holders == 1]
         for span in settled:
             del self._kept[span.id]
-            self._budget.release(span)
+            self._retire(span)
             if self._budget.fits(size):
                 return True
         return False
+
+    def _drop_payloads(self, size: int) -> None:
+        """Let payloads of STARTs be on disk only, oldest first, until `size` bytes fit."""
+        for span in list(islice(self._loaded.values(), _LOOKED_AT)):
+            if self._budget.fits(size):
+                return
+            if span.seq > 0 and span.holders == 1:
+                del self._loaded[span.id]
+                self._budget.release(span)
+                drop_payloads(span)
+                self._budget.hold(span)
+
+    def needed(self, spans: Sequence[Span]) -> list[Span]:
+        """STARTs whose payloads are on disk only and which an END among `spans` leaves out."""
+        starts = []
+        for span in spans:
+            start = self._held.get(span.id) or self._kept.get(span.id)
+            if start is not None and start.dropped & ~which_payloads(span):
+                starts.append(start)
+        return starts
+
+    def recover(self, span: Span) -> None:
+        """Take back a START that an earlier process left in the spool; its payload stays there."""
+        drop_payloads(span)
+        self._budget.hold(span)
+        if span.lanes:
+            self._books.replayed += 1
+            self._books.held += 1
+            self._held[span.id] = span
+        else:
+            self._kept[span.id] = span
 
 
 def _key(span: Span) -> int:

@@ -122,8 +122,7 @@ async def directly(
     size = sum(map(len, lines))
     letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
     lanes = {
-        lane.sink.name: lane
-        for lane in build_lanes(config, environ, ByteBudget(2 * size), letters)
+        lane.sink.name: lane for lane in build_lanes(config, environ, ByteBudget(2 * size), letters)
     }
     now = asyncio.get_running_loop().time()
     done: Counter[str] = Counter()
@@ -143,7 +142,7 @@ async def directly(
         totals = lane.totals()
         done["dead_lettered"] += totals["dead_lettered"]
         done["forwarded"] += totals["forwarded"] + totals["superseded"] + totals["skipped"]
-        done["left"] += len(lane.drain.abandon())
+        done["left"] += lane.drain.abandon()
         await lane.sink.close()
     return done
 

@@ -1,5 +1,8 @@
 """The queue of one lane: writes wait here, first come first served, one per span.
 
+With a spool, what does not fit into the lane's share of memory waits on disk (`Tail`), behind all
+that is in memory, and comes back by `restore` when its turn is near.
+
 In: `put` a write. Out: `take` a batch, then `settle` each of its writes, or keep it in hand and
 try again. Guarantees: a span has at most one write in flight, so an open write never lands after
 the complete one; a complete write supersedes an open one that still waits; `depth` counts
@@ -7,29 +10,61 @@ everything that is not settled. Every step is O(1) in the depth.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from sidecar.books import LaneBooks
 from sidecar.budget import ByteBudget
 from sidecar.spans import Span
+from sidecar.spool import REPLACED, Spool
+from sidecar.tail import Tail
+
+# Rows asked for at once; the bytes that come back are bounded apart.
+LOADED_AT_ONCE = 256
 
 
 class SpanQueue:
-    """Writes of one lane by span id. `bit` is the lane's bit in `Span.known_to`."""
+    """Writes of one lane by span id. `bit` is the lane's bit in `Span.known_to` and `Span.lanes`.
 
-    def __init__(self, budget: ByteBudget, books: LaneBooks, bit: int) -> None:
+    With a spool, `share` is the bytes the lane may hold in memory.
+    """
+
+    def __init__(
+        self,
+        budget: ByteBudget,
+        books: LaneBooks,
+        bit: int,
+        *,
+        spool: Spool | None = None,
+        share: int = 0,
+    ) -> None:
         self._budget = budget
         self._books = books
-        self._bit = bit
+        self.bit = bit
+        self._spool = spool
+        self._share = share
         self._waiting: OrderedDict[str, Span] = OrderedDict()
         self._in_flight: dict[str, Span] = {}
         # Newer writes of spans in flight: out of the line until the one before is settled.
         self._behind: dict[str, Span] = {}
+        self._tail = Tail()
+        self._bytes = 0
         self.waiting_bytes = 0
 
     @property
     def depth(self) -> int:
-        """Writes not settled yet: waiting, or in flight."""
-        return len(self._waiting) + len(self._in_flight) + len(self._behind)
+        """Writes not settled yet: waiting in memory or on disk, or in flight."""
+        in_memory = len(self._waiting) + len(self._in_flight) + len(self._behind)
+        return in_memory + len(self._tail)
+
+    @property
+    def on_disk(self) -> int:
+        """Writes that wait on disk only."""
+        return len(self._tail)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether writes should come back from disk now."""
+        return bool(self._tail) and 2 * self._bytes < self._share
 
     @property
     def waiting(self) -> int:
@@ -54,7 +89,39 @@ class SpanQueue:
     def put(self, span: Span) -> None:
         """Add a write behind all others; it takes the place of an earlier one of its span."""
         self._books.written += 1
-        self._budget.hold(span)
+        too_much = self._tail or self._bytes + span.size > self._share
+        if self._spool is not None and span.seq > 0 and (too_much or span.dropped):
+            self._tail.extend((span.seq,))
+            span.tails += 1
+        else:
+            self._line_up(span)
+
+    def recover(self, seqs: Sequence[int]) -> None:
+        """Add writes of an earlier process, which are on disk."""
+        self._books.written += len(seqs)
+        self._tail.extend(seqs)
+
+    async def refill(self) -> None:
+        """Bring the next writes back from disk."""
+        spool = self._spool
+        if spool is None:
+            return
+        seqs = self._tail.first(LOADED_AT_ONCE)
+        looked, spans = await spool.load(seqs, max(1, self._share // 4))
+        self._tail.drop(looked)
+        found = {span.seq for span in spans}
+        for seq in seqs[:looked]:
+            if seq in found:
+                continue
+            if spool.was_replaced(seq):
+                self._books.superseded += 1
+            else:
+                self._books.lost["spool"] += 1
+        for span in spans:
+            self._line_up(span)
+
+    def _line_up(self, span: Span) -> None:
+        self._hold(span)
         id_ = span.id
         if id_ in self._in_flight:
             self._replace(self._behind, span)
@@ -65,6 +132,24 @@ class SpanQueue:
             self._waiting[id_] = span
         self.waiting_bytes += span.size
 
+    def _hold(self, span: Span) -> None:
+        self._budget.hold(span)
+        self._bytes += span.size
+
+    def _release(self, span: Span) -> None:
+        self._budget.release(span)
+        self._bytes -= span.size
+
+    def skip(self, span: Span, reason: str) -> None:
+        """A write never goes to this upstream, on purpose."""
+        self._books.written += 1
+        self._books.skipped[reason] += 1
+        self._settled(span)
+
+    def _settled(self, span: Span) -> None:
+        if self._spool is not None:
+            self._spool.settled(span, self.bit)
+
     def _replace(self, line: dict[str, Span], span: Span) -> None:
         earlier = line.get(span.id)
         if earlier is not None:
@@ -72,7 +157,8 @@ class SpanQueue:
                 # An open write never takes the place of a complete one (contracts/sgp.md 3).
                 span, earlier = earlier, span
             self._books.superseded += 1
-            self._budget.release(earlier)
+            self._settled(earlier)
+            self._release(earlier)
             if line is self._waiting:
                 self.waiting_bytes -= earlier.size
         line[span.id] = span
@@ -88,7 +174,7 @@ class SpanQueue:
             self._waiting.popitem(last=False)
             self._in_flight[span.id] = span
             if span.end_time is None:
-                span.known_to |= self._bit
+                span.known_to |= self.bit
             size += span.size
             batch.append(span)
         self.waiting_bytes -= size
@@ -101,19 +187,27 @@ class SpanQueue:
     def settle(self, span: Span) -> None:
         """The lane is done with a write it took: it leaves, and the one behind it has its turn."""
         del self._in_flight[span.id]
-        self._budget.release(span)
+        self._settled(span)
+        self._release(span)
         behind = self._behind.pop(span.id, None)
         if behind is not None:
             self._waiting[behind.id] = behind
             self._waiting.move_to_end(behind.id, last=False)
             self.waiting_bytes += behind.size
 
-    def abandon(self) -> list[Span]:
-        """Empty the lane at the end of the process; returns what was not settled."""
+    def abandon(self) -> int:
+        """Empty the memory at the end of the process; how many writes are not on disk either."""
         left = [*self._in_flight.values(), *self._waiting.values(), *self._behind.values()]
         for line in (self._in_flight, self._waiting, self._behind):
             line.clear()
+        lost = 0
         for span in left:
-            self._budget.release(span)
+            self._release(span)
+            if span.seq > 0:
+                self._tail.extend((span.seq,))
+            elif span.seq == REPLACED:
+                self._books.superseded += 1
+            else:
+                lost += 1
         self.waiting_bytes = 0
-        return left
+        return lost

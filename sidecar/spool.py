@@ -1,36 +1,40 @@
 """The spool: what was accepted is on disk before its 202, and leaves when every lane is done.
 
-In: writes that come (`add`), that are replaced (`remove`), that a lane is done with (`settled`).
-`commit` returns once everything before it is on disk: one transaction for all requests that wait.
-Out: bodies of writes that left memory (`load`).
+In: writes that come (`add`), that a newer one replaces (`replace`), that nobody waits for any more
+(`retire`), that a lane is done with (`settled`). `commit` returns once everything before it is on
+disk: one transaction for all requests that wait. Out: writes that left memory (`load`).
 
 Disk trouble never takes the sidecar down: the spool then says `degraded`, new events are in memory
-only, and every few seconds it tries the disk again. What was settled meanwhile is remembered and
-written then, so that a restart does not send it again. Credentials are never in here.
+only, and every few seconds it tries the disk again. What it could not write meanwhile it remembers,
+so that a restart does not send again what was settled. Credentials are never in here.
 """
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import structlog
 
-from sidecar.spans import Span, to_json
+from sidecar.spans import Span, from_json, to_json
 from sidecar.spool_file import COMPLETE, OPEN, Backlog, Changes, Row, SpoolFile
 
 log = structlog.get_logger()
 
-# Bytes of one transaction: bounds what is in the log at once, and how long a request waits.
-COMMIT_BYTES = 8 * 2**20
 # Settled writes may be written this late; after a kill they would be sent once more.
 SETTLE_S = 0.25
 RETRY_S = 5.0
 # Free space in the file worth giving back while there is still work.
 SHRINK_BYTES = 32 * 2**20
+# An empty file that is larger than this is shrunk.
+EMPTY_BYTES = 2**20
 # A row's own cost beside its body: keys, and the part of a page that stays empty.
 ROW_BYTES = 256
+
+# `Span.seq` of an open write whose row went because a newer write stands for it.
+REPLACED = -1
 
 _T = TypeVar("_T")
 _TROUBLE = (sqlite3.Error, OSError)
@@ -44,88 +48,108 @@ class Spool:
         self._all_lanes = all_lanes
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self._added: list[Row] = []
-        self._added_bytes = 0
-        self._removed: list[int] = []
-        self._settled: list[tuple[int, int]] = []
+        self._changes = Changes([], [], [], [])
+        self._adding = 0  # bytes of rows that are not on disk yet
+        # Rows that the disk did not take: kept, because they may have left memory elsewhere.
+        self._unwritten: dict[int, Row] = {}
+        self._replaced: dict[int, int] = {}  # open rows that so many lanes will still ask for
         self._waiters: list[asyncio.Future[None]] = []
         self._wanted = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._next_seq = 1
+        self._opened = False
+        self.on_backlog: Callable[[Backlog], None] = lambda _: None
         self.degraded = False
         self.errors = 0
-        self.replayed = 0
-        self.rows = 0  # writes on disk
-        self.used = 0
-        self.size = 0
+        self.used = 0  # bytes of pages that hold them
+        self.size = 0  # bytes of the files
 
     @property
-    def room(self) -> int:
-        """Bytes that rows may take at most: a little less than `spool.max_bytes`."""
-        return self._file.room
+    def limit(self) -> int:
+        """`spool.max_bytes`."""
+        return self._file.max_bytes
+
+    @property
+    def rows(self) -> int:
+        """Writes on disk."""
+        return self._file.rows
 
     @property
     def moved_aside(self) -> int:
         """Files that could not be read and were moved out of the way."""
         return self._file.moved_aside
 
-    async def open(self) -> Backlog:
-        """What an earlier process left; empty, and `degraded`, when the disk can't be used.
+    @property
+    def adding(self) -> int:
+        """Bytes in memory that wait for the disk."""
+        return self._adding
+
+    async def open(self) -> None:
+        """Say to `on_backlog` what an earlier process left; `degraded` if the disk can't be used.
 
         Raises `SpoolInUse` when another sidecar has the directory.
         """
         try:
-            await self._on_thread(self._file.lock)
             backlog = await self._on_thread(self._file.open)
         except _TROUBLE as error:
             self._trouble(error)
-            return Backlog([], [])
+            return
+        self._opened = True
         seqs = [rows[-1][0] for rows in backlog if rows]
         self._next_seq = max(seqs, default=0) + 1
-        self.rows = len(backlog.open_rows) + len(backlog.complete_rows)
-        self.replayed = self.rows
         await self._measure()
-        return backlog
+        self.on_backlog(backlog)
 
     def fits(self, size: int) -> bool:
         """Whether `size` more bytes stay within `spool.max_bytes`."""
-        # A page takes one body of more than half its size: up to a quarter stays empty.
-        waiting = self._added_bytes + size
-        return self.degraded or self.used + waiting + waiting // 4 <= self._file.room
+        # A page may stay a quarter empty behind a large body.
+        more = self._adding + size
+        return self.degraded or self.used + more + more // 4 <= self._file.room
 
     def add(self, span: Span) -> None:
         """A write came: its number from now on is `span.seq`."""
         if self.degraded:
             return
-        span.seq = self._next_seq
-        self._next_seq += 1
+        span.seq, self._next_seq = self._next_seq, self._next_seq + 1
         kind = OPEN if span.end_time is None else COMPLETE
-        row = Row(span.seq, kind, self._all_lanes, to_json(span))
-        self._added.append(row)
-        self._added_bytes += len(row.body) + ROW_BYTES
-        self.rows += 1
+        born = time.time() - (self._loop.time() - span.accepted_at)
+        row = Row(span.seq, kind, span.lanes & self._all_lanes, born, to_json(span))
+        self._changes.added.append(row)
+        self._adding += len(row.body) + ROW_BYTES
 
-    def remove(self, span: Span) -> None:
-        """A write is replaced by a newer one, or not needed any more."""
-        if span.seq:
-            self._removed.append(span.seq)
-            self.rows -= 1
-            span.seq = 0
+    def replace(self, span: Span) -> None:
+        """The END of an open write came, or a newer START: nobody needs this row any more."""
+        if span.seq > 0:
+            if span.tails:
+                self._replaced[span.seq] = span.tails
+            self._changes.removed.append(span.seq)
+            self._unwritten.pop(span.seq, None)
+            span.seq = REPLACED
+            self._soon()
+
+    def retire(self, span: Span) -> None:
+        """No END is expected any more: the row goes once every lane is done with it."""
+        if span.seq > 0:
+            self._changes.retired.append(span.seq)
             self._soon()
 
     def settled(self, span: Span, bit: int) -> None:
         """A lane is done with a write."""
-        if not span.seq:
-            return
-        self._settled.append((span.seq, bit))
-        span.lanes &= ~bit
-        if not span.lanes and span.end_time is not None:
-            self.rows -= 1
-        self._soon()
+        if span.seq > 0 and span.lanes & bit:
+            self._changes.settled.append((span.seq, bit))
+            span.lanes &= ~bit
+            self._soon()
+
+    def was_replaced(self, seq: int) -> bool:
+        """Whether a row is gone because a newer write took its place; each lane asks once."""
+        left = self._replaced.pop(seq, 0)
+        if left > 1:
+            self._replaced[seq] = left - 1
+        return left > 0
 
     async def commit(self) -> None:
         """Return once everything until now is on disk, or the spool is degraded."""
-        if self._added and not self.degraded:
+        if self._changes.added and not self.degraded:
             done = self._loop.create_future()
             self._waiters.append(done)
             self._wanted.set()
@@ -139,7 +163,6 @@ class Spool:
         """Write what comes, until cancelled."""
         while True:
             await self._wanted.wait()
-            self._wanted.clear()
             if self.degraded:
                 await asyncio.sleep(RETRY_S)
                 await self._come_back()
@@ -147,84 +170,102 @@ class Spool:
                 await self._write()
 
     async def _write(self) -> None:
+        self._wanted.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        changes = self._collect()
+        changes, self._changes = self._changes, Changes([], [], [], [])
         waiters, self._waiters = self._waiters, []
+        self._adding = 0
         try:
-            await self._on_thread(self._file.apply, changes)
+            await self._on_thread(self._file.apply, changes.condensed())
             await self._measure()
         except _TROUBLE as error:
-            self._keep_for_later(changes)
+            gone = {*changes.removed, *self._changes.removed}
+            self._unwritten |= {row.seq: row for row in changes.added if row.seq not in gone}
+            self._changes = Changes(
+                [],
+                [*changes.removed, *self._changes.removed],
+                [*changes.retired, *self._changes.retired],
+                [*changes.settled, *self._changes.settled],
+            )
             self._trouble(error)
         finally:
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def _collect(self) -> Changes:
-        """Everything that waits, without the rows that came and went in between."""
-        gone = set(self._removed)
-        fresh = {row.seq for row in self._added}
-        changes = Changes(
-            [row for row in self._added if row.seq not in gone],
-            [seq for seq in self._removed if seq not in fresh],
-            [pair for pair in self._settled if pair[0] not in gone],
-        )
-        self._added, self._removed, self._settled = [], [], []
-        self._added_bytes = 0
-        return changes
-
-    def _keep_for_later(self, changes: Changes) -> None:
-        lost = {row.seq for row in changes.added}
-        self._removed = [*changes.removed, *self._removed]
-        self._settled = [p for p in (*changes.settled, *self._settled) if p[0] not in lost]
-        self.rows -= len(lost)
+            _release(waiters)
 
     def _trouble(self, error: Exception) -> None:
         self.errors += 1
         if not self.degraded:
             self.degraded = True
             log.error("spool_degraded", error=str(error), durability="memory")
-        self._added, self._added_bytes = [], 0
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters = []
+        # What was promised to the disk since the failure waits there like what failed.
+        self._unwritten |= {row.seq: row for row in self._changes.added}
+        self._changes.added.clear()
+        self._adding = 0
+        waiters, self._waiters = self._waiters, []
+        _release(waiters)
         self._wanted.set()
 
     async def _come_back(self) -> None:
         try:
             await self._on_thread(self._file.close)
-            await self._on_thread(self._file.lock_again)
-            await self._on_thread(self._file.open)
-            changes = self._collect()
-            await self._on_thread(self._file.apply, changes)
+            if not self._opened:
+                await self.open()
+                if not self._opened:
+                    return
+            else:
+                await self._on_thread(self._file.open)
+            unwritten, changes = list(self._unwritten.values()), self._changes
+            self._changes = Changes([], [], [], [])
+            try:
+                again = Changes(unwritten, changes.removed, changes.retired, changes.settled)
+                await self._on_thread(self._file.apply, again.condensed())
+            except _TROUBLE:
+                self._changes = changes.before(self._changes)
+                raise
+            for row in unwritten:
+                self._unwritten.pop(row.seq, None)
             await self._measure()
-        except _TROUBLE:
-            self.errors += 1
-            self._wanted.set()
+        except _TROUBLE as error:
+            self._trouble(error)
             return
         self.degraded = False
+        self._wanted.clear()
         log.info("spool_recovered", durability="disk")
 
     async def _measure(self) -> None:
-        self.used = await self._on_thread(self._file.used)
-        self.size = await self._on_thread(self._file.size)
+        self.used, self.size = await self._on_thread(self._file.measure)
 
-    async def load(self, seqs: Sequence[int]) -> list[tuple[int, bytes]]:
-        """The bodies of `seqs` that are still there; waits for the disk to come back."""
+    async def load(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[Span]]:
+        """The first of `seqs`, at least one, of about `max_bytes`: how many, and those still there.
+
+        Waits for the disk to come back when it has to.
+        """
+        await self.commit()
         while True:
+            if (row := self._unwritten.get(seqs[0])) is not None:
+                return 1, [self._span(row.seq, row.born, row.body)]
+            wanted = seqs
+            for place, seq in enumerate(seqs):
+                if seq in self._unwritten:
+                    wanted = seqs[:place]
+                    break
             try:
-                return await self._on_thread(self._file.bodies, seqs)
+                looked, rows = await self._on_thread(self._file.bodies, wanted, max_bytes)
             except _TROUBLE as error:
                 self._trouble(error)
                 await asyncio.sleep(RETRY_S)
+            else:
+                return looked, [self._span(*row) for row in rows if row[0] not in self._replaced]
+
+    def _span(self, seq: int, born: float, body: bytes) -> Span:
+        span = from_json(body, self._loop.time() - max(0.0, time.time() - born))
+        span.seq = seq
+        return span
 
     async def shrink(self) -> None:
         """Give free space back: all of it when nothing is left, much of it before."""
-        nothing_left = not self.rows and self.size > 2**20
+        nothing_left = not self.rows and self.size > EMPTY_BYTES
         if self.degraded or not (nothing_left or self.size - self.used > SHRINK_BYTES):
             return
         try:
@@ -247,3 +288,9 @@ class Spool:
 
     def _on_thread(self, call: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
         return self._loop.run_in_executor(self._thread, call, *arguments)
+
+
+def _release(waiters: Sequence[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

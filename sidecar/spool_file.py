@@ -11,7 +11,7 @@ Every method blocks; `spool.Spool` calls them on its thread. `sqlite3.Error` and
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -33,20 +33,41 @@ class SpoolInUse(Exception):  # noqa: N818 (said to the operator as it is)
 
 
 class Row(NamedTuple):
-    """A write to be kept: its number, kind, the lanes that owe it, and its JSON."""
+    """A write to be kept: number, kind, the lanes that owe it, when it was accepted, its JSON."""
 
     seq: int
     kind: int
     lanes: int
+    born: float  # seconds since the epoch: loop time means nothing after a restart
     body: bytes
 
 
 class Changes(NamedTuple):
-    """What one transaction does: rows that come, rows that go, lanes that settled a row."""
+    """What one transaction does."""
 
-    added: Sequence[Row]
-    removed: Sequence[int]
-    settled: Sequence[tuple[int, int]]  # (seq, lane bit)
+    added: list[Row]
+    removed: list[int]
+    retired: list[int]  # open rows whose END is not expected any more
+    settled: list[tuple[int, int]]  # (seq, lane bit)
+
+    def condensed(self) -> "Changes":
+        """The same, without rows that came and went in between."""
+        gone, fresh = set(self.removed), {row.seq for row in self.added}
+        return Changes(
+            [row for row in self.added if row.seq not in gone],
+            [seq for seq in self.removed if seq not in fresh],
+            [seq for seq in self.retired if seq not in gone],
+            [pair for pair in self.settled if pair[0] not in gone],
+        )
+
+    def before(self, later: "Changes") -> "Changes":
+        """These changes, then `later` ones."""
+        return Changes(
+            self.added + later.added,
+            self.removed + later.removed,
+            self.retired + later.retired,
+            self.settled + later.settled,
+        )
 
 
 class Backlog(NamedTuple):
@@ -61,6 +82,7 @@ class SpoolFile:
 
     def __init__(self, directory: str, max_bytes: int, *, sync_full: bool) -> None:
         self._directory = Path(directory)
+        self.max_bytes = max_bytes
         self._path = self._directory / "spool.db"
         self._log_bytes = int(min(LOG_MOST, max_bytes * LOG_SHARE))
         self._pages = max(8, (max_bytes - self._log_bytes) // PAGE)
@@ -68,14 +90,16 @@ class SpoolFile:
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
         self.moved_aside = 0
+        self.rows = 0
 
     @property
     def room(self) -> int:
         """Bytes that rows may take at most."""
         return self._pages * PAGE
 
-    def lock(self) -> None:
-        """Make the directory ours; raises `SpoolInUse`."""
+    def _lock_directory(self) -> None:
+        if self._lock is not None:
+            return
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._directory / "spool.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -86,7 +110,11 @@ class SpoolFile:
         self._lock = descriptor
 
     def open(self) -> Backlog:
-        """Open or make the file, and say what it holds; one that can't be read is moved aside."""
+        """Open or make the file, and say what it holds; one that can't be read is moved aside.
+
+        Raises `SpoolInUse` when another sidecar has the directory.
+        """
+        self._lock_directory()
         try:
             return self._open()
         except sqlite3.DatabaseError as error:
@@ -120,15 +148,17 @@ class SpoolFile:
             connection.executescript(
                 "BEGIN;"
                 "CREATE TABLE writes (seq INTEGER PRIMARY KEY, kind INTEGER, lanes INTEGER);"
-                "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB);"
+                "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, born REAL, body BLOB);"
                 f"PRAGMA user_version = {VERSION};"
                 "COMMIT;"
             )
         query = "SELECT seq, lanes FROM writes WHERE kind = ? ORDER BY seq"
-        return Backlog(
+        backlog = Backlog(
             connection.execute(query, (OPEN,)).fetchall(),
             connection.execute(query, (COMPLETE,)).fetchall(),
         )
+        self.rows = len(backlog.open_rows) + len(backlog.complete_rows)
+        return backlog
 
     def _move_aside(self, why: str) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -149,55 +179,65 @@ class SpoolFile:
                 ((row.seq, row.kind, row.lanes) for row in changes.added),
             )
             connection.executemany(
-                "INSERT INTO bodies VALUES (?, ?)", ((row.seq, row.body) for row in changes.added)
+                "INSERT INTO bodies VALUES (?, ?, ?)",
+                ((row.seq, row.born, row.body) for row in changes.added),
             )
             connection.executemany(
                 "UPDATE writes SET lanes = lanes & ~? WHERE seq = ?",
                 ((bit, seq) for seq, bit in changes.settled),
             )
+            connection.executemany(
+                f"UPDATE writes SET kind = {COMPLETE} WHERE seq = ?",
+                ((seq,) for seq in changes.retired),
+            )
             # Settled everywhere: a complete write goes; an open one waits for its END.
-            done = [(seq,) for seq, _ in changes.settled]
+            done = [(seq,) for seq in {*changes.retired, *(seq for seq, _ in changes.settled)}]
             connection.executemany(
                 "DELETE FROM bodies WHERE seq = (SELECT seq FROM writes WHERE seq = ? "
                 f"AND lanes = 0 AND kind = {COMPLETE})",
                 done,
             )
-            connection.executemany(
+            deleted = connection.executemany(
                 f"DELETE FROM writes WHERE seq = ? AND lanes = 0 AND kind = {COMPLETE}", done
-            )
+            ).rowcount
             gone = [(seq,) for seq in changes.removed]
             connection.executemany("DELETE FROM bodies WHERE seq = ?", gone)
-            connection.executemany("DELETE FROM writes WHERE seq = ?", gone)
+            deleted += connection.executemany("DELETE FROM writes WHERE seq = ?", gone).rowcount
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        self.rows += len(changes.added) - deleted
 
-    def bodies(self, seqs: Iterable[int]) -> list[tuple[int, bytes]]:
-        """The JSON of the rows that are still there, in the order of `seqs`."""
+    def bodies(
+        self, seqs: Iterable[int], max_bytes: int
+    ) -> tuple[int, list[tuple[int, float, bytes]]]:
+        """How many of `seqs` were looked at until `max_bytes`, and the rows found among them."""
         connection = self._connected()
-        found = []
+        found: list[tuple[int, float, bytes]] = []
+        looked = size = 0
+        query = "SELECT seq, born, body FROM bodies WHERE seq = ?"
         for seq in seqs:
-            row = connection.execute("SELECT body FROM bodies WHERE seq = ?", (seq,)).fetchone()
+            if size >= max_bytes:
+                break
+            looked += 1
+            row = connection.execute(query, (seq,)).fetchone()
             if row is not None:
-                found.append((seq, row[0]))
-        return found
+                size += len(row[2])
+                found.append(row)
+        return looked, found
 
-    def used(self) -> int:
-        """Bytes of the pages that hold rows."""
+    def measure(self) -> tuple[int, int]:
+        """Bytes of the pages that hold rows, and of the files, log and all."""
         connection = self._connected()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-        return int((pages - free) * PAGE)
-
-    def size(self) -> int:
-        """Bytes on disk, log and all."""
-        total = 0
+        size = 0
         for suffix in ("", "-wal"):
             path = self._path.with_name(self._path.name + suffix)
-            total += path.stat().st_size if path.exists() else 0
-        return total
+            size += path.stat().st_size if path.exists() else 0
+        return int((pages - free) * PAGE), size
 
     def shrink(self) -> None:
         """Give the space of rows that went back to the file system."""

@@ -116,9 +116,7 @@ class Pace:
 class Throttle:
     """What one lane may send now."""
 
-    def __init__(
-        self, backoff: Backoff, max_concurrency: int, jitter: Callable[[], float]
-    ) -> None:
+    def __init__(self, backoff: Backoff, max_concurrency: int, jitter: Callable[[], float]) -> None:
         self._backoff = backoff
         self._jitter = jitter
         self._concurrency = ConcurrencyLimit(max_concurrency)

@@ -12,19 +12,17 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec
 
-import aiohttp
-
 from sidecar.app import App
-from sidecar.config import load
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import Recorded, Scripted, StandIn
+from tests.support import END_TIME, START_TIME, Reply, Running, assert_balanced, running_app
 
 P = ParamSpec("P")
 Json = dict[str, Any]
@@ -94,8 +92,8 @@ def span(id_: str, **fields: Any) -> Json:
         "id": id_,
         "trace_id": "trace",
         "name": "step",
-        "start_time": "2026-01-02T03:04:05.678901+00:00",
-        "end_time": "2026-01-02T03:04:06+00:00",
+        "start_time": START_TIME,
+        "end_time": END_TIME,
         "parent_id": None,
         "task_id": None,
         "input": {"prompt": f"input of {id_}"},
@@ -137,42 +135,41 @@ def for_ids(ids: Collection[str], answer: Scripted) -> Callable[[Recorded], Scri
 class World:
     """An agent's view of the sidecar, and the upstreams' own."""
 
-    app: App
+    running: Running
     agentex: AgentexStandIn
     sgp: SgpStandIn
-    session: aiohttp.ClientSession
     letters: Path
-    running: asyncio.Task[bool]
     accepted: dict[str, Json] = field(default_factory=dict)  # spans whose END was taken
     opened: dict[str, Json] = field(default_factory=dict)  # spans whose START was taken
+
+    @property
+    def app(self) -> App:
+        """The sidecar."""
+        return self.running.app
 
     @property
     def upstreams(self) -> tuple[StandIn, StandIn]:
         """Both stand-ins."""
         return self.agentex, self.sgp
 
-    @property
-    def url(self) -> str:
-        """The listener."""
-        return f"http://127.0.0.1:{self.app.ports['listener']}"
-
     def lane(self, name: str) -> Json:
         """A lane as /status shows it."""
         shown: Json = self.app.status()["sinks"][name]
         return shown
 
-    async def send(self, body: bytes, **headers: str) -> tuple[int, Any]:
-        """Post a body; the status and the parsed answer."""
-        named = {"Content-Type": "application/json"}
+    async def send(self, body: bytes, **headers: str) -> Reply:
+        """Post a body as it is."""
+        named = {"content-type": "application/json"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
-        url = f"{self.url}/v1/spans"
-        async with self.session.post(url, data=io.BytesIO(body), headers=named) as response:
-            return response.status, json.loads(await response.read())
+        # aiohttp warns of large bodies that come as bytes.
+        data = io.BytesIO(body)
+        return await self.running.request("POST", "/v1/spans", data=data, headers=named)
 
     async def post(self, *events: Json, **headers: str) -> None:
         """Post events that are taken, and remember what was promised."""
-        status, answer = await self.send(json.dumps(events).encode(), **headers)
-        assert (status, answer) == (202, {"accepted": len(events), "rejected": []})
+        reply = await self.send(json.dumps(events).encode(), **headers)
+        assert reply.status == 202
+        assert reply.body == {"accepted": len(events), "rejected": []}
         for event in events:
             promised = self.opened if event["event_type"] == "start" else self.accepted
             promised[event["span"]["id"]] = event["span"]
@@ -193,8 +190,8 @@ class World:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return once `condition` holds; looked at once a second of loop time."""
         while not condition():
-            if self.running.done():
-                self.running.result()
+            if self.running.task.done():
+                self.running.task.result()
             await asyncio.sleep(1)
 
     async def drained(self) -> None:
@@ -210,16 +207,10 @@ class World:
         letters = [json.loads(line) for line in self.letters.read_bytes().splitlines()]
         return Counter((letter["sink"], letter["event"]["span"]["id"]) for letter in letters)
 
-    def balanced(self) -> None:
-        """The books: nothing is unaccounted for."""
-        assert self.app.books.imbalance == 0
-        for lane in self.app.lanes:
-            assert lane.metrics.imbalance == 0, lane.sink.name
-
     async def finish(self, dead: Collection[tuple[str, str]] = ()) -> None:
         """The promise: all that was taken is upstream, whole, in order, or in `dead`; no more."""
         await self.drained()
-        self.balanced()
+        assert_balanced(self.app)
         for lane in self.app.lanes:
             assert lane.metrics.books.lost.total() == 0
         assert self.dead() == Counter(dead)
@@ -251,49 +242,21 @@ class World:
 
 @asynccontextmanager
 async def world(
-    agentex: AgentexStandIn | None = None, sgp: SgpStandIn | None = None, **settings: str
+    agentex: AgentexStandIn | None = None, sgp: SgpStandIn | None = None, **settings: object
 ) -> AsyncIterator[World]:
     """Run all of it; `settings` are keys such as `queue__start_hold_s`."""
-    async with (
-        agentex or AgentexStandIn() as one,
-        sgp or SgpStandIn() as many,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout()) as session,
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            letters = Path(folder) / "letters.jsonl"
-            environ = _environ(one, many) | {"SIDECAR_DEAD_LETTERS__PATH": str(letters)}
-            environ |= {f"SIDECAR_{key}".upper(): value for key, value in settings.items()}
-            app = App(load(None, environ), {"AGENT_NAME": "agent"})
-            started = asyncio.Event()
-            running = asyncio.create_task(app.run(started))
-            await _first(started.wait(), running)
-            made = World(app, one, many, session, letters, running)
-            try:
-                yield made
-            finally:
-                if not running.done():
-                    app.stop()
-                    await asyncio.wait([running])
-            lost = sum(lane.metrics.books.lost.total() for lane in app.lanes)
-            assert running.result() is (lost == 0)
-            made.balanced()
-
-
-def _environ(agentex: StandIn, sgp: StandIn) -> Mapping[str, str]:
-    return {
-        "SIDECAR_LISTENER__HOSTS": "127.0.0.1",
-        "SIDECAR_LISTENER__PORT": "0",
-        "SIDECAR_ADMIN__HOST": "127.0.0.1",
-        "SIDECAR_ADMIN__PORT": "0",
-        "AGENTEX_BASE_URL": agentex.url,
-        "SGP_CLIENT_BASE_URL": sgp.url,
-        "SGP_API_KEY": "key",
-        "SGP_ACCOUNT_ID": "account",
-    }
-
-
-async def _first(what: Awaitable[object], running: asyncio.Task[bool]) -> None:
-    waiting = asyncio.ensure_future(what)
-    await asyncio.wait([waiting, running], return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        running.result()
+    with tempfile.TemporaryDirectory() as folder:
+        letters = Path(folder) / "letters.jsonl"
+        async with agentex or AgentexStandIn() as one, sgp or SgpStandIn() as many:
+            environ = {
+                "AGENT_NAME": "agent",
+                "AGENTEX_BASE_URL": one.url,
+                "SGP_CLIENT_BASE_URL": many.url,
+                "SGP_API_KEY": "key",
+                "SGP_ACCOUNT_ID": "account",
+            }
+            settings.setdefault("dead_letters__path", letters)
+            async with running_app(environ, **settings) as running:
+                yield World(running, one, many, letters)
+            lost = sum(lane.metrics.books.lost.total() for lane in running.app.lanes)
+            assert running.task.result() is (lost == 0)

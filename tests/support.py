@@ -116,7 +116,7 @@ class Running:
     client: aiohttp.ClientSession
     task: asyncio.Task[bool]
 
-    async def post(self, body: Any, **headers: str) -> Reply:
+    async def post(self, body: object, **headers: str) -> Reply:
         """POST to /v1/spans: bytes as they are, all else as JSON. `a_b` is the header `a-b`."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         named = {"content-type": "application/json"}
@@ -170,7 +170,7 @@ async def running_app(
     }
     keys = {f"SIDECAR_{key.upper()}": str(value) for key, value in (defaults | overrides).items()}
     environ = environ or {"AGENTEX_BASE_URL": NOWHERE}
-    app = App(load(None, environ | keys), environ)
+    app = App(load(None, {**environ, **keys}), environ)
     started = asyncio.Event()
     task = asyncio.create_task(app.run(started))
     starting = asyncio.create_task(started.wait())

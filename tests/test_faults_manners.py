@@ -1,6 +1,7 @@
 """Upstreams that are well but will not take what we send: credentials, wrong URLs, limits."""
 
 import asyncio
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -71,8 +72,9 @@ async def test_the_key_file_changes(tmp_path: Path) -> None:
     async with world(
         AgentexStandIn(api_key="new"),
         SgpStandIn(api_key="new"),
-        agentex__api_key_file=str(files["agentex"]),
-        sgp__api_key_file=str(files["sgp"]),
+        agentex__api_key_file=files["agentex"],
+        sgp__api_key="",
+        sgp__api_key_file=files["sgp"],
     ) as w:
         await w.feed(5)
         await w.until(lambda: w.lane("sgp")["state"] == "unauthorized")
@@ -84,23 +86,35 @@ async def test_the_key_file_changes(tmp_path: Path) -> None:
         await w.finish()
 
 
+@pytest.mark.parametrize("key", ["two\nlines", "nul\0", "\x1b[0m", "", "\u2713"])
 @fast
-async def test_a_key_that_no_header_can_hold(tmp_path: Path) -> None:
-    """A key file with a second line, or an agent's key of odd bytes, stops its own lane only."""
+async def test_a_key_file_that_no_header_can_hold(key: str, tmp_path: Path) -> None:
+    """A broken key file holds its own lane, until it is mended."""
     file = tmp_path / "key"
-    file.write_text("two\nlines")
-    async with world(sgp__api_key_file=str(file)) as w:
-        await w.post(end(span("a")))
-        headers = b"x-agent-api-key: k\xff\xfey\r\n"
-        reader, writer = await asyncio.open_connection("127.0.0.1", w.app.ports["listener"])
-        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n")
-        assert b"200" in await reader.readline()
-        writer.close()
+    file.write_text(key)
+    async with world(sgp=SgpStandIn(api_key="good"), sgp__api_key_file=file, sgp__api_key="") as w:
+        await w.feed(5)
         await asyncio.sleep(60)
-        assert not w.running.done()
-        file.write_text("key")
+        assert w.agentex.complete == set(w.accepted)
+        assert not w.sgp.spans
+        file.write_text("good")
         os.utime(file, (2e9, 2e9))
         await w.finish()
+
+
+@fast
+async def test_an_agents_key_of_odd_bytes() -> None:
+    """A relayed key that is not even text goes upstream or not, but harms nothing."""
+    async with world(AgentexStandIn(api_key="good")) as w:
+        body = json.dumps(end(span("a"))).encode()
+        head = b"POST /v1/spans HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += b"x-agent-api-key: k\xff\xfe\xed\xa0\x80y\r\nContent-Length: %d\r\n\r\n" % len(body)
+        status, _ = await w.running.raw(head + body)
+        assert status == 202
+        await asyncio.sleep(60)
+        await w.post(end(span("b")), x_agent_api_key="good")
+        await w.finish()
+        assert set(w.agentex.spans) == {"a", "b"}
 
 
 def moved(status: int) -> Callable[[], Scripted]:
