@@ -23,13 +23,14 @@ class ConcurrencyLimit:
 
     START = 4
     # A trial upwards is kept when it gains this share of what a proportional gain would be.
-    WORTH = 0.5
+    WORTH = 0.4
     # A trial downwards is kept when this share of the rate is left.
-    SAME = 0.97
-    LEAST_SAMPLES = 16
-    LEAST_S = 0.02
+    SAME = 0.95
+    # A window: so many answers and seconds. Doubling shows in a short one; a smaller step needs a
+    # long one, because the rate of a busy process wavers by a fifth from one moment to the next.
+    SHORT, LONG = (16, 0.02), (96, 0.25)
     # Windows of rest after a trial that was not kept: more each time, because it costs goodput.
-    FIRST_REST, LONGEST_REST = 4, 32
+    FIRST_REST, LONGEST_REST = 2, 16
 
     def __init__(self, maximum: int) -> None:
         self.maximum = maximum
@@ -60,7 +61,8 @@ class ConcurrencyLimit:
         self._writes += writes
         self._unused += in_flight < self.value
         elapsed = now - (self._since or 0.0)
-        if self._answers >= max(self.LEAST_SAMPLES, 2 * self.value) and elapsed >= self.LEAST_S:
+        answers, seconds = self.SHORT if self._fast else self.LONG
+        if self._answers >= max(answers, 2 * self.value) and elapsed >= seconds:
             self._judge(self._writes / elapsed, used=self._unused * 5 <= self._answers)
             self._begin(now)
 
@@ -97,10 +99,10 @@ class ConcurrencyLimit:
         self._before = self.value
         self._trial = self._last_trial = trial
         if trial is _Trial.UP:
-            step = self.value if self._fast else max(1, self.value // 4)
+            step = self.value if self._fast else max(1, self.value // 2)
             self.value = min(self.maximum, self.value + step)
         else:
-            self.value = max(1, self.value - max(1, self.value // 5))
+            self.value = max(1, self.value - max(1, self.value // 4))
         if self.value == self._before:
             self._trial = _Trial.NONE
 

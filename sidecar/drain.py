@@ -30,10 +30,6 @@ from sidecar.throttle import Backoff, SinkState, Throttle
 from sidecar.verdicts import Brake, Evidence, SizeLesson
 
 
-# More writes waiting than this, with a healthy upstream, and intake gives the loop away.
-BEHIND = 100
-
-
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """When to try again, and when no more. Seconds, and failures (design.md D7, D8)."""
@@ -108,9 +104,9 @@ class Drain:
         return self._queue.bit
 
     @property
-    def behind(self) -> bool:
-        """Whether a healthy upstream could take more than we get round to sending."""
-        return self._queue.waiting > BEHIND and not self._throttle.probing
+    def behind(self) -> int:
+        """Writes waiting although the upstream is healthy: we may not get round to sending."""
+        return 0 if self._throttle.probing else self._queue.waiting
 
     def wake(self) -> None:
         """Look for work in the next round of the loop: something changed."""

@@ -15,6 +15,12 @@ from sidecar.spans import Span, restore_payloads, total_size
 from sidecar.spool import Spool
 
 
+# For so many writes waiting at a healthy upstream, a request waits one round of the loop, up to a
+# bound: agents are slowed down by milliseconds, never stopped.
+BEHIND = 100
+MOST_ROUNDS = 8
+
+
 class NoRoom(Exception):  # noqa: N818 (the drain's errors are decisions too)
     """The request does not fit now."""
 
@@ -92,7 +98,8 @@ class Intake:
         Both share one core: without this, agents that post as fast as they are answered would
         grow the queue although the upstreams have room.
         """
-        if any(lane.behind for lane in self._lanes):
+        behind = max((lane.behind for lane in self._lanes), default=0)
+        for _ in range(min(behind // BEHIND, MOST_ROUNDS)):
             await asyncio.sleep(0)
 
     def release_held(self) -> None:

@@ -5,6 +5,7 @@ system says what that is, in its version 2 or 1 form.
 """
 
 import ctypes
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,18 +51,24 @@ class Trimmer:
     """Gives freed memory back to the system after a burst.
 
     glibc keeps freed payloads for later; `malloc_trim` returns them. It costs milliseconds, so it
-    runs only when much was freed since the last time.
+    runs only when much was freed, and once more when the burst is really over.
     """
 
     WORTH = 4 * MIB
+    AGAIN_AFTER = 5
 
     def __init__(self) -> None:
         self._trim = _find_trim()
         self._peak = 0
+        self._quiet = 0
 
     def look(self, used: int) -> None:
         """Called about once a second with the bytes in use now."""
         self._peak = max(self._peak, used)
-        if self._trim is not None and self._peak - used > self.WORTH:
+        freed = self._peak - used > self.WORTH
+        self._quiet = 0 if freed else self._quiet + 1
+        if self._trim is not None and (freed or self._quiet == self.AGAIN_AFTER):
+            # Requests and their bodies hang together in cycles: free only once collected.
+            gc.collect()
             self._trim(0)
             self._peak = used

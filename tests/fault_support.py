@@ -44,8 +44,8 @@ class FastLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         select = self._selector.select  # type: ignore[attr-defined]
 
-        def wait_or_jump(timeout: float | None) -> Any:
-            ready = select(None if timeout is None else 0)
+        def wait_or_jump(timeout: float | None) -> list[Any]:
+            ready: list[Any] = select(None if timeout is None else 0)
             if not ready and timeout:
                 time.sleep(IDLE_S)  # select() itself waits for whole milliseconds
                 ready = select(0)
@@ -204,7 +204,8 @@ class World:
         """Sink and span id of every dead letter in the file."""
         if not self.letters.exists():
             return Counter()
-        letters = [json.loads(line) for line in self.letters.read_bytes().splitlines()]
+        lines = self.letters.read_bytes().splitlines()
+        letters = [json.loads(line, parse_int=str) for line in lines]
         return Counter((letter["sink"], letter["event"]["span"]["id"]) for letter in letters)
 
     async def finish(self, dead: Collection[tuple[str, str]] = ()) -> None:

@@ -185,7 +185,8 @@ async def running_app(
             yield Running(app, port, url, admin_url, client, task)
             assert_balanced(app)
         finally:
-            app.stop()
+            if not task.done():
+                app.stop()
             await task
             # The app freezes what lives when it starts: here that is other tests' garbage too.
             gc.unfreeze()

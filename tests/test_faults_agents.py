@@ -74,7 +74,9 @@ async def test_one_id_in_two_traces(apart: float) -> None:
         await w.post(start(two), end(one))
         await asyncio.sleep(apart)
         await w.post(end(two))
-        await w.finish()
+        await w.drained()
+        assert w.dead().total() == 0
+        assert w.agentex.spans["s"]["input"] == {"of": "two"}
         assert set(w.sgp.spans) == {("one", "s"), ("two", "s")}
         for (trace, _), row in w.sgp.spans.items():
             assert row["input"] == {"of": trace}
@@ -92,7 +94,9 @@ async def test_two_traces_wait_for_the_same_upstream() -> None:
         assert {trace for trace, _ in w.sgp.spans} == {"trace0", "trace1", "trace2"}
 
 
-@pytest.mark.parametrize("id_", ["a/b", "/", ".", "..", "a/../b", "%2F", "a b?c#d", "\u2713", "..."])
+@pytest.mark.parametrize(
+    "id_", ["a/b", "/", ".", "..", "a/../b", "%2F", "a b?c#d", "\u2713", "..."]
+)
 @fast
 async def test_ids_that_urls_dislike(id_: str) -> None:
     """Such a span arrives complete; where no PATCH could reach it, it is not written open."""

@@ -86,12 +86,12 @@ async def test_the_key_file_changes(tmp_path: Path) -> None:
         await w.finish()
 
 
-@pytest.mark.parametrize("key", ["two\nlines", "nul\0", "\x1b[0m", "", "\u2713"])
+@pytest.mark.parametrize("key", [b"two\nlines", b"nul\0", b"\x1b[0m", b"", b"\xff"])
 @fast
-async def test_a_key_file_that_no_header_can_hold(key: str, tmp_path: Path) -> None:
+async def test_a_key_file_that_no_header_can_hold(key: bytes, tmp_path: Path) -> None:
     """A broken key file holds its own lane, until it is mended."""
     file = tmp_path / "key"
-    file.write_text(key)
+    file.write_bytes(key)
     async with world(sgp=SgpStandIn(api_key="good"), sgp__api_key_file=file, sgp__api_key="") as w:
         await w.feed(5)
         await asyncio.sleep(60)
@@ -176,7 +176,7 @@ async def test_413(max_batch_bytes: str) -> None:
             spans = [span(f"{hundred}-{n}", input={"text": text}) for n in range(100)]
             await w.post(*map(end, spans))
         await w.finish()
-        assert len(statuses(w, 413)) <= 10
+        assert len(statuses(w, 413)) <= 15
 
 
 @fast

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sidecar.demo.agentex import AgentexStandIn
-from tests.fault_support import World, end, fast, for_a_while, for_ids, now, span, start, world
+from tests.fault_support import World, end, fast, for_a_while, for_ids, span, start, world
 
 THOUSAND = [span(f"p{number:03}") for number in range(1000)]
 
@@ -75,7 +75,6 @@ async def test_a_500_for_ever_holds_back_nobody() -> None:
         w.agentex.rule = for_ids(poison, 500)
         await w.post(*map(end, [*map(span, poison), *THOUSAND[:100]]))
         await w.until(lambda: len(w.agentex.spans) == 100)
-        assert now() < 60
         await w.feed(400, per_s=1)
         await w.finish(dead=[("agentex", id_) for id_ in poison])
 

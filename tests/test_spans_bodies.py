@@ -81,11 +81,21 @@ def test_blanks_between_lines() -> None:
     assert [1] == [rejection.position for rejection in decoded.rejected]
 
 
-@pytest.mark.parametrize("blank", [b"", b" ", b"\r\n\t " * 15, b" " * 64, b"\n" * 1000])
+LONG = pytest.mark.xfail(reason="an array is looked for in the first 64 bytes", strict=True)
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [
+        b"",
+        b" ",
+        b"\r\n\t " * 15,
+        pytest.param(b" " * 64, marks=LONG),
+        pytest.param(b"\n" * 999, marks=LONG),
+    ],
+)
 def test_blanks_around_a_body(blank: bytes) -> None:
     """Blanks before and after an object or an array mean nothing."""
-    if len(blank) >= 64:
-        pytest.xfail("decode looks for the array at the first 64 bytes only")
     assert ids(decode(blank + GOOD + blank, 0.0)) == ["good"]
     assert ids(decode(blank + b"[%b , %b ]" % (GOOD, GOOD) + blank, 0.0)) == ["good", "good"]
 

@@ -1,0 +1,145 @@
+"""Credentials: which one counts, when it changes, and that none is ever shown."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.credentials import Credentials, Secret
+
+KEY, ACCOUNT = "x-api-key", "x-selected-account-id"
+
+
+def sgp(key: str = "", account: str = "", **options: Any) -> Credentials:  # noqa: ANN401
+    """Credentials with two headers, both needed."""
+    configured = {KEY: Secret(key), ACCOUNT: Secret(account)}
+    return Credentials(configured, key_header=KEY, **{"relay": True, "required": True, **options})
+
+
+def changes(credentials: Credentials) -> list[Mapping[str, str] | None]:
+    """What the headers were at each change from now on."""
+    seen: list[Mapping[str, str] | None] = []
+    credentials.on_change = lambda: seen.append(credentials.headers())
+    return seen
+
+
+def test_a_secret_is_never_shown() -> None:
+    """Its text comes out by `reveal` only."""
+    secret = Secret("hidden")
+    for text in (str(secret), repr(secret), f"{secret}", f"{secret!r}", repr([secret])):
+        assert "hidden" not in text
+    assert secret.reveal() == "hidden"
+    assert not hasattr(secret, "__dict__")
+
+
+def test_secrets_are_equal_by_their_text() -> None:
+    """Equal texts are equal secrets, and nothing else is; an empty one is false."""
+    assert Secret("a") == Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a")}) == 1
+    assert (bool(Secret("a")), bool(Secret(""))) == (True, False)
+
+
+def test_what_is_needed_and_missing() -> None:
+    """Without all headers that are needed there are none; not needed, there are those we have."""
+    assert sgp("k", "a").headers() == {KEY: "k", ACCOUNT: "a"}
+    assert sgp("k").headers() is None
+    assert sgp("k", required=False).headers() == {KEY: "k"}
+    assert sgp(required=False).headers() == {}
+
+
+def test_an_agent_supplies_what_is_not_configured() -> None:
+    """Header by header: what is configured stays, what is missing comes from the agent."""
+    credentials = sgp(account="mine")
+    seen = changes(credentials)
+    credentials.offer({KEY: "theirs", ACCOUNT: "theirs", "authorization": "theirs"})
+    assert credentials.headers() == {KEY: "theirs", ACCOUNT: "mine"}
+    assert seen == [{KEY: "theirs", ACCOUNT: "mine"}]
+
+
+def test_the_latest_one_counts() -> None:
+    """A new value replaces the old one; the same again, none or an empty one changes nothing."""
+    credentials = sgp(account="a")
+    seen = changes(credentials)
+    for headers in ({KEY: "1"}, {KEY: "1"}, {}, {KEY: ""}, {KEY: "2"}):
+        credentials.offer(headers)
+    assert [{KEY: "1", ACCOUNT: "a"}, {KEY: "2", ACCOUNT: "a"}] == seen
+
+
+def test_halves_that_come_apart() -> None:
+    """Two requests may bring one header each."""
+    credentials = sgp()
+    credentials.offer({KEY: "k"})
+    assert credentials.headers() is None
+    credentials.offer({ACCOUNT: "a"})
+    assert credentials.headers() == {KEY: "k", ACCOUNT: "a"}
+
+
+def test_without_relay_offers_are_ignored() -> None:
+    """An agent's credential is taken only where that is wanted."""
+    credentials = sgp(relay=False)
+    credentials.offer({KEY: "k", ACCOUNT: "a"})
+    assert credentials.headers() is None
+
+
+def age(file: Path, text: str, seconds: int) -> None:
+    """Write a file that was changed at a time of its own, whatever the clock's resolution."""
+    file.write_text(text)
+    os.utime(file, (seconds, seconds))
+
+
+def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    """A rotated key is used from the next look on; a rewritten one is no change."""
+    file = tmp_path / "key"
+    age(file, "first\n", 1000)
+    credentials = sgp(account="a", key_file=str(file))
+    assert credentials.headers() == {KEY: "first", ACCOUNT: "a"}
+    seen = changes(credentials)
+    credentials.refresh()
+    age(file, " second ", 2000)
+    credentials.refresh()
+    age(file, "second", 3000)
+    credentials.refresh()
+    assert [{KEY: "second", ACCOUNT: "a"}] == seen
+
+
+def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
+    """The file has the newest key; what an agent sends does not replace it."""
+    file = tmp_path / "key"
+    file.write_text("file")
+    credentials = sgp("configured", "a", key_file=str(file))
+    credentials.offer({KEY: "theirs"})
+    assert credentials.headers() == {KEY: "file", ACCOUNT: "a"}
+
+
+def test_a_key_file_that_comes_later(tmp_path: Path) -> None:
+    """A file that is not there yet is waited for; gone or empty again, the last key stays."""
+    file = tmp_path / "key"
+    credentials = sgp(account="a", key_file=str(file))
+    assert credentials.headers() is None
+    seen = changes(credentials)
+    age(file, "", 1000)
+    credentials.refresh()
+    age(file, "key", 2000)
+    credentials.refresh()
+    age(file, "\n", 3000)
+    credentials.refresh()
+    file.unlink()
+    credentials.refresh()
+    assert [{KEY: "key", ACCOUNT: "a"}] == seen
+    assert credentials.headers() == {KEY: "key", ACCOUNT: "a"}
+
+
+@pytest.mark.parametrize("junk", [b"\xff\xfe", b"two\nlines", b"\0", b"a\x1b"])
+@pytest.mark.xfail(reason="UnicodeDecodeError, or a header that can't be sent", strict=True)
+def test_a_key_file_with_junk(tmp_path: Path, junk: bytes) -> None:
+    """A file that holds no possible key does not end the process: the last key stays."""
+    file = tmp_path / "key"
+    age(file, "key", 1000)
+    credentials = sgp(account="a", key_file=str(file))
+    file.write_bytes(junk)
+    os.utime(file, (2000, 2000))
+    credentials.refresh()
+    assert credentials.headers() == {KEY: "key", ACCOUNT: "a"}

@@ -1,0 +1,79 @@
+"""What the container allows, what the queue takes of it, and what is given back."""
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.memory import MIB, SHARE, Trimmer, automatic_max_bytes, container_limit
+
+
+def cgroup(root: Path, **files: str) -> Path:
+    """A cgroup file system with these files; `__` is a slash."""
+    for name, text in files.items():
+        file = root / name.replace("__", "/").replace("memory_", "memory.")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("268435456\n", 2**28), ("max\n", None), ("", None), ("junk", None)]
+)
+def test_cgroup_v2(tmp_path: Path, text: str, limit: int | None) -> None:
+    """Version 2 has a number, or `max` for none."""
+    assert container_limit(cgroup(tmp_path, memory_max=text)) == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("268435456\n", 2**28), ("9223372036854771712\n", None)]
+)
+def test_cgroup_v1(tmp_path: Path, text: str, limit: int | None) -> None:
+    """Version 1 has a number, a huge one for none."""
+    root = cgroup(tmp_path, memory__memory_limit_in_bytes=text)
+    assert container_limit(root) == limit
+
+
+def test_no_cgroup_at_all(tmp_path: Path) -> None:
+    """On a laptop there is no such file, and no limit."""
+    assert container_limit(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [
+        (None, 256 * MIB),
+        (256 * MIB, int(256 * MIB * SHARE)),
+        (1, 8 * MIB),
+        (2**40, 1024 * MIB),
+    ],
+)
+def test_the_queue_takes_a_share(limit: int | None, size: int) -> None:
+    """A share of the limit, within bounds."""
+    assert automatic_max_bytes(limit) == size
+
+
+def test_trimming_follows_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is given back once much was freed since the last time, and only then."""
+    calls: list[int] = []
+    monkeypatch.setattr("sidecar.memory._find_trim", lambda: calls.append)
+    trimmer = Trimmer()
+    seen = []
+    for used in (0, 50, 48, 45, 45, 47, 42, 0, 0):
+        trimmer.look(used * MIB)
+        seen.append(len(calls))
+    assert seen == [0, 0, 0, 1, 1, 1, 2, 3, 3]
+
+
+def test_trimming_where_it_can_not_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C library without the call is no error."""
+    monkeypatch.setattr("sidecar.memory._find_trim", lambda: None)
+    trimmer = Trimmer()
+    trimmer.look(50 * MIB)
+    trimmer.look(0)
+
+
+def test_the_real_call() -> None:
+    """What this platform's C library has can be called."""
+    trimmer = Trimmer()
+    trimmer.look(50 * MIB)
+    trimmer.look(0)
