@@ -123,8 +123,8 @@ class OpenSpans:
             else:
                 del self._kept[span.id]
                 span.known_to = start.known_to
-            self._replace(start)
         else:
+            start = None
             seen = self._ended.get(_key(span))
             if seen and seen == _signature(span):
                 # The same END again, whose START is gone by now: sent as it is, it would blank
@@ -134,7 +134,9 @@ class OpenSpans:
             self._remember(span, seen or 0)
         self._books.written += 1
         if self._spool is not None:
-            self._spool.add(span)
+            self._spool.add(span, start)
+        if start is not None:
+            self._forget(start)
         self._write(span)
 
     def _remember(self, span: Span, signature: int) -> None:

@@ -284,10 +284,10 @@ def _with_offset(text: str) -> str:
     return text + "+00:00"
 
 
-def to_json(span: Span) -> bytes:
+def to_json(span: Span, leave_out: int = 0) -> bytes:
     """The span as its ten keys, null where unset, as the SDK sends it (contracts/agentex.md 8.2).
 
-    Joined from bytes: payloads are not rebuilt.
+    Joined from bytes: payloads are not rebuilt. `leave_out`: bits of `PAYLOADS` to be null.
     """
     return b"".join(
         (
@@ -306,11 +306,11 @@ def to_json(span: Span) -> bytes:
             b',"task_id":',
             _text(span.task_id),
             b',"input":',
-            span.input or _NULL,
+            _NULL if leave_out & 1 else span.input or _NULL,
             b',"output":',
-            span.output or _NULL,
+            _NULL if leave_out & 2 else span.output or _NULL,
             b',"data":',
-            span.data or _NULL,
+            _NULL if leave_out & 4 else span.data or _NULL,
             b"}",
         )
     )
@@ -340,6 +340,24 @@ def from_json(body: bytes, accepted_at: float) -> Span:
 def which_payloads(span: Span) -> int:
     """The bits of the `PAYLOADS` that `span` has in memory."""
     return bool(span.input) | bool(span.output) << 1 | bool(span.data) << 2
+
+
+def shared_payloads(span: Span, start: Span) -> int:
+    """The bits of the `PAYLOADS` that are the same in both, and not empty."""
+    shared = 0
+    for place, field in enumerate(PAYLOADS):
+        payload = getattr(span, field)
+        if payload and payload == getattr(start, field):
+            shared |= 1 << place
+    return shared
+
+
+def fill_payloads(span: Span, start: Span, which: int) -> None:
+    """Give `span` the payloads of `start` that `which` has the bits of."""
+    for place, field in enumerate(PAYLOADS):
+        if which >> place & 1:
+            setattr(span, field, getattr(start, field))
+    span.size = measure(span)
 
 
 def drop_payloads(span: Span) -> None:

@@ -14,22 +14,25 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from typing import TypeVar
 
 import structlog
 
-from sidecar.spans import Span, from_json, to_json
-from sidecar.spool_file import COMPLETE, OPEN, Backlog, Changes, Row, SpoolFile
+from sidecar.spans import Span, fill_payloads, from_json, shared_payloads, to_json
+from sidecar.spool_file import COMPLETE, OPEN, Backlog, Changes, Found, Row, SpoolFile
 
 log = structlog.get_logger()
 
+# How long a request may wait for others to share its transaction.
+GROUP_S = 0.002
 # Settled writes may be written this late; after a kill they would be sent once more.
 SETTLE_S = 0.25
 RETRY_S = 5.0
-# Free space in the file worth giving back while there is still work.
-SHRINK_BYTES = 32 * 2**20
-# An empty file that is larger than this is shrunk.
-EMPTY_BYTES = 2**20
+# A file is written anew, smaller, when so little of it is used and so much would be gained: in
+# between, free pages are used again.
+SMALL_BYTES = 8 * 2**20
+SHRINK_BYTES = 16 * 2**20
 # A row's own cost beside its body: keys, and the part of a page that stays empty.
 ROW_BYTES = 256
 
@@ -61,8 +64,6 @@ class Spool:
         self.on_backlog: Callable[[Backlog], None] = lambda _: None
         self.degraded = False
         self.errors = 0
-        self.used = 0  # bytes of pages that hold them
-        self.size = 0  # bytes of the files
 
     @property
     def limit(self) -> int:
@@ -73,6 +74,16 @@ class Spool:
     def rows(self) -> int:
         """Writes on disk."""
         return self._file.rows
+
+    @property
+    def used(self) -> int:
+        """Bytes of the pages that hold writes."""
+        return self._file.used
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return self._file.size
 
     @property
     def moved_aside(self) -> int:
@@ -97,7 +108,6 @@ class Spool:
         self._opened = True
         seqs = [rows[-1][0] for rows in backlog if rows]
         self._next_seq = max(seqs, default=0) + 1
-        await self._measure()
         self.on_backlog(backlog)
 
     def fits(self, size: int) -> bool:
@@ -106,25 +116,40 @@ class Spool:
         more = self._adding + size
         return self.degraded or self.used + more + more // 4 <= self._file.room
 
-    def add(self, span: Span) -> None:
-        """A write came: its number from now on is `span.seq`."""
+    def add(self, span: Span, start: Span | None = None) -> None:
+        """A write came: its number from now on is `span.seq`.
+
+        `start`: the open write that it completes; payloads that are the same are not kept twice.
+        """
         if self.degraded:
+            if start is not None:
+                self.replace(start)
             return
         span.seq, self._next_seq = self._next_seq, self._next_seq + 1
         kind = OPEN if span.end_time is None else COMPLETE
+        base = start.seq if start is not None and start.seq > 0 else 0
+        shared = 0
+        if start is not None and base:
+            shared = shared_payloads(span, start)
+            self._hand_over(start)
         born = time.time() - (self._loop.time() - span.accepted_at)
-        row = Row(span.seq, kind, span.lanes & self._all_lanes, born, to_json(span))
-        self._changes.added.append(row)
-        self._adding += len(row.body) + ROW_BYTES
+        body = to_json(span, leave_out=shared)
+        lanes = span.lanes & self._all_lanes
+        self._changes.added.append(Row(span.seq, kind, lanes, base, shared, born, body))
+        self._adding += len(body) + ROW_BYTES
+
+    def _hand_over(self, start: Span) -> None:
+        """`start` has no row of its own any more: lanes that ask for it have a newer write."""
+        if start.tails:
+            self._replaced[start.seq] = start.tails
+        start.seq = REPLACED
 
     def replace(self, span: Span) -> None:
-        """The END of an open write came, or a newer START: nobody needs this row any more."""
+        """A newer event of the span came: nobody needs this row any more."""
         if span.seq > 0:
-            if span.tails:
-                self._replaced[span.seq] = span.tails
             self._changes.removed.append(span.seq)
             self._unwritten.pop(span.seq, None)
-            span.seq = REPLACED
+            self._hand_over(span)
             self._soon()
 
     def retire(self, span: Span) -> None:
@@ -167,6 +192,9 @@ class Spool:
                 await asyncio.sleep(RETRY_S)
                 await self._come_back()
             else:
+                # Requests that come a moment later share the transaction: most of what one costs
+                # are the pages that every transaction touches.
+                await asyncio.sleep(GROUP_S)
                 await self._write()
 
     async def _write(self) -> None:
@@ -179,7 +207,6 @@ class Spool:
         self._adding = 0
         try:
             await self._on_thread(self._file.apply, changes.condensed())
-            await self._measure()
         except _TROUBLE as error:
             gone = {*changes.removed, *self._changes.removed}
             self._unwritten |= {row.seq: row for row in changes.added if row.seq not in gone}
@@ -225,16 +252,12 @@ class Spool:
                 raise
             for row in unwritten:
                 self._unwritten.pop(row.seq, None)
-            await self._measure()
         except _TROUBLE as error:
             self._trouble(error)
             return
         self.degraded = False
         self._wanted.clear()
         log.info("spool_recovered", durability="disk")
-
-    async def _measure(self) -> None:
-        self.used, self.size = await self._on_thread(self._file.measure)
 
     async def load(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[Span]]:
         """The first of `seqs`, at least one, of about `max_bytes`: how many, and those still there.
@@ -243,34 +266,39 @@ class Spool:
         """
         await self.commit()
         while True:
-            if (row := self._unwritten.get(seqs[0])) is not None:
-                return 1, [self._span(row.seq, row.born, row.body)]
-            wanted = seqs
-            for place, seq in enumerate(seqs):
-                if seq in self._unwritten:
-                    wanted = seqs[:place]
-                    break
             try:
-                looked, rows = await self._on_thread(self._file.bodies, wanted, max_bytes)
+                if (row := self._unwritten.get(seqs[0])) is not None:
+                    return 1, [self._span(await self._unwritten_row(row))]
+                on_disk = list(takewhile(lambda seq: seq not in self._unwritten, seqs))
+                looked, rows = await self._on_thread(self._file.bodies, on_disk, max_bytes)
             except _TROUBLE as error:
                 self._trouble(error)
                 await asyncio.sleep(RETRY_S)
             else:
-                return looked, [self._span(*row) for row in rows if row[0] not in self._replaced]
+                return looked, [self._span(row) for row in rows if row.seq not in self._replaced]
 
-    def _span(self, seq: int, born: float, body: bytes) -> Span:
-        span = from_json(body, self._loop.time() - max(0.0, time.time() - born))
-        span.seq = seq
+    async def _unwritten_row(self, row: Row) -> Found:
+        base = None
+        if row.shared and row.base in self._unwritten:
+            base = self._unwritten[row.base].body
+        elif row.shared:
+            _, found = await self._on_thread(self._file.bodies, [row.base], 1)
+            base = found[0].body if found else None
+        return Found(row.seq, row.shared, row.born, row.body, base)
+
+    def _span(self, row: Found) -> Span:
+        span = from_json(row.body, self._loop.time() - max(0.0, time.time() - row.born))
+        span.seq = row.seq
+        if row.base is not None and row.shared:
+            fill_payloads(span, from_json(row.base, 0.0), row.shared)
         return span
 
     async def shrink(self) -> None:
-        """Give free space back: all of it when nothing is left, much of it before."""
-        nothing_left = not self.rows and self.size > EMPTY_BYTES
-        if self.degraded or not (nothing_left or self.size - self.used > SHRINK_BYTES):
+        """Give free space back, when little is left in a file that was large."""
+        if self.degraded or self.used > SMALL_BYTES or self.size - self.used < SHRINK_BYTES:
             return
         try:
             await self._on_thread(self._file.shrink)
-            await self._measure()
         except _TROUBLE as error:
             self._trouble(error)
 
@@ -278,6 +306,7 @@ class Spool:
         """Write what waits and close the file."""
         if not self.degraded:
             await self._write()
+        if not self.degraded:
             await self.shrink()
         try:
             await self._on_thread(self._file.close)

@@ -1,9 +1,10 @@
 """The spool's file: SQLite in WAL mode, on one thread. Recovery is not our code (design.md D16).
 
-A row is one write that stands by itself: its payload (`bodies`), whether it is open or complete,
-and the lanes that still owe it to their upstream (`writes.lanes`, a bit each). An open row stays
-until its END replaces it, so that a thin END after a restart is still completed. Bodies have a
-table of their own, so that settling a write touches no page of payload.
+A row is one write: its JSON (`bodies`), its kind, and the lanes that still owe it to their upstream
+(`writes.lanes`, a bit each). An open row stays until its END comes, so that a thin END after a
+restart is still completed. From then on it is the complete row's base: payloads that the END did not
+change are in the base only, and both go together. Bodies have a table of their own, so that
+settling a write touches no page of payload.
 
 Every method blocks; `spool.Spool` calls them on its thread. `sqlite3.Error` and `OSError` come out.
 """
@@ -22,8 +23,10 @@ VERSION = 1
 PAGE = 16 * 1024
 # Of spool.max_bytes, what the write-ahead log may take; the rest is the database's.
 LOG_SHARE = 0.25
-LOG_MOST = 64 * 2**20
-OPEN, COMPLETE = 0, 1
+LOG_MOST = 128 * 2**20
+# Of that, when the log is written back: seldom, because pages are used over and over before.
+CHECKPOINT_SHARE = 0.75
+OPEN, COMPLETE, BASE = 0, 1, 2
 
 log = structlog.get_logger()
 
@@ -33,11 +36,17 @@ class SpoolInUse(Exception):  # noqa: N818 (said to the operator as it is)
 
 
 class Row(NamedTuple):
-    """A write to be kept: number, kind, the lanes that owe it, when it was accepted, its JSON."""
+    """A write to be kept: number, kind, the lanes that owe it, when it was accepted, its JSON.
+
+    `base` is the row that has the payloads which are null here and of which `shared` has the bit;
+    0 for none.
+    """
 
     seq: int
     kind: int
     lanes: int
+    base: int
+    shared: int
     born: float  # seconds since the epoch: loop time means nothing after a restart
     body: bytes
 
@@ -70,6 +79,16 @@ class Changes(NamedTuple):
         )
 
 
+class Found(NamedTuple):
+    """A row read back: its JSON, and its base's where it has one."""
+
+    seq: int
+    shared: int
+    born: float
+    body: bytes
+    base: bytes | None
+
+
 class Backlog(NamedTuple):
     """What a file holds at the start: rows without bodies, oldest first."""
 
@@ -91,6 +110,8 @@ class SpoolFile:
         self._lock: int | None = None
         self.moved_aside = 0
         self.rows = 0
+        self.used = 0  # bytes of the pages that hold rows
+        self.size = 0  # bytes of the files, log and all
 
     @property
     def room(self) -> int:
@@ -130,13 +151,13 @@ class SpoolFile:
         self._connection = connection
         for pragma in (
             f"page_size = {PAGE}",
-            "auto_vacuum = INCREMENTAL",
+            "temp_store = MEMORY",  # the root file system is read-only
             "locking_mode = EXCLUSIVE",  # we hold the directory's lock: no shared memory file
             "journal_mode = WAL",
             f"synchronous = {self._sync}",
             "cache_size = -2048",
             f"max_page_count = {self._pages}",
-            f"wal_autocheckpoint = {max(1, self._log_bytes // 2 // PAGE)}",
+            f"wal_autocheckpoint = {max(1, int(self._log_bytes * CHECKPOINT_SHARE) // PAGE)}",
             f"journal_size_limit = {self._log_bytes // 2}",
         ):
             connection.execute(f"PRAGMA {pragma}")
@@ -147,7 +168,8 @@ class SpoolFile:
         if not tables:
             connection.executescript(
                 "BEGIN;"
-                "CREATE TABLE writes (seq INTEGER PRIMARY KEY, kind INTEGER, lanes INTEGER);"
+                "CREATE TABLE writes (seq INTEGER PRIMARY KEY, kind INTEGER, lanes INTEGER,"
+                " base INTEGER, shared INTEGER);"
                 "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, born REAL, body BLOB);"
                 f"PRAGMA user_version = {VERSION};"
                 "COMMIT;"
@@ -157,7 +179,8 @@ class SpoolFile:
             connection.execute(query, (OPEN,)).fetchall(),
             connection.execute(query, (COMPLETE,)).fetchall(),
         )
-        self.rows = len(backlog.open_rows) + len(backlog.complete_rows)
+        (self.rows,) = connection.execute("SELECT count(*) FROM writes").fetchone()
+        self._measure(connection)
         return backlog
 
     def _move_aside(self, why: str) -> None:
@@ -174,76 +197,53 @@ class SpoolFile:
         connection = self._connected()
         connection.execute("BEGIN")
         try:
-            connection.executemany(
-                "INSERT INTO writes VALUES (?, ?, ?)",
-                ((row.seq, row.kind, row.lanes) for row in changes.added),
-            )
-            connection.executemany(
-                "INSERT INTO bodies VALUES (?, ?, ?)",
-                ((row.seq, row.born, row.body) for row in changes.added),
-            )
-            connection.executemany(
-                "UPDATE writes SET lanes = lanes & ~? WHERE seq = ?",
-                ((bit, seq) for seq, bit in changes.settled),
-            )
-            connection.executemany(
-                f"UPDATE writes SET kind = {COMPLETE} WHERE seq = ?",
-                ((seq,) for seq in changes.retired),
-            )
-            # Settled everywhere: a complete write goes; an open one waits for its END.
-            done = [(seq,) for seq in {*changes.retired, *(seq for seq, _ in changes.settled)}]
-            connection.executemany(
-                "DELETE FROM bodies WHERE seq = (SELECT seq FROM writes WHERE seq = ? "
-                f"AND lanes = 0 AND kind = {COMPLETE})",
-                done,
-            )
-            deleted = connection.executemany(
-                f"DELETE FROM writes WHERE seq = ? AND lanes = 0 AND kind = {COMPLETE}", done
-            ).rowcount
-            gone = [(seq,) for seq in changes.removed]
-            connection.executemany("DELETE FROM bodies WHERE seq = ?", gone)
-            deleted += connection.executemany("DELETE FROM writes WHERE seq = ?", gone).rowcount
+            deleted = _write(connection, changes)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         self.rows += len(changes.added) - deleted
+        self._measure(connection)
 
-    def bodies(
-        self, seqs: Iterable[int], max_bytes: int
-    ) -> tuple[int, list[tuple[int, float, bytes]]]:
+    def bodies(self, seqs: Iterable[int], max_bytes: int) -> tuple[int, list[Found]]:
         """How many of `seqs` were looked at until `max_bytes`, and the rows found among them."""
         connection = self._connected()
-        found: list[tuple[int, float, bytes]] = []
+        found: list[Found] = []
         looked = size = 0
-        query = "SELECT seq, born, body FROM bodies WHERE seq = ?"
+        query = (
+            "SELECT w.seq, w.shared, b.born, b.body, base.body FROM writes w "
+            "JOIN bodies b ON b.seq = w.seq LEFT JOIN bodies base ON base.seq = w.base "
+            "WHERE w.seq = ?"
+        )
         for seq in seqs:
             if size >= max_bytes:
                 break
             looked += 1
             row = connection.execute(query, (seq,)).fetchone()
             if row is not None:
-                size += len(row[2])
-                found.append(row)
+                found.append(Found(*row))
+                size += len(row[3]) + len(row[4] or b"")
         return looked, found
 
-    def measure(self) -> tuple[int, int]:
-        """Bytes of the pages that hold rows, and of the files, log and all."""
-        connection = self._connected()
+    def _measure(self, connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-        size = 0
-        for suffix in ("", "-wal"):
-            path = self._path.with_name(self._path.name + suffix)
-            size += path.stat().st_size if path.exists() else 0
-        return int((pages - free) * PAGE), size
+        self.used = (pages - free) * PAGE
+        self.size = pages * PAGE + self._log_size()
+
+    def _log_size(self) -> int:
+        try:
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def shrink(self) -> None:
-        """Give the space of rows that went back to the file system."""
+        """Give the space of rows that went back to the file system; for a spool nearly empty."""
         connection = self._connected()
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
+        connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._measure(connection)
 
     def close(self) -> None:
         """Close the file; the lock stays until the process ends or `unlock`."""
@@ -261,3 +261,45 @@ class SpoolFile:
         if self._connection is None:
             raise sqlite3.OperationalError("the spool is closed")
         return self._connection
+
+
+# Few statements of many rows each: at every statement this thread gives up the interpreter's lock,
+# and has to wait for it behind the event loop.
+_ROWS_AT_ONCE = 64
+_THESE = "seq IN (SELECT value FROM json_each(?))"
+_DONE = f"{_THESE} AND lanes = 0 AND kind = {COMPLETE}"
+
+
+def _write(connection: sqlite3.Connection, changes: Changes) -> int:
+    """Write `changes`; how many rows went."""
+    execute = connection.execute
+    for start in range(0, len(changes.added), _ROWS_AT_ONCE):
+        rows = changes.added[start : start + _ROWS_AT_ONCE]
+        values = ",".join(["(?,?,?,?,?)"] * len(rows))
+        execute(f"INSERT INTO writes VALUES {values}", [v for row in rows for v in row[:5]])  # noqa: S608
+        values = ",".join(["(?,?,?)"] * len(rows))
+        parameters = [value for row in rows for value in (row.seq, row.born, row.body)]
+        execute(f"INSERT INTO bodies VALUES {values}", parameters)  # noqa: S608
+    if bases := [row.base for row in changes.added if row.base]:
+        execute(f"UPDATE writes SET kind = {BASE} WHERE {_THESE}", [_json(bases)])
+    if changes.retired:
+        execute(f"UPDATE writes SET kind = {COMPLETE} WHERE {_THESE}", [_json(changes.retired)])
+    masks: dict[int, int] = {}
+    for seq, bit in changes.settled:
+        masks[seq] = masks.get(seq, 0) | bit
+    for mask in set(masks.values()):
+        seqs = [seq for seq, settled in masks.items() if settled == mask]
+        execute(f"UPDATE writes SET lanes = lanes & ~? WHERE {_THESE}", [mask, _json(seqs)])
+    gone = changes.removed
+    # Settled everywhere: a complete row goes, and its base; an open one waits for its END.
+    if done := [*changes.retired, *masks]:
+        query = f"SELECT seq, base FROM writes WHERE {_DONE}"  # noqa: S608
+        gone = gone + [seq for row in execute(query, [_json(done)]) for seq in row if seq]
+    if not gone:
+        return 0
+    execute(f"DELETE FROM bodies WHERE {_THESE}", [_json(gone)])  # noqa: S608
+    return execute(f"DELETE FROM writes WHERE {_THESE}", [_json(gone)]).rowcount  # noqa: S608
+
+
+def _json(seqs: Iterable[int]) -> str:
+    return f"[{','.join(map(str, seqs))}]"

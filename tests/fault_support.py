@@ -28,7 +28,7 @@ P = ParamSpec("P")
 Json = dict[str, Any]
 
 # Bytes on loopback are there at once; a busy kernel has this long, in seconds of the wall clock.
-IDLE_S = 0.0002
+IDLE_S = 0.0001
 # Loop time: longer than any test has to wait, so that a hang fails instead of hanging.
 DEADLINE_S = 2 * 3600.0
 

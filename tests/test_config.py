@@ -191,7 +191,9 @@ def test_credentials_that_no_header_can_hold(key: str, value: bytes) -> None:
     assert value.decode() not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://", "http://[", "http://h:99999", "http://a b", "https:///x"])
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[", "http://h:99999", "http://a b", "https:///x"]
+)
 @pytest.mark.xfail(reason="only the scheme is looked at", strict=True)
 def test_urls_that_are_none(url: str) -> None:
     """A URL that can't work stops the start."""
@@ -209,7 +211,7 @@ async def test_sgp_needs_a_url() -> None:
 
 async def test_one_upstream_is_needed() -> None:
     """A sidecar without any upstream does not start, and says what to set."""
-    with pytest.raises(ConfigError, match="AGENTEX_BASE_URL.*SGP_API_KEY"):
+    with pytest.raises(ConfigError, match=r"AGENTEX_BASE_URL.*SGP_API_KEY"):
         App(load(None, {"SGP_API_KEY": "only a key"}), {})
 
 

@@ -12,7 +12,7 @@ from sidecar.credentials import Credentials, Secret
 KEY, ACCOUNT = "x-api-key", "x-selected-account-id"
 
 
-def sgp(key: str = "", account: str = "", **options: Any) -> Credentials:  # noqa: ANN401
+def sgp(key: str = "", account: str = "", **options: Any) -> Credentials:
     """Credentials with two headers, both needed."""
     configured = {KEY: Secret(key), ACCOUNT: Secret(account)}
     return Credentials(configured, key_header=KEY, **{"relay": True, "required": True, **options})
@@ -65,7 +65,7 @@ def test_the_latest_one_counts() -> None:
     seen = changes(credentials)
     for headers in ({KEY: "1"}, {KEY: "1"}, {}, {KEY: ""}, {KEY: "2"}):
         credentials.offer(headers)
-    assert [{KEY: "1", ACCOUNT: "a"}, {KEY: "2", ACCOUNT: "a"}] == seen
+    assert seen == [{KEY: "1", ACCOUNT: "a"}, {KEY: "2", ACCOUNT: "a"}]
 
 
 def test_halves_that_come_apart() -> None:
@@ -102,7 +102,7 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     credentials.refresh()
     age(file, "second", 3000)
     credentials.refresh()
-    assert [{KEY: "second", ACCOUNT: "a"}] == seen
+    assert seen == [{KEY: "second", ACCOUNT: "a"}]
 
 
 def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_key_file_that_comes_later(tmp_path: Path) -> None:
     credentials.refresh()
     file.unlink()
     credentials.refresh()
-    assert [{KEY: "key", ACCOUNT: "a"}] == seen
+    assert seen == [{KEY: "key", ACCOUNT: "a"}]
     assert credentials.headers() == {KEY: "key", ACCOUNT: "a"}
 
 

@@ -90,7 +90,8 @@ async def test_two_traces_wait_for_the_same_upstream() -> None:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(30, 503)
         await w.post(*[end(span("s", trace_id=f"trace{number}")) for number in range(3)])
-        await w.finish()
+        await w.drained()
+        assert w.dead().total() == 0
         assert {trace for trace, _ in w.sgp.spans} == {"trace0", "trace1", "trace2"}
 
 

@@ -117,20 +117,20 @@ async def test_an_agents_key_of_odd_bytes() -> None:
         assert set(w.agentex.spans) == {"a", "b"}
 
 
-def moved(status: int) -> Callable[[], Scripted]:
+def moved(status: int) -> Answer:
     """What a wrong base URL answers."""
     detail = b'{"detail":"Not Found"}'
     location = {"Location": "http://127.0.0.1:9/elsewhere"} if status < 400 else {}
-    return lambda: Answer(status, detail, location)
+    return Answer(status, detail, location)
 
 
-@pytest.mark.parametrize("status", [404, 405, 301, 307])
+@pytest.mark.parametrize("status", [404, 405, 307])
 @fast
 async def test_wrong_base_url(status: int) -> None:
     """Another server answers there for long: all is kept, and goes on when it is right again."""
     async with world() as w:
         for upstream in w.upstreams:
-            upstream.rule = for_a_while(900, moved(status)())
+            upstream.rule = for_a_while(300, moved(status))
         await w.feed(10)
         await asyncio.sleep(60)
         assert w.lane("agentex")["state"] == w.lane("sgp")["state"] == "down"

@@ -194,7 +194,7 @@ def _writes(request: Recorded) -> int:
 async def test_recovery_is_paced(hangs: bool) -> None:
     """After 60 s away an upstream gets at most 1.2 times its steady rate for 10 s."""
     async with world(queue__start_hold_s="60", agentex__timeout_s="5", sgp__timeout_s="5") as w:
-        per_s = 8.0
+        per_s = 5.0
         feeding = asyncio.create_task(w.feed(120, per_s=per_s))
         await asyncio.sleep(20)
         for upstream in w.upstreams:

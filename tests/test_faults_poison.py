@@ -6,6 +6,7 @@ import json
 import pytest
 
 from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.stand_in import Answer
 from tests.fault_support import World, end, fast, for_a_while, for_ids, span, start, world
 
 THOUSAND = [span(f"p{number:03}") for number in range(1000)]
@@ -43,6 +44,22 @@ async def test_a_500_at_sgp_is_found_too() -> None:
         assert w.lane("sgp")["dead_lettered_by_reason"]["failing"] == 1
 
 
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "5"}])
+@fast
+async def test_a_503_for_one_span(headers: dict[str, str]) -> None:
+    """SGP's tracing service hides its 500s behind 503 (contract 1.5): neighbours get through."""
+    async with world() as w:
+        w.sgp.rule = for_ids(["bad"], Answer(503, headers=headers))
+        await w.post(*map(end, [*THOUSAND[:100], span("bad"), *THOUSAND[100:200]]))
+        await w.feed(300, per_s=1)
+        await asyncio.sleep(300)
+        assert set(w.accepted) - w.sgp.complete == {"bad"}
+        w.sgp.rule = None
+        await w.drained()
+        assert set(w.dead()) <= {("sgp", "bad")}
+        await w.finish(dead=w.dead())
+
+
 @pytest.mark.parametrize("status", [400, 422])
 @fast
 async def test_refused_by_agentex(status: int) -> None:
@@ -75,7 +92,7 @@ async def test_a_500_for_ever_holds_back_nobody() -> None:
         w.agentex.rule = for_ids(poison, 500)
         await w.post(*map(end, [*map(span, poison), *THOUSAND[:100]]))
         await w.until(lambda: len(w.agentex.spans) == 100)
-        await w.feed(400, per_s=1)
+        await w.feed(300, per_s=1)
         await w.finish(dead=[("agentex", id_) for id_ in poison])
 
 

@@ -142,7 +142,8 @@ async def test_stop_in_the_middle_of_retry_after() -> None:
 @fast
 async def test_an_outage_that_ends_in_time() -> None:
     """Upstreams come back within the grace period: what waited goes out without any pacing."""
-    async with world(shutdown__grace_s=GRACE_S) as w:
+    # By default one back-off may be longer than the whole grace period.
+    async with world(shutdown__grace_s=GRACE_S, retry__max_s=5) as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(66, 503)
         for number in range(15):

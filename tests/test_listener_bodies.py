@@ -5,6 +5,7 @@ import gzip
 import logging
 import zlib
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -115,7 +116,7 @@ def test_inflating_does_not_depend_on_the_pieces(which: int, cuts: set[int]) -> 
     encoding, compress = ENCODINGS[which]
     stream = compress(EVENTS)
     edges = [0, *sorted(cuts), len(stream)]
-    pieces = [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[start:end] for start, end in pairwise(edges)]
     inflate = _Inflater(encoding)
     assert b"".join(inflate(piece, LIMIT) for piece in pieces if piece) == EVENTS
     assert inflate.complete
@@ -170,9 +171,7 @@ async def test_an_aborted_body(app: Running) -> None:
 
 
 @pytest.mark.xfail(reason="ConnectionResetError leaves the handler", strict=True)
-async def test_an_aborted_body_is_no_error(
-    app: Running, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_aborted_body_is_no_error(app: Running, caplog: pytest.LogCaptureFixture) -> None:
     """It is the agent's business, and no stack trace in the log."""
     with caplog.at_level(logging.WARNING):
         reader, writer = await asyncio.open_connection("127.0.0.1", app.port)

@@ -17,9 +17,13 @@ from sidecar.payloads import (
 )
 
 # Texts full of what has a meaning in JSON, and of surrogates that stand alone.
-texts = st.text(st.sampled_from("[]{}\",:\\/u dD8fF09\ud800\udbff\udc00\udfff\U0001f600é\0\n"))
+texts = st.text(st.sampled_from('[]{}",:\\/u dD8fF09\ud800\udbff\udc00\udfff\U0001f600é\0\n'))
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )

@@ -2,7 +2,7 @@
 
 import json
 import math
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import orjson
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.spans import SPAN_OVERHEAD, Span, decode, from_json, to_json
+from sidecar.spans import SPAN_OVERHEAD, MalformedBody, Span, decode, from_json, to_json
 from tests.support import END_TIME, START_TIME, make_event, make_span
 
 # What must never come back in an error text.
@@ -31,6 +31,13 @@ def error(event: object) -> str:
     assert spans == []
     assert len(rejected) == 1
     return rejected[0].error
+
+
+def having(field: str, value: object, kind: str = "start") -> dict[str, Any]:
+    """An event with that field in its span."""
+    event = make_event(kind=kind)
+    event["span"][field] = value
+    return event
 
 
 def with_input(raw: bytes) -> bytes:
@@ -80,7 +87,7 @@ def test_required_fields(field: str, value: object) -> None:
 @pytest.mark.parametrize("field", ["parent_id", "task_id", "end_time"])
 def test_optional_fields_are_texts_or_null(field: str) -> None:
     """A number where a text belongs is refused."""
-    assert f"span.{field}" in error(make_event(**{field: 5}))
+    assert f"span.{field}" in error(having(field, 5))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_the_length_of_an_id(id_: str, taken: bool) -> None:
 @pytest.mark.parametrize("field", ["id", "trace_id", "parent_id"])
 def test_no_nul_in_ids(field: str) -> None:
     """A NUL is refused where no upstream could store it and no repair would be right."""
-    assert error(make_event(**{field: "a\0b"})) == f"span.{field} has a NUL character"
+    assert error(having(field, "a\0b")) == f"span.{field} has a NUL character"
 
 
 def test_a_nul_elsewhere_is_taken() -> None:
@@ -138,11 +145,10 @@ def test_times_are_forwarded_as_they_came(text: str, forwarded: str) -> None:
     assert take(make_event(kind="end", start_time=text, end_time=text)).end_time == forwarded
 
 
-@given(
-    st.datetimes(timezones=st.none() | st.timezones()).filter(
-        lambda at: not at.tzinfo or at.utcoffset().total_seconds() % 60 == 0  # type: ignore[union-attr]
-    )
-)
+offsets = st.integers(-23 * 60, 23 * 60).map(lambda m: timezone(timedelta(minutes=m)))
+
+
+@given(st.datetimes(timezones=st.none() | offsets))
 def test_every_isoformat_is_a_time(at: datetime) -> None:
     """What `isoformat` writes is taken, and still names the same instant."""
     span = take(make_event(start_time=at.isoformat()))
@@ -171,7 +177,7 @@ def test_every_isoformat_is_a_time(at: datetime) -> None:
 @pytest.mark.parametrize("field", ["start_time", "end_time"])
 def test_what_is_no_time(field: str, text: str) -> None:
     """A text that names no instant is refused, without being repeated."""
-    assert error(make_event(kind="end", **{field: text})) == f"span.{field} is not an RFC 3339 time"
+    assert error(having(field, text, "end")) == f"span.{field} is not an RFC 3339 time"
 
 
 def test_an_end_needs_its_end_time() -> None:
@@ -204,7 +210,7 @@ def test_an_end_is_not_before_its_start(end: str, taken: bool) -> None:
 @pytest.mark.parametrize("value", [1, 1.5, True, False, CONTENT, "", [1], [{}, CONTENT], [[{}]]])
 def test_payloads_of_a_wrong_shape(field: str, value: object) -> None:
     """Payloads are objects, arrays of objects, or null; content is never repeated."""
-    text = error(make_event(**{field: value}))
+    text = error(having(field, value))
     assert text.startswith(f"span.{field} must ")
     assert CONTENT not in text
 
@@ -215,16 +221,14 @@ def test_nesting_is_limited(field: str) -> None:
     value: Any = {}
     for _ in range(199):
         value = {"a": value}
-    assert take(make_event(**{field: value}))
-    assert error(make_event(**{field: {"a": value}})) == (
+    assert take(having(field, value))
+    assert error(having(field, {"a": value})) == (
         f"span.{field} is nested more than 200 levels deep"
     )
     deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
-    body = orjson.dumps(make_event(**{field: "HERE"})).replace(b'"HERE"', deep)
-    try:
-        assert "nested" in decode(body, 0.0).rejected[0].error
-    except ValueError as malformed:
-        assert "nested" in str(malformed)  # noqa: PT017 (either way of saying so)
+    body = orjson.dumps(having(field, "HERE")).replace(b'"HERE"', deep)
+    with pytest.raises(MalformedBody, match="nested"):
+        decode(body, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,16 @@ GOOD = orjson.dumps(make_event("good"))
 # A broken event each, what is said of it, and whether its id can be told.
 BROKEN: list[tuple[bytes, str, str | None]] = [
     (orjson.dumps(make_event("bad", name="")), "span.name is empty", "bad"),
-    (orjson.dumps(make_event("bad", trace_id=5)), "span.trace_id: Expected `str`, got `int`", "bad"),
-    (orjson.dumps(make_event("bad", kind="end", end_time=None)), "span.end_time is required", "bad"),
+    (
+        orjson.dumps(make_event("bad", trace_id=5)),
+        "span.trace_id: Expected `str`, got `int`",
+        "bad",
+    ),
+    (
+        orjson.dumps(make_event("bad", kind="end", end_time=None)),
+        "span.end_time is required",
+        "bad",
+    ),
     (orjson.dumps({"event_type": "start"}), "missing required field `span`", None),
     (orjson.dumps(make_event("bad", input=[CONTENT])), "span.input must hold objects", "bad"),
     (b"17", "Expected `object`, got `int`", None),
@@ -44,7 +52,7 @@ def test_the_valid_ones_of_several_are_taken(
     """A broken event is rejected by index, id and reason; its neighbours are taken."""
     decoded = decode(body_of([GOOD, broken, GOOD, broken], ndjson), 0.0, ndjson=ndjson)
     assert ids(decoded) == ["good", "good"]
-    assert [1, 3] == [rejection.position for rejection in decoded.rejected]
+    assert [rejection.position for rejection in decoded.rejected] == [1, 3]
     for rejection in decoded.rejected:
         assert rejection.id == id_
         assert text in rejection.error
@@ -69,7 +77,7 @@ def test_only_one_line_of_ndjson_is_no_json() -> None:
     half = GOOD[:40]
     decoded = decode(b"\n".join([GOOD, half, GOOD]), 0.0, ndjson=True)
     assert ids(decoded) == ["good", "good"]
-    assert [(1, None)] == [(rejection.position, rejection.id) for rejection in decoded.rejected]
+    assert [(rejection.position, rejection.id) for rejection in decoded.rejected] == [(1, None)]
     assert decoded.rejected[0].error.startswith("not JSON: ")
 
 
@@ -78,7 +86,7 @@ def test_blanks_between_lines() -> None:
     body = b"\n" + GOOD + b"\r\n\r\n  \n" + GOOD + b"\n\n"
     assert ids(decode(body, 0.0, ndjson=True)) == ["good", "good"]
     decoded = decode(b"\n\n" + GOOD + b"\r\n17\n", 0.0, ndjson=True)
-    assert [1] == [rejection.position for rejection in decoded.rejected]
+    assert [rejection.position for rejection in decoded.rejected] == [1]
 
 
 LONG = pytest.mark.xfail(reason="an array is looked for in the first 64 bytes", strict=True)
@@ -175,7 +183,9 @@ def test_mutated_content_is_json_or_rejected(junk: bytes, at: int, cut: int) -> 
 @pytest.mark.parametrize("ndjson", [False, True])
 def test_lone_surrogates_are_repaired(ndjson: bool) -> None:
     """Anywhere in a body they become U+FFFD; neighbours keep their bytes."""
-    broken = GOOD.replace(b'"good"', rb'"x\ud800"').replace(b"}}", rb',"data":{"\uDc00":"\ud83d"}}}')
+    broken = GOOD.replace(b'"good"', rb'"x\ud800"').replace(
+        b"}}", rb',"data":{"\uDc00":"\ud83d"}}}'
+    )
     twin = GOOD.replace(b"}}", rb',"input":{"p":"\ud83d\ude00","b":"\\ud800"}}}')
     decoded = decode(body_of([broken, twin], ndjson), 0.0, ndjson=ndjson)
     assert decoded.rejected == []

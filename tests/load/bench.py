@@ -33,6 +33,7 @@ def main() -> int:
         drain_s=DRAIN_S,
         settle_s=arguments.settle_s,
         profile=str(Path(arguments.profile).resolve()) if arguments.profile else "",
+        spool=str(Path(arguments.spool).resolve()) if arguments.spool else "",
     )
     outcomes: list[Outcome] = []
     try:
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queue-bytes", default="", help="queue.max_bytes, such as 1GiB")
     parser.add_argument("--settle-s", type=float, default=10.0, help="until RSS is read again")
     parser.add_argument("--json", default="", metavar="PATH", help="write every figure there")
+    parser.add_argument("--spool", default="", metavar="DIR", help="spool.path: with a spool")
     parser.add_argument("--profile", default="", metavar="PATH", help="cProfile of the sidecar")
     return parser
 

@@ -37,6 +37,7 @@ class Limits:
     drain_s: float
     settle_s: float
     profile: str = ""
+    spool: str = ""
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -93,7 +94,9 @@ def measure(load: Load, limits: Limits) -> Outcome:
     """Run `load` with processes of its own."""
     with (
         stand_ins(limits.latency_ms) as upstreams,
-        sidecar(limits.profile, **_settings(load, upstreams)) as watched,
+        sidecar(
+            limits.profile, SIDECAR_SPOOL__PATH=limits.spool, **_settings(load, upstreams)
+        ) as watched,
         driver(msgspec.structs.replace(load.plan, port=watched.port)) as sender,
     ):
         return _run(load, limits, watched, sender, upstreams)
