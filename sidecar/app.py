@@ -102,8 +102,10 @@ class App:
 
     def stop(self) -> None:
         """Stop in order; called again, give up at once (design.md D10)."""
-        if self._stop.is_set() and self._deadline is not None:
-            self._deadline.reschedule(self._loop.time())
+        deadline = self._deadline
+        if self._stop.is_set() and deadline is not None and not deadline.expired():
+            deadline.reschedule(self._loop.time())
+            self._deadline = None
         self._stop.set()
 
     async def run(self, started: asyncio.Event | None = None) -> bool:
@@ -111,36 +113,45 @@ class App:
 
         A bug in any part ends this with its exception (design.md D13).
         """
-        shutdown = self._config.shutdown
         tasks = asyncio.TaskGroup()
         if self.spool is not None:
             await self._recover(self.spool)
-        try:
-            async with asyncio.timeout(None) as self._deadline, tasks:
-                drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
-                background = [tasks.create_task(self._housekeeping())]
-                if self.spool is not None:
-                    background.append(tasks.create_task(self.spool.run()))
-                async with self._serving():
-                    # What lives until the end need not be looked at in every collection.
-                    gc.collect()
-                    gc.freeze()
-                    if started is not None:
-                        started.set()
-                    await self._stop.wait()
-                    self._deadline.reschedule(self._loop.time() + shutdown.grace_s)
-                    log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
-                    await self._quiet(shutdown.quiet_s)
-                    self.listener.stopping = True  # 1. no new events, but answers
-                    self.intake.release_held()  # 2. no END will come any more
-                    for lane in self.lanes:
-                        lane.drain.close()  # 3. what is queued is all there will be
-                    await asyncio.wait(drains)  # 4. forward it
-                    for task in background:
-                        task.cancel()
-        except TimeoutError:
-            log.warning("grace_period_over", depth=self._depth())
+        async with self._serving():
+            try:
+                async with asyncio.timeout(None) as self._deadline, tasks:
+                    await self._work(tasks, started)
+            except TimeoutError:
+                log.warning("grace_period_over", depth=self._depth())
+            self._deadline = None
         return await self._close()
+
+    async def _work(self, tasks: asyncio.TaskGroup, started: asyncio.Event | None) -> None:
+        shutdown = self._config.shutdown
+        drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
+        background = [tasks.create_task(self._housekeeping())]
+        background.append(tasks.create_task(self._fail_with_listener()))
+        if self.spool is not None:
+            background.append(tasks.create_task(self.spool.run()))
+        # What lives until the end need not be looked at in every collection.
+        gc.collect()
+        gc.freeze()
+        if started is not None:
+            started.set()
+        await self._stop.wait()
+        if self._deadline is not None:
+            self._deadline.reschedule(self._loop.time() + shutdown.grace_s)
+        log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
+        await self._quiet(shutdown.quiet_s)
+        self.listener.stopping = True  # 1. no new events, but answers
+        self.intake.release_held()  # 2. no END will come any more
+        for lane in self.lanes:
+            lane.drain.close()  # 3. what is queued is all there will be
+        await asyncio.wait(drains)  # 4. forward it
+        for task in background:
+            task.cancel()
+
+    async def _fail_with_listener(self) -> None:
+        await self.listener.failed
 
     async def _quiet(self, quiet_s: float) -> None:
         """Stay open while agents still send: their last ENDs come after SIGTERM."""

@@ -1,4 +1,4 @@
-"""The one bound on memory: bytes of accepted spans, wherever they wait, and of bodies being read."""
+"""The one bound on memory: bytes of accepted spans, wherever they wait, and of bodies read."""
 
 from sidecar.spans import Span
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+from yarl import URL
 
-from sidecar.credentials import Secret
+from sidecar.credentials import Secret, is_header_safe
 
 ENV_PREFIX = "SIDECAR_"
 LEAST_SPOOL = 2**20
@@ -68,8 +69,15 @@ def _require(ok: bool, message: str) -> None:  # noqa: FBT001
         raise ValueError(message)
 
 
-def _is_url(text: str) -> bool:
-    return not text or text.startswith(("http://", "https://"))
+def _require_url(text: str) -> None:
+    if not text:
+        return
+    try:
+        url = URL(text)
+        ok = url.scheme in {"http", "https"} and url.host and url.port and " " not in text
+    except ValueError:
+        ok = False
+    _require(bool(ok), "base_url must be a URL such as http://host:port/path")
 
 
 class ListenerConfig(_Section, frozen=True):
@@ -132,13 +140,16 @@ class AgentexConfig(_Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse what can't work."""
-        _require(_is_url(self.base_url), "base_url must start with http:// or https://")
+        _require_url(self.base_url)
+
+
+SGP_PRODUCTION = "https://api.egp.scale.com"
 
 
 class SgpConfig(_Section, frozen=True):
     """The SGP API; on where it has an API key and an account id, or `relay`."""
 
-    base_url: str = "https://api.egp.scale.com"
+    base_url: str = SGP_PRODUCTION
     api_key: Secret = Secret("")
     api_key_file: str = ""
     account_id: str = ""
@@ -152,8 +163,10 @@ class SgpConfig(_Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse what can't work."""
-        _require(_is_url(self.base_url), "base_url must start with http:// or https://")
+        _require(bool(self.base_url), "base_url must not be empty")
+        _require_url(self.base_url)
         _require(self.max_batch_bytes > 0, "max_batch_bytes must be a size above 0")
+        _require(is_header_safe(self.account_id), "account_id has a control character")
 
 
 class RetryConfig(_Section, frozen=True):
@@ -228,8 +241,13 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
             msg = f"{name}: {section} is not a section"
             raise ConfigError(msg) from None
     for name, (section, key) in FROM_THE_POD.items():
-        if text := environ.get(name, "").strip():
-            values.setdefault(section, {}).setdefault(key, text)
+        given = values.setdefault(section, {})
+        if isinstance(given, dict):
+            # Templates set the variable to "", which means unset (contracts/sgp.md 1.1).
+            if not given.get(key, True):
+                del given[key]
+            if text := environ.get(name, "").strip():
+                given.setdefault(key, text)
     try:
         return msgspec.convert(values, Config, strict=False, dec_hook=_hook)
     except msgspec.ValidationError as error:
@@ -254,7 +272,7 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, Any, s
     found: list[tuple[str, str, Any, str]] = []
     for name, text in sorted(environ.items()):
         section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
-        if name.startswith(ENV_PREFIX) and separator:
+        if name.startswith(ENV_PREFIX) and separator and text:
             value: Any = text
             if (section, key) == ("listener", "hosts"):
                 value = [host.strip() for host in text.split(",")]
@@ -274,6 +292,9 @@ def _hook(kind: type, value: object) -> object:
     if kind is Size:
         return Size.parse(value)
     if kind is Secret and isinstance(value, str):
+        if not is_header_safe(value.strip()):
+            message = "has a control character"
+            raise ValueError(message)
         return Secret(value.strip())
     msg = f"expected {kind.__name__.lower()}"
     raise ValueError(msg)

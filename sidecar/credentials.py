@@ -35,6 +35,11 @@ class Secret:
     __str__ = __repr__
 
 
+def is_header_safe(text: str) -> bool:
+    """Whether `text` can be the value of an HTTP header."""
+    return text.isascii() and text.isprintable()
+
+
 class Credentials:
     """The headers that one upstream wants.
 
@@ -76,10 +81,11 @@ class Credentials:
             modified = self._key_file.stat().st_mtime
             if modified == self._modified:
                 return
-            key = Secret(self._key_file.read_text().strip())
-        except OSError:
+            text = self._key_file.read_text().strip()
+        except (OSError, UnicodeDecodeError):
             return  # being replaced at this moment, or gone: the key we have may still be good
         self._modified = modified
+        key = Secret(text if is_header_safe(text) else "")
         if key and key != self._configured.get(self._key_header):
             self._configured[self._key_header] = key
             self._changed()
@@ -90,7 +96,8 @@ class Credentials:
             return
         new = {}
         for name in self._names:
-            if name not in self._configured and (text := headers.get(name)):
+            text = "" if name in self._configured else headers.get(name, "")
+            if text and is_header_safe(text):
                 new[name] = Secret(text)
         if new and any(self._relayed.get(name) != secret for name, secret in new.items()):
             self._relayed |= new

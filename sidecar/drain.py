@@ -26,7 +26,7 @@ from sidecar.sinks import (
 )
 from sidecar.span_queue import SpanQueue
 from sidecar.spans import Span, total_size
-from sidecar.throttle import Backoff, SinkState, Throttle
+from sidecar.throttle import HURRIED_S, Backoff, SinkState, Throttle
 from sidecar.verdicts import Brake, Evidence, SizeLesson
 
 
@@ -82,11 +82,14 @@ class Drain:
 
     async def run(self) -> None:
         """Forward until `close` was called and nothing is left; a bug ends the process (D13)."""
-        async with asyncio.TaskGroup() as self._workers:
-            self.wake()
-            await self._done.wait()
-            for waiter in self._idle:
-                waiter.cancel()
+        try:
+            async with asyncio.TaskGroup() as self._workers:
+                self.wake()
+                await self._done.wait()
+                for waiter in self._idle:
+                    waiter.cancel()
+        finally:
+            self._workers = None
             self._stop_timer()
 
     def put(self, span: Span) -> None:
@@ -123,7 +126,7 @@ class Drain:
     def close(self) -> None:
         """No more writes will come: forward what is left without lingering, then end `run`."""
         self._closing = True
-        self._throttle.pace.caught_up()
+        self._throttle.hurry()
         self.probe()
 
     def abandon(self) -> int:
@@ -169,7 +172,7 @@ class Drain:
             return None
         most = 1 if self._throttle.probing else self._sink.max_batch
         pace = self._throttle.pace
-        if pace.active and not self._throttle.probing:
+        if pace.active and not self._throttle.probing and not self._closing:
             if not self._retries and not self._queue.waiting:
                 pace.caught_up()
             elif (allowed := pace.allowance(now)) < 1:
@@ -194,7 +197,7 @@ class Drain:
         while (due := self._retries.next_due) is not None and due <= now:
             batch = self._retries.pop()
             self._drop_overtaken(batch)
-            if len(batch.spans) > most:
+            if len(batch.spans) > (most := min(most, self._fitting(batch))):
                 # A probe is one write: it costs an upstream that comes back as little as can be,
                 # and a bad write in a batch does not keep the others from being the probe.
                 batch, rest = batch.split(most)
@@ -216,6 +219,15 @@ class Drain:
         if due is not None:
             self._wake_at(due)
         return None
+
+    def _fitting(self, batch: Batch) -> int:
+        """How many writes of a batch are as large as the upstream takes by now; at least one."""
+        size = 0
+        for count, span in enumerate(batch.spans):
+            size += span.size
+            if size > self._size.max_bytes:
+                return max(1, count)
+        return max(1, len(batch.spans))
 
     def _drop_overtaken(self, batch: Batch) -> None:
         for span in [span for span in batch.spans if self._queue.overtaken(span)]:
@@ -309,7 +321,7 @@ class Drain:
             self._size.too_large(total_size(batch.spans))
         if len(batch.spans) > 1:
             self._answered(now)
-            self._halve(batch, now)
+            self._halve(batch)
         elif isinstance(error, TooLarge):
             self._answered(now)
             self._give_up(batch.spans, "too_large", error)
@@ -335,12 +347,14 @@ class Drain:
         if error.suspect and self._evidence.against(batch, first=first):
             batch.suspicion += 1
             if len(batch.spans) > 1:
-                self._halve(batch, now)
+                self._halve(batch)
                 return
             if batch.suspicion >= self._policy.max_attempts:
                 self._give_up(batch.spans, "failing", error)
                 return
         delay = self._policy.backoff.delay(batch.attempts, self._policy.jitter())
+        if self._closing:
+            delay = min(delay, HURRIED_S)
         self._again(batch, now + max(delay, error.retry_after))
 
     def _hold(
@@ -359,8 +373,8 @@ class Drain:
         self._retries.add(batch)
         self._metrics.retried()
 
-    def _halve(self, batch: Batch, now: float) -> None:
-        batch.not_before = now
+    def _halve(self, batch: Batch) -> None:
+        batch.not_before = 0.0
         self._retries.add(*batch.split(len(batch.spans) // 2))
         self._metrics.retried()
 

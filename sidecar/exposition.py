@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from sidecar import __version__
 from sidecar.budget import ByteBudget
 from sidecar.dead_letters import DeadLetters
-from sidecar.spool import Spool
 from sidecar.metrics import LAG_S, Histogram, IntakeMetrics, LaneMetrics
+from sidecar.spool import Spool
 from sidecar.throttle import SinkState
 
 PREFIX = "trace_sidecar_"

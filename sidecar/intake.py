@@ -14,18 +14,17 @@ from sidecar.open_spans import OpenSpans
 from sidecar.spans import Span, restore_payloads, total_size
 from sidecar.spool import Spool
 
-
 # For so many writes waiting at a healthy upstream, a request waits one round of the loop, up to a
 # bound: agents are slowed down by milliseconds, never stopped.
 BEHIND = 100
 MOST_ROUNDS = 8
 
 
-class NoRoom(Exception):  # noqa: N818 (the drain's errors are decisions too)
+class NoRoom(Exception):
     """The request does not fit now."""
 
 
-class NeverFits(Exception):  # noqa: N818
+class NeverFits(Exception):
     """The request would not fit into an empty queue."""
 
 
@@ -114,8 +113,15 @@ class Intake:
                 lane.put(span)
 
     def _arm(self) -> None:
-        if self._timer is None and (due := self.open_spans.next_due()) is not None:
-            self._timer = self._loop.call_at(due, self._tick)
+        due = self.open_spans.next_due()
+        if due is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            # It waits for a kept START to expire; a held one is due long before.
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -6,28 +6,38 @@ serves programs, not web pages (design.md D21).
 """
 
 import asyncio
+import logging
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from ipaddress import ip_address
 from time import perf_counter
 
+import aiohttp
 import msgspec
 from aiohttp import web
 
 from sidecar.budget import ByteBudget
 from sidecar.credentials import Credentials
+from sidecar.events import Decoded, MalformedBody, Rejection, decode
+from sidecar.inflate import Inflater
 from sidecar.intake import Intake, NeverFits, NoRoom
 from sidecar.metrics import IntakeMetrics
-from sidecar.spans import Decoded, MalformedBody, Rejection, decode
 
 RETRY_AFTER_S = "1"
 _NDJSON = {"application/json": False, "application/x-ndjson": True}
 _ENCODINGS = ("", "identity", "gzip", "deflate")
-_LOOPBACK = ("localhost", "::1")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@]+))(?::\d*)?")
+_MOST_HOSTS = 256
+# aiohttp logs what it could not parse, and that may be span content (design.md D19).
+_quiet = logging.getLogger("sidecar.listener.http")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
 _ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
 
 
-class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
+class Refusal(Exception):
     """The request gets `status` and an error text, and nothing of it is taken."""
 
     def __init__(self, status: HTTPStatus, error: str, reason: str) -> None:
@@ -56,13 +66,16 @@ class Listener:
         self._credentials = credentials
         self._max_body = max_body
         self._body_timeout_s = body_timeout_s
-        self._hosts = frozenset(hosts)
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._known: dict[str, bool] = {}
+        # Holds the exception of a bug in here: the app waits for it and ends the process (D13).
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self.stopping = False
 
     def server(self) -> web.Server:
         """The protocol factory: no router, no middleware, bodies as they come."""
-        return web.Server(self.handle, access_log=None, auto_decompress=False)
+        return web.Server(self.handle, access_log=None, auto_decompress=False, logger=_quiet)
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """Answer one request."""
@@ -72,6 +85,10 @@ class Listener:
         except Refusal as refusal:
             self._metrics.rejected[refusal.reason] += 1
             response = _error(refusal)
+        except Exception as bug:
+            if not self.failed.done():
+                self.failed.set_exception(bug)
+            raise
         self._metrics.answered(response.status, perf_counter() - started)
         return response
 
@@ -93,27 +110,43 @@ class Listener:
 
     def _refuse_pages(self, headers: Mapping[str, str]) -> None:
         host = headers.get("Host")
-        if "Origin" in headers or (host is not None and not self._is_ours(host)):
+        if "Origin" in headers or (host is not None and not self._knows(host)):
             error = "this port serves programs in the pod, not web pages"
             raise Refusal(HTTPStatus.FORBIDDEN, error, "unsupported")
 
+    def _knows(self, host: str) -> bool:
+        known = self._known.get(host)
+        if known is None:
+            known = self._is_ours(host)
+            if len(self._known) < _MOST_HOSTS:
+                self._known[host] = known
+        return known
+
     def _is_ours(self, host: str) -> bool:
-        name = host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
-        return name in _LOOPBACK or name.startswith("127.") or name in self._hosts
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = (match[1] or match[2]).lower().removesuffix(".")
+        if name == "localhost" or name in self._hosts:
+            return True
+        try:
+            return ip_address(name).is_loopback
+        except ValueError:
+            return False
 
     async def _spans(self, request: web.BaseRequest) -> web.Response:
         headers = request.headers
         ndjson, encoding = _format(headers)
         if self.stopping:
             raise _stopping()
-        body = await self._read(request, encoding)
         try:
+            body = await self._read(request, encoding)
+            size = len(body)
             decoded = decode(body, self._loop.time(), ndjson=ndjson)
+            del body
         except MalformedBody as error:
             decoded = Decoded([], [Rejection(0, None, str(error), "malformed")])
-        finally:
-            size = len(body)
-            del body
+            size = 0
         for credentials in self._credentials:
             credentials.offer(headers)
         if decoded.spans:
@@ -133,7 +166,7 @@ class Listener:
             raise _no_room() from None
 
     def _answer(self, decoded: Decoded) -> web.Response:
-        if not decoded.rejected:
+        if not decoded.rejected and decoded.spans:
             taken = len(decoded.spans)
             body = _ONE_TAKEN if taken == 1 else b'{"accepted":%d,"rejected":[]}' % taken
             return web.Response(
@@ -149,6 +182,8 @@ class Listener:
         )
 
     async def _read(self, request: web.BaseRequest, encoding: str) -> bytes:
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = request.content_length
         if length is not None and length > self._max_body:
             raise self._too_large()
@@ -160,17 +195,20 @@ class Listener:
         except TimeoutError:
             error = f"the body did not arrive within {self._body_timeout_s:g} s"
             raise Refusal(HTTPStatus.REQUEST_TIMEOUT, error, "malformed") from None
+        except (ConnectionError, aiohttp.ClientError):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "the body ended early", "malformed") from None
 
     async def _collect(self, request: web.BaseRequest, encoding: str) -> bytes:
         """The decompressed body; its bytes count against the budget while they arrive."""
         content = request.content
-        inflate = _Inflater(encoding) if encoding else None
+        inflate = Inflater(encoding) if encoding else None
         parts: list[bytes] = []
         size = 0
         try:
             while chunk := await content.readany():
                 if inflate is not None:
-                    chunk = inflate(chunk, self._max_body - size + 1)  # noqa: PLW2901
+                    most = min(self._max_body - size, self._budget.limit) + 1
+                    chunk = inflate(chunk, most)
                 size += len(chunk)
                 self._budget.reading += len(chunk)
                 if size > self._max_body:
@@ -179,16 +217,15 @@ class Listener:
                     raise _no_room()
                 parts.append(chunk)
             if inflate is not None and not inflate.complete:
-                raise zlib.error
+                raise zlib.error  # noqa: TRY301 (the same answer as for a broken one)
         except zlib.error:
-            error = f"the body is not a whole {encoding} stream"
-            raise Refusal(HTTPStatus.BAD_REQUEST, error, "malformed") from None
+            raise MalformedBody(f"the body is not a whole {encoding} stream") from None
         finally:
             self._budget.reading -= size
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _too_large(self) -> Refusal:
-        error = f"the body is larger than listener.max_body ({self._max_body} bytes)"
+        error = f"the body is larger than listener.max_body ({self._max_body})"
         return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large")
 
 
@@ -206,31 +243,6 @@ def _format(headers: Mapping[str, str]) -> tuple[bool, str]:
         error = "Content-Encoding must be gzip, deflate or identity"
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
     return ndjson, "" if encoding == "identity" else encoding
-
-
-class _Inflater:
-    """Inflates a body chunk by chunk, each time to at most so many bytes."""
-
-    def __init__(self, encoding: str) -> None:
-        self._gzip = encoding == "gzip"
-        self._stream: zlib._Decompress | None = None
-
-    def __call__(self, chunk: bytes, most: int) -> bytes:
-        if self._stream is None:
-            self._stream = zlib.decompressobj(self._window(chunk))
-        return self._stream.decompress(chunk, most)
-
-    def _window(self, chunk: bytes) -> int:
-        if self._gzip:
-            return zlib.MAX_WBITS | 16
-        # "deflate" is zlib's format, but some clients send the bare stream.
-        is_zlib = chunk[0] & 0x0F == zlib.DEFLATED and int.from_bytes(chunk[:2]) % 31 == 0
-        return zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
-
-    @property
-    def complete(self) -> bool:
-        """Whether the stream came to its end."""
-        return self._stream is not None and self._stream.eof
 
 
 def _no_room() -> Refusal:

@@ -14,7 +14,7 @@ from itertools import islice
 
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
-from sidecar.spans import Span, drop_payloads, measure, which_payloads
+from sidecar.spans import Key, Span, drop_payloads, measure, which_payloads
 from sidecar.spool import Spool
 
 # How many finished spans are remembered (by hash, about 100 bytes each), to know a late START or
@@ -46,10 +46,10 @@ class OpenSpans:
         self._books = books
         self._hold_s = hold_s
         self._ttl_s = ttl_s
-        self._held: OrderedDict[str, Span] = OrderedDict()
-        self._kept: OrderedDict[str, Span] = OrderedDict()
+        self._held: OrderedDict[Key, Span] = OrderedDict()
+        self._kept: OrderedDict[Key, Span] = OrderedDict()
         # With a spool: STARTs whose payloads are in memory, which could be on disk only.
-        self._loaded: OrderedDict[str, Span] = OrderedDict()
+        self._loaded: OrderedDict[Key, Span] = OrderedDict()
         # Span -> what its END was filled into, 0 when it was complete by itself.
         self._ended: OrderedDict[int, int] = OrderedDict()
 
@@ -67,23 +67,22 @@ class OpenSpans:
             self._end(span)
 
     def _start(self, span: Span) -> None:
-        if _key(span) in self._ended:
+        if hash(span.key) in self._ended:
             # Written now it would replace the finished row at SGP (contracts/sgp.md 3, unknown 1).
             self._books.joined += 1
             return
         for waiting in (self._held, self._kept):
-            earlier = waiting.get(span.id)
-            if earlier is not None and earlier.trace_id == span.trace_id:
+            earlier = waiting.get(span.key)
+            if earlier is not None:
                 _fill(span, earlier)
                 span.accepted_at, span.known_to = earlier.accepted_at, earlier.known_to
                 span.lanes = earlier.lanes
-                waiting[span.id] = span
+                waiting[span.key] = span
                 self._keep(span)
                 self._replace(earlier)
                 self._books.joined += 1
                 return
-        self._let_go(span.id)
-        self._held[span.id] = span
+        self._held[span.key] = span
         self._keep(span)
         self._books.held += 1
 
@@ -91,7 +90,7 @@ class OpenSpans:
         self._budget.hold(span)
         if self._spool is not None:
             self._spool.add(span)
-            self._loaded[span.id] = span
+            self._loaded[span.key] = span
 
     def _replace(self, start: Span) -> None:
         """A newer event of the span stands for `start` from now on."""
@@ -106,26 +105,25 @@ class OpenSpans:
         self._forget(start)
 
     def _forget(self, start: Span) -> None:
-        if self._loaded.get(start.id) is start:
-            del self._loaded[start.id]
+        if self._loaded.get(start.key) is start:
+            del self._loaded[start.key]
         self._budget.release(start)
 
     def _end(self, span: Span) -> None:
-        start = self._held.get(span.id) or self._kept.get(span.id)
+        start = self._held.get(span.key) or self._kept.get(span.key)
         filled = False
-        if start is not None and start.trace_id == span.trace_id:
+        if start is not None:
             own = _signature(span)
             filled = _fill(span, start)
             self._remember(span, own if filled else 0)
-            if self._held.pop(span.id, None) is not None:
+            if self._held.pop(span.key, None) is not None:
                 self._books.held -= 1
                 self._books.joined += 1
             else:
-                del self._kept[span.id]
+                del self._kept[span.key]
                 span.known_to = start.known_to
         else:
-            start = None
-            seen = self._ended.get(_key(span))
+            seen = self._ended.get(hash(span.key))
             if seen and seen == _signature(span):
                 # The same END again, whose START is gone by now: sent as it is, it would blank
                 # upstream what the first one was filled with.
@@ -140,19 +138,9 @@ class OpenSpans:
         self._write(span)
 
     def _remember(self, span: Span, signature: int) -> None:
-        self._ended[_key(span)] = signature
+        self._ended[hash(span.key)] = signature
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
-
-    def _let_go(self, id_: str) -> None:
-        """Another trace uses the id of a span that runs: that one can't be joined any more."""
-        held = self._held.pop(id_, None)
-        if held is not None:
-            self._write_open(held)
-            self._retire(held)
-        kept = self._kept.pop(id_, None)
-        if kept is not None:
-            self._retire(kept)
 
     def _write_open(self, span: Span) -> None:
         self._books.held -= 1
@@ -175,21 +163,21 @@ class OpenSpans:
             span = next(iter(self._held.values()))
             if span.accepted_at + self._hold_s > now:
                 break
-            del self._held[span.id]
-            self._kept[span.id] = span
+            del self._held[span.key]
+            self._kept[span.key] = span
             self._write_open(span)
         while self._kept:
             span = next(iter(self._kept.values()))
             if span.accepted_at + self._ttl_s > now:
                 break
-            del self._kept[span.id]
+            del self._kept[span.key]
             self._retire(span)
 
     def release_all(self) -> None:
         """Write every held START open: the process stops and no END will come."""
         while self._held:
             _, span = self._held.popitem(last=False)
-            self._kept[span.id] = span
+            self._kept[span.key] = span
             self._write_open(span)
 
     def make_room(self, size: int) -> bool:
@@ -205,7 +193,7 @@ class OpenSpans:
             return self._budget.fits(size)
         settled = [span for span in islice(self._kept.values(), _LOOKED_AT) if span.holders == 1]
         for span in settled:
-            del self._kept[span.id]
+            del self._kept[span.key]
             self._retire(span)
             if self._budget.fits(size):
                 return True
@@ -217,7 +205,7 @@ class OpenSpans:
             if self._budget.fits(size):
                 return
             if span.seq > 0 and span.holders == 1:
-                del self._loaded[span.id]
+                del self._loaded[span.key]
                 self._budget.release(span)
                 drop_payloads(span)
                 self._budget.hold(span)
@@ -226,7 +214,7 @@ class OpenSpans:
         """STARTs whose payloads are on disk only and which an END among `spans` leaves out."""
         starts = []
         for span in spans:
-            start = self._held.get(span.id) or self._kept.get(span.id)
+            start = self._held.get(span.key) or self._kept.get(span.key)
             if start is not None and start.dropped & ~which_payloads(span):
                 starts.append(start)
         return starts
@@ -238,13 +226,9 @@ class OpenSpans:
         if span.lanes:
             self._books.replayed += 1
             self._books.held += 1
-            self._held[span.id] = span
+            self._held[span.key] = span
         else:
-            self._kept[span.id] = span
-
-
-def _key(span: Span) -> int:
-    return hash((span.trace_id, span.id))
+            self._kept[span.key] = span
 
 
 def _signature(span: Span) -> int:

@@ -72,12 +72,12 @@ def _deeper(raw: bytes, limit: int, peels: int) -> bool:
     many = (sample.count(b"{") + sample.count(b"[")) * len(raw) > limit * len(sample)
     if not many and not _has_many_openings(raw, limit):
         return False
-    if peels and (children := _children(raw)) is not None:
+    if peels and (children := _children(raw, limit)) is not None:
         return any(_deeper(bytes(child), limit - 1, peels - 1) for child in children)
     return _structure_is_deeper(raw, limit)
 
 
-def _children(raw: bytes) -> list[memoryview] | None:
+def _children(raw: bytes, limit: int) -> list[memoryview] | None:
     """The arrays and objects in an array or object; None where equal keys may hide one."""
     if raw[:1] == b"[":
         values = [memoryview(value) for value in _RAW_LIST.decode(raw)]
@@ -85,7 +85,7 @@ def _children(raw: bytes) -> list[memoryview] | None:
         members = _RAW_DICT.decode(raw)
         values = [memoryview(value) for value in members.values()]
         seen = sum(map(len, members)) + sum(map(len, values)) + 4 * len(members)
-        if len(raw) - seen > 2 * len(members) + 2:
+        if len(raw) - seen >= 2 * limit:
             return None
     return [value for value in values if value[0] in _OPENINGS]
 

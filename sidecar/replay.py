@@ -20,8 +20,8 @@ import structlog
 from sidecar.budget import ByteBudget
 from sidecar.config import Config, ConfigError
 from sidecar.dead_letters import DeadLetters, Head, Letter
+from sidecar.events import decode
 from sidecar.lane import Lane, build_lanes
-from sidecar.spans import decode
 
 PER_REQUEST = 50
 DEADLINE_S = 300.0

@@ -6,7 +6,7 @@ theirs overtakes it (design.md, Queue).
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from sidecar.spans import Span
@@ -30,16 +30,17 @@ class Batch:
     order: int = field(default_factory=lambda: next(_order))
 
     def __lt__(self, other: "Batch") -> bool:
-        """By the time it may be sent, then by age."""
-        return (self.not_before, self.order) < (other.not_before, other.order)
+        """By the time it may be sent, then by age; of halves the smaller first, down to the end.
+
+        A bad write is then alone after a few requests, and not after all batches were halved.
+        """
+        mine = (self.not_before, self.order, len(self.spans))
+        return mine < (other.not_before, other.order, len(other.spans))
 
     def split(self, at: int) -> tuple["Batch", "Batch"]:
         """The first `at` writes and the rest."""
         first, rest = self.spans[:at], self.spans[at:]
-        return (
-            Batch(first, self.attempts, self.suspicion, self.successes_seen, self.not_before),
-            Batch(rest, self.attempts, self.suspicion, self.successes_seen, self.not_before),
-        )
+        return replace(self, spans=first), replace(self, spans=rest)
 
 
 class Retries:

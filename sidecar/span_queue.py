@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from sidecar.books import LaneBooks
 from sidecar.budget import ByteBudget
-from sidecar.spans import Span
+from sidecar.spans import Key, Span
 from sidecar.spool import REPLACED, Spool
 from sidecar.tail import Tail
 
@@ -23,7 +23,7 @@ LOADED_AT_ONCE = 256
 
 
 class SpanQueue:
-    """Writes of one lane by span id. `bit` is the lane's bit in `Span.known_to` and `Span.lanes`.
+    """Writes of one lane by span. `bit` is the lane's bit in `Span.known_to` and `Span.lanes`.
 
     With a spool, `share` is the bytes the lane may hold in memory.
     """
@@ -42,10 +42,10 @@ class SpanQueue:
         self.bit = bit
         self._spool = spool
         self._share = share
-        self._waiting: OrderedDict[str, Span] = OrderedDict()
-        self._in_flight: dict[str, Span] = {}
+        self._waiting: OrderedDict[Key, Span] = OrderedDict()
+        self._in_flight: dict[Key, Span] = {}
         # Newer writes of spans in flight: out of the line until the one before is settled.
-        self._behind: dict[str, Span] = {}
+        self._behind: dict[Key, Span] = {}
         self._tail = Tail()
         self._bytes = 0
         self.waiting_bytes = 0
@@ -122,14 +122,14 @@ class SpanQueue:
 
     def _line_up(self, span: Span) -> None:
         self._hold(span)
-        id_ = span.id
-        if id_ in self._in_flight:
+        key = span.key
+        if key in self._in_flight:
             self._replace(self._behind, span)
             return
-        if id_ in self._waiting:
+        if key in self._waiting:
             self._replace(self._waiting, span)
         else:
-            self._waiting[id_] = span
+            self._waiting[key] = span
         self.waiting_bytes += span.size
 
     def _hold(self, span: Span) -> None:
@@ -150,8 +150,8 @@ class SpanQueue:
         if self._spool is not None:
             self._spool.settled(span, self.bit)
 
-    def _replace(self, line: dict[str, Span], span: Span) -> None:
-        earlier = line.get(span.id)
+    def _replace(self, line: dict[Key, Span], span: Span) -> None:
+        earlier = line.get(span.key)
         if earlier is not None:
             if span.end_time is None and earlier.end_time is not None:
                 # An open write never takes the place of a complete one (contracts/sgp.md 3).
@@ -161,7 +161,7 @@ class SpanQueue:
             self._release(earlier)
             if line is self._waiting:
                 self.waiting_bytes -= earlier.size
-        line[span.id] = span
+        line[span.key] = span
 
     def take(self, max_spans: int, max_bytes: int) -> list[Span]:
         """Check out the next writes: at least one, at most `max_spans` and about `max_bytes`."""
@@ -172,7 +172,7 @@ class SpanQueue:
             if batch and size + span.size > max_bytes:
                 break
             self._waiting.popitem(last=False)
-            self._in_flight[span.id] = span
+            self._in_flight[span.key] = span
             if span.end_time is None:
                 span.known_to |= self.bit
             size += span.size
@@ -182,17 +182,17 @@ class SpanQueue:
 
     def overtaken(self, span: Span) -> bool:
         """Whether a newer write waits behind this one, so that sending it again has no use."""
-        return span.end_time is None and span.id in self._behind
+        return span.end_time is None and span.key in self._behind
 
     def settle(self, span: Span) -> None:
         """The lane is done with a write it took: it leaves, and the one behind it has its turn."""
-        del self._in_flight[span.id]
+        del self._in_flight[span.key]
         self._settled(span)
         self._release(span)
-        behind = self._behind.pop(span.id, None)
+        behind = self._behind.pop(span.key, None)
         if behind is not None:
-            self._waiting[behind.id] = behind
-            self._waiting.move_to_end(behind.id, last=False)
+            self._waiting[behind.key] = behind
+            self._waiting.move_to_end(behind.key, last=False)
             self.waiting_bytes += behind.size
 
     def abandon(self) -> int:

@@ -1,10 +1,10 @@
 """The spool's file: SQLite in WAL mode, on one thread. Recovery is not our code (design.md D16).
 
-A row is one write: its JSON (`bodies`), its kind, and the lanes that still owe it to their upstream
-(`writes.lanes`, a bit each). An open row stays until its END comes, so that a thin END after a
-restart is still completed. From then on it is the complete row's base: payloads that the END did not
-change are in the base only, and both go together. Bodies have a table of their own, so that
-settling a write touches no page of payload.
+A row is one write: its JSON (`bodies`), its kind, and the lanes that still owe it to their
+upstream (`writes.lanes`, a bit each). An open row stays until its END comes, so that a thin END
+after a restart is still completed. From then on it is the complete row's base: payloads that the
+END did not change are in the base only, and both go together. Bodies have a table of their own, so
+that settling a write touches no page of payload.
 
 Every method blocks; `spool.Spool` calls them on its thread. `sqlite3.Error` and `OSError` come out.
 """
@@ -31,7 +31,7 @@ OPEN, COMPLETE, BASE = 0, 1, 2
 log = structlog.get_logger()
 
 
-class SpoolInUse(Exception):  # noqa: N818 (said to the operator as it is)
+class SpoolInUse(Exception):
     """Another sidecar works in this directory."""
 
 
@@ -276,10 +276,10 @@ def _write(connection: sqlite3.Connection, changes: Changes) -> int:
     for start in range(0, len(changes.added), _ROWS_AT_ONCE):
         rows = changes.added[start : start + _ROWS_AT_ONCE]
         values = ",".join(["(?,?,?,?,?)"] * len(rows))
-        execute(f"INSERT INTO writes VALUES {values}", [v for row in rows for v in row[:5]])  # noqa: S608
+        execute(f"INSERT INTO writes VALUES {values}", [v for row in rows for v in row[:5]])
         values = ",".join(["(?,?,?)"] * len(rows))
         parameters = [value for row in rows for value in (row.seq, row.born, row.body)]
-        execute(f"INSERT INTO bodies VALUES {values}", parameters)  # noqa: S608
+        execute(f"INSERT INTO bodies VALUES {values}", parameters)
     if bases := [row.base for row in changes.added if row.base]:
         execute(f"UPDATE writes SET kind = {BASE} WHERE {_THESE}", [_json(bases)])
     if changes.retired:
@@ -293,12 +293,12 @@ def _write(connection: sqlite3.Connection, changes: Changes) -> int:
     gone = changes.removed
     # Settled everywhere: a complete row goes, and its base; an open one waits for its END.
     if done := [*changes.retired, *masks]:
-        query = f"SELECT seq, base FROM writes WHERE {_DONE}"  # noqa: S608
+        query = f"SELECT seq, base FROM writes WHERE {_DONE}"
         gone = gone + [seq for row in execute(query, [_json(done)]) for seq in row if seq]
     if not gone:
         return 0
-    execute(f"DELETE FROM bodies WHERE {_THESE}", [_json(gone)])  # noqa: S608
-    return execute(f"DELETE FROM writes WHERE {_THESE}", [_json(gone)]).rowcount  # noqa: S608
+    execute(f"DELETE FROM bodies WHERE {_THESE}", [_json(gone)])
+    return execute(f"DELETE FROM writes WHERE {_THESE}", [_json(gone)]).rowcount
 
 
 def _json(seqs: Iterable[int]) -> str:

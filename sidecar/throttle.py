@@ -13,6 +13,8 @@ from sidecar.concurrency import ConcurrencyLimit
 
 # So many failures in a row, each of a write that had not failed before, are an outage.
 DOWN_AFTER = 3
+# The longest back-off while the process stops.
+HURRIED_S = 1.0
 # An absence shorter than this has left no backlog worth pacing.
 OUTAGE_S = 2.0
 
@@ -127,6 +129,7 @@ class Throttle:
         self._paused_at = float("-inf")
         self._failed_in_a_row = 0
         self._pauses = 0
+        self._most_s = float("inf")
 
     @property
     def limit(self) -> int:
@@ -177,7 +180,8 @@ class Throttle:
         if sent_at < self._paused_at:
             return
         self._pauses += 1
-        self._pause(now, state, self._backoff.delay(self._pauses, self._jitter()))
+        delay = self._backoff.delay(self._pauses, self._jitter())
+        self._pause(now, state, min(delay, self._most_s))
 
     def _pause(self, now: float, state: SinkState, seconds: float) -> None:
         if not self.probing:
@@ -185,6 +189,10 @@ class Throttle:
         self.state = state
         self._paused_at = now
         self.paused_until = max(self.paused_until, now + seconds)
+
+    def hurry(self) -> None:
+        """The process stops: never wait long, because the grace period ends."""
+        self._most_s = HURRIED_S
 
     def resume(self) -> None:
         """Probe at once: something changed (a new credential, or the process stops)."""

@@ -145,7 +145,7 @@ async def test_an_outage_that_ends_in_time() -> None:
     # By default one back-off may be longer than the whole grace period.
     async with world(shutdown__grace_s=GRACE_S, retry__max_s=5) as w:
         for upstream in w.upstreams:
-            upstream.rule = for_a_while(66, 503)
+            upstream.rule = for_a_while(72, 503)
         for number in range(15):
             await w.post(*[end(span(f"{number}-{n}")) for n in range(100)])
         await asyncio.sleep(60 - now())

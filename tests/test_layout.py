@@ -11,9 +11,9 @@ PACKAGE = Path(sidecar.__file__).parent
 # From the leaves up: a module imports from lower rows only.
 LEVELS = [
     "sidecar",
-    "credentials payloads books memory concurrency admin spool_file tail",
+    "credentials payloads books memory concurrency admin spool_file tail inflate",
     "spans config throttle",
-    "budget logs retries sinks spool",
+    "budget logs retries sinks spool events",
     "open_spans span_queue verdicts dead_letters metrics sinks.http",
     "sinks.agentex sinks.sgp drain exposition",
     "intake lane",

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.spans import SPAN_OVERHEAD, MalformedBody, Span, decode, from_json, to_json
+from sidecar.events import MalformedBody, decode
+from sidecar.spans import SPAN_OVERHEAD, Span, from_json, to_json
 from tests.support import END_TIME, START_TIME, make_event, make_span
 
 # What must never come back in an error text.

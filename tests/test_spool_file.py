@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.spool_file import OPEN, Backlog, Found, SpoolFile, SpoolInUse
+from sidecar.spool_file import OPEN, Backlog, Changes, Found, SpoolFile, SpoolInUse
 from tests.spool_support import changes, files_size, make_row
 
 MIB = 2**20
@@ -100,38 +100,34 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [100, 10_000, 50_000, 400_000])
 def test_the_files_stay_below_the_limit(tmp_path: Path, size: int) -> None:
-    """Full, emptied and shrunk, over and over: the log counts too."""
+    """Filled, emptied a bit, and filled again: the log counts too."""
     limit = 4 * MIB
     file = opened(tmp_path, limit)
-    largest = seq = 0
-    rows: list[int] = []
-    for number in range(300):
-        while rows and file.used + 2 * size > file.room:
-            file.apply(changes(settled=[(seq, bit) for seq in rows[:5] for bit in (1, 2)]))
-            del rows[:5]
-            largest = max(largest, files_size(tmp_path))
-            if number % 50 == 0:
-                file.shrink()
-                largest = max(largest, files_size(tmp_path))
-        seq += 1
-        file.apply(changes(make_row(seq, os.urandom(size))))
-        rows.append(seq)
-        largest = max(largest, files_size(tmp_path))
-    assert largest <= limit
+    sizes: list[int] = []
+    first, last = 1, 0
+
+    def apply(transaction: Changes) -> None:
+        file.apply(transaction)
+        sizes.append(files_size(tmp_path))
+
+    for _ in range(400):
+        while file.used + size + size // 4 > file.room:
+            done = range(first, min(first + 5, last + 1))
+            apply(changes(settled=[(seq, bit) for seq in done for bit in (1, 2)]))
+            first = done.stop
+        last += 1
+        apply(changes(make_row(last, os.urandom(size))))
+    assert max(sizes) <= limit
     file.close()
 
 
-def test_shrinking_a_full_file_stays_below_the_limit(tmp_path: Path) -> None:
-    """Half of it is free and behind each page that is not: giving space back takes none."""
-    limit = 16 * MIB
-    file = opened(tmp_path, limit)
-    seq = 0
-    while file.used + 100_000 < file.room:
-        seq += 1
-        file.apply(changes(make_row(seq, os.urandom(50_000))))
-    file.apply(changes(settled=[(s, bit) for s in range(1, seq, 2) for bit in (1, 2)]))
-    file.shrink()
-    assert files_size(tmp_path) <= limit
+def test_rows_that_go_are_not_written_once_more(tmp_path: Path) -> None:
+    """Deleting logs a few pages, not every page that becomes free (secure_delete)."""
+    file = opened(tmp_path, 64 * MIB)
+    file.apply(changes(*(make_row(seq, b"x" * 100_000) for seq in range(1, 101))))
+    file._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    file.apply(changes(settled=[(seq, bit) for seq in range(1, 101) for bit in (1, 2)]))
+    assert (tmp_path / "spool.db-wal").stat().st_size < MIB
     file.close()
 
 
@@ -170,7 +166,7 @@ def test_a_directory_has_one_sidecar(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
-@pytest.mark.parametrize("content", [b"no database" * 500, b"x", b"SQLite format 3\0" + b"\xff" * 99])
+@pytest.mark.parametrize("content", [b"no database" * 500, b"SQLite format 3\0" + b"\xff" * 999])
 def test_what_is_no_database_is_moved_aside(tmp_path: Path, content: bytes) -> None:
     """It stays for a look at it, the log says where; a fresh one is begun."""
     (tmp_path / "spool.db").write_bytes(content)
@@ -214,3 +210,23 @@ def test_a_kill_inside_a_transaction(tmp_path: Path) -> None:
     assert Backlog([], [(1, 3), (2, 3)]) == file.open()
     assert (1, []) == file.bodies([3], MIB)
     file.close()
+
+
+def test_power_is_lost_with_the_end_of_the_log(tmp_path: Path) -> None:
+    """Wherever the log ends: the transactions before that are there, each of them whole."""
+    file = opened(tmp_path / "file", 64 * MIB)
+    for seq in range(1, 11):
+        file.apply(changes(make_row(2 * seq, b"x" * 9000), make_row(2 * seq + 1), removed=[seq]))
+    states = set()
+    size = (tmp_path / "file/spool.db-wal").stat().st_size
+    for cut in range(40):
+        shutil.copytree(tmp_path / "file", tmp_path / str(cut))
+        os.truncate(tmp_path / str(cut) / "spool.db-wal", size * cut // 40)
+        torn = SpoolFile(str(tmp_path / str(cut)), 64 * MIB, sync_full=False)
+        states.add(tuple(seq for seq, _ in torn.open().complete_rows))
+        assert 0 == torn.moved_aside
+        torn.close()
+    file.close()
+    expected = {tuple(s for s in range(2, 2 * n + 2) if s > n) for n in range(11)}
+    assert states <= expected
+    assert len(states) > 5

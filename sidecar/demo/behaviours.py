@@ -85,7 +85,7 @@ class Recorded:
 Rule: TypeAlias = Callable[[Recorded], Scripted]
 
 
-class Refusal(Exception):  # noqa: N818 (an answer, not a fault)
+class Refusal(Exception):
     """Ends a `reply` early, with this answer."""
 
     def __init__(self, answer: Answer) -> None:

@@ -79,7 +79,7 @@ class StandIn(ABC):
 
     keepalive_s = 5.0  # an idle connection ends after so long
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         *,
         latency_s: float = 0.0,

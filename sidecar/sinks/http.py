@@ -7,11 +7,12 @@ never passed on.
 """
 
 import asyncio
+import io
 from collections.abc import Callable, Mapping
-from time import perf_counter
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from time import perf_counter
 from typing import NamedTuple
 
 import aiohttp
@@ -27,6 +28,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 # Idle connections end before the server's 5 s, or they would be reset (agentex.md 6).
 KEEPALIVE_S = 4.0
 CONNECT_S = 5.0
+
+_IN_ONE_PIECE = 2**20
 
 _FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -63,8 +66,8 @@ def decide(answer: Answer) -> SinkError | None:
     if status in _FORBIDDEN:
         return Unauthorized(said, status)
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        # 502, 503 and 504 speak of the upstream. A 500 may be about this very batch (D8).
-        suspect = status == HTTPStatus.INTERNAL_SERVER_ERROR
+        # It may be about this very batch (D8): SGP hides its own 500s behind a 503.
+        suspect = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         return Unavailable(said, status, retry_after=answer.retry_after, suspect=suspect)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return TooLarge(said, status)
@@ -134,8 +137,11 @@ class HttpClient:
         )
 
     async def request(self, method: str, url: URL, body: bytes) -> Answer:
-        """Send one request; raises `Unavailable` when there is no answer, `Unauthorized` when
-        there is no credential to send it with."""
+        """Send one request.
+
+        Raises `Unavailable` when there is no answer, `Unauthorized` when there is no credential to
+        send it with.
+        """
         headers = self._credentials.headers()
         if headers is None:
             msg = "no credential yet"
@@ -146,7 +152,7 @@ class HttpClient:
         outcome = "connection"
         try:
             async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
+                method, url, data=_payload(body), headers=headers, allow_redirects=False
             ) as response:
                 answer = await _read(response)
             outcome = _OUTCOMES.get(type(decide(answer)), "ok")
@@ -179,6 +185,11 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     while not content.at_eof() and size < MAX_ANSWER_BYTES:
         size += len(await content.readany())
     return Answer(response.status, head, retry_after_seconds(response.headers))
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    # aiohttp warns of larger bytes, because they go to the socket in one piece.
+    return body if len(body) <= _IN_ONE_PIECE else io.BytesIO(body)
 
 
 def _no_content(error: Exception) -> str:

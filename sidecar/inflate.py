@@ -1,0 +1,49 @@
+"""Compressed request bodies, chunk by chunk and never more than asked for."""
+
+import zlib
+
+_HEADER_BYTES = 2
+
+
+class Inflater:
+    """Inflates one body: `gzip`, with any number of members, or `deflate`.
+
+    Raises `zlib.error` for what is neither.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = encoding == "gzip"
+        self._stream: zlib._Decompress | None = None
+        self._pending = b""
+
+    def __call__(self, chunk: bytes, most: int) -> bytes:
+        """The bytes that `chunk` inflates to, at most `most`; the rest of it is dropped then."""
+        chunk, self._pending = self._pending + chunk, b""
+        inflated = b""
+        while chunk and len(inflated) < most:
+            if self._stream is None or (self._stream.eof and self._gzip):
+                if len(chunk) < _HEADER_BYTES:
+                    self._pending = chunk
+                    break
+                self._stream = zlib.decompressobj(self._window(chunk))
+            inflated += self._stream.decompress(chunk, most - len(inflated))
+            chunk = self._stream.unused_data
+            if self._stream.eof:
+                if chunk and not self._gzip:
+                    raise zlib.error("bytes behind the end")
+                # RFC 1952: a gzip file is a series of members; the next one begins here.
+            else:
+                break
+        return inflated
+
+    def _window(self, chunk: bytes) -> int:
+        if self._gzip:
+            return zlib.MAX_WBITS | 16
+        # "deflate" is zlib's format, but some clients send the bare stream.
+        is_zlib = chunk[0] & 0x0F == zlib.DEFLATED and int.from_bytes(chunk[:2]) % 31 == 0
+        return zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body came to its end."""
+        return self._stream is not None and self._stream.eof and not self._pending
