@@ -54,7 +54,7 @@ class Intake:
     def take(self, spans: Sequence[Span]) -> None:
         """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
         size = total_size(spans)
-        if size > self._budget.limit:
+        if size > self._budget.limit or self._too_large_for_disk(spans):
             raise NeverFits
         if not self._has_room(size):
             raise NoRoom
@@ -67,6 +67,10 @@ class Intake:
         if self._spool is None:
             return self.open_spans.make_room(size)
         return self._spool.fits(size) and self.open_spans.make_room(size + self._spool.adding)
+
+    def _too_large_for_disk(self, spans: Sequence[Span]) -> bool:
+        spool = self._spool
+        return spool is not None and any(span.size > spool.largest for span in spans)
 
     async def take_durably(self, spans: Sequence[Span]) -> None:
         """As `take`; returns once the spool, where there is one, has the events on disk."""

@@ -160,7 +160,8 @@ class Listener:
         try:
             await self._intake.take_durably(decoded.spans)
         except NeverFits:
-            error = f"{size} bytes do not fit into queue.max_bytes ({self._budget.limit})"
+            limit = self._budget.limit
+            error = f"{size} bytes never fit: see queue.max_bytes ({limit}) and spool.max_bytes"
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large") from None
         except NoRoom:
             raise _no_room() from None

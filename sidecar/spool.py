@@ -110,6 +110,11 @@ class Spool:
         self._next_seq = max(seqs, default=0) + 1
         self.on_backlog(backlog)
 
+    @property
+    def largest(self) -> int:
+        """Bytes that one write may have; more would not fit into the log."""
+        return self._file.largest
+
     def fits(self, size: int) -> bool:
         """Whether `size` more bytes stay within `spool.max_bytes`."""
         # A page may stay a quarter empty behind a large body.
@@ -204,20 +209,21 @@ class Spool:
             self._timer = None
         changes, self._changes = self._changes, Changes([], [], [], [])
         waiters, self._waiters = self._waiters, []
-        self._adding = 0
+        writing = self._adding
+        parts = changes.condensed().parts(self._file.transaction_bytes)
         try:
-            await self._on_thread(self._file.apply, changes.condensed())
+            while parts:
+                await self._on_thread(self._file.apply, parts[0])
+                del parts[0]
         except _TROUBLE as error:
-            gone = {*changes.removed, *self._changes.removed}
-            self._unwritten |= {row.seq: row for row in changes.added if row.seq not in gone}
-            self._changes = Changes(
-                [],
-                [*changes.removed, *self._changes.removed],
-                [*changes.retired, *self._changes.retired],
-                [*changes.settled, *self._changes.settled],
-            )
+            gone = set(self._changes.removed)
+            for part in parts:
+                self._unwritten |= {row.seq: row for row in part.added if row.seq not in gone}
+            left = parts[-1]._replace(added=[])
+            self._changes = left.before(self._changes)
             self._trouble(error)
         finally:
+            self._adding = max(0, self._adding - writing)
             _release(waiters)
 
     def _trouble(self, error: Exception) -> None:
@@ -242,16 +248,16 @@ class Spool:
                     return
             else:
                 await self._on_thread(self._file.open)
-            unwritten, changes = list(self._unwritten.values()), self._changes
-            self._changes = Changes([], [], [], [])
+            changes, self._changes = self._changes, Changes([], [], [], [])
+            again = changes._replace(added=list(self._unwritten.values())).condensed()
             try:
-                again = Changes(unwritten, changes.removed, changes.retired, changes.settled)
-                await self._on_thread(self._file.apply, again.condensed())
+                for part in again.parts(self._file.transaction_bytes):
+                    await self._on_thread(self._file.apply, part)
+                    for row in part.added:
+                        self._unwritten.pop(row.seq, None)
             except _TROUBLE:
                 self._changes = changes.before(self._changes)
                 raise
-            for row in unwritten:
-                self._unwritten.pop(row.seq, None)
         except _TROUBLE as error:
             self._trouble(error)
             return

@@ -25,7 +25,9 @@ PAGE = 16 * 1024
 LOG_SHARE = 0.25
 LOG_MOST = 128 * 2**20
 # Of that, when the log is written back: seldom, because pages are used over and over before.
-CHECKPOINT_SHARE = 0.75
+CHECKPOINT_SHARE = 0.5
+# Of that, how large one row may be, and about one transaction.
+ROW_SHARE, TRANSACTION_SHARE = 0.25, 0.125
 OPEN, COMPLETE, BASE = 0, 1, 2
 
 log = structlog.get_logger()
@@ -69,6 +71,18 @@ class Changes(NamedTuple):
             [pair for pair in self.settled if pair[0] not in gone],
         )
 
+    def parts(self, max_bytes: int) -> list["Changes"]:
+        """The same in transactions of about `max_bytes` or one row; the last has all but rows."""
+        parts: list[list[Row]] = [[]]
+        size = 0
+        for row in self.added:
+            size += len(row.body)
+            if parts[-1] and size > max_bytes:
+                parts.append([])
+                size = len(row.body)
+            parts[-1].append(row)
+        return [*(Changes(rows, [], [], []) for rows in parts[:-1]), self._replace(added=parts[-1])]
+
     def before(self, later: "Changes") -> "Changes":
         """These changes, then `later` ones."""
         return Changes(
@@ -104,6 +118,8 @@ class SpoolFile:
         self.max_bytes = max_bytes
         self._path = self._directory / "spool.db"
         self._log_bytes = int(min(LOG_MOST, max_bytes * LOG_SHARE))
+        self.largest = int(self._log_bytes * ROW_SHARE)
+        self.transaction_bytes = int(self._log_bytes * TRANSACTION_SHARE)
         self._pages = max(8, (max_bytes - self._log_bytes) // PAGE)
         self._sync = "FULL" if sync_full else "NORMAL"
         self._connection: sqlite3.Connection | None = None
@@ -151,6 +167,8 @@ class SpoolFile:
         self._connection = connection
         for pragma in (
             f"page_size = {PAGE}",
+            # Debian's SQLite would write zeros over every page that becomes free.
+            "secure_delete = OFF",
             "temp_store = MEMORY",  # the root file system is read-only
             "locking_mode = EXCLUSIVE",  # we hold the directory's lock: no shared memory file
             "journal_mode = WAL",
@@ -193,7 +211,7 @@ class SpoolFile:
         log.error("spool_moved_aside", path=str(self._path), stamp=stamp, reason=why)
 
     def apply(self, changes: Changes) -> None:
-        """Do all of it in one transaction, or none."""
+        """Do all of it in one transaction, or none; keep it within `transaction_bytes`."""
         connection = self._connected()
         connection.execute("BEGIN")
         try:

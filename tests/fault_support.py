@@ -243,9 +243,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    agentex: AgentexStandIn | None = None, sgp: SgpStandIn | None = None, **settings: object
+    agentex: AgentexStandIn | None = None,
+    sgp: SgpStandIn | None = None,
+    *,
+    without: tuple[str, ...] = (),
+    **settings: object,
 ) -> AsyncIterator[World]:
-    """Run all of it; `settings` are keys such as `queue__start_hold_s`."""
+    """Run all of it; `settings` are keys such as `queue__start_hold_s`.
+
+    `without` names variables that the pod does not have.
+    """
     with tempfile.TemporaryDirectory() as folder:
         letters = Path(folder) / "letters.jsonl"
         async with agentex or AgentexStandIn() as one, sgp or SgpStandIn() as many:
@@ -256,6 +263,7 @@ async def world(
                 "SGP_API_KEY": "key",
                 "SGP_ACCOUNT_ID": "account",
             }
+            environ = {name: text for name, text in environ.items() if name not in without}
             settings.setdefault("dead_letters__path", letters)
             async with running_app(environ, **settings) as running:
                 yield World(running, one, many, letters)

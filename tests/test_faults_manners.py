@@ -55,7 +55,8 @@ async def test_a_new_key_is_relayed_by_the_agent() -> None:
 async def test_no_key_until_one_is_relayed() -> None:
     """SGP by relay waits for the agent's credentials, without a single request."""
     sgp = SgpStandIn(api_key="theirs", account_id="account")
-    async with world(sgp=sgp, sgp__relay="true", sgp__api_key="", sgp__account_id="") as w:
+    pod_has_none = ("SGP_API_KEY", "SGP_ACCOUNT_ID")
+    async with world(sgp=sgp, sgp__relay="true", without=pod_has_none) as w:
         await w.feed(5)
         await asyncio.sleep(100)
         assert not w.sgp.requests
