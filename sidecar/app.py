@@ -237,6 +237,7 @@ class App:
             await asyncio.sleep(HOUSEKEEPING_S)
             self._collector.lag.observe(max(0.0, self._loop.time() - due))
             trimmer.look(self.budget.used)
+            self.listener.sweep(self._loop.time())
             for lane in self.lanes:
                 lane.credentials.refresh()
             if self.spool is not None:

@@ -26,6 +26,8 @@ from sidecar.intake import Intake, NeverFits, NoRoom
 from sidecar.metrics import IntakeMetrics
 
 RETRY_AFTER_S = "1"
+# Longer than any body may take, and than aiohttp keeps a connection between two requests.
+IDLE_S = 300.0
 _NDJSON = {"application/json": False, "application/x-ndjson": True}
 _ENCODINGS = ("", "identity", "gzip", "deflate")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@]+))(?::\d*)?")
@@ -72,14 +74,33 @@ class Listener:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self.stopping = False
+        self.idle_s = IDLE_S
+        self._server: web.Server | None = None
+        # When the last request on each connection began, in loop time.
+        self._begun: dict[web.RequestHandler, float] = {}
 
     def server(self) -> web.Server:
         """The protocol factory: no router, no middleware, bodies as they come."""
-        return web.Server(self.handle, access_log=None, auto_decompress=False, logger=_quiet)
+        self._server = web.Server(
+            self.handle, access_log=None, auto_decompress=False, logger=_quiet
+        )
+        return self._server
+
+    def sweep(self, now: float) -> None:
+        """Close connections on which no request began for `idle_s`; called now and then.
+
+        aiohttp does so only after a first request: half a header would stay for ever.
+        """
+        connections = self._server.connections if self._server is not None else []
+        self._begun = {each: self._begun.get(each, now) for each in connections}
+        for connection, begun in self._begun.items():
+            if now - begun > self.idle_s:
+                connection.force_close()
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
         """Answer one request."""
         started = perf_counter()
+        self._begun[request.protocol] = self._loop.time()
         try:
             response = await self._route(request)
         except Refusal as refusal:

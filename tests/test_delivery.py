@@ -6,7 +6,7 @@ never lands after the complete one, a span is never in flight twice, or twice in
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ class Upstream:
     def skips(self, span: Span) -> str | None:
         """Nothing is skipped."""
         del span
+        return None
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
         """Wait for the test's answer."""
@@ -125,7 +126,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.intake = Intake(drains, self.budget, self.books, hold_s=2.0, ttl_s=30.0)
         self.runs = [self.loop.create_task(drain.run()) for drain in drains]
 
-    def _note_dead(self, name: str) -> Any:
+    def _note_dead(self, name: str) -> Callable[[Span, str, SinkError], None]:
         def note(span: Span, reason: str, error: SinkError) -> None:
             del reason, error
             self.dead[name].add(span.id)
@@ -191,9 +192,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     @invariant()
     def balanced(self) -> None:
         """No event and no write is unaccounted for; memory is within its bound."""
-        assert 0 == self.books.imbalance
+        assert self.books.imbalance == 0
         for _, _, metrics in self.lanes:
-            assert 0 == metrics.imbalance
+            assert metrics.imbalance == 0
         assert 0 <= self.budget.used <= 2 * self.budget.limit
 
     def teardown(self) -> None:
@@ -210,8 +211,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.loop.run_until_complete(asyncio.wait_for(asyncio.gather(*self.runs), 10_000))
             self.balanced()
             for (queue, _, metrics), upstream in zip(self.lanes, self.upstreams, strict=True):
-                assert 0 == queue.depth
-                assert 0 == metrics.books.lost.total()
+                assert queue.depth == 0
+                assert metrics.books.lost.total() == 0
                 ended = {str(number) for number in self.ended}
                 complete = {id_ for id_, kind in upstream.rows.items() if kind == "complete"}
                 assert ended <= complete | self.dead[upstream.name]

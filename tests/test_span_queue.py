@@ -25,8 +25,8 @@ def test_writes_leave_in_the_order_they_came() -> None:
     queue, _, _ = new_queue()
     for id_ in "abc":
         queue.put(make_span(id_))
-    assert ["a", "b"] == [span.id for span in queue.take(2, 2**20)]
-    assert ["c"] == [span.id for span in queue.take(2, 2**20)]
+    assert [span.id for span in queue.take(2, 2**20)] == ["a", "b"]
+    assert [span.id for span in queue.take(2, 2**20)] == ["c"]
 
 
 def test_a_batch_ends_before_it_is_too_large() -> None:
@@ -34,8 +34,8 @@ def test_a_batch_ends_before_it_is_too_large() -> None:
     queue, _, _ = new_queue()
     for id_ in "abc":
         queue.put(make_span(id_, input=b'{"p":"%s"}' % (b"x" * 5000)))
-    assert 2 == len(queue.take(9, 13_000))
-    assert 1 == len(queue.take(9, 10))
+    assert len(queue.take(9, 13_000)) == 2
+    assert len(queue.take(9, 10)) == 1
 
 
 def test_a_complete_write_takes_the_place_of_a_waiting_open_one() -> None:
@@ -45,8 +45,8 @@ def test_a_complete_write_takes_the_place_of_a_waiting_open_one() -> None:
     queue.put(make_span("b"))
     queue.put(make_span("a"))
     batch = queue.take(9, 2**20)
-    assert [("a", "complete"), ("b", "complete")] == [(span.id, span.kind) for span in batch]
-    assert 1 == books.superseded
+    assert [(span.id, span.kind) for span in batch] == [("a", "complete"), ("b", "complete")]
+    assert books.superseded == 1
 
 
 def test_an_open_write_never_takes_the_place_of_a_complete_one() -> None:
@@ -54,8 +54,8 @@ def test_an_open_write_never_takes_the_place_of_a_complete_one() -> None:
     queue, books, _ = new_queue()
     queue.put(make_span("a"))
     queue.put(make_span("a", complete=False))
-    assert ["complete"] == [span.kind for span in queue.take(9, 2**20)]
-    assert 1 == books.superseded
+    assert [span.kind for span in queue.take(9, 2**20)] == ["complete"]
+    assert books.superseded == 1
 
 
 def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
@@ -66,9 +66,9 @@ def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
     queue.put(make_span("b"))
     queue.put(make_span("a"))
     assert queue.overtaken(open_write)
-    assert ["b"] == [span.id for span in queue.take(9, 2**20)]
+    assert [span.id for span in queue.take(9, 2**20)] == ["b"]
     queue.settle(open_write)
-    assert ["a"] == [span.id for span in queue.take(9, 2**20)]
+    assert [span.id for span in queue.take(9, 2**20)] == ["a"]
 
 
 def test_a_span_in_two_lanes_is_counted_once_in_bytes() -> None:
@@ -137,7 +137,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.budget.used == sum(span.size for span in held)
         ready = [span for span in self.line if span.id not in self.in_flight]
         assert self.queue.waiting_bytes == sum(span.size for span in ready)
-        assert 0 == self.books.imbalance(self.queue.depth)
+        assert self.books.imbalance(self.queue.depth) == 0
 
 
 TestQueueMachine: Any = QueueMachine.TestCase
