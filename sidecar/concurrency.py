@@ -40,6 +40,7 @@ class ConcurrencyLimit:
         self._last_trial = _Trial.DOWN
         self._before = self.value  # the limit that a trial goes back to
         self._rate: float | None = None  # writes a second at `_before`
+        self._finer = 2
         self._rest = 0
         self._next_rest = self.FIRST_REST
         self._begin(None)
@@ -80,6 +81,9 @@ class ConcurrencyLimit:
             self._next_rest = self.FIRST_REST
             self._try(self._trial)
         else:
+            if not self._fast and self._trial is _Trial.UP:
+                # Half as much again was too much; a quarter may not be.
+                self._finer = 6 - self._finer
             self._fast = False
             self._stop_trial()
             self._rest = self._next_rest
@@ -99,7 +103,7 @@ class ConcurrencyLimit:
         self._before = self.value
         self._trial = self._last_trial = trial
         if trial is _Trial.UP:
-            step = self.value if self._fast else max(1, self.value // 2)
+            step = self.value if self._fast else max(1, self.value // self._finer)
             self.value = min(self.maximum, self.value + step)
         else:
             self.value = max(1, self.value - max(1, self.value // 4))

@@ -19,7 +19,7 @@ from sidecar.spool_file import COMPLETE, Backlog, Changes, Found, Row, SpoolFile
 from tests.fault_support import World, world
 
 # Longer than any test has to wait, so that a hang fails instead of hanging.
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 POLL_S = 0.005
 ALL_LANES = 3
 
@@ -160,5 +160,8 @@ async def spool_world(
 ) -> AsyncIterator[SpoolWorld]:
     """A sidecar with a spool at `path`; another one later takes over what this one leaves there."""
     settings = {"queue__start_hold_s": 0.05, "shutdown__grace_s": 0} | settings
-    async with world(agentex, sgp, spool__path=path, **settings) as made:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        world(agentex, sgp, spool__path=path, **settings) as made,
+    ):
         yield SpoolWorld(made.running, made.agentex, made.sgp, made.letters)

@@ -1,0 +1,103 @@
+"""Pauses, back-off and pace: arithmetic, so plain asserts."""
+
+import pytest
+
+from sidecar.throttle import HURRIED_S, Backoff, Pace, SinkState, Throttle
+
+
+def new_throttle(jitter: float = 0.5) -> Throttle:
+    """A throttle with the defaults."""
+    return Throttle(Backoff(0.5, 30.0), 8, lambda: jitter)
+
+
+def fail(throttle: Throttle, now: float, retry_after: float = 0.0, *, first: bool = True) -> None:
+    """A request fails that left at `now`."""
+    throttle.failed(now, now, retry_after=retry_after, first=first, outage=False)
+
+
+@pytest.mark.parametrize(("attempt", "most"), [(1, 0.5), (2, 1.0), (7, 30.0), (10**6, 30.0)])
+def test_backoff_doubles_to_a_bound_with_full_jitter(attempt: int, most: float) -> None:
+    """Anything from 0 to the exponential bound."""
+    backoff = Backoff(0.5, 30.0)
+    assert backoff.delay(attempt, 0.0) == 0.0
+    assert backoff.delay(attempt, 0.999) == pytest.approx(most * 0.999)
+
+
+def test_three_failures_in_a_row_are_an_outage() -> None:
+    """The lane pauses and probes with one request; an answer ends it."""
+    throttle = new_throttle()
+    for now in (1.0, 2.0):
+        fail(throttle, now)
+        assert throttle.state is SinkState.UP
+    fail(throttle, 3.0)
+    assert (throttle.state, throttle.limit) == (SinkState.DOWN, 1)
+    assert throttle.paused_until == 3.0 + 0.25
+    throttle.answered(4.0)
+    assert throttle.state is SinkState.UP
+    assert throttle.paused_until == 0.0
+
+
+def test_one_bad_write_is_not_an_outage() -> None:
+    """A write that fails again and again does not pause its lane."""
+    throttle = new_throttle()
+    fail(throttle, 1.0)
+    for now in range(2, 50):
+        fail(throttle, float(now), first=False)
+    assert throttle.state is SinkState.UP
+
+
+def test_failures_sent_before_the_pause_do_not_lengthen_it() -> None:
+    """Ten requests that fail together are one failure."""
+    throttle = new_throttle()
+    throttle.failed(5.0, 4.0, retry_after=0.0, first=True, outage=True)
+    until = throttle.paused_until
+    for _ in range(10):
+        throttle.failed(5.1, 4.0, retry_after=0.0, first=True, outage=True)
+    assert throttle.paused_until == until
+
+
+@pytest.mark.parametrize("seconds", [0.2, 2.0, 7200.0])
+def test_retry_after_is_kept_whatever_its_size(seconds: float) -> None:
+    """Never sooner, and at most a tenth later."""
+    throttle = new_throttle()
+    fail(throttle, 10.0, retry_after=seconds)
+    assert throttle.state is SinkState.THROTTLED
+    assert 10.0 + seconds <= throttle.paused_until <= 10.0 + seconds * 1.1
+
+
+def test_a_process_that_stops_does_not_wait_long() -> None:
+    """After `hurry` no back-off is longer than a second."""
+    throttle = new_throttle(jitter=0.99)
+    throttle.hurry()
+    for now in range(20):
+        throttle.failed(now * 40.0, now * 40.0, retry_after=0.0, first=True, outage=True)
+    assert throttle.paused_until <= 19 * 40.0 + HURRIED_S
+
+
+def test_pace_after_an_outage() -> None:
+    """1.2 times the steady rate for ten seconds, then more, until the backlog is gone."""
+    pace = Pace()
+    for tick in range(200):
+        pace.sent(tick / 10, 10)  # 100 writes a second
+    assert pace.steady == pytest.approx(100, rel=0.1)
+    pace.came_back(100.0)
+    assert pace.rate(109.0) == pytest.approx(1.2 * pace.steady)
+    assert pace.rate(120.0) > 5 * pace.steady
+    pace.caught_up()
+    assert not pace.active
+
+
+def test_pace_is_never_waited_for_busily() -> None:
+    """Following `next_at` lets exactly the rate through, in no more steps than writes."""
+    pace = Pace()
+    pace.came_back(0.0)
+    now, sent, steps = 0.0, 0, 0
+    while now < 10.0:
+        steps += 1
+        allowed = pace.allowance(now)
+        if allowed:
+            pace.sent(now, allowed)
+            sent += allowed
+        now = pace.next_at(now)
+    assert sent == pytest.approx(Pace.UNKNOWN * 10, rel=0.02)
+    assert steps <= sent + 10
