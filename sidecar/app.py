@@ -193,11 +193,11 @@ class App:
         log.info("spool_recovered", writes=spool.rows, open_spans=len(lanes_of))
 
     async def _close(self) -> bool:
+        if self.spool is not None:
+            await self.spool.close()
         for lane in self.lanes:
             lane.metrics.lost(lane.drain.abandon(), "shutdown")
             await lane.sink.close()
-        if self.spool is not None:
-            await self.spool.close()
         totals = {lane.sink.name: lane.totals() for lane in self.lanes}
         lost = sum(total["lost"] for total in totals.values())
         log.info("stopped", lost=lost, events=self._events(), writes=totals)

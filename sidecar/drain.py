@@ -107,6 +107,11 @@ class Drain:
         return self._queue.bit
 
     @property
+    def unused_share(self) -> int:
+        """Bytes that the lane may still bring into memory from disk."""
+        return self._queue.unused_share
+
+    @property
     def behind(self) -> int:
         """Writes waiting although the upstream is healthy: we may not get round to sending."""
         return 0 if self._throttle.probing else self._queue.waiting

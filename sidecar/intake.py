@@ -49,12 +49,14 @@ class Intake:
         self.open_spans = OpenSpans(
             self._write, budget, books, hold_s=hold_s, ttl_s=ttl_s, spool=spool
         )
+        # With a spool, the lanes' shares are never free for a request.
+        self._most = budget.limit - sum(lane.unused_share for lane in lanes)
         self.last_taken_at = self._loop.time()
 
     def take(self, spans: Sequence[Span]) -> None:
         """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
         size = total_size(spans)
-        if size > self._budget.limit or self._too_large_for_disk(spans):
+        if size > self._most or self._too_large_for_disk(spans):
             raise NeverFits
         if not self._has_room(size):
             raise NoRoom
@@ -66,7 +68,9 @@ class Intake:
     def _has_room(self, size: int) -> bool:
         if self._spool is None:
             return self.open_spans.make_room(size)
-        return self._spool.fits(size) and self.open_spans.make_room(size + self._spool.adding)
+        # What the lanes may still bring back from disk is theirs.
+        theirs = self._spool.adding + sum(lane.unused_share for lane in self._lanes)
+        return self._spool.fits(size) and self.open_spans.make_room(size + theirs)
 
     def _too_large_for_disk(self, spans: Sequence[Span]) -> bool:
         spool = self._spool

@@ -71,17 +71,19 @@ class OpenSpans:
             # Written now it would replace the finished row at SGP (contracts/sgp.md 3, unknown 1).
             self._books.joined += 1
             return
-        for waiting in (self._held, self._kept):
-            earlier = waiting.get(span.key)
-            if earlier is not None:
-                _fill(span, earlier)
-                span.accepted_at, span.known_to = earlier.accepted_at, earlier.known_to
-                span.lanes = earlier.lanes
-                waiting[span.key] = span
-                self._keep(span)
-                self._replace(earlier)
-                self._books.joined += 1
-                return
+        if span.key in self._kept:
+            # Written already: its END will say what changed.
+            self._books.joined += 1
+            return
+        earlier = self._held.get(span.key)
+        if earlier is not None:
+            _fill(span, earlier)
+            span.accepted_at = earlier.accepted_at
+            self._held[span.key] = span
+            self._keep(span)
+            self._replace(earlier)
+            self._books.joined += 1
+            return
         self._held[span.key] = span
         self._keep(span)
         self._books.held += 1
@@ -221,6 +223,11 @@ class OpenSpans:
 
     def recover(self, span: Span) -> None:
         """Take back a START that an earlier process left in the spool; its payload stays there."""
+        known = span.key in self._held or span.key in self._kept
+        if self._spool is not None and (known or hash(span.key) in self._ended):
+            # A disk that came late: newer events of the span have been here before.
+            self._spool.replace(span)
+            return
         drop_payloads(span)
         self._budget.hold(span)
         if span.lanes:

@@ -67,6 +67,11 @@ class SpanQueue:
         return bool(self._tail) and 2 * self._bytes < self._share
 
     @property
+    def unused_share(self) -> int:
+        """Bytes that the lane may still bring into memory."""
+        return max(0, self._share - self._bytes) if self._spool is not None else 0
+
+    @property
     def waiting(self) -> int:
         """Writes that a batch could take now."""
         return len(self._waiting)
@@ -200,14 +205,22 @@ class SpanQueue:
         left = [*self._in_flight.values(), *self._waiting.values(), *self._behind.values()]
         for line in (self._in_flight, self._waiting, self._behind):
             line.clear()
-        lost = 0
+        lost = self._unkept(self._tail.first(len(self._tail)))
         for span in left:
             self._release(span)
-            if span.seq > 0:
-                self._tail.extend((span.seq,))
-            elif span.seq == REPLACED:
+            if span.seq == REPLACED:
                 self._books.superseded += 1
+            elif span.seq > 0 and self._spool is not None and self._spool.has(span.seq):
+                self._tail.extend((span.seq,))
             else:
                 lost += 1
         self.waiting_bytes = 0
         return lost
+
+    def _unkept(self, seqs: Sequence[int]) -> int:
+        """Take the rows out of the tail that the disk never took; how many."""
+        spool = self._spool
+        kept = [seq for seq in seqs if spool is not None and spool.has(seq)]
+        self._tail.drop(len(seqs))
+        self._tail.extend(kept)
+        return len(seqs) - len(kept)

@@ -17,10 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from sidecar.spans import Span, fill_payloads, from_json, shared_payloads, to_json
-from sidecar.spool_file import COMPLETE, OPEN, Backlog, Changes, Found, Row, SpoolFile
+from sidecar.spool_file import (
+    COMPLETE,
+    OPEN,
+    Backlog,
+    Changes,
+    Found,
+    Row,
+    SpoolFile,
+    SpoolInUse,
+)
 
 log = structlog.get_logger()
 
@@ -177,6 +187,10 @@ class Spool:
             self._replaced[seq] = left - 1
         return left > 0
 
+    def has(self, seq: int) -> bool:
+        """Whether a row is on disk, and not only promised to it."""
+        return seq not in self._unwritten
+
     async def commit(self) -> None:
         """Return once everything until now is on disk, or the spool is degraded."""
         if self._changes.added and not self.degraded:
@@ -255,10 +269,12 @@ class Spool:
                     await self._on_thread(self._file.apply, part)
                     for row in part.added:
                         self._unwritten.pop(row.seq, None)
-            except _TROUBLE:
+            except _TROUBLE as error:
                 self._changes = changes.before(self._changes)
+                if _is_unreadable(error):
+                    await self._on_thread(self._file.start_afresh, str(error))
                 raise
-        except _TROUBLE as error:
+        except (*_TROUBLE, SpoolInUse) as error:
             self._trouble(error)
             return
         self.degraded = False
@@ -274,14 +290,16 @@ class Spool:
         while True:
             try:
                 if (row := self._unwritten.get(seqs[0])) is not None:
-                    return 1, [self._span(await self._unwritten_row(row))]
+                    span = self._span(await self._unwritten_row(row))
+                    return 1, [span] if span is not None else []
                 on_disk = list(takewhile(lambda seq: seq not in self._unwritten, seqs))
                 looked, rows = await self._on_thread(self._file.bodies, on_disk, max_bytes)
             except _TROUBLE as error:
                 self._trouble(error)
                 await asyncio.sleep(RETRY_S)
             else:
-                return looked, [self._span(row) for row in rows if row.seq not in self._replaced]
+                spans = [self._span(row) for row in rows if row.seq not in self._replaced]
+                return looked, [span for span in spans if span is not None]
 
     async def _unwritten_row(self, row: Row) -> Found:
         base = None
@@ -292,11 +310,18 @@ class Spool:
             base = found[0].body if found else None
         return Found(row.seq, row.shared, row.born, row.body, base)
 
-    def _span(self, row: Found) -> Span:
-        span = from_json(row.body, self._loop.time() - max(0.0, time.time() - row.born))
-        span.seq = row.seq
-        if row.base is not None and row.shared:
-            fill_payloads(span, from_json(row.base, 0.0), row.shared)
+    def _span(self, row: Found) -> Span | None:
+        """The write of a row; None when its bytes are not what was written."""
+        try:
+            span = from_json(row.body, self._loop.time() - max(0.0, time.time() - row.born))
+            span.seq = row.seq
+            if row.base is not None and row.shared:
+                fill_payloads(span, from_json(row.base, 0.0), row.shared)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            log.error("spool_row_unreadable", seq=row.seq)  # noqa: TRY400 (its text is content)
+            self._changes.removed.append(row.seq)
+            self._soon()
+            return None
         return span
 
     async def shrink(self) -> None:
@@ -309,7 +334,9 @@ class Spool:
             self._trouble(error)
 
     async def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what waits and close the file; a disk that was away is tried once more."""
+        if self.degraded:
+            await self._come_back()
         if not self.degraded:
             await self._write()
         if not self.degraded:
@@ -323,6 +350,12 @@ class Spool:
 
     def _on_thread(self, call: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
         return self._loop.run_in_executor(self._thread, call, *arguments)
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Whether it is the file's content, and not the disk, that is in the way."""
+    disk = isinstance(error, sqlite3.OperationalError)
+    return isinstance(error, sqlite3.DatabaseError) and not disk
 
 
 def _release(waiters: Sequence[asyncio.Future[None]]) -> None:

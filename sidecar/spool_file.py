@@ -161,6 +161,12 @@ class SpoolFile:
             self._move_aside(str(error))
             return self._open()
 
+    def start_afresh(self, why: str) -> None:
+        """Move a file aside that can be opened but not written any more, and begin another."""
+        self.close()
+        self._move_aside(why)
+        self._open()
+
     def _open(self) -> Backlog:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -238,7 +244,12 @@ class SpoolFile:
             if size >= max_bytes:
                 break
             looked += 1
-            row = connection.execute(query, (seq,)).fetchone()
+            try:
+                row = connection.execute(query, (seq,)).fetchone()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                row = None  # a page that the disk changed: this row is gone, others are not
             if row is not None:
                 found.append(Found(*row))
                 size += len(row[3]) + len(row[4] or b"")

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sidecar.spool
 from sidecar.demo.agentex import AgentexStandIn
@@ -27,7 +28,7 @@ ALL_LANES = 3
 async def until(condition: Callable[[], object]) -> None:
     """Return once `condition` holds."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (it is in threads and other processes)
             await asyncio.sleep(POLL_S)
 
 
@@ -156,10 +157,10 @@ class SpoolWorld(World):
 
 @asynccontextmanager
 async def spool_world(
-    path: Path, agentex: AgentexStandIn, sgp: SgpStandIn, **settings: object
+    path: Path, agentex: AgentexStandIn, sgp: SgpStandIn, **settings: Any
 ) -> AsyncIterator[SpoolWorld]:
     """A sidecar with a spool at `path`; another one later takes over what this one leaves there."""
-    settings = {"queue__start_hold_s": 0.05, "shutdown__grace_s": 0} | settings
+    settings = {"queue__start_hold_s": 0.05, "shutdown__grace_s": 0, **settings}
     async with (
         asyncio.timeout(DEADLINE_S),
         world(agentex, sgp, spool__path=path, **settings) as made,

@@ -60,7 +60,7 @@ async def test_what_was_committed_outlives_a_kill(tmp_path: Path) -> None:
     async with running_spool(FlakyFile(tmp_path / "a")) as spool:
         one, two = new_span("one"), new_span("two", complete=False)
         await added(spool, one, two)
-        assert (1, 2) == (one.seq, two.seq)
+        assert (one.seq, two.seq) == (1, 2)
         assert Backlog([(2, 3)], [(1, 3)]) == left_by_a_kill(tmp_path / "a", tmp_path / "b")
 
 
@@ -78,7 +78,7 @@ async def test_requests_share_a_transaction(tmp_path: Path) -> None:
         file.gate.set()
         await asyncio.gather(first, *others)
         assert file.tries - before <= 3
-        assert 51 == spool.rows
+        assert spool.rows == 51
 
 
 async def test_settled_writes_leave_by_themselves(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_settled_writes_leave_by_themselves(tmp_path: Path) -> None:
         for span, bit in ((one, 1), (one, 2), (two, 2)):
             spool.settled(span, bit)
         await until(lambda: spool.rows == 1)
-        assert [1] == [two.lanes & 3]
+        assert [two.lanes & 3] == [1]
 
 
 async def test_a_write_is_settled_once(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ async def test_an_open_write_stays_until_its_end(tmp_path: Path) -> None:
         spool.settled(start, 2)
         spool.replace(start)
         await added(spool, again)
-        assert (REPLACED, 1) == (start.seq, spool.rows)
+        assert (start.seq, spool.rows) == (REPLACED, 1)
         spool.settled(again, 1)
         spool.settled(again, 2)
         spool.retire(again)
@@ -144,11 +144,11 @@ async def test_load_gives_what_fits_in_order(tmp_path: Path) -> None:
         await added(spool, *spans)
         seqs = [span.seq for span in spans]
         looked, found = await spool.load(seqs, 2500)
-        assert (3, ["s0", "s1", "s2"]) == (looked, [span.id for span in found])
+        assert (looked, [span.id for span in found]) == (3, ["s0", "s1", "s2"])
         assert spans[0].input == found[0].input
         assert abs(spans[0].accepted_at - found[0].accepted_at) < 60
-        assert 1 == (await spool.load(seqs, 1))[0]
-        assert (2, []) == await spool.load([98, 99], 1000)
+        assert (await spool.load(seqs, 1))[0] == 1
+        assert await spool.load([98, 99], 1000) == (2, [])
 
 
 async def test_load_waits_for_what_is_being_written(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ async def test_load_waits_for_what_is_being_written(tmp_path: Path) -> None:
         span = new_span("s")
         spool.add(span)
         _, (found,) = await spool.load([span.seq], 1000)
-        assert "s" == found.id
+        assert found.id == "s"
 
 
 async def test_a_replaced_write_is_known_to_be_replaced(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ async def test_a_replaced_write_is_known_to_be_replaced(tmp_path: Path) -> None:
         await added(spool, start)
         seq = start.seq
         spool.replace(start)
-        assert (1, []) == await spool.load([seq], 1000)
-        assert [True, True, False] == [spool.was_replaced(seq) for _ in range(3)]
+        assert await spool.load([seq], 1000) == (1, [])
+        assert [spool.was_replaced(seq) for _ in range(3)] == [True, True, False]
 
 
 async def test_a_start_whose_end_came_is_not_sent_from_disk(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ async def test_a_start_whose_end_came_is_not_sent_from_disk(tmp_path: Path) -> N
         await added(spool, start)
         seq = start.seq
         spool.add(end, start)
-        assert (1, []) == await spool.load([seq], 1000)
+        assert await spool.load([seq], 1000) == (1, [])
         assert spool.was_replaced(seq)
 
 
@@ -195,7 +195,7 @@ async def test_what_is_being_written_takes_room(tmp_path: Path) -> None:
         while_it_is_written = spool.fits(size)
         file.gate.set()
         await first
-        assert [False, False] == [while_it_is_written, spool.fits(size)]
+        assert [while_it_is_written, spool.fits(size)] == [False, False]
 
 
 async def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ async def test_a_disk_that_fills_up(tmp_path: Path) -> None:
             for number in range(40):
                 await w.post(end(large(f"s{number}")))
             assert w.spool.degraded
-            assert "memory" == w.app.status()["durability"]
+            assert w.app.status()["durability"] == "memory"
             up(agentex, sgp)
             await w.finish()
             make_room()
@@ -135,8 +135,8 @@ async def test_what_is_no_database(tmp_path: Path) -> None:
     """Moved aside, counted, and work goes on with a fresh file."""
     (tmp_path / "spool.db").write_bytes(b"no database" * 9999)
     async with spool_world(tmp_path, AgentexStandIn(), SgpStandIn()) as w:
-        assert 1 == await metric(w, "spool_moved_aside_total")
-        assert 1 == w.app.status()["spool"]["moved_aside"]
+        assert await metric(w, "spool_moved_aside_total") == 1
+        assert w.app.status()["spool"]["moved_aside"] == 1
         await assert_works(w, on="disk")
 
 
@@ -149,7 +149,7 @@ async def test_another_version(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     async with spool_world(tmp_path, agentex, sgp) as w:
-        assert 1 == await metric(w, "spool_moved_aside_total")
+        assert await metric(w, "spool_moved_aside_total") == 1
         await assert_works(w, on="disk", id_="newer")
 
 
@@ -191,7 +191,7 @@ async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
         command = (sys.executable, "-m", "sidecar", "run")
         second = await asyncio.create_subprocess_exec(*command, env=environ, stderr=-1)
         _, errors = await second.communicate()
-        assert 2 == second.returncode
+        assert second.returncode == 2
         assert str(tmp_path) in errors.decode().splitlines()[-1]
         await assert_works(w, on="disk")
 

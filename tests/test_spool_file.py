@@ -37,7 +37,7 @@ def test_rows_outlive_the_process(tmp_path: Path, sync_full: bool) -> None:
     file.apply(changes(make_row(3), settled=[(1, 1)]))
     file, backlog = reopened(file, tmp_path)
     assert Backlog([(1, 2)], [(2, 1), (3, 3)]) == backlog
-    assert 3 == file.rows
+    assert file.rows == 3
     assert (1, [Found(2, 0, 1.5, b"two", None)]) == file.bodies([2], MIB)
     file.close()
 
@@ -47,12 +47,12 @@ def test_a_complete_row_goes_when_its_last_lane_is_done(tmp_path: Path) -> None:
     file = opened(tmp_path)
     file.apply(changes(make_row(1), make_row(2, kind=OPEN)))
     file.apply(changes(settled=[(1, 1), (2, 1), (2, 2)]))
-    assert 2 == file.rows
+    assert file.rows == 2
     file.apply(changes(settled=[(1, 2)]))
-    assert (2, [2]) == (2, [row.seq for row in file.bodies([1, 2], MIB)[1]])
+    assert (2, [row.seq for row in file.bodies([1, 2], MIB)[1]]) == (2, [2])
     file.apply(changes(retired=[2]))
-    assert 0 == file.rows
-    assert (2, []) == file.bodies([1, 2], MIB)
+    assert file.rows == 0
+    assert file.bodies([1, 2], MIB) == (2, [])
     file.close()
 
 
@@ -65,8 +65,8 @@ def test_an_end_and_its_start_go_together(tmp_path: Path) -> None:
     file, backlog = reopened(file, tmp_path)
     assert Backlog([], [(2, 3)]) == backlog
     file.apply(changes(settled=[(2, 1), (2, 2)]))
-    assert 0 == file.rows
-    assert (2, []) == file.bodies([1, 2], MIB)
+    assert file.rows == 0
+    assert file.bodies([1, 2], MIB) == (2, [])
     file.close()
 
 
@@ -75,10 +75,10 @@ def test_bodies_stop_at_max_bytes(tmp_path: Path) -> None:
     file = opened(tmp_path)
     file.apply(changes(*(make_row(seq, b"x" * 1000) for seq in (1, 2, 3, 5))))
     looked, found = file.bodies([1, 2, 3, 4, 5], 1500)
-    assert (2, [1, 2]) == (looked, [row.seq for row in found])
+    assert (looked, [row.seq for row in found]) == (2, [1, 2])
     looked, found = file.bodies([3, 4, 5], 1500)
-    assert (3, [3, 5]) == (looked, [row.seq for row in found])
-    assert 1 == file.bodies([1, 2], 1)[0]
+    assert (looked, [row.seq for row in found]) == (3, [3, 5])
+    assert file.bodies([1, 2], 1)[0] == 1
     file.close()
 
 
@@ -104,18 +104,17 @@ def test_the_files_stay_below_the_limit(tmp_path: Path, size: int) -> None:
     limit = 4 * MIB
     file = opened(tmp_path, limit)
     sizes: list[int] = []
-    first, last = 1, 0
+    first = 1
 
     def apply(transaction: Changes) -> None:
         file.apply(transaction)
         sizes.append(files_size(tmp_path))
 
-    for _ in range(400):
+    for last in range(1, 401):
         while file.used + size + size // 4 > file.room:
-            done = range(first, min(first + 5, last + 1))
+            done = range(first, min(first + 5, last))
             apply(changes(settled=[(seq, bit) for seq in done for bit in (1, 2)]))
             first = done.stop
-        last += 1
         apply(changes(make_row(last, os.urandom(size))))
     assert max(sizes) <= limit
     file.close()
@@ -148,7 +147,9 @@ def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
     try:
         file = opened(tmp_path / "new" / "spool")
         file.apply(changes(make_row(1)))
-        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new/spool").iterdir()}
+        modes = {
+            path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new/spool").iterdir()
+        }
     finally:
         os.umask(before)
     assert set(modes) >= {"spool.db", "spool.db-wal", "spool.lock"}
@@ -172,12 +173,12 @@ def test_what_is_no_database_is_moved_aside(tmp_path: Path, content: bytes) -> N
     (tmp_path / "spool.db").write_bytes(content)
     with structlog.testing.capture_logs() as logs:
         file = opened(tmp_path)
-    assert 1 == file.moved_aside
-    assert ["spool_moved_aside"] == [line["event"] for line in logs]
+    assert file.moved_aside == 1
+    assert [line["event"] for line in logs] == ["spool_moved_aside"]
     (aside,) = tmp_path.glob("spool.db.unreadable-*")
     assert content == aside.read_bytes()
     file.apply(changes(make_row(1)))
-    assert 1 == file.rows
+    assert file.rows == 1
     file.close()
 
 
@@ -208,7 +209,7 @@ def test_a_kill_inside_a_transaction(tmp_path: Path) -> None:
     file.close()
     file = SpoolFile(str(tmp_path / "two"), 64 * MIB, sync_full=False)
     assert Backlog([], [(1, 3), (2, 3)]) == file.open()
-    assert (1, []) == file.bodies([3], MIB)
+    assert file.bodies([3], MIB) == (1, [])
     file.close()
 
 
@@ -224,7 +225,7 @@ def test_power_is_lost_with_the_end_of_the_log(tmp_path: Path) -> None:
         os.truncate(tmp_path / str(cut) / "spool.db-wal", size * cut // 40)
         torn = SpoolFile(str(tmp_path / str(cut)), 64 * MIB, sync_full=False)
         states.add(tuple(seq for seq, _ in torn.open().complete_rows))
-        assert 0 == torn.moved_aside
+        assert torn.moved_aside == 0
         torn.close()
     file.close()
     expected = {tuple(s for s in range(2, 2 * n + 2) if s > n) for n in range(11)}

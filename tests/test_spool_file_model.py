@@ -38,9 +38,8 @@ def applied(model: Model, transaction: Changes) -> Model:
     rows = dict(model)
     for row in transaction.added:
         rows[row.seq] = Kept(row.kind, row.lanes, row.base, row.shared, row.body)
-    for row in transaction.added:
-        if row.base in rows:
-            rows[row.base] = rows[row.base]._replace(kind=BASE)
+    for base in {row.base for row in transaction.added} & set(rows):
+        rows[base] = rows[base]._replace(kind=BASE)
     for seq in transaction.retired:
         if seq in rows:
             rows[seq] = rows[seq]._replace(kind=COMPLETE)
@@ -49,9 +48,9 @@ def applied(model: Model, transaction: Changes) -> Model:
             rows[seq] = rows[seq]._replace(lanes=rows[seq].lanes & ~bit)
     gone = set(transaction.removed)
     for seq in {*transaction.retired, *(seq for seq, _ in transaction.settled)}:
-        row = rows.get(seq)
-        if row is not None and not row.lanes and row.kind == COMPLETE:
-            gone |= {seq, row.base}
+        kept = rows.get(seq)
+        if kept is not None and not kept.lanes and kept.kind == COMPLETE:
+            gone |= {seq, kept.base}
     return {seq: row for seq, row in rows.items() if seq not in gone}
 
 
@@ -171,7 +170,7 @@ class SpoolFileMachine(RuleBasedStateMachine):
 
     def _open(self) -> None:
         assert self.file.open() == self._backlog(self.model)
-        assert 0 == self.file.moved_aside
+        assert self.file.moved_aside == 0
 
     @staticmethod
     def _backlog(model: Model) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -40,16 +40,16 @@ async def test_a_failing_disk_is_said(tmp_path: Path) -> None:
             await until(lambda: spool.errors > 2)
         assert spool.degraded
         assert spool.fits(2**40)
-        assert [("spool_degraded", "memory")] == [
-            (line["event"], line["durability"]) for line in logs
+        assert [(line["event"], line["durability"]) for line in logs] == [
+            ("spool_degraded", "memory")
         ]
         span = new_span("two")
         await added(spool, span)
-        assert 0 == span.seq
+        assert span.seq == 0
         file.failing = set()
         with structlog.testing.capture_logs() as logs:
             await until(lambda: not spool.degraded)
-        assert ["spool_recovered"] == [line["event"] for line in logs]
+        assert [line["event"] for line in logs] == ["spool_recovered"]
 
 
 async def test_what_failed_is_written_later(tmp_path: Path) -> None:
@@ -64,12 +64,12 @@ async def test_what_failed_is_written_later(tmp_path: Path) -> None:
         spool.add(end, start)
         await until(lambda: spool.degraded)
         looked, (found,) = await spool.load([3, 1], 2**20)
-        assert (1, "two") == (looked, found.id)
+        assert (looked, found.id) == (1, "two")
         looked, (found,) = await spool.load([1, 3], 2**20)
-        assert (1, "zero") == (looked, found.id)
+        assert (looked, found.id) == (1, "zero")
         file.failing = set()
         await until(lambda: not spool.degraded)
-    assert [(1, 3), (3, 3)] == on_disk(tmp_path).complete_rows[:2]
+    assert on_disk(tmp_path).complete_rows[:2] == [(1, 3), (3, 3)]
 
 
 async def test_what_came_during_the_failing_write_is_kept(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ async def test_what_came_during_the_failing_write_is_kept(tmp_path: Path) -> Non
         file.gate.set()
         await asyncio.gather(first, second)
         _, (found,) = await spool.load([meanwhile.seq], 1000)
-        assert "meanwhile" == found.id
+        assert found.id == "meanwhile"
         file.failing = set()
         await until(lambda: not spool.degraded)
-    assert [(1, 3), (2, 3)] == on_disk(tmp_path).complete_rows
+    assert on_disk(tmp_path).complete_rows == [(1, 3), (2, 3)]
 
 
 async def test_what_was_settled_meanwhile_is_not_sent_again(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ async def test_load_waits_for_the_disk(tmp_path: Path) -> None:
         assert not loading.done()
         file.failing = set()
         _, (found,) = await loading
-        assert "s" == found.id
+        assert found.id == "s"
 
 
 async def test_a_disk_that_is_not_there_at_the_start(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_a_disk_that_is_not_there_at_the_start(tmp_path: Path) -> None:
         assert [Backlog([], [(1, 3)])] == found
         span = new_span("new")
         await added(spool, span)
-        assert 2 == span.seq
+        assert span.seq == 2
 
 
 async def test_another_sidecar_in_a_directory_that_came_late(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ async def test_the_end_tries_the_disk_once_more(tmp_path: Path) -> None:
             file.failing = {"apply"}
             await added(spool, new_span("one"))
             file.failing = set()
-    assert [(1, 3)] == on_disk(tmp_path).complete_rows
+    assert on_disk(tmp_path).complete_rows == [(1, 3)]
 
 
 async def test_the_end_on_a_disk_that_is_gone(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_the_end_on_a_disk_that_is_gone(tmp_path: Path) -> None:
         await added(spool, new_span("one"))
         spool.add(new_span("two"))
         file.failing = {"apply", "shrink", "open"}
-    assert [(1, 3)] == on_disk(tmp_path).complete_rows
+    assert on_disk(tmp_path).complete_rows == [(1, 3)]
 
 
 @pytest.mark.parametrize("body", [b"\x00\xff garbage", b"{}", b'{"id":1}'])
@@ -219,7 +219,7 @@ async def test_a_body_that_can_not_be_read(tmp_path: Path, body: bytes) -> None:
         connection = file._connected()
         connection.execute("UPDATE bodies SET body = ? WHERE seq = 1", (body,))
         looked, found = await spool.load([1, 2], 2**20)
-        assert (2, ["two"]) == (looked, [span.id for span in found])
+        assert (looked, [span.id for span in found]) == (2, ["two"])
 
 
 async def test_a_file_that_breaks_at_work(tmp_path: Path) -> None:
@@ -233,6 +233,6 @@ async def test_a_file_that_breaks_at_work(tmp_path: Path) -> None:
         await added(spool, new_span("two"))
         file.failing = set()
         await until(lambda: not spool.degraded)
-        assert 1 == spool.moved_aside
+        assert spool.moved_aside == 1
         await added(spool, new_span("three"))
         assert spool.rows >= 1

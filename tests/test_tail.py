@@ -16,7 +16,7 @@ class TailMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.tail = Tail()
-        self.tail.COMPACT = 8  # type: ignore[misc] # so that it happens here
+        self.tail.COMPACT = 8  # so that it happens here
         self.model: list[int] = []
 
     @rule(seqs=SEQS)

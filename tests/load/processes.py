@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,8 +81,13 @@ class StandIns:
     """Both upstreams in one process."""
 
     def __init__(self, process: subprocess.Popen[bytes], urls: Mapping[str, str]) -> None:
+        self._process = process
         self._proc = Path(f"/proc/{process.pid}")
         self.urls = urls
+
+    def stop_or_go(self, *, away: bool) -> None:
+        """Answer nobody any more, as a server that hangs, or go on."""
+        self._process.send_signal(signal.SIGSTOP if away else signal.SIGCONT)
 
     def cpu_s(self) -> float:
         """User and system time so far."""
