@@ -179,6 +179,7 @@ class App:
         for lane in self.lanes:
             bit = lane.queue.bit
             lane.queue.recover([seq for seq, lanes in backlog.complete_rows if lanes & bit])
+            lane.drain.wake()
         self.books.replayed += len(backlog.complete_rows)
         self.books.written += len(backlog.complete_rows)
         lanes_of = dict(backlog.open_rows)

@@ -82,15 +82,16 @@ class Drain:
 
     async def run(self) -> None:
         """Forward until `close` was called and nothing is left; a bug ends the process (D13)."""
-        try:
-            async with asyncio.TaskGroup() as self._workers:
+        async with asyncio.TaskGroup() as workers:
+            self._workers = workers
+            try:
                 self.wake()
                 await self._done.wait()
                 for waiter in self._idle:
                     waiter.cancel()
-        finally:
-            self._workers = None
-            self._stop_timer()
+            finally:
+                self._workers = None  # no more of them, also when we are cancelled
+                self._stop_timer()
 
     def put(self, span: Span) -> None:
         """Queue a write, unless the sink has a reason to skip it."""

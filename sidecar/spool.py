@@ -201,7 +201,11 @@ class Spool:
 
     def _soon(self) -> None:
         if self._timer is None:
-            self._timer = self._loop.call_later(SETTLE_S, self._wanted.set)
+            self._timer = self._loop.call_later(SETTLE_S, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._wanted.set()
 
     async def run(self) -> None:
         """Write what comes, until cancelled."""
