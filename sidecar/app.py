@@ -88,6 +88,7 @@ class App:
         )
         self.registry = new_registry(self._collector)
         self.ports: dict[str, int] = {}
+        self._bug = self.listener.failed
         # What a disk that was not there at the start held, once it is.
         self._late: list[Backlog] = []
         self._stop = asyncio.Event()
@@ -127,9 +128,10 @@ class App:
 
     async def _work(self, tasks: asyncio.TaskGroup, started: asyncio.Event | None) -> None:
         shutdown = self._config.shutdown
+        self._loop.set_exception_handler(self._on_loop_error)
         drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
         background = [tasks.create_task(self._housekeeping())]
-        background.append(tasks.create_task(self._fail_with_listener()))
+        background.append(tasks.create_task(self._fail_with_bug()))
         if self.spool is not None:
             background.append(tasks.create_task(self.spool.run()))
         # What lives until the end need not be looked at in every collection.
@@ -150,8 +152,16 @@ class App:
         for task in background:
             task.cancel()
 
-    async def _fail_with_listener(self) -> None:
-        await self.listener.failed
+    async def _fail_with_bug(self) -> None:
+        await self._bug
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback of ours that raised is a bug, not something to log and go on with (D13)."""
+        error = context.get("exception")
+        if "handle" in context and isinstance(error, Exception) and not self._bug.done():
+            self._bug.set_exception(error)
+        else:
+            loop.default_exception_handler(context)
 
     async def _quiet(self, quiet_s: float) -> None:
         """Stay open while agents still send: their last ENDs come after SIGTERM."""

@@ -74,6 +74,7 @@ class Drain:
         self._sending = 0
         self._workers: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._pump_due = False
         self._refilling = False
         self._fresh_first = False
@@ -243,9 +244,11 @@ class Drain:
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_due <= when:
                 return
             self._timer.cancel()
+        # Kept apart: uvloop's handle of a time that has come does not know it.
+        self._timer_due = when
         self._timer = self._loop.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:

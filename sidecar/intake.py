@@ -46,6 +46,7 @@ class Intake:
         self._budget = budget
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self.open_spans = OpenSpans(
             self._write, budget, books, hold_s=hold_s, ttl_s=ttl_s, spool=spool
         )
@@ -125,10 +126,12 @@ class Intake:
         if due is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_due <= due:
                 return
             # It waits for a kept START to expire; a held one is due long before.
             self._timer.cancel()
+        # Kept apart: uvloop's handle of a time that has come does not know it.
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:

@@ -1,0 +1,44 @@
+"""The life of the process."""
+
+import asyncio
+
+import pytest
+
+from sidecar.app import App
+from sidecar.config import load
+from tests.support import NOWHERE
+
+ENVIRON = {
+    "AGENTEX_BASE_URL": NOWHERE,
+    "SIDECAR_LISTENER__PORT": "0",
+    "SIDECAR_ADMIN__PORT": "0",
+    "SIDECAR_ADMIN__HOST": "127.0.0.1",
+    "SIDECAR_SHUTDOWN__QUIET_S": "0",
+}
+
+
+async def test_a_bug_in_a_callback_ends_the_process() -> None:
+    """Nothing limps: the exception leaves `run`, so that Kubernetes starts a new one (D13)."""
+    app = App(load(None, ENVIRON), ENVIRON)
+    started = asyncio.Event()
+    running = asyncio.create_task(app.run(started))
+    await started.wait()
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    asyncio.get_running_loop().call_soon(bug)
+    with pytest.raises(ExceptionGroup) as caught:
+        await running
+    assert caught.value.subgroup(ZeroDivisionError)
+
+
+async def test_stop_before_anything_came() -> None:
+    """Nothing was lost, and it ends by itself; stopping again afterwards is harmless."""
+    app = App(load(None, ENVIRON), ENVIRON)
+    started = asyncio.Event()
+    running = asyncio.create_task(app.run(started))
+    await started.wait()
+    app.stop()
+    assert await running
+    app.stop()
