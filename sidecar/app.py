@@ -184,6 +184,11 @@ class App:
         for backlog in found:
             await self._take_over(backlog, spool)
         spool.on_backlog = self._late.append
+        spool.on_durable = self._wake_lanes
+
+    def _wake_lanes(self) -> None:
+        for lane in self.lanes:
+            lane.drain.wake()
 
     async def _take_over(self, backlog: Backlog, spool: Spool) -> None:
         for lane in self.lanes:

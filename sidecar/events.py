@@ -11,10 +11,18 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from sidecar.payloads import is_list_of_objects, is_utf8, replace_lone_surrogates, too_deep
-from sidecar.spans import PAYLOADS, SPAN_OVERHEAD, Span, WireSpan
+from sidecar.payloads import (
+    MAX_NESTING,
+    is_list_of_objects,
+    is_utf8,
+    replace_lone_surrogates,
+    too_deep,
+)
+from sidecar.spans import SPAN_OVERHEAD, Span, WireSpan
 
 MAX_ID_BYTES = 256
+# First bytes of JSON values.
+_NULL_N, _ARRAY, _OBJECT = b"n[{"
 
 _T = TypeVar("_T")
 
@@ -187,7 +195,9 @@ def _checked(event: _WireEvent, now: float) -> Span:
         msg = 'event_type must be "start" or "end"'
         raise EventError(msg)
     _check_ids(wire)
-    input_, output, data = (_payload(wire, field) for field in PAYLOADS)
+    input_ = _payload(wire.input, "input")
+    output = _payload(wire.output, "output")
+    data = _payload(wire.data, "data")
     return Span(
         wire.id,
         wire.trace_id,
@@ -224,22 +234,19 @@ def _check_ids(wire: WireSpan) -> None:
             raise EventError(msg)
 
 
-def _payload(wire: WireSpan, field: str) -> bytes:
+def _payload(borrowed: msgspec.Raw, field: str) -> bytes:
     # The Raw borrows the whole request body: kept, one small event would keep 32 MiB alive.
-    raw = bytes(getattr(wire, field))
-    first = raw[:1]
-    if first == b"n":
+    raw = bytes(borrowed)
+    first = raw[0]
+    if first == _NULL_N:
         return b""
-    if first == b"[":
+    if first == _ARRAY:
         if not is_list_of_objects(raw):
-            msg = f"span.{field} must hold objects only when it is an array"
-            raise EventError(msg)
-    elif first != b"{":
-        msg = f"span.{field} must be an object, an array of objects, or null"
-        raise EventError(msg)
-    if too_deep(raw):
-        msg = f"span.{field} is nested more than 200 levels deep"
-        raise EventError(msg)
+            raise EventError(f"span.{field} must hold objects only when it is an array")
+    elif first != _OBJECT:
+        raise EventError(f"span.{field} must be an object, an array of objects, or null")
+    if len(raw) > 2 * MAX_NESTING and too_deep(raw):
+        raise EventError(f"span.{field} is nested more than 200 levels deep")
     return raw
 
 

@@ -67,24 +67,25 @@ class OpenSpans:
             self._end(span)
 
     def _start(self, span: Span) -> None:
-        if hash(span.key) in self._ended:
+        key = span.key
+        if hash(key) in self._ended:
             # Written now it would replace the finished row at SGP (contracts/sgp.md 3, unknown 1).
             self._books.joined += 1
             return
-        if span.key in self._kept:
+        if key in self._kept:
             # Written already: its END will say what changed.
             self._books.joined += 1
             return
-        earlier = self._held.get(span.key)
+        earlier = self._held.get(key)
         if earlier is not None:
             _fill(span, earlier)
             span.accepted_at = earlier.accepted_at
-            self._held[span.key] = span
+            self._held[key] = span
             self._keep(span)
             self._replace(earlier)
             self._books.joined += 1
             return
-        self._held[span.key] = span
+        self._held[key] = span
         self._keep(span)
         self._books.held += 1
 

@@ -68,9 +68,12 @@ def _deeper(raw: bytes, limit: int, peels: int) -> bool:
         return False
     # Real payloads with many brackets have them side by side or inside texts: a level or two
     # further in, hardly anything is left to look at. A sample tells whether to count them all.
-    sample = raw[:_SAMPLE]
-    many = (sample.count(b"{") + sample.count(b"[")) * len(raw) > limit * len(sample)
-    if not many and not _has_many_openings(raw, limit):
+    sample = raw if len(raw) <= _SAMPLE else raw[:_SAMPLE]
+    openings = sample.count(b"{") + sample.count(b"[")
+    if sample is raw:
+        if openings <= limit:
+            return False
+    elif openings * len(raw) <= limit * _SAMPLE and not _has_many_openings(raw, limit):
         return False
     if peels and (children := _children(raw, limit)) is not None:
         return any(_deeper(bytes(child), limit - 1, peels - 1) for child in children)

@@ -83,8 +83,12 @@ class SpanQueue:
 
     @property
     def first(self) -> Span | None:
-        """The write whose turn it is."""
-        return next(iter(self._waiting.values()), None)
+        """The write whose turn it is; None while it is on its way to the disk."""
+        span = next(iter(self._waiting.values()), None)
+        return span if span is not None and self._may_leave(span) else None
+
+    def _may_leave(self, span: Span) -> bool:
+        return self._spool is None or self._spool.is_durable(span.seq)
 
     def oldest(self) -> float | None:
         """Loop time at which the oldest write in the lane was accepted."""
@@ -174,7 +178,7 @@ class SpanQueue:
         size = 0
         while self._waiting and len(batch) < max_spans:
             span = next(iter(self._waiting.values()))
-            if batch and size + span.size > max_bytes:
+            if (batch and size + span.size > max_bytes) or not self._may_leave(span):
                 break
             self._waiting.popitem(last=False)
             self._in_flight[span.key] = span

@@ -70,6 +70,8 @@ class Spool:
         self._wanted = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._next_seq = 1
+        self._durable = 0
+        self.on_durable: Callable[[], None] = lambda: None
         self._opened = False
         self.on_backlog: Callable[[Backlog], None] = lambda _: None
         self.degraded = False
@@ -116,8 +118,8 @@ class Spool:
             self._trouble(error)
             return
         self._opened = True
-        seqs = [rows[-1][0] for rows in backlog if rows]
-        self._next_seq = max(seqs, default=0) + 1
+        self._durable = self._file.last_seq
+        self._next_seq = self._durable + 1
         self.on_backlog(backlog)
 
     @property
@@ -187,6 +189,14 @@ class Spool:
             self._replaced[seq] = left - 1
         return left > 0
 
+    def is_durable(self, seq: int) -> bool:
+        """Whether a write may be sent.
+
+        Upstream before it is on disk, it could be forgotten by a kill while its START is not, and
+        the START would be written after it.
+        """
+        return self.degraded or seq <= self._durable
+
     def has(self, seq: int) -> bool:
         """Whether a row is on disk, and not only promised to it."""
         return seq not in self._unwritten
@@ -227,12 +237,13 @@ class Spool:
             self._timer = None
         changes, self._changes = self._changes, Changes([], [], [], [])
         waiters, self._waiters = self._waiters, []
-        writing = self._adding
+        writing, newest = self._adding, self._next_seq - 1
         parts = changes.condensed().parts(self._file.transaction_bytes)
         try:
             while parts:
                 await self._on_thread(self._file.apply, parts[0])
                 del parts[0]
+            self._durable = newest
         except _TROUBLE as error:
             gone = set(self._changes.removed)
             for part in parts:
@@ -243,6 +254,7 @@ class Spool:
         finally:
             self._adding = max(0, self._adding - writing)
             _release(waiters)
+            self.on_durable()
 
     def _trouble(self, error: Exception) -> None:
         self.errors += 1
@@ -255,6 +267,7 @@ class Spool:
         self._adding = 0
         waiters, self._waiters = self._waiters, []
         _release(waiters)
+        self.on_durable()
         self._wanted.set()
 
     async def _come_back(self) -> None:
@@ -281,6 +294,7 @@ class Spool:
         except (*_TROUBLE, SpoolInUse) as error:
             self._trouble(error)
             return
+        self._durable = self._next_seq - 1
         self.degraded = False
         self._wanted.clear()
         log.info("spool_recovered", durability="disk")

@@ -126,6 +126,7 @@ class SpoolFile:
         self._lock: int | None = None
         self.moved_aside = 0
         self.rows = 0
+        self.last_seq = 0  # when it was opened
         self.used = 0  # bytes of the pages that hold rows
         self.size = 0  # bytes of the files, log and all
 
@@ -203,7 +204,8 @@ class SpoolFile:
             connection.execute(query, (OPEN,)).fetchall(),
             connection.execute(query, (COMPLETE,)).fetchall(),
         )
-        (self.rows,) = connection.execute("SELECT count(*) FROM writes").fetchone()
+        totals = connection.execute("SELECT count(*), coalesce(max(seq), 0) FROM writes")
+        self.rows, self.last_seq = totals.fetchone()
         self._measure(connection)
         return backlog
 
