@@ -193,7 +193,7 @@ class App:
     async def _take_over(self, backlog: Backlog, spool: Spool) -> None:
         for lane in self.lanes:
             bit = lane.queue.bit
-            lane.queue.recover([seq for seq, lanes in backlog.complete_rows if lanes & bit])
+            lane.queue.recover(seq for seq, lanes in backlog.complete_rows if lanes & bit)
             lane.drain.wake()
         self.books.replayed += len(backlog.complete_rows)
         self.books.written += len(backlog.complete_rows)

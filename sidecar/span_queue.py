@@ -10,7 +10,7 @@ everything that is not settled. Every step is O(1) in the depth.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sidecar.books import LaneBooks
 from sidecar.budget import ByteBudget
@@ -105,10 +105,11 @@ class SpanQueue:
         else:
             self._line_up(span)
 
-    def recover(self, seqs: Sequence[int]) -> None:
+    def recover(self, seqs: Iterable[int]) -> None:
         """Add writes of an earlier process, which are on disk."""
-        self._books.written += len(seqs)
+        before = len(self._tail)
         self._tail.extend(seqs)
+        self._books.written += len(self._tail) - before
 
     async def refill(self) -> None:
         """Bring the next writes back from disk."""

@@ -12,7 +12,8 @@ Every method blocks; `spool.Spool` calls them on its thread. `sqlite3.Error` and
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -103,11 +104,32 @@ class Found(NamedTuple):
     base: bytes | None
 
 
-class Backlog(NamedTuple):
-    """What a file holds at the start: rows without bodies, oldest first."""
+class Heads:
+    """Rows without bodies, as (seq, lanes): 9 bytes each, because there may be a million."""
 
-    open_rows: list[tuple[int, int]]  # (seq, lanes)
-    complete_rows: list[tuple[int, int]]
+    def __init__(self, rows: Iterable[tuple[int, int]]) -> None:
+        self._seqs, self._lanes = array("q"), array("B")
+        for seq, lanes in rows:
+            self._seqs.append(seq)
+            self._lanes.append(lanes)
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._seqs, self._lanes, strict=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Heads | list) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Backlog(NamedTuple):
+    """What a file holds at the start, oldest first."""
+
+    open_rows: Heads | list[tuple[int, int]]
+    complete_rows: Heads | list[tuple[int, int]]
 
 
 class SpoolFile:
@@ -201,8 +223,8 @@ class SpoolFile:
             )
         query = "SELECT seq, lanes FROM writes WHERE kind = ? ORDER BY seq"
         backlog = Backlog(
-            connection.execute(query, (OPEN,)).fetchall(),
-            connection.execute(query, (COMPLETE,)).fetchall(),
+            Heads(connection.execute(query, (OPEN,))),
+            Heads(connection.execute(query, (COMPLETE,))),
         )
         totals = connection.execute("SELECT count(*), coalesce(max(seq), 0) FROM writes")
         self.rows, self.last_seq = totals.fetchone()

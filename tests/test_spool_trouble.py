@@ -69,7 +69,7 @@ async def test_what_failed_is_written_later(tmp_path: Path) -> None:
         assert (looked, found.id) == (1, "zero")
         file.failing = set()
         await until(lambda: not spool.degraded)
-    assert on_disk(tmp_path).complete_rows[:2] == [(1, 3), (3, 3)]
+    assert list(on_disk(tmp_path).complete_rows)[:2] == [(1, 3), (3, 3)]
 
 
 async def test_what_came_during_the_failing_write_is_kept(tmp_path: Path) -> None:
