@@ -18,7 +18,7 @@ from sidecar.payloads import (
     replace_lone_surrogates,
     too_deep,
 )
-from sidecar.spans import SPAN_OVERHEAD, Span, WireSpan
+from sidecar.spans import Span, WireSpan, measure
 
 MAX_ID_BYTES = 256
 # First bytes of JSON values.
@@ -198,7 +198,7 @@ def _checked(event: _WireEvent, now: float) -> Span:
     input_ = _payload(wire.input, "input")
     output = _payload(wire.output, "output")
     data = _payload(wire.data, "data")
-    return Span(
+    span = Span(
         wire.id,
         wire.trace_id,
         wire.name,
@@ -210,8 +210,10 @@ def _checked(event: _WireEvent, now: float) -> Span:
         output,
         data,
         now,
-        SPAN_OVERHEAD + len(input_) + len(output) + len(data),
+        size=0,
     )
+    span.size = measure(span)
+    return span
 
 
 def _check_ids(wire: WireSpan) -> None:

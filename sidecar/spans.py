@@ -61,7 +61,12 @@ class Span(msgspec.Struct, gc=False, eq=False):
 
 def measure(span: Span) -> int:
     """Bytes that `span` holds in memory."""
-    return SPAN_OVERHEAD + len(span.input) + len(span.output) + len(span.data)
+    texts = (
+        len(span.name) + len(span.trace_id) + len(span.parent_id or "") + len(span.task_id or "")
+    )
+    payloads = len(span.input) + len(span.output) + len(span.data)
+    # Ordinary texts are in the overhead; a character takes up to 4 bytes.
+    return SPAN_OVERHEAD + payloads + (4 * texts if texts > SPAN_OVERHEAD else 0)
 
 
 class WireSpan(msgspec.Struct, gc=False):
@@ -119,7 +124,7 @@ def from_json(body: bytes, accepted_at: float) -> Span:
     wire = _SPAN.decode(body)
     payloads = [bytes(getattr(wire, field)) for field in PAYLOADS]
     input_, output, data = (b"" if raw == _NULL else raw for raw in payloads)
-    return Span(
+    span = Span(
         wire.id,
         wire.trace_id,
         wire.name,
@@ -131,8 +136,10 @@ def from_json(body: bytes, accepted_at: float) -> Span:
         output,
         data,
         accepted_at,
-        SPAN_OVERHEAD + len(input_) + len(output) + len(data),
+        size=0,
     )
+    span.size = measure(span)
+    return span
 
 
 def which_payloads(span: Span) -> int:

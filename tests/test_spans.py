@@ -280,3 +280,10 @@ def test_a_span_survives_its_own_json(name: str, task: str | None, payload: Any)
     assert set(read) == {*span.__struct_fields__[:10]}
     assert (read["name"], read["task_id"]) == (name, task)
     assert (read["data"], read["output"]) == (payload, None)
+
+
+def test_a_long_name_is_counted() -> None:
+    """Memory is bounded whatever field is large (design.md D4)."""
+    body = orjson.dumps(make_event(name="n" * 100_000))
+    (span,) = decode(body, 0.0).spans
+    assert span.size >= 100_000
