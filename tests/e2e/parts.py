@@ -1,0 +1,121 @@
+"""Real parts for the end-to-end tests: found, installed or built; else skipped with the reason.
+
+What is built or downloaded lies outside the checkout, in `CACHE`, and is made again when absent.
+With `E2E_REQUIRED=1` in the environment (`.ci/run` sets it) a missing part fails the test.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trace-sidecar" / "e2e"
+# A cold build of the largest part takes minutes; one that hangs must not hold the run for ever.
+TIMEOUT_S = 1500
+_SHOWN = 2000
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test with `reason`; fail it where the parts are required."""
+    if os.environ.get("E2E_REQUIRED"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """The standard output of a command; `missing` with the end of its errors when it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        missing(f"{command[0]}: {type(error).__name__}")
+    if done.returncode:
+        missing(f"{' '.join(map(str, command))}: {(done.stdout + done.stderr)[-_SHOWN:]}")
+    return done.stdout
+
+
+def debian(*packages: str) -> None:
+    """Install Debian packages that are not there yet; needs root and apt."""
+
+    def installed(package: str) -> bool:
+        query = ["dpkg-query", "-W", "-f", "${db:Status-Status}", package]
+        return subprocess.run(query, capture_output=True, check=False).stdout == b"installed"
+
+    if shutil.which("apt-get") is None:
+        missing("no apt-get to install " + " ".join(packages))
+    absent = [package for package in packages if not installed(package)]
+    if not absent:
+        return
+    wait = ["-o", "DPkg::Lock::Timeout=600", "-qq", "-y"]
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", *wait, "update", env=quiet)
+    run("apt-get", *wait, "install", "--no-install-recommends", *absent, env=quiet)
+
+
+def go() -> Path:
+    """The Go toolchain."""
+    found = shutil.which("go", path=os.environ.get("PATH", "") + ":/usr/local/go/bin")
+    if found is None:
+        missing("no Go toolchain")
+    return Path(found)
+
+
+def go_tool(package: str, version: str) -> Path:
+    """The program of a Go package (`example.com/module/cmd/name`), built from its module once."""
+    home = CACHE / "go" / package.replace("/", "_") / version
+    if not (home / "done").exists():
+        run(go(), "install", f"{package}@{version}", env={"GOBIN": str(home)})
+        (home / "done").touch()
+    return next(path for path in home.iterdir() if path.name != "done")
+
+
+def build_once(name: str, build: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache, filled by `build` unless an earlier run did it."""
+    home = CACHE / name
+    if not (home / "done").exists():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        build(home)
+        (home / "done").touch()
+    return home
+
+
+def newer_python() -> Path:
+    """A Python of at least 3.12: the SDKs need it, the sidecar does not."""
+    candidates = [sys.executable, "python3.14", "python3.13", "python3.12", "python3"]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    candidates += [str(path) for path in sorted(pyenv.glob("3.1[2-9]*/bin/python3"), reverse=True)]
+    check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
+    for candidate in candidates:
+        found = shutil.which(candidate)
+        if (
+            found
+            and not subprocess.run(
+                [found, "-c", check], capture_output=True, check=False
+            ).returncode
+        ):
+            return Path(found)
+    missing("no Python 3.12 or newer")
+
+
+def venv(name: str, *requirements: str) -> Path:
+    """The interpreter of a virtual environment with the newest of `requirements` from the index."""
+
+    def build(home: Path) -> None:
+        run(newer_python(), "-m", "venv", home)
+        pip = ("-m", "pip", "install", "--quiet", "--upgrade")
+        run(home / "bin/python", *pip, *requirements)
+
+    return build_once(f"venv/{name}", build) / "bin/python"
