@@ -14,16 +14,18 @@ import structlog
 from aiohttp import web
 
 from sidecar import __version__, admin
+from sidecar.bodies import BodyReader
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.config import AUTO, Config, ConfigError, public
 from sidecar.dead_letters import DeadLetters
 from sidecar.exposition import SidecarCollector, new_registry
 from sidecar.intake import Intake
-from sidecar.lane import build_lanes, lane_bits
+from sidecar.lane import AGENTEX_BIT, SGP_BIT, build_lanes, lane_bits
 from sidecar.listener import Listener
 from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.metrics import IntakeMetrics
+from sidecar.pass_through import PassThrough
 from sidecar.span_queue import LOADED_AT_ONCE
 from sidecar.spool import Spool
 from sidecar.spool_file import Backlog, SpoolFile, SpoolInUse
@@ -67,14 +69,24 @@ class App:
             ttl_s=config.queue.open_span_ttl_s,
             spool=self.spool,
         )
+        self.pass_through = (
+            PassThrough(config.sgp.base_url, intake_metrics.passed)
+            if config.listener.pass_through
+            else None
+        )
         self.listener = Listener(
             self.intake,
-            self.budget,
+            BodyReader(
+                self.budget,
+                max_body=config.listener.max_body,
+                timeout_s=config.listener.body_timeout_s,
+            ),
             intake_metrics,
             [lane.credentials for lane in self.lanes],
-            max_body=config.listener.max_body,
-            body_timeout_s=config.listener.body_timeout_s,
             hosts=config.listener.hosts,
+            agentex_bit=lane_bits(config) & AGENTEX_BIT,
+            sgp_bit=lane_bits(config) & SGP_BIT,
+            pass_through=self.pass_through,
         )
         self._collector = SidecarCollector(
             intake_metrics,
@@ -209,6 +221,8 @@ class App:
         log.info("spool_recovered", writes=spool.rows, open_spans=len(lanes_of))
 
     async def _close(self) -> bool:
+        if self.pass_through is not None:
+            await self.pass_through.close()
         if self.spool is not None:
             await self.spool.close()
         for lane in self.lanes:

@@ -87,6 +87,7 @@ class ListenerConfig(_Section, frozen=True):
     port: Port = 8318
     max_body: Size = Size(32 * 2**20)
     body_timeout_s: Positive = 30.0
+    pass_through: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can't work."""
@@ -249,12 +250,28 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
             if text := environ.get(name, "").strip():
                 given.setdefault(key, text)
     try:
-        return msgspec.convert(values, Config, strict=False, dec_hook=_hook)
+        config = msgspec.convert(values, Config, strict=False, dec_hook=_hook)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         place = where.rstrip("`") or "the top level"
         msg = f"{place}: {what}" + _set_by(place, environ, path)
         raise ConfigError(msg) from None
+    _refuse_itself(config)
+    return config
+
+
+def _refuse_itself(config: Config) -> None:
+    """An upstream that is this sidecar would send it its own writes for ever.
+
+    A pod whose containers share `SGP_CLIENT_BASE_URL` says just that.
+    """
+    listener = config.listener
+    for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
+        url = URL(base_url)
+        here = url.host in {"localhost", "127.0.0.1", "::1", *listener.hosts}
+        if base_url and here and url.port == listener.port:
+            msg = f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
+            raise ConfigError(msg)
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from sidecar.sinks import SinkError
-from sidecar.spans import Span, to_json
+from sidecar.spans import Span, to_row
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class DeadLetters:
         head = msgspec.json.encode(
             Head(datetime.now(UTC).isoformat(timespec="milliseconds"), sink, reason, error.status)
         )
-        line = b'%b,"event":{"event_type":"%b","span":%b}}\n' % (head[:-1], kind, to_json(span))
+        line = b'%b,"event":{"event_type":"%b","span":%b}}\n' % (head[:-1], kind, to_row(span))
         try:
             self._append(self._path, line)
         except OSError as failure:

@@ -6,34 +6,37 @@ agent's own JSON bytes, copied once, and one `Rejection` for each event that was
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from sidecar.payloads import (
-    MAX_NESTING,
-    is_list_of_objects,
-    is_utf8,
-    replace_lone_surrogates,
-    too_deep,
+from sidecar.checks import (
+    MAX_ID_BYTES,
+    FieldError,
+    check_ids,
+    check_order,
+    check_time,
+    checked_payload,
+    with_offset,
 )
+from sidecar.payloads import is_utf8, replace_lone_surrogates
 from sidecar.spans import Span, WireSpan, measure
-
-MAX_ID_BYTES = 256
-# First bytes of JSON values.
-_NULL_N, _ARRAY, _OBJECT = b"n[{"
 
 _T = TypeVar("_T")
 
 
 class Rejection(NamedTuple):
-    """One event of a request that was not taken: which, and why. Never holds its content."""
+    """One event of a request that was not taken: which, and why. Never holds its content.
+
+    `field`: what is wrong in it, where one field is; `identity`: upstreams answer 400 for that.
+    """
 
     position: int
     id: str | None
     error: str
     reason: str
+    field: str = ""
+    identity: bool = False
 
 
 class Decoded(NamedTuple):
@@ -48,7 +51,7 @@ class MalformedBody(ValueError):
 
 
 class EventError(ValueError):
-    """One event breaks a rule of contracts/ingest.md."""
+    """The envelope of one event breaks a rule of contracts/ingest.md."""
 
 
 class _WireEvent(msgspec.Struct, gc=False):
@@ -89,7 +92,7 @@ def decode(body: bytes, now: float, *, ndjson: bool = False) -> Decoded:
         else:
             events = _MANY.decode(body) if array else [_ONE.decode(body)]
         return Decoded([_checked(event, now) for event in events], [])
-    except (*_ERRORS, EventError):
+    except (*_ERRORS, EventError, FieldError):
         # Most likely nothing is wrong but one event, or a lone surrogate that we repair.
         pass
     repaired = replace_lone_surrogates(body)
@@ -150,7 +153,7 @@ def _one_by_one(items: Iterable[bytes | msgspec.Raw], now: float) -> Decoded:
                 rejected.append(Rejection(index, None, _NOT_UTF8, "malformed"))
                 continue
             spans.append(_checked(_ONE.decode(item), now))
-        except EventError as error:
+        except (EventError, FieldError) as error:
             rejected.append(Rejection(index, _id_of(item), str(error), "invalid"))
         except _ERRORS as error:
             rejected.append(Rejection(index, _id_of(item), _reason(error), "malformed"))
@@ -176,96 +179,43 @@ def _reason(error: Exception) -> str:
 
 
 def _checked(event: _WireEvent, now: float) -> Span:
-    """The span of an event that keeps every rule of contracts/ingest.md, or `EventError`."""
+    """The span of an event that keeps every rule of contracts/ingest.md, or `FieldError`."""
     wire = event.span
     if event.event_type == "end":
-        end = wire.end_time
-        if end is None:
-            msg = "span.end_time is required at end"
-            raise EventError(msg)
-        started = _instant(wire.start_time, "span.start_time")
-        if _instant(end, "span.end_time") < started:
-            msg = "span.end_time is before span.start_time"
-            raise EventError(msg)
-        end = _with_offset(end)
+        if wire.end_time is None:
+            raise FieldError("end_time", "is required at end")
     elif event.event_type == "start":
-        _instant(wire.start_time, "span.start_time")
-        end = None
+        wire.end_time = None
     else:
         msg = 'event_type must be "start" or "end"'
         raise EventError(msg)
-    _check_ids(wire)
-    input_ = _payload(wire.input, "input")
-    output = _payload(wire.output, "output")
-    data = _payload(wire.data, "data")
+    return checked(wire, now)
+
+
+def checked(wire: WireSpan, now: float, route: int = 0) -> Span:
+    """The span of `wire`, open without an `end_time`, or `FieldError`; `now` is loop time."""
+    end = wire.end_time
+    if end is None:
+        check_time(wire.start_time, "start_time")
+    else:
+        check_order(wire.start_time, end, "start_time", "end_time")
+        end = with_offset(end)
+    check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name)
     span = Span(
         wire.id,
         wire.trace_id,
         wire.name,
-        _with_offset(wire.start_time),
+        with_offset(wire.start_time),
         end,
         wire.parent_id or None,
         wire.task_id or None,
-        input_,
-        output,
-        data,
+        checked_payload(wire.input, "input"),
+        checked_payload(wire.output, "output"),
+        checked_payload(wire.data, "data"),
         now,
         size=0,
+        lanes=route or -1,
+        route=route,
     )
     span.size = measure(span)
     return span
-
-
-def _check_ids(wire: WireSpan) -> None:
-    id_ = wire.id
-    if not (id_ and wire.trace_id and wire.name):
-        field = "id" if not id_ else "trace_id" if not wire.trace_id else "name"
-        msg = f"span.{field} is empty"
-        raise EventError(msg)
-    # A character takes up to 4 bytes, so most ids need no encoding to know.
-    if len(id_) * 4 > MAX_ID_BYTES and len(id_.encode()) > MAX_ID_BYTES:
-        msg = f"span.id is longer than {MAX_ID_BYTES} bytes"
-        raise EventError(msg)
-    for field, text in (
-        ("id", id_),
-        ("trace_id", wire.trace_id),
-        ("parent_id", wire.parent_id or ""),
-    ):
-        if "\0" in text:
-            msg = f"span.{field} has a NUL character"
-            raise EventError(msg)
-
-
-def _payload(borrowed: msgspec.Raw, field: str) -> bytes:
-    # The Raw borrows the whole request body: kept, one small event would keep 32 MiB alive.
-    raw = bytes(borrowed)
-    first = raw[0]
-    if first == _NULL_N:
-        return b""
-    if first == _ARRAY:
-        if not is_list_of_objects(raw):
-            raise EventError(f"span.{field} must hold objects only when it is an array")
-    elif first != _OBJECT:
-        raise EventError(f"span.{field} must be an object, an array of objects, or null")
-    if len(raw) > 2 * MAX_NESTING and too_deep(raw):
-        raise EventError(f"span.{field} is nested more than 200 levels deep")
-    return raw
-
-
-def _instant(text: str, field: str) -> datetime:
-    """The instant that `text` names: ISO 8601 in its extended form, UTC without an offset."""
-    try:
-        instant = datetime.fromisoformat(text if text[-1:] != "z" else text.upper())
-        if text[10] in "Tt " and text[4] == text[7] == "-" and text[13] == ":":
-            return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-    except (ValueError, IndexError):
-        pass
-    msg = f"{field} is not an RFC 3339 time"
-    raise EventError(msg)
-
-
-def _with_offset(text: str) -> str:
-    """`text` as it came, with `+00:00` where it names no offset: a replay must keep its start."""
-    if text.endswith(("Z", "z", "+00:00")) or "+" in text or "-" in text[10:]:
-        return text
-    return text + "+00:00"

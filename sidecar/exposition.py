@@ -121,6 +121,8 @@ class SidecarCollector(Collector):
         yield _histogram(
             "ingest_duration_seconds", "First byte to answer", [], [([], intake.seconds)]
         )
+        passed = [([outcome], count) for outcome, count in intake.passed.items()]
+        yield _counters("passed_through_requests", "Handed on to SGP", ["outcome"], passed)
         yield _counter("joined_events", "Events gone out inside another", intake.books.joined)
 
     def _in_lanes(self) -> Iterator[Metric]:

@@ -11,7 +11,8 @@ from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.drain import Drain
 from sidecar.open_spans import OpenSpans
-from sidecar.spans import Span, restore_payloads, total_size
+from sidecar.payloads import merged
+from sidecar.spans import Span, measure, restore_payloads, total_size
 from sidecar.spool import Spool
 
 # For so many writes waiting at a healthy upstream, a request waits one round of the loop, up to a
@@ -54,6 +55,11 @@ class Intake:
         self._most = budget.limit - sum(lane.unused_share for lane in lanes)
         self.last_taken_at = self._loop.time()
 
+    @property
+    def limit(self) -> int:
+        """`queue.max_bytes`."""
+        return self._budget.limit
+
     def take(self, spans: Sequence[Span]) -> None:
         """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
         size = total_size(spans)
@@ -86,6 +92,18 @@ class Intake:
             await self._bring_back(start, self._spool)
         self.take(spans)
         await self._spool.commit()
+
+    async def merge_data(self, spans: Sequence[Span]) -> None:
+        """Lay the `data` of each END over that of the START it will be joined with."""
+        for span in spans:
+            start = self.open_spans.start_of(span)
+            if start is None or span.data[:1] != b"{":
+                continue
+            if start.dropped and self._spool is not None:
+                await self._bring_back(start, self._spool)
+            if start.data[:1] == b"{" and start.data != span.data:
+                span.data = merged(start.data, span.data)
+                span.size = measure(span)
 
     async def _bring_back(self, start: Span, spool: Spool) -> None:
         _, stored = await spool.load([start.seq], 1)

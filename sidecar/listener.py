@@ -1,51 +1,44 @@
 """HTTP in: the listener on loopback, contracts/ingest.md to the letter.
 
 In: requests of agents in this pod. Out: spans handed to the intake, all of a request or none, and
-an answer that says what was taken. Bodies are bounded in bytes, decompressed, and in time. It
-serves programs, not web pages (design.md D21).
+an answer that says what was taken, in the words of the route it came by. It serves programs, not
+web pages (design.md D21).
 """
 
 import asyncio
 import logging
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
 from time import perf_counter
 
-import aiohttp
-import msgspec
 from aiohttp import web
 
-from sidecar.budget import ByteBudget
+from sidecar.bodies import BodyReader, Refusal, no_room, stopping
 from sidecar.credentials import Credentials
-from sidecar.events import Decoded, MalformedBody, Rejection, decode
-from sidecar.inflate import Inflater
+from sidecar.events import Decoded, MalformedBody, Rejection
 from sidecar.intake import Intake, NeverFits, NoRoom
 from sidecar.metrics import IntakeMetrics
+from sidecar.pass_through import PREFIXES, PassThrough
+from sidecar.routes import Answer, Route
+from sidecar.routes.agentex import PREFIX, AgentexRoute
+from sidecar.routes.ingest import IngestRoute
+from sidecar.routes.sgp import SgpRoute
 
 RETRY_AFTER_S = "1"
 # Longer than any body may take, and than aiohttp keeps a connection between two requests.
 IDLE_S = 300.0
-_NDJSON = {"application/json": False, "application/x-ndjson": True}
-_ENCODINGS = ("", "identity", "gzip", "deflate")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@]+))(?::\d*)?")
 _MOST_HOSTS = 256
 # aiohttp logs what it could not parse, and that may be span content (design.md D19).
 _quiet = logging.getLogger("sidecar.listener.http")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
-_ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
-
-
-class Refusal(Exception):
-    """The request gets `status` and an error text, and nothing of it is taken."""
-
-    def __init__(self, status: HTTPStatus, error: str, reason: str) -> None:
-        super().__init__(error)
-        self.status = status
-        self.reason = reason
+_LATER = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_SPANS_ONLY = (
+    "the sidecar takes spans only; set listener.pass_through = true to hand this on to SGP"
+)
 
 
 class Listener:
@@ -54,20 +47,23 @@ class Listener:
     def __init__(
         self,
         intake: Intake,
-        budget: ByteBudget,
+        bodies: BodyReader,
         metrics: IntakeMetrics,
         credentials: Sequence[Credentials],
         *,
-        max_body: int,
-        body_timeout_s: float,
         hosts: Sequence[str],
+        agentex_bit: int,
+        sgp_bit: int,
+        pass_through: PassThrough | None,
     ) -> None:
         self._intake = intake
-        self._budget = budget
+        self._bodies = bodies
         self._metrics = metrics
         self._credentials = credentials
-        self._max_body = max_body
-        self._body_timeout_s = body_timeout_s
+        self._own = IngestRoute()
+        self._sgp = SgpRoute(sgp_bit)
+        self._agentex = AgentexRoute(agentex_bit)
+        self._pass_through = pass_through
         self._hosts = frozenset(host.lower() for host in hosts)
         self._known: dict[str, bool] = {}
         # Holds the exception of a bug in here: the app waits for it and ends the process (D13).
@@ -82,7 +78,12 @@ class Listener:
     def server(self) -> web.Server:
         """The protocol factory: no router, no middleware, bodies as they come."""
         self._server = web.Server(
-            self.handle, access_log=None, auto_decompress=False, logger=_quiet
+            self.handle,
+            access_log=None,
+            auto_decompress=False,
+            logger=_quiet,
+            # An agent that hangs up must not leave its request running at SGP.
+            handler_cancellation=self._pass_through is not None,
         )
         return self._server
 
@@ -97,15 +98,17 @@ class Listener:
             if now - begun > self.idle_s:
                 connection.force_close()
 
-    async def handle(self, request: web.BaseRequest) -> web.Response:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         started = perf_counter()
         self._begun[request.protocol] = self._loop.time()
         try:
+            self._refuse_pages(request.headers)
+            if self._pass_through is not None and self._is_sgps(request.path):
+                return await self._hand_on(request, self._pass_through)
             response = await self._route(request)
         except Refusal as refusal:
-            self._metrics.rejected[refusal.reason] += 1
-            response = _error(refusal)
+            response = self._refused(refusal, self._own.refused(refusal))
         except Exception as bug:
             if not self.failed.done():
                 self.failed.set_exception(bug)
@@ -114,20 +117,39 @@ class Listener:
         return response
 
     async def _route(self, request: web.BaseRequest) -> web.Response:
-        self._refuse_pages(request.headers)
-        path = request.path
+        path, method = request.path, request.method
         if path == "/v1/spans":
-            if request.method != "POST":
-                return _not_allowed("POST")
-            return await self._spans(request)
+            return await self._spans(request, self._own) if method == "POST" else _use("POST")
+        if path == "/v5/spans/batch":
+            taken = method in {"PUT", "POST"}
+            return await self._spans(request, self._sgp) if taken else _use("PUT, POST")
+        if path == "/spans" and method == "POST":
+            return await self._spans(request, self._agentex)
+        if path.startswith(PREFIX) and method == "PATCH":
+            return await self._spans(request, self._agentex)
         if path == "/readyz":
-            if request.method not in {"GET", "HEAD"}:
-                return _not_allowed("GET")
+            if method not in {"GET", "HEAD"}:
+                return _use("GET")
             if self.stopping:
-                raise _stopping()
+                raise stopping()
             return web.Response(text="ready\n")
-        text = f"no such path; agents post to /v1/spans of this port, not {request.method} here"
+        text = f"no such path; agents post to /v1/spans of this port, not {method} here"
+        if path.startswith(PREFIXES):
+            text = _SPANS_ONLY
         raise Refusal(HTTPStatus.NOT_FOUND, text, "unsupported")
+
+    def _is_sgps(self, path: str) -> bool:
+        return path.startswith(PREFIXES) and path != "/v5/spans/batch"
+
+    async def _hand_on(
+        self, request: web.BaseRequest, pass_through: PassThrough
+    ) -> web.StreamResponse:
+        try:
+            if self.stopping:
+                raise stopping()
+            return await pass_through.answer(request)
+        except Refusal as refusal:
+            return _error(refusal, self._sgp.refused(refusal))
 
     def _refuse_pages(self, headers: Mapping[str, str]) -> None:
         host = headers.get("Host")
@@ -155,144 +177,69 @@ class Listener:
         except ValueError:
             return False
 
-    async def _spans(self, request: web.BaseRequest) -> web.Response:
-        headers = request.headers
-        ndjson, encoding = _format(headers)
-        if self.stopping:
-            raise _stopping()
+    async def _spans(self, request: web.BaseRequest, route: Route) -> web.Response:
         try:
-            body = await self._read(request, encoding)
+            answer = await self._taken(request, route)
+        except Refusal as refusal:
+            return self._refused(refusal, route.refused(refusal))
+        return web.Response(status=answer.status, body=answer.body, content_type="application/json")
+
+    async def _taken(self, request: web.BaseRequest, route: Route) -> Answer:
+        route.check(request)
+        if self.stopping:
+            raise stopping()
+        try:
+            body = await self._bodies.read(request)
             size = len(body)
-            decoded = decode(body, self._loop.time(), ndjson=ndjson)
+            decoded = route.decode(request, body, self._loop.time())
             del body
         except MalformedBody as error:
             decoded = Decoded([], [Rejection(0, None, str(error), "malformed")])
             size = 0
         for credentials in self._credentials:
-            credentials.offer(headers)
+            credentials.offer(request.headers)
         if decoded.spans:
+            if route.merges_data:
+                await self._intake.merge_data(decoded.spans)
             await self._take(decoded, size)
             await self._intake.give_way()
-        return self._answer(decoded)
+        for rejection in decoded.rejected:
+            self._metrics.rejected[rejection.reason] += 1
+        return route.answer(request, decoded)
 
     async def _take(self, decoded: Decoded, size: int) -> None:
         if self.stopping:
-            raise _stopping()
+            raise stopping()
         try:
             await self._intake.take_durably(decoded.spans)
         except NeverFits:
-            limit = self._budget.limit
+            limit = self._intake.limit
             error = f"{size} bytes never fit: see queue.max_bytes ({limit}) and spool.max_bytes"
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large") from None
         except NoRoom:
-            raise _no_room() from None
+            raise no_room() from None
 
-    def _answer(self, decoded: Decoded) -> web.Response:
-        if not decoded.rejected and decoded.spans:
-            taken = len(decoded.spans)
-            body = _ONE_TAKEN if taken == 1 else b'{"accepted":%d,"rejected":[]}' % taken
-            return web.Response(
-                status=HTTPStatus.ACCEPTED, body=body, content_type="application/json"
-            )
-        for rejection in decoded.rejected:
-            self._metrics.rejected[rejection.reason] += 1
-        rejected = [{"index": r.position, "id": r.id, "error": r.error} for r in decoded.rejected]
-        return web.Response(
-            status=HTTPStatus.ACCEPTED if decoded.spans else HTTPStatus.BAD_REQUEST,
-            body=msgspec.json.encode({"accepted": len(decoded.spans), "rejected": rejected}),
-            content_type="application/json",
-        )
-
-    async def _read(self, request: web.BaseRequest, encoding: str) -> bytes:
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        length = request.content_length
-        if length is not None and length > self._max_body:
-            raise self._too_large()
-        if request.content.is_eof():
-            return await self._collect(request, encoding)
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                return await self._collect(request, encoding)
-        except TimeoutError:
-            error = f"the body did not arrive within {self._body_timeout_s:g} s"
-            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, error, "malformed") from None
-        except (ConnectionError, aiohttp.ClientError):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "the body ended early", "malformed") from None
-
-    async def _collect(self, request: web.BaseRequest, encoding: str) -> bytes:
-        """The decompressed body; its bytes count against the budget while they arrive."""
-        content = request.content
-        inflate = Inflater(encoding) if encoding else None
-        parts: list[bytes] = []
-        size = 0
-        try:
-            while chunk := await content.readany():
-                if inflate is not None:
-                    most = min(self._max_body - size, self._budget.limit) + 1
-                    chunk = inflate(chunk, most)
-                size += len(chunk)
-                self._budget.reading += len(chunk)
-                if size > self._max_body:
-                    raise self._too_large()
-                if not self._budget.fits(0):
-                    raise _no_room()
-                parts.append(chunk)
-            if inflate is not None and not inflate.complete:
-                raise zlib.error  # noqa: TRY301 (the same answer as for a broken one)
-        except zlib.error:
-            raise MalformedBody(f"the body is not a whole {encoding} stream") from None
-        finally:
-            self._budget.reading -= size
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _too_large(self) -> Refusal:
-        error = f"the body is larger than listener.max_body ({self._max_body})"
-        return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large")
+    def _refused(self, refusal: Refusal, body: bytes) -> web.Response:
+        self._metrics.rejected[refusal.reason] += 1
+        return _error(refusal, body)
 
 
-def _format(headers: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether the body is NDJSON, and how it is compressed ("" for not)."""
-    content_type = headers.get("Content-Type", "")
-    ndjson = _NDJSON.get(content_type)
-    if ndjson is None:
-        ndjson = _NDJSON.get(content_type.partition(";")[0].strip().lower())
-    if ndjson is None:
-        error = "Content-Type must be application/json or application/x-ndjson"
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
-    encoding = headers.get("Content-Encoding", "").strip().lower()
-    if encoding not in _ENCODINGS:
-        error = "Content-Encoding must be gzip, deflate or identity"
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
-    return ndjson, "" if encoding == "identity" else encoding
-
-
-def _no_room() -> Refusal:
-    error = "the queue is full (queue.max_bytes); nothing of this request was taken"
-    return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
-
-
-def _stopping() -> Refusal:
-    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar is stopping", "stopping")
-
-
-def _error(refusal: Refusal) -> web.Response:
-    later = refusal.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+def _error(refusal: Refusal, body: bytes) -> web.Response:
     response = web.Response(
         status=refusal.status,
-        body=msgspec.json.encode({"error": str(refusal)}),
+        body=body,
         content_type="application/json",
-        headers={"Retry-After": RETRY_AFTER_S} if later else None,
+        headers={"Retry-After": RETRY_AFTER_S} if refusal.status in _LATER else None,
     )
     if refusal.status == HTTPStatus.REQUEST_TIMEOUT:
         response.force_close()
     return response
 
 
-def _not_allowed(method: str) -> web.Response:
+def _use(methods: str) -> web.Response:
     return web.Response(
         status=HTTPStatus.METHOD_NOT_ALLOWED,
-        body=b'{"error":"use %b"}' % method.encode(),
+        body=b'{"error":"use %b"}' % methods.encode(),
         content_type="application/json",
-        headers={"Allow": method},
+        headers={"Allow": methods},
     )

@@ -28,7 +28,9 @@ OUTCOMES = (
     "connection",
 )
 REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
-CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "429", "503")
+# What became of a request that was handed on to SGP (pass_through.py).
+PASSED = ("answered", "unreachable", "timeout", "broken", "aborted")
+CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")
 
 UPSTREAM_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 1, 2.5, 5, 10, 30, 60)
 INGEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
@@ -146,6 +148,7 @@ class IntakeMetrics:
         default_factory=lambda: Counter(dict.fromkeys(REJECT_REASONS, 0))
     )
     requests: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(CODES, 0)))
+    passed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(PASSED, 0)))
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
 
     def answered(self, status: int, seconds: float) -> None:

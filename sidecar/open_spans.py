@@ -67,7 +67,7 @@ class OpenSpans:
             self._end(span)
 
     def _start(self, span: Span) -> None:
-        key = span.key
+        key = span.join_key
         if hash(key) in self._ended:
             # Written now it would replace the finished row at SGP (contracts/sgp.md 3, unknown 1).
             self._books.joined += 1
@@ -93,7 +93,7 @@ class OpenSpans:
         self._budget.hold(span)
         if self._spool is not None:
             self._spool.add(span)
-            self._loaded[span.key] = span
+            self._loaded[span.join_key] = span
 
     def _replace(self, start: Span) -> None:
         """A newer event of the span stands for `start` from now on."""
@@ -108,31 +108,32 @@ class OpenSpans:
         self._forget(start)
 
     def _forget(self, start: Span) -> None:
-        if self._loaded.get(start.key) is start:
-            del self._loaded[start.key]
+        if self._loaded.get(start.join_key) is start:
+            del self._loaded[start.join_key]
         self._budget.release(start)
 
     def _end(self, span: Span) -> None:
-        start = self._held.get(span.key) or self._kept.get(span.key)
+        start = self.start_of(span)
         filled = False
         if start is not None:
             own = _signature(span)
             filled = _fill(span, start)
-            self._remember(span, own if filled else 0)
-            if self._held.pop(span.key, None) is not None:
+            self._remember(span, own if filled or span.route else 0)
+            if self._held.pop(span.join_key, None) is not None:
                 self._books.held -= 1
                 self._books.joined += 1
             else:
-                del self._kept[span.key]
+                del self._kept[span.join_key]
                 span.known_to = start.known_to
         else:
-            seen = self._ended.get(hash(span.key))
+            seen = self._ended.get(hash(span.join_key))
             if seen and seen == _signature(span):
                 # The same END again, whose START is gone by now: sent as it is, it would blank
-                # upstream what the first one was filled with.
+                # upstream what the first one was filled with. And SDKs send some ENDs twice
+                # (contracts/sgp.md 3, unknown 6).
                 self._books.joined += 1
                 return
-            self._remember(span, seen or 0)
+            self._remember(span, _signature(span) if span.route else seen or 0)
         self._books.written += 1
         if self._spool is not None:
             self._spool.add(span, start)
@@ -141,7 +142,7 @@ class OpenSpans:
         self._write(span)
 
     def _remember(self, span: Span, signature: int) -> None:
-        self._ended[hash(span.key)] = signature
+        self._ended[hash(span.join_key)] = signature
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
@@ -166,21 +167,21 @@ class OpenSpans:
             span = next(iter(self._held.values()))
             if span.accepted_at + self._hold_s > now:
                 break
-            del self._held[span.key]
-            self._kept[span.key] = span
+            del self._held[span.join_key]
+            self._kept[span.join_key] = span
             self._write_open(span)
         while self._kept:
             span = next(iter(self._kept.values()))
             if span.accepted_at + self._ttl_s > now:
                 break
-            del self._kept[span.key]
+            del self._kept[span.join_key]
             self._retire(span)
 
     def release_all(self) -> None:
         """Write every held START open: the process stops and no END will come."""
         while self._held:
             _, span = self._held.popitem(last=False)
-            self._kept[span.key] = span
+            self._kept[span.join_key] = span
             self._write_open(span)
 
     def make_room(self, size: int) -> bool:
@@ -196,7 +197,7 @@ class OpenSpans:
             return self._budget.fits(size)
         settled = [span for span in islice(self._kept.values(), _LOOKED_AT) if span.holders == 1]
         for span in settled:
-            del self._kept[span.key]
+            del self._kept[span.join_key]
             self._retire(span)
             if self._budget.fits(size):
                 return True
@@ -208,24 +209,28 @@ class OpenSpans:
             if self._budget.fits(size):
                 return
             if span.seq > 0 and span.holders == 1:
-                del self._loaded[span.key]
+                del self._loaded[span.join_key]
                 self._budget.release(span)
                 drop_payloads(span)
                 self._budget.hold(span)
+
+    def start_of(self, span: Span) -> Span | None:
+        """The START that the END `span` will be joined with."""
+        return self._held.get(span.join_key) or self._kept.get(span.join_key)
 
     def needed(self, spans: Sequence[Span]) -> list[Span]:
         """STARTs whose payloads are on disk only and which an END among `spans` leaves out."""
         starts = []
         for span in spans:
-            start = self._held.get(span.key) or self._kept.get(span.key)
+            start = self.start_of(span)
             if start is not None and start.dropped & ~which_payloads(span):
                 starts.append(start)
         return starts
 
     def recover(self, span: Span) -> None:
         """Take back a START that an earlier process left in the spool; its payload stays there."""
-        known = span.key in self._held or span.key in self._kept
-        if self._spool is not None and (known or hash(span.key) in self._ended):
+        known = span.join_key in self._held or span.join_key in self._kept
+        if self._spool is not None and (known or hash(span.join_key) in self._ended):
             # A disk that came late: newer events of the span have been here before.
             self._spool.replace(span)
             return
@@ -234,13 +239,13 @@ class OpenSpans:
         if span.lanes:
             self._books.replayed += 1
             self._books.held += 1
-            self._held[span.key] = span
+            self._held[span.join_key] = span
         else:
-            self._kept[span.key] = span
+            self._kept[span.join_key] = span
 
 
 def _signature(span: Span) -> int:
-    return hash((span.end_time, span.input, span.output, span.data, span.name)) or 1
+    return hash((span.end_time, span.input, span.output, span.data, span.name, span.extra)) or 1
 
 
 def _fill(span: Span, start: Span) -> bool:

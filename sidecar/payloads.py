@@ -130,3 +130,14 @@ def with_members(raw: bytes, first: bytes = b"", last: bytes = b"") -> bytes:
     """
     inside = raw[1:-1].strip() if raw else b""
     return b"{%b}" % b",".join(part for part in (first, inside, last) if part)
+
+
+def merged(raw: bytes, over: bytes) -> bytes:
+    """The members of the JSON object `raw`, and over them those of the object `over`.
+
+    Shallow, as the Agentex server merges `data` (contracts/agentex.md 2); values stay as they came.
+    """
+    members = _RAW_DICT.decode(raw) | _RAW_DICT.decode(over)
+    return b"{%b}" % b",".join(
+        msgspec.json.encode(name) + b":" + bytes(value) for name, value in members.items()
+    )

@@ -1,16 +1,17 @@
 """Dead letters again: list them, or send them once more.
 
-Sent through a running sidecar (`to`: its listener's URL; every upstream gets them, and writes are
-idempotent), or by a sidecar of its own for the time it takes, where each letter goes to the
-upstream that refused it and nowhere else.
+Sent through a running sidecar (`to`: its listener's URL; each by the route that it came by, and an
+event therefore to every upstream: writes are idempotent), or by a sidecar of its own for the time
+it takes, where each letter goes to the upstream that refused it and nowhere else.
 
 An open write is not sent again where it might replace a finished row, because its END may have got
 through since (contracts/sgp.md 3): only Agentex, which never replaces on a POST, gets those.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -20,8 +21,9 @@ import structlog
 from sidecar.budget import ByteBudget
 from sidecar.config import Config, ConfigError
 from sidecar.dead_letters import DeadLetters, Head, Letter
-from sidecar.events import decode
-from sidecar.lane import Lane, build_lanes
+from sidecar.lane import AGENTEX_BIT, SGP_BIT, Lane, build_lanes
+from sidecar.sinks.sgp import batch_as_sent
+from sidecar.spans import Span, from_row, to_json
 
 PER_REQUEST = 50
 DEADLINE_S = 300.0
@@ -42,8 +44,13 @@ class _LetterId(msgspec.Struct):
     event: _Event
 
 
+class _Write(msgspec.Struct):
+    span: msgspec.Raw
+
+
 _HEAD = msgspec.json.Decoder(Head)
 _LETTER = msgspec.json.Decoder(Letter)
+_WRITE = msgspec.json.Decoder(_Write)
 _IDS = msgspec.json.Decoder(_LetterId)
 
 
@@ -76,35 +83,66 @@ def listing(path: str, sink: str | None) -> Iterator[str]:
 async def through(path: str, sink: str | None, to: str) -> Counter[str]:
     """Send the letters through the running sidecar at `to`; what became of them."""
     done: Counter[str] = Counter()
-    events = []
+    by_route: defaultdict[int, list[Span]] = defaultdict(list)
     for line in _chosen(path, sink):
-        if _is_open(line):
-            done["skipped"] += 1
+        span = _span(line)
+        if span is None or span.end_time is None:
+            done["rejected" if span is None else "skipped"] += 1
         else:
-            events.append(bytes(_LETTER.decode(line).event))
-    async with aiohttp.ClientSession() as session:
-        for start in range(0, len(events), PER_REQUEST):
-            some = events[start : start + PER_REQUEST]
-            body = b"\n".join(some)
-            async with asyncio.timeout(DEADLINE_S):
-                accepted = await _post(session, f"{to.rstrip('/')}/v1/spans", body)
-            done["accepted"] += accepted
-            done["rejected"] += len(some) - accepted
+            by_route[span.route].append(span)
+    async with aiohttp.ClientSession(to.rstrip("/")) as session:
+        for route, spans in by_route.items():
+            size = 1 if route == AGENTEX_BIT else PER_REQUEST
+            for start in range(0, len(spans), size):
+                some = spans[start : start + size]
+                async with asyncio.timeout(DEADLINE_S):
+                    accepted = await _post(session, route, some)
+                done["accepted"] += accepted
+                done["rejected"] += len(some) - accepted
     return done
 
 
-async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
-    headers = {"Content-Type": "application/x-ndjson"}
+def _span(line: bytes) -> Span | None:
+    """The write of a letter; None when it can't be read."""
+    try:
+        return from_row(bytes(_WRITE.decode(_LETTER.decode(line).event).span), 0.0)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
+    """Method, path and body of the route that `spans` came by."""
+    if route == AGENTEX_BIT:
+        return "POST", "/spans", to_json(spans[0])
+    if route == SGP_BIT:
+        return "PUT", "/v5/spans/batch", batch_as_sent(spans)
+    events = (b'{"event_type":"end","span":%b}' % to_json(span) for span in spans)
+    return "POST", "/v1/spans", b"[%b]" % b",".join(events)
+
+
+async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span]) -> int:
+    """Send `spans` by their route; how many were taken."""
+    method, path, body = _request(route, spans)
+    headers = {"Content-Type": "application/json"}
     while True:
         try:
-            async with session.post(url, data=body, headers=headers) as response:
-                if response.status in {202, 400}:
-                    return int((await response.json())["accepted"])
-                if response.status not in {429, 503}:
-                    raise ConfigError(f"{url}: HTTP {response.status}")
-                await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
+            async with session.request(method, path, data=body, headers=headers) as response:
+                if response.status in {
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                }:
+                    await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
+                    continue
+                answer = await response.json()
+                if response.status == HTTPStatus.OK:
+                    return len(spans)
+                if "accepted" in answer:
+                    return int(answer["accepted"])
+                if response.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                    return len(spans) - len(answer.get("detail", spans))
+                raise ConfigError(f"{path}: HTTP {response.status}")
         except aiohttp.ClientError as error:
-            raise ConfigError(f"{url}: {type(error).__name__}") from None
+            raise ConfigError(f"{path}: {type(error).__name__}") from None
 
 
 def _chosen(path: str, sink: str | None) -> list[bytes]:
@@ -127,16 +165,16 @@ async def directly(
     now = asyncio.get_running_loop().time()
     done: Counter[str] = Counter()
     for line in lines:
-        letter = _LETTER.decode(line)
-        spans = decode(bytes(letter.event), now).spans
-        lane = lanes.get(letter.sink)
-        if lane is None or not spans:
+        sink_name = _HEAD.decode(line).sink
+        span = _span(line)
+        lane = lanes.get(sink_name)
+        if lane is None or span is None:
             done["off" if lane is None else "rejected"] += 1
-        elif _is_open(line) and letter.sink != "agentex":
+        elif span.end_time is None and sink_name != "agentex":
             done["skipped"] += 1
         else:
-            for span in spans:
-                lane.drain.put(span)
+            span.accepted_at = now
+            lane.drain.put(span)
     await _drain(list(lanes.values()))
     for lane in lanes.values():
         totals = lane.totals()
@@ -145,10 +183,6 @@ async def directly(
         done["left"] += lane.drain.abandon()
         await lane.sink.close()
     return done
-
-
-def _is_open(line: bytes) -> bool:
-    return _IDS.decode(line).event.event_type == "start"
 
 
 async def _drain(lanes: Sequence[Lane]) -> None:

@@ -16,7 +16,7 @@ _NULL = b"null"
 _text = msgspec.json.encode
 
 
-Key = tuple[str, str]
+Key = tuple[str, ...]
 
 
 class Span(msgspec.Struct, gc=False, eq=False):
@@ -47,11 +47,23 @@ class Span(msgspec.Struct, gc=False, eq=False):
     lanes: int = -1
     tails: int = 0
     dropped: int = 0
+    # The bit of the one lane it was sent to, by an SDK that speaks that upstream's own API; 0 for
+    # an event, which is for every lane. `extra`: the members of an SGP item that have no field
+    # here, as they came.
+    route: int = 0
+    extra: bytes = b""
 
     @property
     def key(self) -> Key:
         """What makes it this span: ids are unique in a trace only (contracts/sgp.md 1.4.8)."""
         return self.trace_id, self.id
+
+    @property
+    def join_key(self) -> Key:
+        """What its START and its END share: an SDK may tell each upstream the same span."""
+        if not self.route:
+            return self.trace_id, self.id
+        return self.trace_id, self.id, f"lane {self.route}"
 
     @property
     def kind(self) -> str:
@@ -64,7 +76,7 @@ def measure(span: Span) -> int:
     texts = (
         len(span.name) + len(span.trace_id) + len(span.parent_id or "") + len(span.task_id or "")
     )
-    payloads = len(span.input) + len(span.output) + len(span.data)
+    payloads = len(span.input) + len(span.output) + len(span.data) + len(span.extra)
     # Ordinary texts are in the overhead; a character takes up to 4 bytes.
     return SPAN_OVERHEAD + payloads + (4 * texts if texts > SPAN_OVERHEAD else 0)
 
@@ -84,7 +96,12 @@ class WireSpan(msgspec.Struct, gc=False):
     data: msgspec.Raw = msgspec.Raw(_NULL)
 
 
-_SPAN = msgspec.json.Decoder(WireSpan)
+class _Row(WireSpan, gc=False):
+    route: int = 0
+    extra: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_ROW = msgspec.json.Decoder(_Row)
 
 
 def to_json(span: Span, leave_out: int = 0) -> bytes:
@@ -119,9 +136,17 @@ def to_json(span: Span, leave_out: int = 0) -> bytes:
     )
 
 
-def from_json(body: bytes, accepted_at: float) -> Span:
-    """The span that `to_json` wrote, accepted at that loop time."""
-    wire = _SPAN.decode(body)
+def to_row(span: Span, leave_out: int = 0) -> bytes:
+    """As `to_json`, with all that `from_row` needs to make the same span of it."""
+    body = to_json(span, leave_out)
+    if not span.route:
+        return body
+    return b'%b,"route":%d,"extra":{%b}}' % (body[:-1], span.route, span.extra)
+
+
+def from_row(body: bytes, accepted_at: float) -> Span:
+    """The span that `to_row` wrote, accepted at that loop time."""
+    wire = _ROW.decode(body)
     payloads = [bytes(getattr(wire, field)) for field in PAYLOADS]
     input_, output, data = (b"" if raw == _NULL else raw for raw in payloads)
     span = Span(
@@ -137,6 +162,9 @@ def from_json(body: bytes, accepted_at: float) -> Span:
         data,
         accepted_at,
         size=0,
+        lanes=wire.route or -1,
+        route=wire.route,
+        extra=bytes(wire.extra)[1:-1],
     )
     span.size = measure(span)
     return span

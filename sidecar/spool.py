@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from sidecar.spans import Span, fill_payloads, from_json, shared_payloads, to_json
+from sidecar.spans import Span, fill_payloads, from_row, shared_payloads, to_row
 from sidecar.spool_file import (
     COMPLETE,
     OPEN,
@@ -150,7 +150,7 @@ class Spool:
             shared = shared_payloads(span, start)
             self._hand_over(start)
         born = time.time() - (self._loop.time() - span.accepted_at)
-        body = to_json(span, leave_out=shared)
+        body = to_row(span, leave_out=shared)
         lanes = span.lanes & self._all_lanes
         self._changes.added.append(Row(span.seq, kind, lanes, base, shared, born, body))
         self._adding += len(body) + ROW_BYTES
@@ -331,10 +331,10 @@ class Spool:
     def _span(self, row: Found) -> Span | None:
         """The write of a row; None when its bytes are not what was written."""
         try:
-            span = from_json(row.body, self._loop.time() - max(0.0, time.time() - row.born))
+            span = from_row(row.body, self._loop.time() - max(0.0, time.time() - row.born))
             span.seq = row.seq
             if row.base is not None and row.shared:
-                fill_payloads(span, from_json(row.base, 0.0), row.shared)
+                fill_payloads(span, from_row(row.base, 0.0), row.shared)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             log.error("spool_row_unreadable", seq=row.seq)  # noqa: TRY400 (its text is content)
             self._changes.removed.append(row.seq)

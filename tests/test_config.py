@@ -252,3 +252,12 @@ def test_public_hides_secrets_and_can_be_read_again() -> None:
     assert (shown["queue"]["max_bytes"], shown["listener"]["max_body"]) == ("3MiB", "32MiB")
     for text in (repr(shown), repr(config), str(config), f"{config.sgp.api_key}"):
         assert "hidden" not in text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_an_upstream_that_is_the_sidecar_itself_is_refused(host: str) -> None:
+    """Containers that share SGP_CLIENT_BASE_URL would make it feed itself for ever."""
+    environ = {"SGP_CLIENT_BASE_URL": f"http://{host}:8318/"}
+    with pytest.raises(ConfigError, match=r"sgp.base_url: .* own listener"):
+        load(None, environ)
+    assert load(None, environ | {"SIDECAR_LISTENER__PORT": "8319"}).listener.port == 8319

@@ -9,6 +9,7 @@ from sidecar.config import ConfigError, load
 from sidecar.dead_letters import DeadLetters
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
+from sidecar.lane import AGENTEX_BIT, SGP_BIT
 from sidecar.sinks import Refused
 from tests.support import make_span, running_app
 
@@ -58,6 +59,31 @@ async def test_through_a_running_sidecar(letters: Path) -> None:
             done = await replay.through(str(letters), "sgp", app.url)
             assert dict(+done) == {"accepted": 1, "skipped": 1}
         assert set(agentex.spans) == {"a"}
+
+
+async def test_a_letter_goes_by_the_route_that_it_came_by(tmp_path: Path) -> None:
+    """What an SDK sent to one upstream alone is sent to that one alone, as it was."""
+    file = tmp_path / "letters.jsonl"
+    dead = DeadLetters(str(file), 100_000)
+    extra = b'"status":"SUCCESS","type":"CUSTOM"'
+    dead.add("sgp", make_span("a", route=SGP_BIT, extra=extra), "refused", ERROR)
+    dead.add("agentex", make_span("b", route=AGENTEX_BIT), "failing", ERROR)
+    async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
+        environ = {
+            "AGENTEX_BASE_URL": agentex.url,
+            "SGP_CLIENT_BASE_URL": sgp.url,
+            "SGP_API_KEY": "k",
+            "SGP_ACCOUNT_ID": "a",
+        }
+        async with running_app(environ) as app:
+            done = await replay.through(str(file), None, app.url)
+            assert dict(+done) == {"accepted": 2}
+        assert set(agentex.spans) == {"b"}
+        (row,) = sgp.spans.values()
+        assert "metadata" not in row
+        done = await replay.directly(str(file), "sgp", load(None, environ), environ)
+        assert dict(+done) == {"forwarded": 1}
+        assert list(sgp.spans.values()) == [row]
 
 
 def test_what_is_no_dead_letter_is_named(tmp_path: Path) -> None:

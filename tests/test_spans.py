@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.events import MalformedBody, decode
-from sidecar.spans import SPAN_OVERHEAD, Span, from_json, to_json
+from sidecar.spans import SPAN_OVERHEAD, Span, from_row, to_row
 from tests.support import END_TIME, START_TIME, make_event, make_span
 
 # What must never come back in an error text.
@@ -272,10 +272,10 @@ def test_any_json_comes_out_as_it_went_in(payload: Any, ascii_: bool, indent: An
 
 @given(st.text(min_size=1), st.none() | st.text(), objects)
 def test_a_span_survives_its_own_json(name: str, task: str | None, payload: Any) -> None:  # noqa: ANN401
-    """`from_json` reads what `to_json` writes, and any reader finds the same span in it."""
+    """`from_row` reads what `to_row` writes, and any reader finds the same span in it."""
     span = make_span(name=name, task_id=task, data=json.dumps(payload).encode(), output=b"")
-    raw = to_json(span)
-    assert to_json(from_json(raw, 0.0)) == raw
+    raw = to_row(span)
+    assert to_row(from_row(raw, 0.0)) == raw
     read = json.loads(raw)
     assert set(read) == {*span.__struct_fields__[:10]}
     assert (read["name"], read["task_id"]) == (name, task)

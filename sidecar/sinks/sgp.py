@@ -125,22 +125,11 @@ class SgpSink:
         return b"".join(parts)
 
     def _item(self, span: Span, parts: list[bytes]) -> None:
+        _head(span, parts)
+        if span.route:
+            _as_sent(span, parts)
+            return
         metadata, status, type_ = self._metadata(span.data)
-        parts += (
-            b'{"id":',
-            _text(span.id),
-            b',"trace_id":',
-            _text(span.trace_id),
-            b',"name":',
-            # SGP would do the same (contracts/sgp.md 1.4.5).
-            _text(span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name),
-            b',"start_timestamp":',
-            _text(span.start_time),
-        )
-        if span.end_time is not None:
-            parts += (b',"end_timestamp":', _text(span.end_time))
-        if span.parent_id is not None:
-            parts += (b',"parent_id":', _text(span.parent_id))
         parts += (b',"status":', status, b',"type":', type_, b',"input":')
         _object(span.input, parts)
         parts.append(b',"output":')
@@ -170,6 +159,46 @@ class SgpSink:
     async def close(self) -> None:
         """Give up connections."""
         await self._client.close()
+
+
+def batch_as_sent(spans: Sequence[Span]) -> bytes:
+    """The request in which an SDK sent `spans`."""
+    items = []
+    for span in spans:
+        parts: list[bytes] = []
+        _head(span, parts)
+        _as_sent(span, parts)
+        items.append(b"".join(parts))
+    return b'{"items":[%b]}' % b",".join(items)
+
+
+def _head(span: Span, parts: list[bytes]) -> None:
+    parts += (
+        b'{"id":',
+        _text(span.id),
+        b',"trace_id":',
+        _text(span.trace_id),
+        b',"name":',
+        # SGP would do the same (contracts/sgp.md 1.4.5).
+        _text(span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name),
+        b',"start_timestamp":',
+        _text(span.start_time),
+    )
+    if span.end_time is not None:
+        parts += (b',"end_timestamp":', _text(span.end_time))
+    if span.parent_id is not None:
+        parts += (b',"parent_id":', _text(span.parent_id))
+
+
+def _as_sent(span: Span, parts: list[bytes]) -> None:
+    """An item that the SDK made: it has its metadata, status and type already."""
+    if span.extra:
+        parts += (b",", span.extra)
+    for name, raw in ((b"input", span.input), (b"output", span.output), (b"metadata", span.data)):
+        if raw:
+            parts.append(b',"%b":' % name)
+            _object(raw, parts)
+    parts.append(b"}")
 
 
 def _object(raw: bytes, parts: list[bytes]) -> None:

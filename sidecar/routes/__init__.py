@@ -1,0 +1,48 @@
+"""The requests that bring spans: our own, and those that the SDKs make anyway.
+
+A route knows how one kind of request is read and answered (contracts/ingest.md); reading the body,
+room, the spool and the books are the same for all, in the listener and behind it.
+"""
+
+from http import HTTPStatus
+from typing import NamedTuple, Protocol
+
+import msgspec
+from aiohttp import web
+
+from sidecar.bodies import Refusal
+from sidecar.events import Decoded
+
+
+class Answer(NamedTuple):
+    """A status and a JSON body."""
+
+    status: HTTPStatus
+    body: bytes
+
+
+class Route(Protocol):
+    """One kind of request. `merges_data`: an END's `data` is laid over that of its START."""
+
+    merges_data: bool
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Raise `Refusal` for what its head says already."""
+        ...
+
+    def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:
+        """The spans of `body`; raises `MalformedBody`. `now` is loop time in seconds."""
+        ...
+
+    def answer(self, request: web.BaseRequest, decoded: Decoded) -> Answer:
+        """What is said once the spans are taken."""
+        ...
+
+    def refused(self, refusal: Refusal) -> bytes:
+        """The body of the answer to a request that was not taken."""
+        ...
+
+
+def detail(refusal: Refusal) -> bytes:
+    """An error as both upstreams' servers say one (contracts/agentex.md 1, sgp.md 1.5)."""
+    return msgspec.json.encode({"detail": str(refusal)})

@@ -1,0 +1,45 @@
+"""`POST /v1/spans`: START and END events, one, an array, or a line each (contracts/ingest.md)."""
+
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+
+from sidecar.bodies import Refusal, media_type
+from sidecar.events import Decoded, decode
+from sidecar.routes import Answer
+
+_NDJSON = {"application/json": False, "application/x-ndjson": True}
+_ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
+
+
+class IngestRoute:
+    """Our own route: every lane gets its spans."""
+
+    merges_data = False
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Refuse what is neither JSON nor NDJSON."""
+        if media_type(request.headers) not in _NDJSON:
+            error = "Content-Type must be application/json or application/x-ndjson"
+            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
+
+    def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:
+        """The spans of the events."""
+        return decode(body, now, ndjson=_NDJSON[media_type(request.headers)])
+
+    def answer(self, _: web.BaseRequest, decoded: Decoded) -> Answer:
+        """How many were taken, and which were not."""
+        taken = len(decoded.spans)
+        if taken and not decoded.rejected:
+            body = _ONE_TAKEN if taken == 1 else b'{"accepted":%d,"rejected":[]}' % taken
+            return Answer(HTTPStatus.ACCEPTED, body)
+        rejected = [{"index": r.position, "id": r.id, "error": r.error} for r in decoded.rejected]
+        return Answer(
+            HTTPStatus.ACCEPTED if taken else HTTPStatus.BAD_REQUEST,
+            msgspec.json.encode({"accepted": taken, "rejected": rejected}),
+        )
+
+    def refused(self, refusal: Refusal) -> bytes:
+        """An `error` text."""
+        return msgspec.json.encode({"error": str(refusal)})
