@@ -22,10 +22,12 @@ from sidecar.dead_letters import DeadLetters
 from sidecar.exposition import SidecarCollector, new_registry
 from sidecar.intake import Intake
 from sidecar.lane import AGENTEX_BIT, SGP_BIT, build_lanes, lane_bits
+from sidecar.last_words import LastWords, folder_of
 from sidecar.listener import Listener
 from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.metrics import IntakeMetrics
 from sidecar.pass_through import PassThrough
+from sidecar.recent import Recent
 from sidecar.span_queue import LOADED_AT_ONCE
 from sidecar.spool import Spool
 from sidecar.spool_file import Backlog, SpoolFile, SpoolInUse
@@ -52,7 +54,8 @@ class App:
         )
         letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
         self.spool = self._new_spool()
-        self.lanes = build_lanes(config, environ, self.budget, letters, self.spool)
+        self.recent = Recent()
+        self.lanes = build_lanes(config, environ, self.budget, letters, self.spool, self.recent)
         if not self.lanes:
             message = (
                 "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
@@ -60,7 +63,7 @@ class App:
             )
             raise ConfigError(message)
         self.books = IntakeBooks()
-        intake_metrics = IntakeMetrics(self.books)
+        intake_metrics = IntakeMetrics(self.books, self.recent)
         self.intake = Intake(
             [lane.drain for lane in self.lanes],
             self.budget,
@@ -88,6 +91,7 @@ class App:
             sgp_bit=lane_bits(config) & SGP_BIT,
             pass_through=self.pass_through,
         )
+        self._last_words = LastWords(folder_of(config.spool.path, config.dead_letters.path))
         self._collector = SidecarCollector(
             intake_metrics,
             [lane.metrics for lane in self.lanes],
@@ -97,6 +101,7 @@ class App:
             memory_limit=limit,
             dead_letters=letters,
             spool=self.spool,
+            last_shutdown_lost=self._last_words.lost,
         )
         self.registry = new_registry(self._collector)
         self.ports: dict[str, int] = {}
@@ -230,6 +235,7 @@ class App:
             await lane.sink.close()
         totals = {lane.sink.name: lane.totals() for lane in self.lanes}
         lost = sum(total["lost"] for total in totals.values())
+        self._last_words.say(lost)
         log.info("stopped", lost=lost, events=self._events(), writes=totals)
         return lost == 0
 

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sidecar.metrics import LaneMetrics
 from sidecar.retries import Batch, Retries
@@ -99,6 +100,7 @@ class Drain:
         reason = self._sink.skips(span)
         if reason is not None:
             self._queue.skip(span, reason)
+            self._metrics.skipped(span, reason, self._loop.time())
             return
         self._queue.put(span)
         self.wake()
@@ -135,6 +137,20 @@ class Drain:
         self._closing = True
         self._throttle.hurry()
         self.probe()
+
+    def waits_for(self, id_: str) -> dict[str, Any] | None:
+        """What a write of the span `id_` waits for, None where there is none in memory."""
+        now = self._loop.time()
+        for batch in self._retries:
+            if any(span.id == id_ for span in batch.spans):
+                due = max(batch.not_before, self._throttle.paused_until)
+                return {
+                    "waits_for": "another try",
+                    "failures": batch.attempts,
+                    "next_attempt_s": round(max(0.0, due - now), 3),
+                }
+        where = self._queue.where(id_)
+        return None if where is None else {"waits_for": where}
 
     def abandon(self) -> int:
         """Give up at the end of the process; how many writes are nowhere else."""
@@ -240,7 +256,7 @@ class Drain:
         for span in [span for span in batch.spans if self._queue.overtaken(span)]:
             batch.spans.remove(span)
             self._queue.settle(span)
-            self._metrics.superseded()
+            self._metrics.superseded(span, self._loop.time())
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
@@ -314,6 +330,7 @@ class Drain:
     def _failed(self, batch: Batch, error: SinkError, now: float, sent_at: float) -> None:
         first = batch.attempts == 0
         batch.attempts += 1
+        self._metrics.failed(batch.spans, error, now)
         if isinstance(error, Unavailable):
             self._unavailable(batch, error, now, sent_at, first=first)
         elif isinstance(error, Unauthorized):
@@ -391,4 +408,4 @@ class Drain:
         for span in spans:
             self._dead_letter(span, reason, error)
             self._queue.settle(span)
-        self._metrics.dead_lettered(spans, reason, error)
+        self._metrics.dead_lettered(spans, reason, error, self._loop.time())

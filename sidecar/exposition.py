@@ -47,7 +47,9 @@ class SidecarCollector(Collector):
         memory_limit: int | None,
         dead_letters: DeadLetters,
         spool: Spool | None,
+        last_shutdown_lost: int,
     ) -> None:
+        self._last_lost = last_shutdown_lost
         self._intake = intake
         self._lanes = lanes
         self._budget = budget
@@ -109,6 +111,8 @@ class SidecarCollector(Collector):
         yield _gauges("oldest_write_age_seconds", "Age of the oldest write", ["sink"], ages)
         lost = _by_reason(lanes, lambda lane: lane.books.lost)
         yield _counters("lost_writes", "Accepted writes that are gone", ["sink", "reason"], lost)
+        last = "Writes that the previous process lost when it stopped"
+        yield _gauge("last_shutdown_lost", last, self._last_lost)
 
     def _at_intake(self) -> Iterator[Metric]:
         intake = self._intake

@@ -13,6 +13,7 @@ from sidecar.credentials import Credentials, Secret
 from sidecar.dead_letters import DeadLetters
 from sidecar.drain import Drain, RetryPolicy
 from sidecar.metrics import LaneMetrics
+from sidecar.recent import Recent
 from sidecar.sinks import Sink
 from sidecar.sinks.agentex import AgentexSink
 from sidecar.sinks.http import HttpClient
@@ -93,9 +94,10 @@ def build_lanes(
     budget: ByteBudget,
     dead_letters: DeadLetters,
     spool: Spool | None = None,
+    recent: Recent | None = None,
 ) -> list[Lane]:
     """The lanes that `config` turns on. `environ`: the pod's variables, for SGP's metadata."""
-    builder = _Builder(config, environ, budget, dead_letters, spool)
+    builder = _Builder(config, environ, budget, dead_letters, spool, recent)
     lanes: list[Lane] = []
     if agentex_on(config):
         lanes.append(builder.agentex(AGENTEX_BIT))
@@ -116,6 +118,7 @@ class _Builder:
     budget: ByteBudget
     dead_letters: DeadLetters
     spool: Spool | None
+    recent: Recent | None
 
     def agentex(self, bit: int) -> Lane:
         section = self.config.agentex
@@ -127,7 +130,7 @@ class _Builder:
             # A deployment without authentication wants no key, and refuses a wrong one.
             required=bool(section.api_key_file),
         )
-        metrics = LaneMetrics("agentex", LaneBooks())
+        metrics = LaneMetrics("agentex", LaneBooks(), self.recent)
         client = _client(section, credentials, metrics)
         return self._lane(AgentexSink(client, bit), credentials, metrics, bit, section, 0.0)
 
@@ -140,7 +143,7 @@ class _Builder:
             relay=section.relay,
             required=True,
         )
-        metrics = LaneMetrics("sgp", LaneBooks())
+        metrics = LaneMetrics("sgp", LaneBooks(), self.recent)
         open_writes = section.open_writes
         if open_writes == "auto":
             open_writes = not any(self.environ.get(name) for name in _TEMPORAL)

@@ -202,6 +202,7 @@ class Listener:
             if route.merges_data:
                 await self._intake.merge_data(decoded.spans)
             await self._take(decoded, size)
+            self._metrics.accepted(decoded.spans, self._loop.time())
             await self._intake.give_way()
         for rejection in decoded.rejected:
             self._metrics.rejected[rejection.reason] += 1
@@ -220,7 +221,7 @@ class Listener:
             raise no_room() from None
 
     def _refused(self, refusal: Refusal, body: bytes) -> web.Response:
-        self._metrics.rejected[refusal.reason] += 1
+        self._metrics.refused(refusal.reason, self._loop.time())
         return _error(refusal, body)
 
 

@@ -13,6 +13,8 @@ from itertools import accumulate
 import structlog
 
 from sidecar.books import KINDS, IntakeBooks, LaneBooks
+from sidecar.recent import Recent
+from sidecar.repeats import Repeats
 from sidecar.sinks import SinkError
 from sidecar.spans import Span
 from sidecar.throttle import SinkState
@@ -66,8 +68,9 @@ class Histogram:
 class LaneMetrics:
     """What happened in one lane; `read` callbacks give what is read only when asked."""
 
-    def __init__(self, sink: str, books: LaneBooks) -> None:
+    def __init__(self, sink: str, books: LaneBooks, recent: Recent | None = None) -> None:
         self.sink = sink
+        self._note = (recent or Recent()).note
         self.books = books
         self.state = SinkState.UP
         self.retries = 0
@@ -81,33 +84,52 @@ class LaneMetrics:
         self.limit: Callable[[], int] = lambda: 0
         self.oldest: Callable[[], float | None] = lambda: None
         self._log = log.bind(sink=sink)
+        self._letters = Repeats()
 
     @property
     def imbalance(self) -> int:
         """Writes unaccounted for; 0 unless there is a bug."""
         return self.books.imbalance(self.depth())
 
-    def superseded(self) -> None:
+    def superseded(self, span: Span, now: float) -> None:
         """An open write was overtaken by the complete one of its span."""
         self.books.superseded += 1
+        self._note((now, span.id, "superseded", self.sink, span.kind))
 
     def forwarded(self, batch: Sequence[Span], now: float) -> None:
         """The upstream has `batch`; `now` is loop time in seconds."""
         self.batch_spans.observe(len(batch))
         for span in batch:
-            self.books.forwarded[KINDS[span.end_time is not None]] += 1
+            kind = KINDS[span.end_time is not None]
+            self.books.forwarded[kind] += 1
             self.delay.observe(now - span.accepted_at)
+            self._note((now, span.id, "forwarded", self.sink, kind))
 
-    def dead_lettered(self, spans: Sequence[Span], reason: str, error: SinkError) -> None:
+    def skipped(self, span: Span, reason: str, now: float) -> None:
+        """A write does not go to this upstream, on purpose."""
+        self._note((now, span.id, "skipped", self.sink, reason))
+
+    def failed(self, batch: Sequence[Span], error: SinkError, now: float) -> None:
+        """The upstream did not take `batch`, this time."""
+        for span in batch:
+            self._note((now, span.id, "not taken", self.sink, str(error)))
+
+    def dead_lettered(
+        self, spans: Sequence[Span], reason: str, error: SinkError, now: float
+    ) -> None:
         """The upstream will never take these writes: the only place where they are set aside."""
         self.books.dead_lettered[reason] += len(spans)
         for span in spans:
+            self._note((now, span.id, "dead letter", self.sink, reason))
+            if (repeats := self._letters.repeats(now)) is None:
+                continue
             self._log.error(
                 "write_dead_lettered",
                 reason=reason,
                 status=error.status,
                 span_id=span.id,
                 kind=span.kind,
+                **({"not_logged": repeats} if repeats else {}),
             )
 
     def lost(self, count: int, reason: str) -> None:
@@ -144,12 +166,32 @@ class IntakeMetrics:
     """What happened at the listener."""
 
     books: IntakeBooks
+    recent: Recent = field(default_factory=Recent)
+    refusing: bool = False
+    _refusals: Repeats = field(default_factory=lambda: Repeats(most=1))
     rejected: Counter[str] = field(
         default_factory=lambda: Counter(dict.fromkeys(REJECT_REASONS, 0))
     )
     requests: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(CODES, 0)))
     passed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(PASSED, 0)))
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
+
+    def accepted(self, spans: Sequence[Span], now: float) -> None:
+        """Every event of a request was taken; `now` is loop time in seconds."""
+        if self.refusing:
+            self.refusing = False
+            log.info("intake_taking")
+        for span in spans:
+            self.recent.note((now, span.id, "accepted", "", KINDS[span.end_time is not None]))
+
+    def refused(self, reason: str, now: float) -> None:
+        """A request was not taken, or no more than its head; agents will come again."""
+        self.rejected[reason] += 1
+        if reason != "no_room":
+            return
+        self.refusing = True
+        if (repeats := self._refusals.repeats(now)) is not None:
+            log.warning("intake_refusing", reason=reason, not_logged=repeats)
 
     def answered(self, status: int, seconds: float) -> None:
         """One request was answered."""

@@ -214,6 +214,13 @@ class OpenSpans:
                 drop_payloads(span)
                 self._budget.hold(span)
 
+    def state_of(self, id_: str) -> str | None:
+        """Where a START with this id is: "held", "written", or None; looks at every one."""
+        for line, what in ((self._held, "held for its END"), (self._kept, "written, END awaited")):
+            if any(span.id == id_ for span in line.values()):
+                return what
+        return None
+
     def start_of(self, span: Span) -> Span | None:
         """The START that the END `span` will be joined with."""
         return self._held.get(span.join_key) or self._kept.get(span.join_key)

@@ -5,7 +5,7 @@ theirs overtakes it (design.md, Queue).
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -52,6 +52,10 @@ class Retries:
     def __len__(self) -> int:
         """How many batches wait."""
         return len(self._heap)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, in no promised order."""
+        return iter(self._heap)
 
     @property
     def next_due(self) -> float | None:

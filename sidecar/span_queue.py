@@ -90,6 +90,17 @@ class SpanQueue:
     def _may_leave(self, span: Span) -> bool:
         return self._spool is None or self._spool.is_durable(span.seq)
 
+    def where(self, id_: str) -> str | None:
+        """What a write of the span `id_` waits for; looks at every write in memory."""
+        for line, what in (
+            (self._in_flight, "the upstream's answer"),
+            (self._behind, "an earlier write of its span"),
+            (self._waiting, "its turn"),
+        ):
+            if any(key[1] == id_ for key in line):
+                return what
+        return None
+
     def oldest(self) -> float | None:
         """Loop time at which the oldest write in the lane was accepted."""
         firsts = [next(iter(line.values())) for line in (self._waiting, self._in_flight) if line]

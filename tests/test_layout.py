@@ -12,6 +12,7 @@ PACKAGE = Path(sidecar.__file__).parent
 LEVELS = [
     "sidecar",
     "credentials payloads books memory concurrency admin spool_file tail inflate",
+    "recent repeats last_words",
     "spans checks config throttle",
     "budget logs retries sinks spool events",
     "open_spans span_queue verdicts dead_letters metrics bodies sinks.http",
