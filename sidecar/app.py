@@ -17,7 +17,7 @@ from sidecar import __version__, admin
 from sidecar.bodies import BodyReader
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
-from sidecar.config import AUTO, Config, ConfigError, public
+from sidecar.config import AUTO, Config, ConfigError
 from sidecar.dead_letters import DeadLetters
 from sidecar.exposition import SidecarCollector, new_registry
 from sidecar.intake import Intake
@@ -31,8 +31,9 @@ from sidecar.recent import Recent
 from sidecar.span_queue import LOADED_AT_ONCE
 from sidecar.spool import Spool
 from sidecar.spool_file import Backlog, SpoolFile, SpoolInUse
+from sidecar.status import TICK_S, Status
 
-HOUSEKEEPING_S = 1.0
+HOUSEKEEPING_S = TICK_S
 # Open rows come back in pieces of about this size: a large spool must not be in memory at once.
 RECOVERED_BYTES = 2**20
 # What answers are given to finish when the ports close: nothing is accepted by then.
@@ -104,6 +105,17 @@ class App:
             last_shutdown_lost=self._last_words.lost,
         )
         self.registry = new_registry(self._collector)
+        self._status = Status(
+            config,
+            self.intake,
+            intake_metrics,
+            self.lanes,
+            self.budget,
+            self.spool,
+            memory_limit=limit,
+            ready=lambda: not self.listener.stopping,
+            now=self._loop.time(),
+        )
         self.ports: dict[str, int] = {}
         self._bug = self.listener.failed
         # What a disk that was not there at the start held, once it is.
@@ -236,13 +248,18 @@ class App:
         totals = {lane.sink.name: lane.totals() for lane in self.lanes}
         lost = sum(total["lost"] for total in totals.values())
         self._last_words.say(lost)
-        log.info("stopped", lost=lost, events=self._events(), writes=totals)
+        log.info("stopped", lost=lost, events=self._status.events(), writes=totals)
         return lost == 0
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         """Both ports open; the agents' last, so that nothing comes before it can be forwarded."""
-        registry = admin.application(self.registry, self.status, lambda: not self.listener.stopping)
+        registry = admin.application(
+            self.registry,
+            self.status,
+            self._status.history,
+            ready=lambda: not self.listener.stopping,
+        )
         operators = web.AppRunner(registry, access_log=None, shutdown_timeout=CLOSE_S)
         agents = web.ServerRunner(self.listener.server(), shutdown_timeout=CLOSE_S)
         config = self._config
@@ -271,7 +288,9 @@ class App:
         while True:
             due = self._loop.time() + HOUSEKEEPING_S
             await asyncio.sleep(HOUSEKEEPING_S)
-            self._collector.lag.observe(max(0.0, self._loop.time() - due))
+            now = self._loop.time()
+            self._collector.lag.observe(max(0.0, now - due))
+            self._status.tick(now, max(0.0, now - due))
             trimmer.look(self.budget.used)
             self.listener.sweep(self._loop.time())
             for lane in self.lanes:
@@ -284,48 +303,9 @@ class App:
     def _depth(self) -> int:
         return sum(lane.queue.depth for lane in self.lanes)
 
-    def _events(self) -> dict[str, int]:
-        books = self.books
-        return {
-            "received": books.received,
-            "replayed": books.replayed,
-            "joined": books.joined,
-            "held": books.held,
-            "written": books.written,
-            "imbalance": books.imbalance,
-        }
-
-    def _durability(self) -> str:
-        """What a 202 promises now (contracts/ingest.md)."""
-        return "memory" if self.spool is None or self.spool.degraded else "disk"
-
-    def _spool_status(self) -> dict[str, Any] | None:
-        spool = self.spool
-        if spool is None:
-            return None
-        return {
-            "degraded": spool.degraded,
-            "bytes": spool.size,
-            "limit_bytes": spool.limit,
-            "writes": spool.rows,
-            "errors": spool.errors,
-            "moved_aside": spool.moved_aside,
-        }
-
     def status(self) -> dict[str, Any]:
-        """The process as `/status` shows it: never any content, secrets as `***`."""
-        now = self._loop.time()
-        return {
-            "version": __version__,
-            "ready": not self.listener.stopping,
-            "durability": self._durability(),
-            "spool": self._spool_status(),
-            "queue": {"bytes": self.budget.used, "limit_bytes": self.budget.limit},
-            "open_spans": len(self.intake.open_spans),
-            "events": self._events(),
-            "sinks": {lane.sink.name: lane.status(now) for lane in self.lanes},
-            "config": public(self._config),
-        }
+        """The process as `/status` shows it."""
+        return self._status.report(self._loop.time())
 
 
 def _bracketed(host: str) -> str:

@@ -4,7 +4,6 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from sidecar.books import LaneBooks
 from sidecar.budget import ByteBudget
@@ -41,26 +40,6 @@ class Lane:
     throttle: Throttle
     drain: Drain
     metrics: LaneMetrics
-
-    def status(self, now: float) -> dict[str, Any]:
-        """The lane as an operator sees it; `now` is loop time in seconds."""
-        books = self.metrics.books
-        oldest = self.queue.oldest()
-        return {
-            "state": self.throttle.state,
-            "next_attempt_s": round(max(0.0, self.throttle.paused_until - now), 3),
-            "depth": self.queue.depth,
-            "in_flight": self.queue.in_flight,
-            "on_disk": self.queue.on_disk,
-            "concurrency_limit": self.throttle.limit,
-            "oldest_write_age_s": round(now - oldest, 3) if oldest is not None else 0.0,
-            "has_credential": self.credentials.headers() is not None,
-            **self.totals(),
-            "forwarded_by_kind": dict(books.forwarded),
-            "skipped_by_reason": dict(books.skipped),
-            "dead_lettered_by_reason": dict(books.dead_lettered),
-            "lost_by_reason": dict(books.lost),
-        }
 
     def totals(self) -> dict[str, int]:
         """The lane's books (design.md D15)."""

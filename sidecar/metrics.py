@@ -9,13 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 import structlog
 
 from sidecar.books import KINDS, IntakeBooks, LaneBooks
 from sidecar.recent import Recent
 from sidecar.repeats import Repeats
-from sidecar.sinks import SinkError
+from sidecar.sinks import (
+    Misdirected,
+    Refused,
+    SinkError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
 from sidecar.spans import Span
 from sidecar.throttle import SinkState
 
@@ -41,7 +49,24 @@ LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 SPANS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 BYTES = tuple(1024 * 4**power for power in range(9))
 
+# What to call a decision.
+_FAILURES: dict[type[SinkError], str] = {
+    Refused: "refused",
+    TooLarge: "too_large",
+    Unavailable: "unavailable",
+    Unauthorized: "unauthorized",
+    Misdirected: "misdirected",
+}
+
 log = structlog.get_logger()
+
+
+class Failure(NamedTuple):
+    """Why an upstream did not take a batch, and at which loop time."""
+
+    kind: str
+    text: str  # never what the upstream said (design.md D19)
+    at: float
 
 
 class Histogram:
@@ -73,6 +98,7 @@ class LaneMetrics:
         self._note = (recent or Recent()).note
         self.books = books
         self.state = SinkState.UP
+        self.failure: Failure | None = None  # the last one
         self.retries = 0
         self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.request_seconds = Histogram(UPSTREAM_S)
@@ -110,7 +136,8 @@ class LaneMetrics:
         self._note((now, span.id, "skipped", self.sink, reason))
 
     def failed(self, batch: Sequence[Span], error: SinkError, now: float) -> None:
-        """The upstream did not take `batch`, this time."""
+        """The upstream did not take `batch`. Only the text stays: the error holds the batch."""
+        self.failure = Failure(_FAILURES[type(error)], str(error), now)
         for span in batch:
             self._note((now, span.id, "not taken", self.sink, str(error)))
 

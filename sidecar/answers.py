@@ -1,0 +1,149 @@
+"""What an operator asks, answered from a report: are we losing anything, is it late, why?
+
+In: the dict that `/status` gives. Out: for each question a level, a short answer, and a sentence
+that says what it rests on. The status page and `sidecar top` show these words as they are.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Json = Mapping[str, Any]
+
+# A write that waits longer is late, or very late. Seconds.
+LATE_S, VERY_LATE_S = 5.0, 60.0
+# Of queue.max_bytes or spool.max_bytes: agents will be refused soon.
+NEARLY_FULL = 0.8
+# An upstream that is up has so many seconds of work waiting.
+BEHIND_S = 2.0
+
+TENTHS_BELOW_S = 10
+
+_NAMES = {"agentex": "Agentex", "sgp": "SGP"}
+OK, WARN, BAD = "ok", "warn", "bad"
+_STATES = {
+    "down": "is down",
+    "throttled": "asks for a pause",
+    "unauthorized": "refuses the credential",
+    "braked": "refuses most writes",
+}
+
+
+def answers(report: Json) -> list[dict[str, str]]:
+    """The three questions, in the order in which they are asked."""
+    return [
+        {"question": question, "level": level, "answer": answer, "detail": detail}
+        for question, (level, answer, detail) in (
+            ("Are we losing anything?", _losing(report)),
+            ("Is it late?", _late(report)),
+            ("Why?", _why(report)),
+        )
+    ]
+
+
+def _losing(report: Json) -> tuple[str, str, str]:
+    sinks = report["sinks"]
+    off = abs(report["events"]["imbalance"]) + sum(abs(s["imbalance"]) for s in sinks.values())
+    if off:
+        return BAD, "The books do not balance", f"{off:,} unaccounted for: this is a bug, report it"
+    if any(sink["lost"] for sink in sinks.values()):
+        return BAD, "Yes", f"lost writes: {_by_reason(sinks, 'lost')}"
+    if report["intake"]["rejected_per_s"]:
+        rate, rejected = report["intake"]["rejected_per_s"], report["intake"]["rejected_by_reason"]
+        reasons = ", ".join(reason.replace("_", " ") for reason, n in rejected.items() if n)
+        return BAD, "Agents are refused", f"{rate:,.1f} events a second are not taken: {reasons}"
+    if any(sink["dead_lettered"] for sink in sinks.values()):
+        return WARN, "Set aside", f"dead letters: {_by_reason(sinks, 'dead_lettered')}"
+    if report["spool"] is not None and report["spool"]["degraded"]:
+        return WARN, "Not now", "but the disk can't be used: a crash would lose what waits"
+    total = report["events"]["received"] + report["events"]["replayed"]
+    return OK, "No", f"all {total:,} events are accounted for"
+
+
+def _by_reason(sinks: Json, what: str) -> str:
+    counts = [
+        f"{_NAMES[name]} {count:,} {reason.replace('_', ' ')}"
+        for name, sink in sinks.items()
+        for reason, count in sink[f"{what}_by_reason"].items()
+        if count
+    ]
+    return ", ".join(counts)
+
+
+def _late(report: Json) -> tuple[str, str, str]:
+    name, sink = max(report["sinks"].items(), key=lambda item: item[1]["oldest_write_age_s"])
+    age = sink["oldest_write_age_s"]
+    if age >= LATE_S:
+        level = BAD if age >= VERY_LATE_S else WARN
+        waiting = f"{sink['depth']:,} {'write waits' if sink['depth'] == 1 else 'writes wait'}"
+        return (
+            level,
+            f"Yes, by {duration(age)}",
+            f"{_NAMES[name]}: {waiting}, the oldest for {duration(age)}",
+        )
+    delays = [
+        f"{_NAMES[name]} in {duration(sink['delay_p95_s'])}"
+        for name, sink in report["sinks"].items()
+        if sink["delay_p95_s"] is not None
+    ]
+    if not delays:
+        return OK, "No", "nothing was delivered during the last minute, and nothing waits long"
+    return OK, "No", f"95 % of the last minute were delivered: {', '.join(delays)}"
+
+
+def _why(report: Json) -> tuple[str, str, str]:
+    found = [*_of_sinks(report["sinks"]), *_of_room(report)]
+    if not report["ready"]:
+        found.insert(0, (WARN, "The sidecar is stopping", "what it has is being forwarded"))
+    if not found:
+        names = [_NAMES[name] for name in report["sinks"]]
+        verb = "answer" if len(names) > 1 else "answers"
+        return OK, "All is well", f"{' and '.join(names)} {verb}; there is room"
+    # Stable: of what is equally bad, the upstreams come first.
+    found.sort(key=lambda finding: finding[0] is not BAD)
+    (level, answer, detail), *others = found
+    return level, answer, "; ".join([detail, *(f"{head}: {tail}" for _, head, tail in others)])
+
+
+def _of_sinks(sinks: Json) -> Iterator[tuple[str, str, str]]:
+    for name, sink in sinks.items():
+        if not sink["has_credential"]:
+            yield (
+                BAD,
+                f"{_NAMES[name]} has no credential",
+                "waits for a key file, or for an agent's key",
+            )
+        elif sink["state"] != "up":
+            error, wait = sink["last_error"], sink["next_attempt_s"]
+            said = f"{error['text']}; " if error else ""
+            when = f"in {duration(wait)}" if wait else "now"
+            yield BAD, f"{_NAMES[name]} {_STATES[sink['state']]}", f"{said}next attempt {when}"
+        elif sink["oldest_write_age_s"] >= BEHIND_S and sink["depth"] > BEHIND_S * max(
+            1.0, sink["forwarded_per_s"]
+        ):
+            detail = f"{sink['depth']:,} wait, {sink['concurrency_limit']:,} requests at once"
+            yield WARN, f"{_NAMES[name]} is slower than the agents", detail
+
+
+def _of_room(report: Json) -> Iterator[tuple[str, str, str]]:
+    for what, part in (("Memory for spans", report["queue"]), ("The spool", report["spool"])):
+        if part is not None and part["bytes"] >= NEARLY_FULL * part["limit_bytes"]:
+            share = part["bytes"] / part["limit_bytes"]
+            yield BAD, f"{what} is {share:.0%} full", "when it is full, agents are refused"
+    if report["spool"] is not None and report["spool"]["degraded"]:
+        yield BAD, "The spool's disk can't be used", "new events are in memory only"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `40 ms`, `2.5 s`, `40 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < TENTHS_BELOW_S:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"

@@ -1,0 +1,94 @@
+"""The last 15 minutes in fixed memory, and what grew during the last seconds. Arithmetic only.
+
+In: rows of numbers, read off the process by somebody else about once in `SAMPLE_S` seconds. Out:
+columns for sparklines, compact enough to be sent to a page whole. Times are loop times in seconds.
+"""
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+SAMPLE_S = 5.0
+KEPT = 180  # samples: 15 minutes
+_SHOWN = "{:.4g}"  # a sparkline shows no more than four figures
+
+
+class History:
+    """The last `kept` rows of named numbers, 4 bytes each; a number may be missing."""
+
+    def __init__(self, names: Sequence[str], kept: int = KEPT) -> None:
+        self._kept = kept
+        self._columns = {name: array("f", [math.nan]) * kept for name in names}
+        self.count = 0  # rows so far, those included that are gone
+
+    def add(self, row: Mapping[str, float | None]) -> None:
+        """Take one row, which has every name; the oldest one makes room for it."""
+        at = self.count % self._kept
+        for name, column in self._columns.items():
+            value = row[name]
+            column[at] = math.nan if value is None else value
+        self.count += 1
+
+    def since(self, after: int) -> dict[str, Any]:
+        """The rows from number `after` on, as far as they are kept, oldest first, by column."""
+        first = max(0, self.count - self._kept, min(after, self.count))
+        places = [number % self._kept for number in range(first, self.count)]
+        return {
+            "step_s": SAMPLE_S,
+            "kept": self._kept,
+            "first": first,
+            "next": self.count,
+            "series": {
+                name: [_short(column[place]) for place in places]
+                for name, column in self._columns.items()
+            },
+        }
+
+
+def _short(value: float) -> float | None:
+    if math.isnan(value):
+        return None
+    short = float(_SHOWN.format(value))
+    return int(short) if short.is_integer() else short
+
+
+class Window:
+    """How much growing numbers grew between the oldest and the newest of `rows` readings."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=rows)
+
+    def add(self, now: float, numbers: Sequence[float]) -> None:
+        """Take one reading; there are as many numbers in each."""
+        self._rows.append((now, tuple(numbers)))
+
+    def growth(self) -> list[float]:
+        """By how much each number grew; nothing before there are two readings."""
+        (_, old), (_, new) = self._rows[0], self._rows[-1]
+        return [late - early for early, late in zip(old, new, strict=True)]
+
+    def rates(self) -> list[float]:
+        """By how much each number grew a second."""
+        seconds = self._rows[-1][0] - self._rows[0][0]
+        return [grown / seconds if seconds > 0 else 0.0 for grown in self.growth()]
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float | None:
+    """The value that `share` of a histogram's values do not exceed; None when there are none.
+
+    `counts`: for each upper bound, and one more for what is above them all. Linear within a
+    bucket; what is above the last bound is given as that bound.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    rank = share * total
+    lower = 0.0
+    for upper, count, below in zip(bounds, counts, accumulate(counts, initial=0.0), strict=False):
+        if count and below + count >= rank:
+            return lower + (upper - lower) * max(0.0, rank - below) / count
+        lower = upper
+    return bounds[-1]

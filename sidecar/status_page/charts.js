@@ -1,0 +1,187 @@
+"use strict";
+// Elements, numbers for people, and sparklines that share one cursor: what happened together is
+// seen together.
+
+const SVG = "http://www.w3.org/2000/svg";
+const SVG_TAGS = new Set(["svg", "path", "line", "rect"]);
+const HEIGHT = 100;
+
+function el(tag, attributes = {}, ...children) {
+  const made = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// Only what changed: text that somebody selects or listens to stays as it is.
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function mark(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+const integers = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const tenths = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1 });
+
+const count = (value) => integers.format(value);
+const rate = (value) => (value < 10 ? tenths : integers).format(value);
+const percent = (value) => `${tenths.format(value * 100)} %`;
+
+function bytes(value) {
+  for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
+    if (value >= size) return `${(value / size < 100 ? tenths : integers).format(value / size)} ${unit}`;
+  }
+  return `${count(value)} B`;
+}
+
+function time(seconds) {
+  if (seconds < 1) return `${count(seconds * 1000)} ms`;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+}
+
+// The samples as /status/history gives them, kept up to date piece by piece.
+const past = {
+  next: 0,
+  kept: 180,
+  step: 5,
+  states: [],
+  series: {},
+  add(piece) {
+    this.kept = piece.kept;
+    this.step = piece.step_s;
+    this.states = piece.states;
+    const follows = piece.first > 0 && piece.first === this.next;
+    for (const [name, values] of Object.entries(piece.series)) {
+      this.series[name] = [...(follows ? this.series[name] ?? [] : []), ...values].slice(-this.kept);
+    }
+    this.next = piece.next;
+  },
+};
+
+const charts = [];
+let cursor = null; // how many samples ago; null: now
+
+function moveCursor(ago) {
+  cursor = ago;
+  for (const chart of charts) chart.show();
+  const text = ago ? `${time(ago * past.step)} ago` : "point at a chart, or use ← and → on one";
+  say(document.getElementById("cursor"), text);
+}
+
+class Chart {
+  // `format` makes a number readable; `state` names the series that says when the upstream was
+  // away; `limit` gives the value that must not be reached.
+  constructor(title, name, series, format, { state = null, limit = () => null } = {}) {
+    Object.assign(this, { title, name, series, format, state, limit });
+    this.now = el("b");
+    this.svg = el("svg", { preserveAspectRatio: "none", tabindex: "0", role: "slider", "aria-valuemin": "0" });
+    this.most = el("span");
+    this.span = el("span");
+    this.root = el("figure", {}, el("figcaption", {}, el("span", {}, title), this.now), this.svg, el("p", {}, this.span, this.most));
+    this.svg.addEventListener("pointermove", (event) => this.point(event));
+    this.svg.addEventListener("pointerleave", () => moveCursor(null));
+    this.svg.addEventListener("blur", () => moveCursor(null));
+    this.svg.addEventListener("keydown", (event) => this.key(event));
+    charts.push(this);
+  }
+
+  get values() {
+    return past.series[this.series] ?? [];
+  }
+
+  point(event) {
+    const box = this.svg.getBoundingClientRect();
+    const ago = Math.round((1 - (event.clientX - box.left) / box.width) * (past.kept - 1));
+    moveCursor(Math.min(Math.max(ago, 0), Math.max(0, this.values.length - 1)));
+  }
+
+  key(event) {
+    const last = Math.max(0, this.values.length - 1);
+    const ago = { ArrowLeft: (cursor ?? 0) + 1, ArrowRight: (cursor ?? 0) - 1, Home: last, End: 0 }[event.key];
+    if (ago === undefined) return;
+    event.preventDefault();
+    moveCursor(Math.min(Math.max(ago, 0), last));
+  }
+
+  draw() {
+    const { values } = this;
+    const known = values.filter((value) => value !== null);
+    const limit = this.limit();
+    this.highest = known.length ? Math.max(...known) : 0;
+    // A limit that is far away would press the curve flat.
+    const shown = limit !== null && limit < 2 * this.highest;
+    const top = Math.max(this.highest, shown ? limit : 0) * 1.08 || 1;
+    const left = past.kept - values.length;
+    const y = (value) => (HEIGHT * (1 - value / top)).toFixed(1);
+    let curve = "";
+    let area = "";
+    let begun = null;
+    values.forEach((value, i) => {
+      const x = left + i;
+      if (value === null) {
+        if (begun !== null) area += `L${x - 1} ${HEIGHT}Z`;
+        begun = null;
+        return;
+      }
+      if (begun === null) {
+        begun = x;
+        // A sample by itself is still seen.
+        curve += `M${x - 0.4} ${y(value)}`;
+        area += `M${x} ${HEIGHT}`;
+      }
+      curve += `L${x} ${y(value)}`;
+      area += `L${x} ${y(value)}`;
+    });
+    if (begun !== null) area += `L${past.kept - 1} ${HEIGHT}Z`;
+    mark(this.svg, "viewBox", `0 0 ${past.kept - 1} ${HEIGHT}`);
+    this.hair = el("line", { class: "hair", y1: -4, y2: HEIGHT, visibility: "hidden" });
+    const parts = [
+      el("path", { class: "area", d: area || "M0 0" }),
+      el("line", { class: "base", x1: 0, x2: past.kept - 1, y1: HEIGHT, y2: HEIGHT }),
+      el("path", { class: "curve", d: curve || "M0 0" }),
+      ...this.absences(left),
+      this.hair,
+    ];
+    if (shown) parts.push(el("line", { class: "limit", x1: 0, x2: past.kept - 1, y1: y(limit), y2: y(limit) }));
+    this.svg.replaceChildren(...parts);
+    say(this.span, `−${Math.round((past.kept * past.step) / 60)} min`);
+    say(this.most, `max ${this.format(this.highest)}`);
+    this.show();
+  }
+
+  // A bar under the curve for each sample in which the upstream was not up.
+  absences(left) {
+    const states = past.series[this.state] ?? [];
+    return states.flatMap((state, i) => {
+      if (!state) return [];
+      const kind = past.states[state] === "throttled" ? "paused" : "away";
+      return [el("rect", { class: kind, x: left + i - 0.5, y: HEIGHT, width: 1, height: 8 })];
+    });
+  }
+
+  show() {
+    const { values } = this;
+    const at = values.length - 1 - (cursor ?? 0);
+    const value = values[at];
+    const text = value === undefined || value === null ? "–" : this.format(value);
+    say(this.now, text);
+    if (this.hair) {
+      const x = past.kept - 1 - (cursor ?? 0);
+      mark(this.hair, "x1", String(x));
+      mark(this.hair, "x2", String(x));
+      mark(this.hair, "visibility", cursor === null || at < 0 ? "hidden" : "visible");
+    }
+    const when = cursor ? `${time(cursor * past.step)} ago` : "now";
+    mark(this.svg, "aria-label", `${this.name}, last 15 minutes`);
+    mark(this.svg, "aria-valuemax", String(Math.max(0, values.length - 1)));
+    mark(this.svg, "aria-valuenow", String(Math.max(0, at)));
+    mark(this.svg, "aria-valuetext", `${when} ${text}, highest ${this.format(this.highest ?? 0)}`);
+  }
+}

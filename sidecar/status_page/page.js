@@ -1,0 +1,315 @@
+"use strict";
+// Asks /status once a second while somebody looks, and shows what it says.
+
+const POLL_MS = 1000;
+const PATIENCE_MS = 4000;
+const NAMES = { agentex: "Agentex", sgp: "SGP" };
+const LEVELS = { up: "ok", throttled: "warn", down: "bad", unauthorized: "bad", braked: "bad" };
+const MARKS = { ok: "✓", warn: "!", bad: "✕" };
+const byId = (id) => document.getElementById(id);
+
+let view = null; // what was built for this process
+let uptime = Infinity;
+let heardAt = null;
+let spoken = "";
+
+// A list of terms whose values change. `terms`: [key, text].
+class Terms {
+  constructor(terms) {
+    this.values = {};
+    this.root = el("dl");
+    for (const [key, text] of terms) {
+      this.values[key] = el("dd");
+      this.root.append(el("dt", {}, text), this.values[key]);
+    }
+  }
+
+  say(values) {
+    for (const [key, text] of Object.entries(values)) say(this.values[key], text);
+  }
+}
+
+class Box {
+  constructor(title, unit, terms, className = "") {
+    this.title = el("h3", {}, title);
+    this.number = el("span");
+    this.terms = new Terms(terms);
+    this.note = el("p", { class: "note" });
+    this.root = el("li", { class: `box ${className}` }, this.title);
+    if (unit !== null) this.root.append(el("p", { class: "big" }, this.number, el("small", {}, unit)));
+    this.root.append(this.terms.root, this.note);
+  }
+
+  flows(moving, cut = false) {
+    this.root.classList.toggle("flows", moving && !cut);
+    this.root.classList.toggle("cut", cut);
+  }
+}
+
+class Meter {
+  constructor() {
+    this.bar = el("i");
+    this.root = el("div", { class: "meter", "aria-hidden": "true" }, this.bar);
+  }
+
+  show(part, whole) {
+    this.bar.style.width = `${Math.min(100, (100 * part) / whole)}%`;
+    mark(this.root, "data-level", part >= 0.8 * whole ? "bad" : "ok");
+  }
+}
+
+class Answer {
+  constructor(question) {
+    this.answer = el("strong");
+    this.detail = el("p");
+    this.root = el("div", { class: "answer" }, el("h2", {}, question), this.answer, this.detail);
+  }
+
+  show({ level, answer, detail }) {
+    mark(this.root, "data-level", level);
+    say(this.answer, `${MARKS[level]} ${answer}`);
+    say(this.detail, detail);
+  }
+}
+
+class Lane {
+  constructor(sink) {
+    const name = NAMES[sink] ?? sink;
+    this.queue = new Box(`${name} queue`, "waiting", [["oldest", "oldest"], ["disk", "on disk only"]], "queue join");
+    this.drain = new Box("Drain", "/s", [["flight", "writes in flight"], ["limit", "requests, at most"], ["retries", "sent again"]], "join");
+    this.upstream = new Box(name, null, [["took", "request p50"], ["slow", "request p95"], ["delay", "delivery p95"], ["failed", "failing"]], "join upstream");
+    this.state = el("span", { class: "state" });
+    this.upstream.title.append(this.state);
+    const steps = el("ol", { "aria-label": `${name} lane` }, this.queue.root, this.drain.root, this.upstream.root);
+    this.root = el("li", { class: "lane" }, steps);
+  }
+
+  show(lane, eventsPerS) {
+    const away = lane.state !== "up";
+    say(this.queue.number, count(lane.depth));
+    this.queue.terms.say({ oldest: lane.depth ? time(lane.oldest_write_age_s) : "–", disk: count(lane.on_disk) });
+    this.queue.flows(eventsPerS > 0);
+    say(this.drain.number, rate(lane.forwarded_per_s));
+    this.drain.terms.say({ flight: count(lane.in_flight), limit: count(lane.concurrency_limit), retries: count(lane.retries) });
+    this.drain.flows(lane.forwarded_per_s > 0);
+    this.upstream.flows(lane.forwarded_per_s > 0, away);
+    const level = lane.has_credential ? LEVELS[lane.state] : "bad";
+    mark(this.state, "data-level", level);
+    mark(this.upstream.root, "data-level", level);
+    say(this.state, lane.has_credential ? lane.state : "no credential");
+    const ms = (seconds) => (seconds === null ? "–" : time(seconds));
+    this.upstream.terms.say({ took: ms(lane.request_p50_s), slow: ms(lane.request_p95_s), delay: ms(lane.delay_p95_s), failed: `${rate(lane.failed_requests_per_s)} /s` });
+    const error = lane.last_error;
+    const last = error ? `last error ${time(error.age_s)} ago: ${error.text} (${error.kind.replace("_", " ")})` : "no error so far";
+    const next = lane.next_attempt_s ? `next attempt in ${time(lane.next_attempt_s)}` : "next attempt now";
+    mark(this.upstream.note, "data-level", level);
+    say(this.upstream.note, away ? `${last}; ${next}` : last);
+  }
+}
+
+class Journey {
+  constructor(status) {
+    this.listener = new Box("Listener", "events/s", [["taken", "taken"], ["refused", "refused"], ["promise", "kept"]]);
+    this.open = new Box("Open spans", "running", [["held", "START held"], ["joined", "joined"]], "join");
+    this.memory = new Meter();
+    this.open.root.append(this.memory.root);
+    this.lanes = Object.fromEntries(Object.keys(status.sinks).map((sink) => [sink, new Lane(sink)]));
+    const lanes = el("ol", { "aria-label": "Lanes", class: "lanes" }, ...Object.values(this.lanes).map((lane) => lane.root));
+    byId("journey").replaceChildren(this.listener.root, this.open.root, el("li", { class: "lanes" }, lanes));
+  }
+
+  show(status) {
+    const { intake, events, queue, spool } = status;
+    say(this.listener.number, rate(intake.events_per_s));
+    this.listener.terms.say({ taken: count(events.received), refused: `${rate(intake.rejected_per_s)} /s`, promise: `in ${status.durability === "disk" ? "the spool" : "memory"}` });
+    say(this.listener.note, this.refusals(intake.rejected_by_reason));
+    say(this.open.number, count(status.open_spans));
+    this.open.terms.say({ held: count(events.held), joined: count(events.joined) });
+    this.open.flows(intake.events_per_s > 0);
+    const disk = spool ? `; spool ${bytes(spool.bytes)} of ${bytes(spool.limit_bytes)}${spool.degraded ? ", its disk can’t be used" : ""}` : "";
+    say(this.open.note, `span memory ${bytes(queue.bytes)} of ${bytes(queue.limit_bytes)}${disk}`);
+    this.memory.show(queue.bytes, queue.limit_bytes);
+    for (const [sink, lane] of Object.entries(this.lanes)) lane.show(status.sinks[sink], intake.events_per_s);
+  }
+
+  refusals(reasons) {
+    const some = Object.entries(reasons).filter(([, number]) => number);
+    if (!some.length) return "nothing refused so far";
+    return `refused so far: ${some.map(([reason, number]) => `${count(number)} ${reason.replaceAll("_", " ")}`).join(", ")}`;
+  }
+}
+
+// `rows`: [text, key, level of a number that is not 0].
+class Book {
+  constructor(caption, columns, rows) {
+    this.cells = [];
+    const body = el("tbody");
+    for (const [text, key, level] of rows) {
+      const cells = columns.map(() => el("td"));
+      this.cells.push([key, level, cells]);
+      body.append(el("tr", {}, el("th", { scope: "row" }, text), ...cells));
+    }
+    const heads = columns.map((column) => el("th", { scope: "col" }, column));
+    const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, columns.length > 1 ? "writes" : "events"), ...heads));
+    this.root = el("table", {}, el("caption", {}, caption), head, body);
+  }
+
+  show(columns) {
+    for (const [key, level, cells] of this.cells) {
+      cells.forEach((cell, i) => {
+        const number = columns[i][key];
+        say(cell, key === "imbalance" && !number ? "0 ✓" : count(number));
+        mark(cell, "data-level", number ? level : key === "imbalance" ? "ok" : "none");
+      });
+    }
+  }
+}
+
+class Books {
+  constructor(status) {
+    const names = Object.keys(status.sinks).map((sink) => NAMES[sink] ?? sink);
+    this.events = new Book("Events: taken + from the spool = joined + held + written", ["count"], [
+      ["taken", "received", ""], ["from the spool", "replayed", ""], ["joined", "joined", ""], ["held", "held", ""], ["written", "written", ""], ["difference", "imbalance", "bad"],
+    ]);
+    this.writes = new Book("Writes: written = the sum of what became of them", names, [
+      ["written", "written", ""], ["forwarded", "forwarded", ""], ["superseded", "superseded", ""], ["skipped", "skipped", ""], ["dead letters", "dead_lettered", "warn"], ["lost", "lost", "bad"], ["in the lane", "depth", ""], ["difference", "imbalance", "bad"],
+    ]);
+    byId("books").replaceChildren(this.events.root, this.writes.root);
+  }
+
+  show(status) {
+    this.events.show([status.events]);
+    this.writes.show(Object.values(status.sinks));
+  }
+}
+
+function buildCharts(limits) {
+  charts.length = 0;
+  const group = (title, ...row) => el("div", { class: "group" }, el("h3", {}, title), el("div", { class: "row" }, ...row.map((chart) => chart.root)));
+  const groups = [group("Process",
+    new Chart("Events taken", "Events taken a second", "events_per_s", (value) => `${rate(value)} /s`),
+    new Chart("RSS", "Resident memory", "rss_bytes", bytes, { limit: () => limits.rss }),
+    new Chart("Span memory", "Memory for spans", "queue_bytes", bytes, { limit: () => limits.queue }),
+    new Chart("CPU", "Share of one CPU core", "cpu", percent))];
+  for (const sink of limits.sinks) {
+    const name = NAMES[sink] ?? sink;
+    const chart = (title, what, format) => new Chart(title, `${name}: ${title}`, `${sink}.${what}`, format, { state: `${sink}.state` });
+    groups.push(group(name,
+      chart("Depth", "depth", count),
+      chart("Oldest write", "age_s", time),
+      chart("Forwarded", "forwarded_per_s", (value) => `${rate(value)} /s`),
+      chart("Request p50", "request_s", time)));
+  }
+  byId("charts").replaceChildren(...groups);
+}
+
+function showConfig(config) {
+  const text = (value) => (value === "" ? "–" : Array.isArray(value) ? value.join(", ") : String(value));
+  const sections = Object.entries(config).map(([section, values]) => {
+    const terms = new Terms(Object.keys(values).map((key) => [key, key]));
+    terms.say(Object.fromEntries(Object.entries(values).map(([key, value]) => [key, text(value)])));
+    return el("div", { class: "config" }, el("h3", {}, section), terms.root);
+  });
+  byId("config").replaceChildren(...sections);
+}
+
+function build(status) {
+  view = {
+    limits: { sinks: Object.keys(status.sinks) },
+    answers: status.answers.map(({ question }) => new Answer(question)),
+    journey: new Journey(status),
+    books: new Books(status),
+  };
+  byId("answers").replaceChildren(...view.answers.map((answer) => answer.root));
+  buildCharts(view.limits);
+  showConfig(status.config);
+}
+
+const worst = (answers) => ["bad", "warn", "ok"].find((level) => answers.some((answer) => answer.level === level));
+
+function announce(status) {
+  const level = worst(status.answers);
+  const said = status.answers.filter((answer) => answer.level === level).at(-1).answer;
+  document.title = `${MARKS[level]} ${said} · ${status.host}`;
+  icon(level);
+  // For those who listen: not the numbers, only when an answer becomes another one.
+  const levels = status.answers.map((answer) => answer.level).join();
+  if (levels !== spoken) say(byId("spoken"), status.answers.map(({ question, answer }) => `${question} ${answer}.`).join(" "));
+  spoken = levels;
+}
+
+function icon(level) {
+  const color = { ok: "%231a8f48", warn: "%23c77f00", bad: "%23d0342a" }[level];
+  const image = `data:image/svg+xml,<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="${color}"/></svg>`;
+  mark(document.querySelector("link[rel=icon]"), "href", image);
+}
+
+function show(status) {
+  view.limits.rss = status.memory.limit_bytes;
+  view.limits.queue = status.queue.limit_bytes;
+  const { memory } = status;
+  const rss = memory.rss_bytes === null ? "" : ` · ${bytes(memory.rss_bytes)}${memory.limit_bytes ? ` of ${bytes(memory.limit_bytes)}` : ""} memory`;
+  say(byId("process"), `${status.host} · version ${status.version} · up ${time(status.uptime_s)}${rss} · ${percent(status.cpu)} CPU`);
+  status.answers.forEach((answer, i) => view.answers[i].show(answer));
+  view.journey.show(status);
+  view.books.show(status);
+  announce(status);
+}
+
+async function get(path) {
+  const reply = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+  if (!reply.ok) throw new Error(`HTTP ${reply.status}`);
+  return reply.json();
+}
+
+function away() {
+  const since = heardAt === null ? "" : ` since ${heardAt.toLocaleTimeString()}. What is below is what it said then`;
+  say(byId("gone"), `The sidecar does not answer${since}. Trying again every second.`);
+  byId("gone").hidden = false;
+  document.body.classList.add("stale");
+  mark(byId("live"), "data-level", "bad");
+  say(byId("live"), "not answering");
+  document.title = "✕ The sidecar does not answer";
+  icon("bad");
+}
+
+function here() {
+  heardAt = new Date();
+  byId("gone").hidden = true;
+  document.body.classList.remove("stale");
+  mark(byId("live"), "data-level", "ok");
+  say(byId("live"), "live");
+}
+
+async function look() {
+  let status;
+  let fresh;
+  let piece = null;
+  try {
+    status = await get("status");
+    fresh = status.uptime_s < uptime;
+    if (fresh || status.samples !== past.next) {
+      piece = await get(`status/history?after=${fresh ? 0 : past.next}`);
+    }
+  } catch {
+    away();
+    return;
+  }
+  here();
+  // A new process behind the same port: its journey, numbers and history are others.
+  if (fresh) build(status);
+  uptime = status.uptime_s;
+  show(status);
+  if (piece !== null) {
+    past.add(piece);
+    for (const chart of charts) chart.draw();
+  }
+}
+
+async function run() {
+  if (!document.hidden) await look();
+  setTimeout(run, POLL_MS);
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || look());
+run();
