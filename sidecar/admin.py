@@ -37,10 +37,14 @@ def application(
     status: Callable[[], dict[str, Any]],
     history: Callable[[int], dict[str, Any]],
     *,
+    about: Callable[[str], dict[str, Any]],
     ready: Callable[[], bool],
 ) -> web.Application:
-    """The admin port's application. `history` gives samples from a number on."""
-    answers = _Answers(registry, status, history, ready)
+    """The admin port's application.
+
+    `history` gives samples from a number on, `about` what is known of a span by its id.
+    """
+    answers = _Answers(registry, status, history, about, ready)
     app = web.Application()
     app.on_response_prepare.append(_protect)
     app.router.add_get("/", answers.page)
@@ -49,6 +53,7 @@ def application(
     app.router.add_get("/readyz", answers.readyz)
     app.router.add_get("/status", answers.status)
     app.router.add_get("/status/history", answers.history)
+    app.router.add_get("/explain", answers.explain)
     return app
 
 
@@ -65,8 +70,10 @@ class _Answers:
         registry: CollectorRegistry,
         status: Callable[[], dict[str, Any]],
         history: Callable[[int], dict[str, Any]],
+        about: Callable[[str], dict[str, Any]],
         ready: Callable[[], bool],
     ) -> None:
+        self._about = about
         self._registry = registry
         self._status = status
         self._history = history
@@ -99,6 +106,12 @@ class _Answers:
             return web.Response(status=400, text="after: the number of a sample\n")
         body = orjson.dumps(self._history(int(after)))
         return web.Response(body=body, content_type="application/json")
+
+    async def explain(self, request: web.Request) -> web.Response:
+        id_ = request.query.get("id", "")
+        if not id_:
+            return web.Response(status=400, text="id: the id of a span\n")
+        return web.Response(body=orjson.dumps(self._about(id_)), content_type="application/json")
 
 
 def _page() -> tuple[str, str]:

@@ -19,6 +19,7 @@ from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.config import AUTO, Config, ConfigError
 from sidecar.dead_letters import DeadLetters
+from sidecar.explain import Explainer
 from sidecar.exposition import SidecarCollector, new_registry
 from sidecar.intake import Intake
 from sidecar.lane import AGENTEX_BIT, SGP_BIT, build_lanes, lane_bits
@@ -258,6 +259,7 @@ class App:
             self.registry,
             self.status,
             self._status.history,
+            about=Explainer(self.recent, self.intake.open_spans, self.lanes, self._loop.time).about,
             ready=lambda: not self.listener.stopping,
         )
         operators = web.AppRunner(registry, access_log=None, shutdown_timeout=CLOSE_S)

@@ -1,7 +1,8 @@
 """The command line: arguments -> Config -> exit code.
 
 Exit codes: 0 done; 1 something accepted was lost, or not every dead letter got through; 2 the
-configuration or the arguments can't be used.
+configuration or the arguments can't be used. `explain`: 1 nothing is known of the span, 2 the
+sidecar can't be reached.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
 
-from sidecar import __version__, logs, replay
+from sidecar import __version__, explain, logs, replay
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, load, public
 from sidecar.lane import agentex_on, sgp_on
@@ -66,7 +67,21 @@ def _parser() -> argparse.ArgumentParser:
     replay_.add_argument("--dry-run", action="store_true", help="list them, without content")
     replay_.add_argument("--to", metavar="URL", help="through the sidecar that listens there")
     with_config(replay_)
+    explain_ = command("explain", _explain, "say what became of a span, without its content")
+    explain_.add_argument("span_id", metavar="SPAN_ID")
+    explain_.add_argument(
+        "--url",
+        default="http://127.0.0.1:9318",
+        help="the sidecar's admin port (default: %(default)s)",
+    )
+    explain_.add_argument("--json", action="store_true", help="for scripts")
+    with_config(explain_)
     return parser
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    letters = load(arguments.config, os.environ).dead_letters.path
+    return explain.run(arguments.span_id, arguments.url, letters, as_json=arguments.json)
 
 
 def _check(arguments: argparse.Namespace) -> int:

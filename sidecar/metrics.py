@@ -209,7 +209,8 @@ class IntakeMetrics:
             self.refusing = False
             log.info("intake_taking")
         for span in spans:
-            self.recent.note((now, span.id, "accepted", "", KINDS[span.end_time is not None]))
+            event = "start" if span.end_time is None else "end"
+            self.recent.note((now, span.id, "accepted", "", event))
 
     def refused(self, reason: str, now: float) -> None:
         """A request was not taken, or no more than its head; agents will come again."""

@@ -20,6 +20,7 @@ LEVELS = [
     "intake lane routes pass_through",
     "routes.ingest routes.sgp routes.agentex history",
     "listener replay status",
+    "explain",
     "app",
     "demo",
     "cli",
