@@ -1,0 +1,94 @@
+"""What waits for the sidecar: events in order, bounded in bytes, for any number of threads.
+
+`offer` never waits and never throws out what is older: when it is full, the newest is not taken.
+What a sender has in hand counts until it is settled, so the bound holds for all of it.
+"""
+
+import threading
+import time
+from collections import deque
+
+# What a bytes object and its place in the deque cost beside its text.
+_OVERHEAD = 64
+_HURRIED_PAUSE_S = 0.1
+
+
+class Buffer:
+    """A bounded FIFO of events. `max_bytes` counts what waits and what is in hand."""
+
+    def __init__(self, max_bytes: int, batch_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._batch_bytes = batch_bytes
+        self._events: deque[bytes] = deque()
+        self._waiting = 0
+        self._in_hand = 0
+        # A re-entrant lock: a destructor that ends a span may run inside `offer`.
+        self._changed = threading.Condition(threading.RLock())
+        self._hurry_until = 0.0
+
+    @property
+    def held(self) -> int:
+        """Bytes held: waiting and in hand."""
+        return self._waiting + self._in_hand
+
+    @property
+    def depth(self) -> int:
+        """Events that wait."""
+        return len(self._events)
+
+    def offer(self, event: bytes) -> bool:
+        """Take `event`, or say that there is no room."""
+        size = len(event) + _OVERHEAD
+        with self._changed:
+            if self._waiting + self._in_hand + size > self._max_bytes:
+                return False
+            before = self._waiting
+            self._events.append(event)
+            self._waiting = before + size
+            # The thread sleeps through all between the first event and a full batch.
+            if not before or before < self._batch_bytes <= self._waiting:
+                self._changed.notify_all()
+        return True
+
+    def take(self, max_events: int, linger_s: float) -> list[bytes]:
+        """The next events, in hand until `settle`. Waits for one, then `linger_s` for more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._events)
+            self._changed.wait_for(
+                lambda: self._hurry or self._waiting >= self._batch_bytes, timeout=linger_s
+            )
+            taken: list[bytes] = []
+            size = 0
+            while self._events and len(taken) < max_events:
+                size += len(self._events[0]) + _OVERHEAD
+                if taken and size > self._batch_bytes:
+                    break
+                taken.append(self._events.popleft())
+            size = sum(map(len, taken)) + _OVERHEAD * len(taken)
+            self._waiting -= size
+            self._in_hand += size
+            return taken
+
+    def settle(self) -> None:
+        """What was taken is done with."""
+        with self._changed:
+            self._in_hand = 0
+            self._changed.notify_all()
+
+    def hurry(self, within_s: float) -> bool:
+        """Let nothing linger until all is settled; whether it is, within `within_s` seconds."""
+        with self._changed:
+            self._hurry_until = max(self._hurry_until, time.monotonic() + within_s)
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self.held, timeout=within_s)
+
+    def pause(self, seconds: float) -> None:
+        """Wait before trying again: `seconds`, or much less when someone is in a hurry."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._hurry, timeout=seconds)
+            if self._hurry:
+                self._changed.wait(min(seconds, _HURRIED_PAUSE_S))
+
+    @property
+    def _hurry(self) -> bool:
+        return time.monotonic() < self._hurry_until

@@ -1,0 +1,163 @@
+"""Spans for agents without the Agentex SDK: `with spans.span("name") as span:`.
+
+Nesting follows `contextvars`, so it is right in threads, tasks and event loops alike. A span ends
+however its block is left: an exception or a cancellation is recorded and goes on its way.
+"""
+
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from types import TracebackType
+from uuid import uuid4
+
+from .events import Kind, event
+from .sender import Sender, shared
+from .values import any_dumps
+
+
+@dataclass
+class Span:
+    """One span. Set `output` and `data` while it is open; times are UTC."""
+
+    id: str
+    trace_id: str
+    name: str
+    start_time: datetime
+    parent_id: str | None = None
+    task_id: str | None = None
+    end_time: datetime | None = None
+    input: object = None
+    output: object = None
+    data: object = None
+    _started: float = field(default_factory=monotonic, repr=False)
+
+    def end(self) -> None:
+        """Set `end_time`: the wall clock may be set back meanwhile, so it is not asked again."""
+        if self.end_time is None:
+            self.end_time = self.start_time + timedelta(seconds=monotonic() - self._started)
+
+    def record(self, error: BaseException) -> None:
+        """Put what ended the block into `data`, as the Agentex SDK does; `ERROR` at SGP."""
+        said = {"type": type(error).__name__, "message": _message(error), "category": "unknown"}
+        if self.data is None:
+            self.data = {"__error__": said}
+        elif isinstance(self.data, dict):
+            self.data = {**self.data, "__error__": said}
+        else:
+            self.data = {"value": self.data, "__error__": said}
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an agent's exception; it must not hide itself
+        return ""
+
+
+_CURRENT: ContextVar[Span | None] = ContextVar("sidecar_client_span", default=None)
+
+
+class Spans:
+    """Makes spans and sends their STARTs and ENDs to the sidecar.
+
+    Args:
+        url: The sidecar's address; else `TRACE_SIDECAR_URL`, else `http://127.0.0.1:8318`.
+        sender: A sender of your own, with other bounds or credentials.
+    """
+
+    def __init__(self, url: str | None = None, *, sender: Sender | None = None) -> None:
+        self._sender = sender or shared(url)
+
+    def span(
+        self,
+        name: str,
+        *,
+        input: object = None,  # noqa: A002 - the field's name everywhere
+        data: object = None,
+        trace_id: str | None = None,
+        parent_id: str | None = None,
+        task_id: str | None = None,
+    ) -> "Open":
+        """A block that is one span, for `with` and `async with`.
+
+        Without ids it is a child of the span around it, in that span's trace, or begins a trace.
+        """
+        above = _CURRENT.get()
+        if above is not None and trace_id in {None, above.trace_id}:
+            trace_id, parent_id = above.trace_id, parent_id or above.id
+            task_id = task_id or above.task_id
+        span = Span(
+            id=str(uuid4()),
+            trace_id=trace_id or str(uuid4()),
+            name=name,
+            start_time=datetime.now(UTC),
+            parent_id=parent_id,
+            task_id=task_id,
+            input=input,
+            data=data,
+        )
+        return Open(span, self)
+
+    def put(self, kind: Kind, span: Span) -> None:
+        """Encode one event and hand it over; never raises."""
+        try:
+            encoded = event(kind, span, any_dumps())
+        except Exception as error:  # noqa: BLE001 - tracing must not stop the agent
+            self._sender.drop(f"no span: {type(error).__name__}")
+        else:
+            self._sender.send(encoded)
+
+    def flush(self, within_s: float = 5.0) -> bool:
+        """Wait until all is with the sidecar; whether it was, within `within_s` seconds."""
+        return self._sender.flush(within_s)
+
+
+class Open(AbstractContextManager[Span, None], AbstractAsyncContextManager[Span, None]):
+    """A span's block; enter it once."""
+
+    def __init__(self, span: Span, spans: Spans) -> None:
+        self._span = span
+        self._spans = spans
+        self._token: Token[Span | None] | None = None
+
+    def __enter__(self) -> Span:
+        span = self._span
+        self._token = _CURRENT.set(span)
+        self._spans.put("start", span)
+        return span
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        span = self._span
+        span.end()
+        if error is not None:
+            span.record(error)
+        self._spans.put("end", span)
+        if self._token is not None:
+            try:
+                _CURRENT.reset(self._token)
+            except ValueError:
+                # An async generator may be closed in another context than it was entered in.
+                _CURRENT.set(None)
+
+    async def __aenter__(self) -> Span:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+
+def current() -> Span | None:
+    """The span around this code, if any: its ids go along where work leaves the process."""
+    return _CURRENT.get()

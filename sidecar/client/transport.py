@@ -1,0 +1,116 @@
+"""One keep-alive connection to the sidecar, for one thread: nothing but the standard library.
+
+aiohttp and httpx belong to an event loop or bring a pool, proxies from the environment and their
+own retries. A thread that posts to localhost needs none of that. Every wait has a time-out.
+"""
+
+import http.client
+import math
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+DEFAULT_URL = "http://127.0.0.1:8318"
+URL_VARIABLE = "TRACE_SIDECAR_URL"
+_MAX_ANSWER = 1 << 20
+
+
+class Answer(NamedTuple):
+    """What the sidecar said. `retry_after_s` is 0 where it named none."""
+
+    status: int
+    retry_after_s: float
+    body: bytes
+
+
+class Unreachable(Exception):
+    """No answer: nobody listens, the connection broke, or it took too long."""
+
+
+class Credentials(NamedTuple):
+    """What the agent authenticates with; an empty one is looked up in the environment."""
+
+    agent_api_key: str = ""
+    sgp_api_key: str = ""
+    sgp_account_id: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """The headers that the sidecar relays; the agent's key exists only from run time on."""
+        pairs = (
+            ("x-agent-api-key", self.agent_api_key, "AGENT_API_KEY"),
+            ("x-api-key", self.sgp_api_key, "SGP_API_KEY"),
+            ("x-selected-account-id", self.sgp_account_id, "SGP_ACCOUNT_ID"),
+        )
+        found = {name: given or os.environ.get(var, "") for name, given, var in pairs}
+        return {name: text for name, text in found.items() if text.isascii() and _shown(text)}
+
+    def __repr__(self) -> str:
+        return "Credentials(***)"
+
+
+def _shown(text: str) -> bool:
+    return bool(text) and text.isprintable()
+
+
+class Transport:
+    """Posts to `<url>/v1/spans`; `url` is plain http. Raises `ValueError` for another one."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError(f"{URL_VARIABLE} must look like {DEFAULT_URL}")
+        self._host = parts.hostname
+        self._port = parts.port or 80
+        self._path = parts.path.rstrip("/") + "/v1/spans"
+        self._timeout_s = timeout_s
+        self._connection: http.client.HTTPConnection | None = None
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """One answer, over a connection that may have been kept. Raises `Unreachable`."""
+        if self._connection is not None:
+            try:
+                return self._post(self._connection, body, headers)
+            except (OSError, http.client.HTTPException):
+                # It may have been closed while it was idle: that says nothing about the sidecar.
+                self.close()
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        self._connection = connection
+        try:
+            return self._post(connection, body, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Unreachable(type(error).__name__) from None
+
+    def _post(
+        self, connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        connection.request("POST", self._path, body, headers)
+        response = connection.getresponse()
+        text = response.read(_MAX_ANSWER)
+        retry_after_s = _seconds(response.headers.get("Retry-After", ""))
+        if response.will_close or not response.isclosed():
+            self.close()
+        return Answer(response.status, retry_after_s, text)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def abandon(self) -> None:
+        """In a forked child: give back the socket's number, and touch nothing else.
+
+        The parent's thread may have held a reader's lock: who closes that reader waits for ever.
+        """
+        if self._connection is not None and self._connection.sock is not None:
+            os.close(self._connection.sock.detach())
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0

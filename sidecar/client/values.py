@@ -1,0 +1,229 @@
+"""Any Python value as JSON bytes: what is odd costs itself, never its neighbours.
+
+In: whatever an agent put into a span. Out: compact JSON in UTF-8, at most 200 levels deep, that the
+sidecar takes. Nothing here raises, consumes an iterator or calls an agent's object more than once.
+
+A fast engine does nearly all of it. What it can't encode is rebuilt value by value, and what is
+left that no rule covers becomes a text: its `repr`, shortened, or a marker such as
+`"<cycle>"`. NaN and infinities become null, as in JavaScript.
+"""
+
+import base64
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+# The sidecar refuses payloads nested more than 200 levels deep (contracts/ingest.md).
+MAX_NESTING = 200
+MAX_REPR = 1000
+# Each level is four calls, and Python gives up at a thousand of those.
+_REBUILT_NESTING = 100
+
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
+_STRING = re.compile(rb'"[^"]*"')
+_OBJECT, _ARRAY, _NULL = b"{", b"[", b"null"
+
+Dumps = Callable[[Any], bytes]
+
+
+def payload(value: object, dumps: Dumps) -> bytes:
+    """`value` as the sidecar takes an input, an output or data: an object, objects, or null.
+
+    A list that holds anything else becomes `{"items": [...]}`, a single value `{"value": ...}`.
+    """
+    raw = encode(value, dumps)
+    first = raw[:1]
+    if first == _OBJECT or raw == _NULL:
+        return raw
+    if first != _ARRAY:
+        return b'{"value":%b}' % raw
+    if isinstance(value, (list, tuple)) and all(type(item) is dict for item in value):
+        return raw
+    wrapped = b'{"items":%b}' % raw
+    return encode({"items": value}, _refuse) if _too_deep(wrapped) else wrapped
+
+
+def encode(value: object, dumps: Dumps) -> bytes:
+    """`value` as JSON, by `dumps` where it can, value by value where it can't."""
+    try:
+        raw = dumps(value)
+        if not _too_deep(raw):
+            return raw
+    except Exception:  # noqa: BLE001, S110 - an agent's objects raise what they like
+        pass
+    try:
+        return _json(_Rebuild().value(value, 0))
+    except Exception as error:  # noqa: BLE001 - the last word: a marker instead of the payload
+        return _json(f"<not encodable: {type(error).__name__}>")
+
+
+@cache
+def any_dumps() -> Dumps:
+    """The fastest encoder that leaves iterators alone: orjson where there is one, else json."""
+    try:
+        import orjson  # noqa: PLC0415 - an agent may not have it, and need not
+    except ImportError:
+        return _json
+    return lambda value: orjson.dumps(value, _known)
+
+
+@cache
+def model_dumps() -> Dumps:
+    """The fastest encoder for the fields of a pydantic model."""
+    try:
+        import orjson  # noqa: F401, PLC0415 - as above
+    except ImportError:
+        try:
+            to_json = import_module("pydantic_core").to_json
+        except ImportError:
+            return any_dumps()
+        return lambda value: to_json(value, inf_nan_mode="null", fallback=_known)
+    return any_dumps()
+
+
+def text(value: object) -> bytes:
+    """A short text as JSON; what is no text by its `str`."""
+    try:
+        return _json(value if type(value) is str else str(value))
+    except Exception:  # noqa: BLE001 - `str` of an agent's object, or a lone surrogate
+        return encode(value, _refuse)
+
+
+def _refuse(value: object) -> bytes:
+    raise TypeError(type(value).__name__)
+
+
+def _json(value: object) -> bytes:
+    return _ENCODER.encode(value).encode()
+
+
+def _known(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a line
+    """What stands for an object that JSON has no form for; may raise, as the object may."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, (UUID, Decimal, PurePath, timedelta)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _of_bytes(bytes(value))
+    if isinstance(value, AbstractSet):
+        return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, type):
+        return f"<class {value.__qualname__}>"
+    if hasattr(type(value), "__pydantic_serializer__") and hasattr(value, "model_dump"):
+        return value.model_dump()
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: getattr(value, field.name, None) for field in fields}
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"<function {value.__qualname__}>"
+    return repr(value)[:MAX_REPR]
+
+
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_known
+)
+
+
+def _of_bytes(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()
+
+
+class _Rebuild:
+    """Builds a value of plain parts only; each part that can't be becomes a marker."""
+
+    def __init__(self) -> None:
+        self._above: set[int] = set()
+
+    def value(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
+        """The plain form of `value`, which lies `depth` containers deep."""
+        try:
+            return self._value(value, depth)
+        except Exception as error:  # noqa: BLE001 - an agent's object may raise anything
+            return f"<{_name(value)}: {type(error).__name__}>"
+
+    def _value(self, value: Any, depth: int) -> object:  # noqa: ANN401, PLR0911 - a rule a line
+        if value is None or value is True or value is False:
+            return value
+        if isinstance(value, Enum):
+            return self._value(value.value, depth)
+        if isinstance(value, str):
+            return _sound(str.__str__(value))
+        if isinstance(value, int):
+            plain = int.__int__(value)
+            str(plain)  # raises beyond 4,300 digits: that costs this value, not all
+            return plain
+        if isinstance(value, float):
+            return float.__float__(value) if math.isfinite(value) else None
+        if id(value) in self._above:
+            return "<cycle>"
+        if depth >= _REBUILT_NESTING:
+            return "<nested too deep>"
+        self._above.add(id(value))
+        try:
+            return self._container(value, depth + 1)
+        finally:
+            self._above.discard(id(value))
+
+    def _container(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
+        if isinstance(value, dict):
+            # A copy: another thread may be adding to it.
+            members = list(dict.items(value))
+            return {_key(name): self.value(member, depth) for name, member in members}
+        if isinstance(value, (list, tuple)):
+            return [self.value(item, depth) for item in list(value)]
+        return self.value(_known(value), depth)
+
+
+def _key(name: Any) -> str:  # noqa: ANN401 - whatever an agent has
+    try:
+        if isinstance(name, Enum):
+            name = name.value
+        if name is None or name is True or name is False:
+            return _json(name).decode()
+        return _sound(name if type(name) is str else str(name))
+    except Exception as error:  # noqa: BLE001 - an agent's object may raise anything
+        return f"<{_name(name)}: {type(error).__name__}>"
+
+
+def _sound(value: str) -> str:
+    """`value` with U+FFFD for every surrogate that stands alone."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+def _name(value: object) -> str:
+    return _sound(type(value).__name__)
+
+
+def _too_deep(raw: bytes) -> bool:
+    if len(raw) <= 2 * MAX_NESTING or raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
+        return False
+    # Escapes out, then all but quotes and brackets, then the strings: only structure is left.
+    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
+    bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))
+    for _ in range(MAX_NESTING):
+        if not bare:
+            return False
+        bare = bare.replace(b"{}", b"")
+    return bool(bare)
