@@ -81,13 +81,13 @@ def _late(report: Json) -> tuple[str, str, str]:
             f"{_NAMES[name]}: {waiting}, the oldest for {duration(age)}",
         )
     delays = [
-        f"{_NAMES[name]} in {duration(sink['delay_p95_s'])}"
+        f"{_NAMES[name]} {duration(sink['delay_p95_s'])}"
         for name, sink in report["sinks"].items()
         if sink["delay_p95_s"] is not None
     ]
     if not delays:
         return OK, "No", "nothing was delivered during the last minute, and nothing waits long"
-    return OK, "No", f"95 % of the last minute were delivered: {', '.join(delays)}"
+    return OK, "No", f"95 % arrive within: {', '.join(delays)}"
 
 
 def _why(report: Json) -> tuple[str, str, str]:

@@ -1,8 +1,8 @@
 """The command line: arguments -> Config -> exit code.
 
 Exit codes: 0 done; 1 something accepted was lost, or not every dead letter got through; 2 the
-configuration or the arguments can't be used. `explain`: 1 nothing is known of the span, 2 the
-sidecar can't be reached.
+configuration or the arguments can't be used; 3 (`top --once`, `explain`) no sidecar answers.
+`explain`: 1 nothing is known of the span.
 """
 
 import argparse
@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
 
-from sidecar import __version__, explain, logs, replay
+from sidecar import __version__, explain, logs, replay, top
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, load, public
 from sidecar.lane import agentex_on, sgp_on
 
 LOST = 1
 USAGE = 2
+# `top --every`: not a busy loop, and not one that looks dead.
+LEAST_S, MOST_S = 0.1, 3600.0
 
 Command = argparse.ArgumentParser
 
@@ -61,6 +63,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo = command("demo", _demo, "run a sample agent, a sidecar and stand-ins for both upstreams")
     demo.add_argument("--forever", action="store_true", help="go on until Ctrl-C")
+    top_ = command("top", _top, "show a sidecar's status in the terminal, refreshing")
+    top_.add_argument(
+        "--url",
+        default="http://127.0.0.1:9318",
+        type=_http_url,
+        help="its admin port (default: %(default)s)",
+    )
+    top_.add_argument(
+        "--once", action="store_true", help="show it once; exit code 1: losing, 3: away"
+    )
+    top_.add_argument("--json", action="store_true", help="as JSON, an object a line")
+    top_.add_argument(
+        "--every", metavar="S", default=1.0, type=_seconds, help="seconds (default: %(default)s)"
+    )
     replay_ = command("replay", _replay, "send dead letters again, or only list them")
     replay_.add_argument("file", metavar="FILE", help="what dead_letters.path says, or FILE.1")
     replay_.add_argument("--sink", choices=["agentex", "sgp"], help="only what this one refused")
@@ -118,6 +134,27 @@ def _demo(arguments: argparse.Namespace) -> int:
     from sidecar.demo.run import run_demo  # noqa: PLC0415
 
     return asyncio.run(run_demo(forever=arguments.forever))
+
+
+def _http_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("expected http://HOST:PORT")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not LEAST_S <= seconds <= MOST_S:
+        raise argparse.ArgumentTypeError(f"expected {LEAST_S} to {MOST_S} seconds")
+    return seconds
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    once, as_json = arguments.once, arguments.json
+    return top.top(arguments.url, once=once, as_json=as_json, every_s=arguments.every)
 
 
 def _replay(arguments: argparse.Namespace) -> int:

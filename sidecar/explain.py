@@ -19,7 +19,7 @@ from sidecar.open_spans import OpenSpans
 from sidecar.recent import Recent
 from sidecar.replay import listing
 
-KNOWN, UNKNOWN, AWAY = 0, 1, 2
+KNOWN, UNKNOWN, AWAY = 0, 1, 3
 TIMEOUT_S = 10.0
 
 

@@ -12,7 +12,9 @@ PACKAGE = Path(sidecar.__file__).parent
 LEVELS = [
     "sidecar",
     "credentials payloads books memory concurrency admin spool_file tail inflate",
-    "recent repeats last_words answers",
+    "recent repeats last_words answers client",
+    "top_frame",
+    "top",
     "spans checks config throttle",
     "budget logs retries sinks spool events",
     "open_spans span_queue verdicts dead_letters metrics bodies sinks.http",
@@ -30,7 +32,7 @@ LEVEL = {name: level for level, row in enumerate(LEVELS) for name in row.split()
 
 
 def names() -> dict[str, Path]:
-    """Every module by its name within the package; the demo's are one."""
+    """Every module by its name within the package; the demo's are one, and the client's."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -54,7 +56,10 @@ def imported(path: Path) -> Iterator[str]:
 
 def layer(name: str) -> str:
     """What stands for a module in LEVELS."""
-    return "demo" if name.startswith("demo") else name
+    for package in ("demo", "client"):
+        if name.split(".")[0] == package:
+            return package
+    return name
 
 
 def edges() -> set[tuple[str, str]]:
