@@ -57,7 +57,7 @@ def imported(path: Path) -> Iterator[str]:
 def layer(name: str) -> str:
     """What stands for a module in LEVELS."""
     for package in ("demo", "client"):
-        if name.split(".")[0] == package:
+        if name.split(".", maxsplit=1)[0] == package:
             return package
     return name
 
