@@ -16,20 +16,43 @@ SHARE = 0.25
 WITHOUT_LIMIT = 256 * MIB
 LEAST, MOST = 8 * MIB, 1024 * MIB
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
 # cgroup v1 says "no limit" with a number near 2**63.
 _NO_LIMIT = 2**60
 
 
-def container_limit(root: Path = _CGROUP) -> int | None:
-    """The container's memory limit in bytes, or None where there is none."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = (root / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit() and int(text) < _NO_LIMIT:
-            return int(text)
-    return None
+def container_limit(root: Path = _CGROUP, own: Path = _OWN) -> int | None:
+    """The container's memory limit in bytes, or None where there is none.
+
+    The least of what holds for our own cgroup and for those above it: which of them a container
+    sees as the root depends on its runtime.
+    """
+    limits = []
+    for top, path, name in _groups(own):
+        for folder in (path, *path.parents):
+            try:
+                text = (root / top / folder / name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdigit() and int(text) < _NO_LIMIT:
+                limits.append(int(text))
+    return min(limits, default=None)
+
+
+def _groups(own: Path) -> list[tuple[str, Path, str]]:
+    """In both versions: the tree, our cgroup's path in it, and the name of its limit."""
+    v1, v2 = Path(), Path()
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            v2 = Path(path.lstrip("/"))
+        elif "memory" in controllers.split(","):
+            v1 = Path(path.lstrip("/"))
+    return [("", v2, "memory.max"), ("memory", v1, "memory.limit_in_bytes")]
 
 
 def automatic_max_bytes(limit: int | None) -> int:

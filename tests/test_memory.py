@@ -6,6 +6,8 @@ import pytest
 
 from sidecar.memory import MIB, SHARE, Trimmer, automatic_max_bytes, container_limit
 
+NONE = Path("/nonexistent")
+
 
 def cgroup(root: Path, **files: str) -> Path:
     """A cgroup file system with these files; `__` is a slash."""
@@ -21,7 +23,7 @@ def cgroup(root: Path, **files: str) -> Path:
 )
 def test_cgroup_v2(tmp_path: Path, text: str, limit: int | None) -> None:
     """Version 2 has a number, or `max` for none."""
-    assert container_limit(cgroup(tmp_path, memory_max=text)) == limit
+    assert container_limit(cgroup(tmp_path, memory_max=text), NONE) == limit
 
 
 @pytest.mark.parametrize(
@@ -30,12 +32,29 @@ def test_cgroup_v2(tmp_path: Path, text: str, limit: int | None) -> None:
 def test_cgroup_v1(tmp_path: Path, text: str, limit: int | None) -> None:
     """Version 1 has a number, a huge one for none."""
     root = cgroup(tmp_path, memory__memory_limit_in_bytes=text)
-    assert container_limit(root) == limit
+    assert container_limit(root, NONE) == limit
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [("0::/kube/pod", "memory.max"), ("4:cpu,memory:/kube/pod\n0::/x", "memory.limit_in_bytes")],
+)
+@pytest.mark.parametrize("above", ["kube", "kube/pod"])
+def test_the_least_limit_of_our_own_cgroup_and_those_above(
+    tmp_path: Path, own: str, name: str, above: str
+) -> None:
+    """A runtime may show a container the whole tree: ours is where /proc/self/cgroup says."""
+    (tmp_path / "own").write_text(own)
+    root = tmp_path / "memory" if name.endswith("bytes") else tmp_path
+    for path, limit in (("", 2**40), ("kube", 2**32), ("kube/pod", 2**33), (above, 2**27)):
+        (root / path).mkdir(parents=True, exist_ok=True)
+        (root / path / name).write_text(f"{limit}\n")
+    assert container_limit(tmp_path, tmp_path / "own") == 2**27
 
 
 def test_no_cgroup_at_all(tmp_path: Path) -> None:
     """On a laptop there is no such file, and no limit."""
-    assert container_limit(tmp_path) is None
+    assert container_limit(tmp_path, NONE) is None
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,15 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _process(
-    arguments: list[str], stderr: IO[bytes] | None = None, **environment: str
+    arguments: list[str],
+    stderr: IO[bytes] | None = None,
+    cgroup: str = "",
+    **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, *arguments]
+    if cgroup:
+        # The shell goes into the cgroup, and becomes the process.
+        command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', f"{cgroup}/cgroup.procs", *command]
     process = subprocess.Popen(
         command, cwd=ROOT, env=_environment(environment), stderr=stderr,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -144,8 +150,11 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def sidecar(profile: str = "", **environment: str) -> Iterator[Sidecar]:
-    """Run a sidecar on free ports; `profile`: where cProfile writes, "" for none."""
+def sidecar(profile: str = "", cgroup: Path | None = None, **environment: str) -> Iterator[Sidecar]:
+    """Run a sidecar on free ports.
+
+    `profile`: where cProfile writes, "" for none. `cgroup`: the folder of one to run it in, if any.
+    """
     environment |= {
         "SIDECAR_LISTENER__PORT": "0",
         "SIDECAR_ADMIN__HOST": "127.0.0.1",
@@ -154,7 +163,7 @@ def sidecar(profile: str = "", **environment: str) -> Iterator[Sidecar]:
     wrapper = ["-m", "cProfile", "-o", profile] if profile else []
     with (
         tempfile.TemporaryFile() as log,
-        _process([*wrapper, "-m", "sidecar", "run"], log, **environment) as process,
+        _process([*wrapper, "-m", "sidecar", "run"], log, cgroup, **environment) as process,
     ):
         yield Sidecar(process, _started(process, log))
 
