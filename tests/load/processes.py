@@ -150,7 +150,7 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def sidecar(profile: str = "", cgroup: Path | None = None, **environment: str) -> Iterator[Sidecar]:
+def sidecar(profile: str = "", cgroup: str = "", **environment: str) -> Iterator[Sidecar]:
     """Run a sidecar on free ports.
 
     `profile`: where cProfile writes, "" for none. `cgroup`: the folder of one to run it in, if any.
