@@ -309,7 +309,7 @@ class Drain:
             self._failed(batch, error, self._loop.time(), sent_at)
             return
         now = self._loop.time()
-        self._throttle.sample(now, len(batch.spans), in_flight)
+        self._throttle.sample(now, len(batch.spans), in_flight, now - sent_at)
         self._answered(now)
         self._evidence.succeeded(first=batch.attempts == 0)
         self._brake.forwarded(len(batch.spans))

@@ -148,7 +148,13 @@ class _Builder:
         backoff = Backoff(retry.initial_s, retry.max_s)
         share = int(self.budget.limit * LANE_SHARE)
         queue = SpanQueue(self.budget, metrics.books, bit, spool=self.spool, share=share)
-        throttle = Throttle(backoff, section.max_concurrency, random.random)
+        throttle = Throttle(
+            backoff,
+            section.max_concurrency,
+            random.random,
+            # One span a request: its answers are alike, those to SGP's batches are not.
+            watch_latency=sink.max_batch == 1,
+        )
         drain = Drain(
             sink,
             queue,

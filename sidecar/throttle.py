@@ -118,10 +118,17 @@ class Pace:
 class Throttle:
     """What one lane may send now."""
 
-    def __init__(self, backoff: Backoff, max_concurrency: int, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        backoff: Backoff,
+        max_concurrency: int,
+        jitter: Callable[[], float],
+        *,
+        watch_latency: bool = False,
+    ) -> None:
         self._backoff = backoff
         self._jitter = jitter
-        self._concurrency = ConcurrencyLimit(max_concurrency)
+        self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
         self.pace = Pace()
         self.state = SinkState.UP
         self.paused_until = 0.0
@@ -141,10 +148,10 @@ class Throttle:
         """Whether the next request only finds out if the upstream is back."""
         return self.state is not SinkState.UP
 
-    def sample(self, now: float, writes: int, in_flight: int) -> None:
-        """A batch of `writes` got through while `in_flight` were out, itself included."""
+    def sample(self, now: float, writes: int, in_flight: int, seconds: float) -> None:
+        """A batch of `writes` got through in `seconds`; `in_flight` were out, itself included."""
         if not self.probing:
-            self._concurrency.sample(now, writes, in_flight)
+            self._concurrency.sample(now, writes, in_flight, seconds)
 
     def answered(self, now: float) -> None:
         """The upstream looked at a batch and decided: it is there."""

@@ -25,6 +25,7 @@ WARM_UP_SHARE = 0.2
 SAMPLE_S = 5.0
 DRAIN_S = 300.0
 RETRY_S = 0.2
+CONNECTIONS = 64
 _UNAVAILABLE = Answer(503, b"{}", {"Retry-After": "1"})
 # What may go wrong, and how often of all requests while it does.
 FAULTS: Sequence[tuple[Scripted, float]] = (
@@ -73,14 +74,19 @@ class Agents:
     async def run(self, rate: float, seconds: float) -> None:
         """Send for so long."""
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, numbers = loop.time(), iter(range(int(rate * seconds)))
+
+        async def one(session: aiohttp.ClientSession) -> None:
+            for number in numbers:
+                await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
+                await self._span(session, f"soak-{number}")
+
         async with (
             aiohttp.ClientSession(self._url) as session,
             asyncio.TaskGroup() as tasks,
         ):
-            for number in range(int(rate * seconds)):
-                await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
-                tasks.create_task(self._span(session, f"soak-{number}"))
+            for _ in range(CONNECTIONS):
+                tasks.create_task(one(session))
 
     async def _span(self, session: aiohttp.ClientSession, id_: str) -> None:
         span = {
