@@ -1,0 +1,71 @@
+{{/*
+Every template here takes the library's own scope: .Subcharts.<alias or name of the dependency>.
+
+trace-sidecar.container: the sidecar, as one item of a list of containers.
+The only place that defines it: the injection policy and the kustomize component are made from it.
+*/}}
+{{- define "trace-sidecar.container" -}}
+{{- include "trace-sidecar.valid" . -}}
+{{- $values := .Values -}}
+- name: trace-sidecar
+  image: {{ include "trace-sidecar.image" . | quote }}
+  imagePullPolicy: {{ $values.image.pullPolicy }}
+  args: [run]
+  {{- if eq $values.mode "native" }}
+  restartPolicy: Always
+  {{- end }}
+  ports:
+    - name: ts-admin
+      containerPort: {{ $values.config.admin.port }}
+      protocol: TCP
+  env:
+    {{- include "trace-sidecar.settings" . | nindent 4 }}
+  resources:
+    {{- toYaml $values.resources | nindent 4 }}
+  securityContext:
+    {{- toYaml $values.securityContext | nindent 4 }}
+  startupProbe:
+    httpGet:
+      path: /readyz
+      port: {{ $values.config.admin.port }}
+    periodSeconds: {{ $values.probes.startup.periodSeconds }}
+    failureThreshold: {{ $values.probes.startup.failureThreshold }}
+  livenessProbe:
+    httpGet:
+      path: /livez
+      port: {{ $values.config.admin.port }}
+    periodSeconds: {{ $values.probes.liveness.periodSeconds }}
+    timeoutSeconds: {{ $values.probes.liveness.timeoutSeconds }}
+    failureThreshold: {{ $values.probes.liveness.failureThreshold }}
+  {{- if $values.probes.readiness.enabled }}
+  readinessProbe:
+    httpGet:
+      path: /readyz
+      port: {{ $values.config.admin.port }}
+    periodSeconds: {{ $values.probes.readiness.periodSeconds }}
+  {{- end }}
+  {{- if or $values.spool.enabled $values.deadLetters.enabled }}
+  {{- include "trace-sidecar.fits" . }}
+  volumeMounts:
+    - name: trace-sidecar
+      mountPath: {{ include "trace-sidecar.directory" . }}
+  {{- end }}
+{{- end }}
+
+{{/* trace-sidecar.initContainers: the container where it is a native sidecar, else nothing. */}}
+{{- define "trace-sidecar.initContainers" -}}
+{{- if eq .Values.mode "native" }}{{ include "trace-sidecar.container" . }}{{ end }}
+{{- end }}
+
+{{/* trace-sidecar.containers: the container where it is an ordinary one, else nothing. */}}
+{{- define "trace-sidecar.containers" -}}
+{{- if eq .Values.mode "container" }}{{ include "trace-sidecar.container" . }}{{ end }}
+{{- end }}
+
+{{/* trace-sidecar.image: repository, tag and digest as one reference. */}}
+{{- define "trace-sidecar.image" -}}
+{{- $image := .Values.image -}}
+{{- $image.repository -}}
+{{- if or $image.tag (not $image.digest) }}:{{ $image.tag | default .Chart.AppVersion }}{{ end -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ end -}}
+{{- end }}

@@ -1,0 +1,16 @@
+{{/*
+trace-sidecar.volumes: the emptyDir of spool and dead letters, as one item of a list of volumes;
+nothing where neither is enabled. It outlives the container, not the pod.
+*/}}
+{{- define "trace-sidecar.volumes" -}}
+{{- if or .Values.spool.enabled .Values.deadLetters.enabled -}}
+- name: trace-sidecar
+  emptyDir:
+    sizeLimit: {{ .Values.volume.sizeLimit }}
+{{- end -}}
+{{- end }}
+
+{{/* trace-sidecar.directory: where that volume is mounted. */}}
+{{- define "trace-sidecar.directory" -}}
+/var/lib/trace-sidecar
+{{- end }}

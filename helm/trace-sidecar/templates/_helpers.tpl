@@ -1,0 +1,51 @@
+{{- define "trace-sidecar.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "trace-sidecar.labels" -}}
+app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* New pods of the opted-in namespaces, without those that opted out: for both policies. */}}
+{{- define "trace-sidecar.matchConstraints" -}}
+{{- $injection := .Values.injection -}}
+{{- $inject := dict "key" $injection.podLabel "operator" "NotIn" "values" (list "false") -}}
+{{- $selector := deepCopy $injection.podSelector -}}
+{{- $_ := set $selector "matchExpressions" (append ($selector.matchExpressions | default list) $inject) -}}
+matchPolicy: Equivalent
+resourceRules:
+  - apiGroups: [""]
+    apiVersions: [v1]
+    operations: [CREATE]
+    resources: [pods]
+namespaceSelector:
+  matchLabels:
+    {{ $injection.namespaceLabel.name }}: {{ $injection.namespaceLabel.value | quote }}
+objectSelector:
+  {{- toYaml $selector | nindent 2 }}
+{{- end }}
+
+{{/* Whether the pod has the sidecar, as CEL. */}}
+{{- define "trace-sidecar.present" -}}
+object.spec.containers.exists(c, c.name == "trace-sidecar") || (has(object.spec.initContainers) && object.spec.initContainers.exists(c, c.name == "trace-sidecar"))
+{{- end }}
+
+{{/*
+The pods that should have the sidecar, as conditions of both policies. On the host's network two of
+them would want the same ports of the node; the image is for Linux.
+*/}}
+{{- define "trace-sidecar.eligible" -}}
+- name: own-network
+  expression: "!has(object.spec.hostNetwork) || !object.spec.hostNetwork"
+- name: linux
+  expression: "!has(object.spec.os) || object.spec.os.name == 'linux'"
+{{- end }}
