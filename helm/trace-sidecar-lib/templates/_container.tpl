@@ -19,7 +19,7 @@ The only place that defines it: the injection policy and the kustomize component
       containerPort: {{ $values.config.admin.port }}
       protocol: TCP
   env:
-    {{- include "trace-sidecar.settings" . | nindent 4 }}
+    {{- include "trace-sidecar.settings" . | trim | nindent 4 }}
   resources:
     {{- toYaml $values.resources | nindent 4 }}
   securityContext:

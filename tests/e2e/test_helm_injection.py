@@ -1,0 +1,242 @@
+"""The injection policy, evaluated without a cluster: what it does to pods, and what it leaves."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.helm_support import Json, admit, agent_pod, consumer, only, render
+from tests.helm_support import sidecar_of as sidecar
+
+URL = "http://127.0.0.1:8318"
+SECRET = {"secretKeyRef": {"name": "sgp", "key": "key"}}
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: agent}
+spec:
+  initContainers:
+    {{- include "trace-sidecar.initContainers" .Subcharts.sidecar | nindent 4 }}
+  containers:
+    {{- include "trace-sidecar.containers" .Subcharts.sidecar | nindent 4 }}
+  volumes:
+    {{- include "trace-sidecar.volumes" .Subcharts.sidecar | nindent 4 }}
+"""
+
+FULL = {
+    "config": {"sgp": {"relay": True, "linger_s": 0.25}, "agentex": {"max_concurrency": 1000000}},
+    "spool": {"enabled": True},
+    "credentials": {"secretName": "sgp"},
+    "env": [
+        {"name": "QUOTED", "value": 'a "quoted" \\ {path: x}, {{ no }} template, 5 < 6 & é 💡'},
+        {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ],
+    "resources": {"limits": {"cpu": "2"}},
+    "securityContext": {"runAsUser": None},
+    "probes": {"readiness": {"enabled": True}},
+}
+
+
+def one(values: Json, pod: Json, namespace: Json = None) -> Json:
+    """The answer for one pod."""
+    (answer,) = admit(render(values=values), pod, namespace=namespace)
+    return answer
+
+
+def agent(pod: Json) -> Json:
+    """The agent's own container."""
+    (container,) = (item for item in pod["spec"]["containers"] if item["name"] == "agent")
+    return container
+
+
+def with_env(*env: Json, **spec: Json) -> Json:
+    """An agent's pod with these environment entries."""
+    return agent_pod(containers=[{"name": "agent", "image": "agent:1", "env": list(env)}], **spec)
+
+
+@pytest.mark.parametrize("values", [{}, FULL], ids=["default", "full"])
+@pytest.mark.parametrize("mode", ["native", "container"])
+def test_one_container_definition(values: Json, mode: str, tmp_path: Path) -> None:
+    """What the policy injects is, field for field, what the library's templates give a chart."""
+    both = {"sidecar": {**values, "mode": mode}}
+    included = only(
+        render(values=both, chart=consumer(tmp_path / "agent", {"pod.yaml": POD})), "Pod"
+    )
+    injected = one(both, agent_pod())["pod"]
+    where = "initContainers" if mode == "native" else "containers"
+    assert injected["spec"][where][-1] == included["spec"][where][0]
+    assert injected["spec"].get("volumes") == included["spec"]["volumes"]
+    assert ("restartPolicy" in sidecar(injected)) == (mode == "native")
+
+
+def test_it_goes_behind_what_is_there() -> None:
+    """Init containers and volumes that a pod has stay as they are, and come first."""
+    pod = agent_pod(
+        initContainers=[{"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"}],
+        volumes=[{"name": "data", "emptyDir": {}}],
+    )
+    spec = one({"sidecar": {"spool": {"enabled": True}}}, pod)["pod"]["spec"]
+    assert [item["name"] for item in spec["initContainers"]] == ["mesh", "trace-sidecar"]
+    assert spec["initContainers"][0] == pod["spec"]["initContainers"][0]
+    assert [item["name"] for item in spec["volumes"]] == ["data", "trace-sidecar"]
+    assert spec["containers"] == pod["spec"]["containers"]
+
+
+@pytest.mark.parametrize("mode", ["native", "container"])
+def test_injecting_twice_is_injecting_once(mode: str) -> None:
+    """A pod that went through the policy is not changed by it again."""
+    values = {
+        "sidecar": {"mode": mode, "spool": {"enabled": True}},
+        "injection": {"setSgpClientBaseUrl": True, "minGracePeriodSeconds": 60},
+    }
+    once = one(values, with_env({"name": "AGENT_NAME", "value": "a"}))["pod"]
+    assert one(values, once) == {"pod": once, "warnings": []}
+
+
+@pytest.mark.parametrize(
+    ("pod", "namespace"),
+    [
+        (agent_pod(), {}),
+        (agent_pod(), {"trace-sidecar/injection": "disabled"}),
+        (agent_pod({"trace-sidecar/inject": "false"}), None),
+        (agent_pod(hostNetwork=True), None),
+        (agent_pod(os={"name": "windows"}), None),
+    ],
+    ids=["no label", "other label", "opted out", "host network", "windows"],
+)
+def test_other_pods_are_left_alone(pod: Json, namespace: Json) -> None:
+    """Untouched and without a warning: not opted in, opted out, or not able to have it."""
+    assert one({}, pod, namespace) == {"pod": pod, "warnings": []}
+
+
+def test_the_selector_narrows() -> None:
+    """With a pod selector only pods that it takes are injected, still without the opted out."""
+    values = {"injection": {"podSelector": {"matchLabels": {"app": "agent"}}}}
+    pods = [
+        agent_pod({"app": "agent"}),
+        agent_pod({"app": "other"}),
+        agent_pod({"app": "agent", "trace-sidecar/inject": "false"}),
+    ]
+    answers = admit(render(values=values), *pods)
+    assert ["initContainers" in answer["pod"]["spec"] for answer in answers] == [True, False, False]
+
+
+def test_a_pod_that_can_not_take_it_is_let_through_with_a_warning() -> None:
+    """A volume of the same name would make the pod invalid: it starts without, and one is told."""
+    pod = agent_pod(volumes=[{"name": "trace-sidecar", "emptyDir": {}}])
+    answer = one({"sidecar": {"spool": {"enabled": True}}}, pod)
+    assert answer["pod"] == pod
+    (warning,) = answer["warnings"]
+    assert "trace-sidecar" in warning
+
+
+def test_a_missing_sidecar_is_warned_about() -> None:
+    """Where the mutating policy did nothing, the validating one says so."""
+    found = [item for item in render() if not item["kind"].startswith("MutatingAdmissionPolicy")]
+    (answer,) = admit(found, agent_pod())
+    assert len(answer["warnings"]) == 1
+    binding = only(found, "ValidatingAdmissionPolicyBinding")
+    assert binding["spec"]["validationActions"] == ["Warn", "Audit"]
+
+
+def test_the_agents_environment_is_taken_over() -> None:
+    """Literals and references come along, in order; other variables do not."""
+    wanted = [
+        {"name": "AGENTEX_BASE_URL", "value": "http://agentex:5003"},
+        {"name": "SGP_API_KEY", "valueFrom": SECRET},
+        {"name": "WORKFLOW_NAME", "value": "w"},
+    ]
+    pod = with_env(wanted[0], {"name": "OTHER", "value": "x"}, *wanted[1:])
+    injected = one({}, pod)["pod"]
+    own = [item for item in sidecar(injected)["env"] if item["name"].startswith("SIDECAR_")]
+    assert sidecar(injected)["env"] == own + wanted
+    assert agent(injected) == pod["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("mode", ["native", "container"])
+def test_taking_over_counts_from_where_the_sidecar_is(mode: str) -> None:
+    """With init containers, with several containers, from the named one."""
+    entry = {"name": "AGENT_NAME", "value": "mine"}
+    pod = agent_pod(
+        initContainers=[{"name": "init", "image": "i"}],
+        containers=[
+            {"name": "proxy", "image": "p", "env": [{"name": "AGENT_NAME", "value": "not mine"}]},
+            {"name": "agent", "image": "a", "env": [{"name": "X", "value": ""}, entry]},
+        ],
+    )
+    values = {"sidecar": {"mode": mode}, "injection": {"agentContainers": ["agent"]}}
+    injected = one(values, pod)["pod"]
+    assert sidecar(injected)["env"][-1] == entry
+    assert injected["spec"]["initContainers"][0] == {"name": "init", "image": "i"}
+
+
+@pytest.mark.parametrize("url", [URL, "http://localhost:8318/", "http://[::1]:8318"])
+def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
+    """An agent that points at the sidecar already does not make the sidecar point at itself."""
+    injected = one({}, with_env({"name": "SGP_CLIENT_BASE_URL", "value": url}))["pod"]
+    assert "SGP_CLIENT_BASE_URL" not in [item["name"] for item in sidecar(injected)["env"]]
+
+
+def test_what_the_chart_sets_is_not_taken_over() -> None:
+    """A credential of the chart's Secret is not doubled by the agent's."""
+    values = {"sidecar": {"credentials": {"secretName": "spans"}}}
+    injected = one(values, with_env({"name": "SGP_API_KEY", "valueFrom": SECRET}))["pod"]
+    names = [item["name"] for item in sidecar(injected)["env"]]
+    assert names.count("SGP_API_KEY") == 1
+    (entry,) = (item for item in sidecar(injected)["env"] if item["name"] == "SGP_API_KEY")
+    assert entry["valueFrom"]["secretKeyRef"]["name"] == "spans"
+    assert entry["valueFrom"]["secretKeyRef"]["optional"] is True
+
+
+def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
+    """In every container, with or without an environment; the old URL becomes the upstream."""
+    real = {"name": "SGP_CLIENT_BASE_URL", "value": "https://sgp.example"}
+    here = {"name": "SGP_CLIENT_BASE_URL", "value": URL}
+    other = {"name": "X", "value": "1"}
+    pod = agent_pod(
+        containers=[
+            {"name": "agent", "image": "a", "env": [other, real, other]},
+            {"name": "worker", "image": "a", "env": [other]},
+            {"name": "helper", "image": "a"},
+            {"name": "from", "image": "a", "env": [{**real, "valueFrom": SECRET}]},
+        ]
+    )
+    injected = one({"injection": {"setSgpClientBaseUrl": True}}, pod)["pod"]
+    environments = [container["env"] for container in injected["spec"]["containers"]]
+    assert environments == [[other, here, other], [other, here], [here], [here]]
+    assert real in sidecar(injected)["env"]
+    assert one({}, pod)["pod"]["spec"]["containers"] == pod["spec"]["containers"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(30, 60), (60, 60), (300, 300), (None, 60)])
+def test_the_grace_period_is_raised_never_lowered(before: int | None, after: int) -> None:
+    """A pod gets at least the time that was asked for."""
+    pod = agent_pod(terminationGracePeriodSeconds=before)
+    if before is None:
+        del pod["spec"]["terminationGracePeriodSeconds"]
+    spec = one({"injection": {"minGracePeriodSeconds": 60}}, pod)["pod"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == after
+    if before is not None:
+        assert one({}, pod)["pod"]["spec"]["terminationGracePeriodSeconds"] == before
+
+
+def test_older_clusters_get_the_beta_api() -> None:
+    """The mutating objects change their version together; the validating ones are stable there."""
+    version = "admissionregistration.k8s.io/v1beta1"
+    found = render(values={"injection": {"apiVersion": version}})
+    of = {item["kind"]: item["apiVersion"] for item in found}
+    assert of["MutatingAdmissionPolicy"] == of["MutatingAdmissionPolicyBinding"] == version
+    assert of["ValidatingAdmissionPolicy"] == "admissionregistration.k8s.io/v1"
+
+
+@pytest.mark.parametrize("name", ["trace-sidecar.environment", "trace-sidecar.container"])
+def test_charts_of_ones_own_can_take_the_parts(name: str, tmp_path: Path) -> None:
+    """The agent's environment and the bare container are there for other layouts."""
+    text = f'{{{{ include "{name}" .Subcharts.sidecar }}}}\n'
+    listing = "apiVersion: v1\nkind: List\nmetadata: {name: x}\nitems:\n" + text
+    chart = consumer(tmp_path / "agent", {"list.yaml": listing})
+    values = {"sidecar": {"config": {"listener": {"port": 4000}}}}
+    (found,) = render(values=values, chart=chart)
+    (item,) = found["items"]
+    environment = {"name": "SGP_CLIENT_BASE_URL", "value": "http://127.0.0.1:4000"}
+    assert item == environment or item["name"] == "trace-sidecar"
