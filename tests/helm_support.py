@@ -28,7 +28,7 @@ Done = subprocess.CompletedProcess[str]
 
 def helm(*arguments: str | Path, values: Json = None) -> Done:
     """Helm's answer, whatever its exit code, with `values` where `--values -` asks for them."""
-    command = [parts.go_tool(*HELM), *arguments]
+    command: list[str | Path] = [parts.go_tool(*HELM), *arguments]
     text = json.dumps(values or {}, ensure_ascii=False)
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 

@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
     for readme in stale:
         if "--check" not in arguments:
             readme.write_text(filled(readme))
-        print(readme.relative_to(ROOT))
+        sys.stdout.write(f"{readme.relative_to(ROOT)}\n")
     return 1 if stale and "--check" in arguments else 0
 
 

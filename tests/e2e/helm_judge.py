@@ -20,6 +20,7 @@ import sys
 from typing import Any
 
 Json = Any
+Value = Any  # of the CEL library: its classes are known at run time only
 _STRING = re.compile(r'("(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')')
 _TYPE = re.compile(r"\b(?:Object(?:\.\w+)*|JSONPatch)\{")
 _FIELD = re.compile(r"([{,]\s*)(\w+):")
@@ -72,11 +73,11 @@ class Cel:
         }
         number = types.IntType
 
-        def index_of(items: Any, wanted: Any) -> Any:
+        def index_of(items: Value, wanted: Value) -> Value:
             found = [at for at, item in enumerate(items) if item == wanted]
             return number(found[0] if found else -1)
 
-        def last_index_of(items: Any, wanted: Any) -> Any:
+        def last_index_of(items: Value, wanted: Value) -> Value:
             found = [at for at, item in enumerate(items) if item == wanted]
             return number(found[-1] if found else -1)
 
@@ -84,7 +85,7 @@ class Cel:
         self._functions = {"indexOf": index_of, "lastIndexOf": last_index_of}
         self._bool = types.BoolType
 
-    def evaluate(self, expression: str) -> Any:
+    def evaluate(self, expression: str) -> Value:
         """The value of an expression; whatever CEL says against it is raised."""
         environment = self._celpy.Environment()
         program = environment.program(
@@ -100,7 +101,7 @@ class Cel:
         """The value of an expression as JSON."""
         return self._json(self.evaluate(expression))
 
-    def _json(self, value: Any) -> Json:
+    def _json(self, value: Value) -> Json:
         if isinstance(value, list):
             return [self._json(item) for item in value]
         if isinstance(value, dict):

@@ -1,10 +1,18 @@
 """The injection policy, evaluated without a cluster: what it does to pods, and what it leaves."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.helm_support import Json, admit, agent_pod, consumer, only, render
+from tests.helm_support import (
+    Json,
+    admit,
+    agent_pod,
+    consumer,
+    only,
+    render,
+)
 from tests.helm_support import sidecar_of as sidecar
 
 URL = "http://127.0.0.1:8318"
@@ -177,6 +185,12 @@ def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
     assert "SGP_CLIENT_BASE_URL" not in [item["name"] for item in sidecar(injected)["env"]]
 
 
+def test_a_value_made_of_other_variables_is_not_taken_over() -> None:
+    """What can't be resolved in the sidecar would be a wrong address there, for ever."""
+    injected = one({}, with_env({"name": "AGENTEX_BASE_URL", "value": "http://$(HOST)"}))["pod"]
+    assert "AGENTEX_BASE_URL" not in [item["name"] for item in sidecar(injected)["env"]]
+
+
 def test_what_the_chart_sets_is_not_taken_over() -> None:
     """A credential of the chart's Secret is not doubled by the agent's."""
     values = {"sidecar": {"credentials": {"secretName": "spans"}}}
@@ -229,14 +243,24 @@ def test_older_clusters_get_the_beta_api() -> None:
     assert of["ValidatingAdmissionPolicy"] == "admissionregistration.k8s.io/v1"
 
 
-@pytest.mark.parametrize("name", ["trace-sidecar.environment", "trace-sidecar.container"])
-def test_charts_of_ones_own_can_take_the_parts(name: str, tmp_path: Path) -> None:
+def test_no_patch_adds_a_list_of_typed_objects() -> None:
+    """Seen with kube-apiserver 1.36.3: it panics on such a value and no pod can be created."""
+    values = {"sidecar": FULL, "injection": {"setSgpClientBaseUrl": True}}
+    policy = only(render(values=values), "MutatingAdmissionPolicy")
+    expression = policy["spec"]["mutations"][0]["jsonPatch"]["expression"]
+    assert "value: []" in expression
+    assert not re.search(r"value:\s*\[\s*Object", expression)
+
+
+def test_charts_of_ones_own_can_take_the_parts(tmp_path: Path) -> None:
     """The agent's environment and the bare container are there for other layouts."""
-    text = f'{{{{ include "{name}" .Subcharts.sidecar }}}}\n'
-    listing = "apiVersion: v1\nkind: List\nmetadata: {name: x}\nitems:\n" + text
+    includes = [
+        f'{{{{ include "trace-sidecar.{name}" .Subcharts.sidecar }}}}\n'
+        for name in ("environment", "container")
+    ]
+    listing = "apiVersion: v1\nkind: List\nmetadata: {name: x}\nitems:\n" + "".join(includes)
     chart = consumer(tmp_path / "agent", {"list.yaml": listing})
-    values = {"sidecar": {"config": {"listener": {"port": 4000}}}}
-    (found,) = render(values=values, chart=chart)
-    (item,) = found["items"]
-    environment = {"name": "SGP_CLIENT_BASE_URL", "value": "http://127.0.0.1:4000"}
-    assert item == environment or item["name"] == "trace-sidecar"
+    (found,) = render(values={"sidecar": {"config": {"listener": {"port": 4000}}}}, chart=chart)
+    environment, container = found["items"]
+    assert environment == {"name": "SGP_CLIENT_BASE_URL", "value": "http://127.0.0.1:4000"}
+    assert container["name"] == "trace-sidecar"

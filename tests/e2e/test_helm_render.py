@@ -70,7 +70,7 @@ def test_kubernetes_takes_the_pods(values: Path) -> None:
 
 
 def restricted(container: Json) -> dict[str, bool]:
-    """The fields that the "restricted" Pod Security Standard asks of a container, and the answers."""
+    """Each thing that the "restricted" Pod Security Standard asks of a container, and whether."""
     context = container["securityContext"]
     return {
         "privileged": not context.get("privileged"),
