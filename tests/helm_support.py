@@ -5,6 +5,7 @@ are read by `tests/e2e/helm_judge.py` in a virtual environment of its own.
 """
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def kustomize(folder: Path) -> list[Json]:
     """The objects that a kustomization gives."""
     program = parts.go_tool(*KUSTOMIZE)
     # The folders of the repository lie outside those of a test.
-    command = [program, "build", "--load-restrictor=LoadRestrictionsNone", folder]
+    command: list[str | Path] = [program, "build", "--load-restrictor=LoadRestrictionsNone", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return documents(done.stdout)
@@ -126,3 +127,32 @@ def consumer(folder: Path, files: dict[str, str], alias: str = "sidecar") -> Pat
     for name, text in files.items():
         (folder / "templates" / name).write_text(text)
     return folder
+
+
+RULES = """\
+groups:
+  - name: first
+    rules:
+      - {record: "a:b", expr: "vector(1)"}
+      - alert: Late
+        expr: vector(1) > 0
+        labels: {severity: warning}
+        annotations: {summary: "{{ $value }} is late.", runbook_url: docs/runbooks.md#late}
+  - name: second
+    rules:
+      - {alert: Lost, expr: "vector(1)", annotations: {runbook_url: docs/runbooks.md#lost}}
+"""
+DASHBOARD = '{"title": "{{pod}}", "panels": [{"legendFormat": "{{ .Values.nothing }}"}]}'
+
+
+def chart_with_files(folder: Path) -> Path:
+    """A copy of the chart with rules and a dashboard made for a test."""
+    chart = folder / "trace-sidecar"
+    shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("files", "dashboards", "charts"))
+    # Not what it links to: a relative link would lead elsewhere from here.
+    (chart / "charts").mkdir()
+    (chart / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
+    for name, text in (("files/rules.yaml", RULES), ("dashboards/one.json", DASHBOARD)):
+        (chart / name).parent.mkdir()
+        (chart / name).write_text(text)
+    return chart

@@ -1,0 +1,382 @@
+"""Every value is documented, checked and used; what would stop a sidecar is refused before."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sidecar.config import Config, ConfigError, load, public
+from tests.helm_support import (
+    CHART,
+    LIBRARY,
+    Json,
+    admit,
+    agent_pod,
+    chart_with_files,
+    refusal,
+    render,
+    sidecar_of,
+    template,
+)
+from tools import helm_readme
+
+# What the chart sets by values of its own, keeps out of plain text, or would be wrong in a pod.
+NOT_IN_THE_CHART = {
+    "listener.hosts": "loopback only: agents of the pod",
+    "admin.host": "the kubelet asks the pod's address",
+    "spool.path": "spool.enabled",
+    "spool.max_bytes": "spool.maxBytes",
+    "spool.sync": "spool.sync",
+    "dead_letters.path": "deadLetters.enabled",
+    "dead_letters.max_bytes": "deadLetters.maxBytes",
+    "agentex.api_key": "credentials",
+    "agentex.api_key_file": "there is no volume with files",
+    "sgp.api_key": "credentials",
+    "sgp.api_key_file": "there is no volume with files",
+}
+# A value other than the default for each of the sidecar's settings.
+SETTINGS: dict[str, Json] = {
+    "listener.port": 18318,
+    "listener.max_body": "8MiB",
+    "listener.body_timeout_s": 5.5,
+    "admin.port": 19318,
+    "queue.max_bytes": "48MiB",
+    "queue.start_hold_s": 0,
+    "queue.open_span_ttl_s": 60,
+    "agentex.base_url": "http://agentex.agentex.svc:5003/api",
+    "agentex.max_concurrency": 1000000,
+    "agentex.timeout_s": 12.5,
+    "sgp.base_url": "https://[fd00::1]:8443",
+    "sgp.account_id": "account 1",
+    "sgp.max_batch": 1000,
+    "sgp.max_batch_bytes": "512KiB",
+    "sgp.linger_s": 0,
+    "sgp.max_concurrency": 1,
+    "sgp.timeout_s": 0.5,
+    "sgp.open_writes": False,
+    "sgp.relay": True,
+    "retry.initial_s": 0.001,
+    "retry.max_s": 90000000,
+    "retry.max_age_s": 3600,
+    "retry.max_attempts": 1,
+    "shutdown.grace_s": 0,
+    "shutdown.quiet_s": 0,
+    "log.level": "debug",
+    "log.format": "console",
+}
+SPOOL = {"sidecar": {"spool": {"enabled": True}}}
+LETTERS = {"sidecar": {"deadLetters": {"enabled": True}}}
+SECRET = {"sidecar": {"credentials": {"secretName": "s"}}}
+MONITOR = {"podMonitor": {"enabled": True}}
+RULE = {"prometheusRule": {"enabled": True}}
+BOARDS = {"dashboards": {"enabled": True}}
+KEPT = {"secret": {"namespaces": ["a"]}, **SECRET}
+# A value other than the default for each of the chart's own, and what must be set to see it work.
+VALUES: dict[str, tuple[Json, Json]] = {
+    "nameOverride": ("spans", {}),
+    "fullnameOverride": ("spans", {}),
+    "injection.enabled": (False, {}),
+    "injection.apiVersion": ("admissionregistration.k8s.io/v1beta1", {}),
+    "injection.failurePolicy": ("Fail", {}),
+    "injection.namespaceLabel.name": ("spans", {}),
+    "injection.namespaceLabel.value": ("on", {}),
+    "injection.podLabel": ("spans", {}),
+    "injection.podSelector": ({"matchLabels": {"app": "agent"}}, {}),
+    "injection.agentContainers": (["agent"], {}),
+    "injection.copyEnv": (["AGENT_NAME"], {}),
+    "injection.setSgpClientBaseUrl": (True, {}),
+    "injection.minGracePeriodSeconds": (60, {}),
+    "injection.audit": (False, {}),
+    "secret.namespaces": (["a"], SECRET),
+    "secret.sgpApiKey": ("made-up", KEPT),
+    "secret.sgpAccountId": ("made-up", KEPT),
+    "secret.agentexApiKey": ("made-up", KEPT),
+    "podMonitor.enabled": (True, {}),
+    "podMonitor.labels": ({"release": "x"}, MONITOR),
+    "podMonitor.interval": ("15s", MONITOR),
+    "podMonitor.podSelector": ({"matchLabels": {"app": "agent"}}, MONITOR),
+    "podMonitor.namespaces": (["a"], MONITOR),
+    "prometheusRule.enabled": (True, {}),
+    "prometheusRule.labels": ({"release": "x"}, RULE),
+    "prometheusRule.alertLabels": ({"team": "x"}, RULE),
+    "prometheusRule.disabled": (["Late"], RULE),
+    "prometheusRule.runbookUrl": ("https://wiki.example", RULE),
+    "dashboards.enabled": (True, {}),
+    "dashboards.namespace": ("monitoring", BOARDS),
+    "dashboards.labels.grafana_dashboard": ("2", BOARDS),
+    "dashboards.annotations": ({"folder": "x"}, BOARDS),
+    "sidecar.mode": ("container", {}),
+    "sidecar.image.repository": ("registry.example:5000/team/trace-sidecar", {}),
+    "sidecar.image.tag": ("9", {}),
+    "sidecar.image.digest": ("sha256:" + 64 * "0", {}),
+    "sidecar.image.pullPolicy": ("Never", {}),
+    "sidecar.spool.enabled": (True, {}),
+    "sidecar.spool.maxBytes": ("1MiB", SPOOL),
+    "sidecar.spool.sync": ("full", SPOOL),
+    "sidecar.deadLetters.enabled": (True, {}),
+    "sidecar.deadLetters.maxBytes": ("1MiB", LETTERS),
+    "sidecar.volume.sizeLimit": ("2Gi", SPOOL),
+    "sidecar.credentials.secretName": ("s", {}),
+    "sidecar.credentials.keys.sgpApiKey": ("k", SECRET),
+    "sidecar.credentials.keys.sgpAccountId": ("k", SECRET),
+    "sidecar.credentials.keys.agentexApiKey": ("k", SECRET),
+    "sidecar.env": ([{"name": "X", "value": ""}], {}),
+    "sidecar.resources.requests.cpu": ("1", {}),
+    "sidecar.resources.requests.memory": ("128Mi", {}),
+    "sidecar.resources.limits.memory": ("1Gi", {}),
+    "sidecar.securityContext.runAsNonRoot": (False, {}),
+    "sidecar.securityContext.runAsUser": (1000, {}),
+    "sidecar.securityContext.runAsGroup": (1000, {}),
+    "sidecar.securityContext.allowPrivilegeEscalation": (True, {}),
+    "sidecar.securityContext.readOnlyRootFilesystem": (False, {}),
+    "sidecar.securityContext.capabilities.drop": (["NET_RAW"], {}),
+    "sidecar.securityContext.seccompProfile.type": ("Unconfined", {}),
+    "sidecar.probes.startup.periodSeconds": (2, {}),
+    "sidecar.probes.startup.failureThreshold": (2, {}),
+    "sidecar.probes.liveness.periodSeconds": (2, {}),
+    "sidecar.probes.liveness.timeoutSeconds": (2, {}),
+    "sidecar.probes.liveness.failureThreshold": (2, {}),
+    "sidecar.probes.readiness.enabled": (True, {}),
+    "sidecar.probes.readiness.periodSeconds": (
+        2,
+        {"sidecar": {"probes": {"readiness": {"enabled": True}}}},
+    ),
+    **{f"sidecar.config.{path}": (value, {}) for path, value in SETTINGS.items()},
+}
+
+
+def nested(path: str, value: Json) -> Json:
+    """`value` at a dotted path."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def merged(one: Json, other: Json) -> Json:
+    """Two values together, the second one over the first."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return other
+    return one | {key: merged(one.get(key), value) for key, value in other.items()}
+
+
+def documented() -> dict[str, str]:
+    """The path of every value that can be set, and its text; a section's own where it has none."""
+    found: dict[str, str] = {}
+    sections: dict[str, str] = {}
+    for file, prefix in ((CHART, ""), (LIBRARY, "sidecar.")):
+        for row in helm_readme.values((file / "values.yaml").read_text()):
+            path = prefix + row.path
+            if row.default is None:
+                sections[path] = row.text
+            else:
+                found[path] = row.text or sections.get(path.rpartition(".")[0], "")
+    del found["sidecar"]
+    return found | {f"sidecar.config.{row.path}": row.text for row in helm_readme.settings()}
+
+
+def test_every_value_is_documented() -> None:
+    """Each has a comment of its own or, where the names say it all, its section's."""
+    assert [path for path, text in documented().items() if not text] == []
+
+
+def test_the_readmes_are_up_to_date() -> None:
+    """`python tools/helm_readme.py` would change nothing."""
+    for readme in helm_readme.READMES:
+        assert readme.read_text() == helm_readme.filled(readme), readme
+
+
+def test_no_value_is_forgotten_here() -> None:
+    """The table of this test has every value that is documented, and no other."""
+    assert set(VALUES) == set(documented())
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart with two alerts and a dashboard of the test."""
+    return chart_with_files(tmp_path_factory.mktemp("chart"))
+
+
+@pytest.mark.parametrize("path", VALUES)
+def test_every_value_is_used(path: str, chart: Path) -> None:
+    """Each value changes what is rendered."""
+    value, needed = VALUES[path]
+    before = template(values=needed, chart=chart)
+    after = template(values=merged(needed, nested(path, value)), chart=chart)
+    assert not after.returncode, after.stderr
+    assert before.stdout != after.stdout
+
+
+def settings_of(values: Json) -> dict[str, str]:
+    """The environment that a sidecar is given by these values."""
+    (answer,) = admit(render(values=values), agent_pod())
+    return {entry["name"]: entry["value"] for entry in sidecar_of(answer["pod"])["env"]}
+
+
+def test_the_sidecar_understands_its_settings() -> None:
+    """All at once, each arrives in the sidecar's own configuration as the value that was set."""
+    values: Json = {}
+    for path, value in SETTINGS.items():
+        values = merged(values, nested(f"sidecar.config.{path}", value))
+    config = public(load(None, settings_of(values)))
+    for path, value in SETTINGS.items():
+        section, _, key = path.partition(".")
+        assert config[section][key] == value, path
+
+
+def test_the_sidecar_understands_spool_and_dead_letters() -> None:
+    """Paths on the volume, sizes as set."""
+    files = {"maxBytes": "96MiB", "enabled": True}
+    values = {"sidecar": {"spool": {**files, "sync": "full"}, "deadLetters": files}}
+    config = load(None, settings_of(values))
+    assert config.spool.path.startswith("/var/lib/trace-sidecar/")
+    assert config.dead_letters.path.startswith("/var/lib/trace-sidecar/")
+    assert config.spool.max_bytes == config.dead_letters.max_bytes == 96 * 2**20
+    assert config.spool.sync == "full"
+
+
+def test_every_setting_of_the_sidecar_is_known_to_the_chart() -> None:
+    """A new key of the sidecar is placed here: in the schema, or left out with a reason."""
+    keys = {
+        f"{section.name}.{key.name}"
+        for section in msgspec.structs.fields(Config)
+        for key in msgspec.structs.fields(section.type)
+    }
+    assert set(SETTINGS) == keys - set(NOT_IN_THE_CHART)
+    assert set(NOT_IN_THE_CHART) <= keys
+
+
+BAD_SETTINGS: list[tuple[str, Json]] = [
+    ("listener.port", 70000),
+    ("listener.port", "http"),
+    ("listener.max_body", "8 megabytes"),
+    ("listener.body_timeout_s", 0),
+    ("queue.max_bytes", "0MiB"),
+    ("queue.start_hold_s", -1),
+    ("agentex.base_url", "agentex:5003"),
+    ("agentex.base_url", "http://agent ex"),
+    ("agentex.max_concurrency", 0),
+    ("sgp.base_url", "ftp://sgp"),
+    ("sgp.account_id", "line\nbreak"),
+    ("sgp.max_batch", 1001),
+    ("sgp.open_writes", "sometimes"),
+    ("sgp.relay", "yes please"),
+    ("retry.max_attempts", 0.5),
+    ("log.level", "loud"),
+    ("log.colour", "blue"),
+    ("nonsense.key", 1),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), BAD_SETTINGS)
+def test_what_the_sidecar_would_refuse_is_refused_before(path: str, value: Json) -> None:
+    """A sidecar that does not start holds its agent up: the chart says no first, as it would."""
+    section, _, key = path.partition(".")
+    with pytest.raises(ConfigError):
+        load(None, {f"SIDECAR_{section}__{key}".upper(): str(value)})
+    assert "values don't meet the specifications" in refusal(
+        nested(f"sidecar.config.{path}", value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"listener": {"port": 9318}}, "must differ"),
+        ({"queue": {"start_hold_s": 4000}}, "start_hold_s (4000) must not be more than"),
+        ({"queue": {"open_span_ttl_s": 1}}, "must not be more than open_span_ttl_s (1)"),
+        ({"retry": {"max_s": 0.25}}, "initial_s (0.5) must not be more than max_s (0.25)"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(config: Json, says: str) -> None:
+    """What the sidecar checks across keys, the chart checks, too."""
+    assert says in refusal({"sidecar": {"config": config}})
+
+
+@pytest.mark.parametrize(
+    ("spool", "letters", "limit"),
+    [
+        ("820MiB", None, "1Gi"),
+        ("756MiB", "64MiB", "1Gi"),
+        (None, "410MiB", "512Mi"),
+        ("1GiB", None, "1Gi"),
+    ],
+)
+def test_files_above_80_percent_of_the_volume_are_refused(
+    spool: str | None, letters: str | None, limit: str
+) -> None:
+    """The message has both sizes; one MiB less is taken."""
+
+    def values(less: int) -> Json:
+        sidecar: Json = {"volume": {"sizeLimit": limit}}
+        for name, size in (("spool", spool), ("deadLetters", letters)):
+            if size:
+                mib = int(size[:-3]) * (1024 if size.endswith("GiB") else 1)
+                cut = less if name == "spool" or not spool else 0
+                sidecar[name] = {"enabled": True, "maxBytes": f"{mib - cut}MiB" if cut else size}
+        return {"sidecar": sidecar}
+
+    message = refusal(values(0))
+    assert "80 % of volume.sizeLimit" in message
+    assert f"({limit})" in message
+    assert f"({spool or letters})" in message
+    just = 205 if spool == "1GiB" else 1
+    done = template(values=values(just))
+    assert not done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"image": {}}, "additional properties 'image' not allowed"),
+        ({"sidecar": {"image": {"name": "x"}}}, "additional properties 'name' not allowed"),
+        ({"sidecar": {"image": {"digest": "sha256:1"}}}, "/image/digest"),
+        ({"sidecar": {"mode": "init"}}, "/mode"),
+        ({"sidecar": {"resources": {"requests": {"cpu": None}}}}, "missing property 'cpu'"),
+        ({"sidecar": {"resources": {"limits": {"ephemeral-storage": "1Gi"}}}}, "ephemeral-storage"),
+        ({"sidecar": {"resources": {"limits": {"memory": "64Mi"}}}}, "(64Mi)"),
+        ({"sidecar": {"resources": {"requests": {"cpu": 1}}}}, "/resources/requests/cpu"),
+        ({"sidecar": {"securityContext": {"privileged": True}}}, "privileged"),
+        ({"sidecar": {"securityContext": {"runAsUser": 0}}}, "/securityContext/runAsUser"),
+        ({"sidecar": {"env": [{"name": "X", "value": 5}]}}, "/env/0/value"),
+        ({"sidecar": {"env": [{"name": "X"}]}}, "/env/0"),
+        ({"sidecar": {"env": [{"name": "SIDECAR_TYPO__X", "value": ""}]}}, "/env/0/name"),
+        (
+            {
+                "sidecar": {
+                    "env": [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]
+                }
+            },
+            "/env/0/valueFrom/fieldRef/fieldPath",
+        ),
+        ({"injection": {"failurePolicy": "ignore"}}, "/injection/failurePolicy"),
+        ({"injection": {"podSelector": {"app": "x"}}}, "/injection/podSelector"),
+        ({"injection": {"minGracePeriodSeconds": 25}}, "sidecar.config.shutdown.grace_s (25)"),
+        ({"secret": {"namespaces": ["a"]}}, "sidecar.credentials.secretName"),
+        ({"podMonitor": {"interval": 30}}, "/podMonitor/interval"),
+        ({"prometheusRule": {"enabled": True, "disabled": ["Nope"]}}, "no alert Nope"),
+    ],
+)
+def test_wrong_values_are_refused(values: Json, says: str, chart: Path) -> None:
+    """By name: an operator sees which value it is."""
+    assert says in refusal(values, chart=chart)
+
+
+@pytest.mark.parametrize("chart_folder", [CHART, LIBRARY], ids=lambda path: path.name)
+def test_the_schema_is_closed(chart_folder: Path) -> None:
+    """No object takes keys that nobody reads, but for maps whose values are checked."""
+    loose = []
+
+    def look(node: Json, path: str) -> None:
+        if isinstance(node, dict):
+            if node.get("type") == "object" and not (
+                node.get("additionalProperties") is False
+                or isinstance(node.get("additionalProperties"), dict)
+            ):
+                loose.append(path)
+            for key, child in node.items():
+                look(child, f"{path}/{key}")
+
+    look(json.loads((chart_folder / "values.schema.json").read_text()), "")
+    # Helm sets `global` itself; `sidecar` is checked by the library's schema.
+    assert set(loose) <= {"/properties/global", "/properties/sidecar"}
