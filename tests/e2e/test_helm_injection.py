@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.config import ConfigError, load
 from tests.helm_support import (
     Json,
     admit,
@@ -12,8 +13,8 @@ from tests.helm_support import (
     consumer,
     only,
     render,
+    sidecar_of,
 )
-from tests.helm_support import sidecar_of as sidecar
 
 URL = "http://127.0.0.1:8318"
 SECRET = {"secretKeyRef": {"name": "sgp", "key": "key"}}
@@ -74,7 +75,7 @@ def test_one_container_definition(values: Json, mode: str, tmp_path: Path) -> No
     where = "initContainers" if mode == "native" else "containers"
     assert injected["spec"][where][-1] == included["spec"][where][0]
     assert injected["spec"].get("volumes") == included["spec"]["volumes"]
-    assert ("restartPolicy" in sidecar(injected)) == (mode == "native")
+    assert ("restartPolicy" in sidecar_of(injected)) == (mode == "native")
 
 
 def test_it_goes_behind_what_is_there() -> None:
@@ -156,8 +157,8 @@ def test_the_agents_environment_is_taken_over() -> None:
     ]
     pod = with_env(wanted[0], {"name": "OTHER", "value": "x"}, *wanted[1:])
     injected = one({}, pod)["pod"]
-    own = [item for item in sidecar(injected)["env"] if item["name"].startswith("SIDECAR_")]
-    assert sidecar(injected)["env"] == own + wanted
+    own = [item for item in sidecar_of(injected)["env"] if item["name"].startswith("SIDECAR_")]
+    assert sidecar_of(injected)["env"] == own + wanted
     assert agent(injected) == pod["spec"]["containers"][0]
 
 
@@ -174,30 +175,41 @@ def test_taking_over_counts_from_where_the_sidecar_is(mode: str) -> None:
     )
     values = {"sidecar": {"mode": mode}, "injection": {"agentContainers": ["agent"]}}
     injected = one(values, pod)["pod"]
-    assert sidecar(injected)["env"][-1] == entry
+    assert sidecar_of(injected)["env"][-1] == entry
     assert injected["spec"]["initContainers"][0] == {"name": "init", "image": "i"}
 
 
-@pytest.mark.parametrize("url", [URL, "http://localhost:8318/", "http://[::1]:8318"])
+@pytest.mark.parametrize(
+    "url", [URL, "http://localhost:8318/", "https://[::1]:8318", " HTTP://a@LocalHost:8318?x"]
+)
 def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
     """An agent that points at the sidecar already does not make the sidecar point at itself."""
+    with pytest.raises(ConfigError):
+        load(None, {"SGP_CLIENT_BASE_URL": url})
     injected = one({}, with_env({"name": "SGP_CLIENT_BASE_URL", "value": url}))["pod"]
-    assert "SGP_CLIENT_BASE_URL" not in [item["name"] for item in sidecar(injected)["env"]]
+    assert "SGP_CLIENT_BASE_URL" not in [item["name"] for item in sidecar_of(injected)["env"]]
+
+
+@pytest.mark.parametrize("url", ["http://localhost:83180", "http://sgp.example:8318"])
+def test_what_only_looks_like_the_sidecar_is_taken_over(url: str) -> None:
+    """Another port or another host is an upstream like any other."""
+    entry = {"name": "SGP_CLIENT_BASE_URL", "value": url}
+    assert entry in sidecar_of(one({}, with_env(entry))["pod"])["env"]
 
 
 def test_a_value_made_of_other_variables_is_not_taken_over() -> None:
     """What can't be resolved in the sidecar would be a wrong address there, for ever."""
     injected = one({}, with_env({"name": "AGENTEX_BASE_URL", "value": "http://$(HOST)"}))["pod"]
-    assert "AGENTEX_BASE_URL" not in [item["name"] for item in sidecar(injected)["env"]]
+    assert "AGENTEX_BASE_URL" not in [item["name"] for item in sidecar_of(injected)["env"]]
 
 
 def test_what_the_chart_sets_is_not_taken_over() -> None:
     """A credential of the chart's Secret is not doubled by the agent's."""
     values = {"sidecar": {"credentials": {"secretName": "spans"}}}
     injected = one(values, with_env({"name": "SGP_API_KEY", "valueFrom": SECRET}))["pod"]
-    names = [item["name"] for item in sidecar(injected)["env"]]
+    names = [item["name"] for item in sidecar_of(injected)["env"]]
     assert names.count("SGP_API_KEY") == 1
-    (entry,) = (item for item in sidecar(injected)["env"] if item["name"] == "SGP_API_KEY")
+    (entry,) = (item for item in sidecar_of(injected)["env"] if item["name"] == "SGP_API_KEY")
     assert entry["valueFrom"]["secretKeyRef"]["name"] == "spans"
     assert entry["valueFrom"]["secretKeyRef"]["optional"] is True
 
@@ -218,8 +230,20 @@ def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
     injected = one({"injection": {"setSgpClientBaseUrl": True}}, pod)["pod"]
     environments = [container["env"] for container in injected["spec"]["containers"]]
     assert environments == [[other, here, other], [other, here], [here], [here]]
-    assert real in sidecar(injected)["env"]
+    assert real in sidecar_of(injected)["env"]
+    passed_on = {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "true"}
+    assert passed_on in sidecar_of(injected)["env"]
     assert one({}, pod)["pod"]["spec"]["containers"] == pod["spec"]["containers"]
+
+
+def test_passing_other_calls_on_can_be_refused() -> None:
+    """An operator's own word about pass_through stands."""
+    values = {
+        "injection": {"setSgpClientBaseUrl": True},
+        "sidecar": {"config": {"listener": {"pass_through": False}}},
+    }
+    environment = sidecar_of(one(values, agent_pod())["pod"])["env"]
+    assert {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "false"} in environment
 
 
 @pytest.mark.parametrize(("before", "after"), [(30, 60), (60, 60), (300, 300), (None, 60)])

@@ -40,6 +40,7 @@ SETTINGS: dict[str, Json] = {
     "listener.port": 18318,
     "listener.max_body": "8MiB",
     "listener.body_timeout_s": 5.5,
+    "listener.pass_through": True,
     "admin.port": 19318,
     "queue.max_bytes": "48MiB",
     "queue.start_hold_s": 0,
@@ -285,6 +286,8 @@ def test_what_the_sidecar_would_refuse_is_refused_before(path: str, value: Json)
         ({"listener": {"port": 9318}}, "must differ"),
         ({"queue": {"start_hold_s": 4000}}, "start_hold_s (4000) must not be more than"),
         ({"queue": {"open_span_ttl_s": 1}}, "must not be more than open_span_ttl_s (1)"),
+        ({"sgp": {"base_url": "http://localhost:8318"}}, "the sidecar's own address"),
+        ({"agentex": {"base_url": "https://[::1]:8318/x"}}, "the sidecar's own address"),
         ({"retry": {"max_s": 0.25}}, "initial_s (0.5) must not be more than max_s (0.25)"),
     ],
 )

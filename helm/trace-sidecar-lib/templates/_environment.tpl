@@ -12,6 +12,11 @@ made from an Agentex template posts its spans to the sidecar.
 http://127.0.0.1:{{ .Values.config.listener.port }}
 {{- end }}
 
+{{/* trace-sidecar.ownAddress: a regular expression for base URLs that lead to the sidecar itself. */}}
+{{- define "trace-sidecar.ownAddress" -}}
+(?i)^\s*https?://([^/]*@)?(127[.]0[.]0[.]1|localhost|\[::1\]):{{ .Values.config.listener.port }}([^0-9]|$)
+{{- end }}
+
 {{/* trace-sidecar.settings: the sidecar's own environment, sorted by section and key. */}}
 {{- define "trace-sidecar.settings" -}}
 {{- $values := .Values -}}

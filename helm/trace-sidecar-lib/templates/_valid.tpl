@@ -7,6 +7,12 @@ would keep the sidecar from starting, and the agent with it, or have the pod ref
 {{- if eq (int $config.listener.port) (int $config.admin.port) -}}
 {{- fail (printf "config.listener.port and config.admin.port must differ: both are %d" (int $config.admin.port)) -}}
 {{- end -}}
+{{- range $sink := list "agentex" "sgp" -}}
+{{- $url := dig $sink "base_url" "" $config -}}
+{{- if regexMatch (include "trace-sidecar.ownAddress" $) $url -}}
+{{- fail (printf "config.%s.base_url (%s) is the sidecar's own address" $sink $url) -}}
+{{- end -}}
+{{- end -}}
 {{- range $pair := list (list "queue" "start_hold_s" 2.0 "open_span_ttl_s" 3600.0) (list "retry" "initial_s" 0.5 "max_s" 30.0) -}}
 {{- $section := get $config (index $pair 0) | default dict -}}
 {{- $low := dig (index $pair 1) (index $pair 2) $section | float64 -}}
