@@ -1,0 +1,158 @@
+"""The recipes of docs/deploy.md work as they stand there."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+from sidecar.config import load
+from tests.helm_support import (
+    CHART,
+    LIBRARY,
+    OPTED_IN,
+    ROOT,
+    admit,
+    agent_pod,
+    documents,
+    helm,
+    judge,
+    kustomize,
+    only,
+    render,
+    sidecar_of,
+)
+
+TEXT = (ROOT / "docs/deploy.md").read_text()
+
+
+def section(title: str) -> list[str]:
+    """The fenced blocks below a heading, in order."""
+    body = TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```\w*\n(.*?)^```$", body, re.DOTALL | re.MULTILINE)
+
+
+def test_three_commands_inject() -> None:
+    """The first one installs; the second one's label is the one that the policy asks for."""
+    install, label, restart = section("Inject")[0].strip().splitlines()
+    readme = (CHART / "README.md").read_text()
+    assert f"```\n{install}\n{label}\n{restart}\n```" in readme, "the chart's README has the same"
+    words = shlex.split(install.replace("REGISTRY", "registry.example"))
+    assert words[0] == "helm"
+    words[words.index("helm/trace-sidecar")] = str(CHART)
+    done = helm(*words[1:], "--dry-run=client")
+    assert not done.returncode, done.stderr
+    found = [item for item in documents(manifests(done.stdout)) if "spec" in item]
+    name, _, value = label.split()[-1].partition("=")
+    assert {name: value} == OPTED_IN
+    (answer,) = admit(found, agent_pod(), namespace={name: value})
+    assert sidecar_of(answer["pod"])["image"].startswith("registry.example/trace-sidecar:")
+
+
+def manifests(text: str) -> str:
+    """The objects in what `helm install --dry-run` prints."""
+    return text.partition("MANIFEST:\n")[2].partition("\nNOTES:")[0]
+
+
+def test_a_chart_of_ones_own(tmp_path: Path) -> None:
+    """The Deployment of the recipe has the sidecar, its volume and the agent's environment."""
+    dependencies, deployment, values = section("Include it in your own chart")
+    chart = tmp_path / "agent"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "charts").mkdir()
+    (chart / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
+    head = "apiVersion: v2\nname: agent\nversion: 1.0.0\n"
+    (chart / "Chart.yaml").write_text(head + dependencies)
+    (chart / "templates/deployment.yaml").write_text(deployment)
+    (chart / "values.yaml").write_text(values)
+    found = only(render(chart=chart), "Deployment")
+    assert judge("validate", objects=[found], version="1.29") == []
+    pod = found["spec"]["template"]
+    assert [item["name"] for item in pod["spec"]["containers"]] == ["agent"]
+    settings = {entry["name"]: entry.get("value", "x") for entry in sidecar_of(pod)["env"]}
+    config = load(None, settings)
+    assert config.listener.pass_through
+    assert config.spool.path
+    assert config.shutdown.grace_s < pod["spec"]["terminationGracePeriodSeconds"]
+    (volume,) = pod["spec"]["volumes"]
+    (mount,) = sidecar_of(pod)["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    beside = render(chart=chart, values={"sidecar": {"mode": "container"}})
+    names = only(beside, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert [item["name"] for item in names] == ["agent", "trace-sidecar"]
+
+
+def local(kustomization: str) -> str:
+    """A kustomization with the components of this checkout."""
+    pattern = r"github.com/OWNER/trace-sidecar/(deploy/kustomize/\w+)\?ref=\S+"
+    assert re.search(pattern, kustomization)
+    return re.sub(pattern, lambda match: Path(match[1]).name, kustomization)
+
+
+def test_kustomize(tmp_path: Path) -> None:
+    """The component, the image and the patch of the recipe together give a set-up sidecar."""
+    kustomization, patch = section("Kustomize")
+    base = tmp_path / "base"
+    base.mkdir()
+    pod = agent_pod()["spec"]
+    agent = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "agent"},
+             "spec": {"template": {"spec": pod}}}  # fmt: skip
+    (base / "agent.yaml").write_text(json.dumps(agent))
+    (base / "component").symlink_to(ROOT / "deploy/kustomize/component")
+    (base / "kustomization.yaml").write_text(local(kustomization))
+    (tmp_path / "patch.yaml").write_text(patch)
+    (tmp_path / "kustomization.yaml").write_text(
+        json.dumps({"resources": ["base"], "patches": [{"path": "patch.yaml"}]})
+    )
+    (found,) = kustomize(tmp_path)
+    container = sidecar_of(found["spec"]["template"])
+    assert container["image"].startswith("registry.example/trace-sidecar:")
+    settings = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    assert load(None, settings).agentex.base_url == "http://agentex.agentex.svc:5003"
+
+
+def test_flux(tmp_path: Path) -> None:
+    """The component and the image's patch give a post-renderer with both."""
+    kustomization, images = section("Flux")
+    base = tmp_path / "base"
+    base.mkdir()
+    release = {"apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease",
+               "metadata": {"name": "agent"}, "spec": {}}  # fmt: skip
+    (base / "release.yaml").write_text(json.dumps(release))
+    (base / "flux").symlink_to(ROOT / "deploy/kustomize/flux")
+    (base / "kustomization.yaml").write_text(local(kustomization))
+    (tmp_path / "image.yaml").write_text(images)
+    target = {"path": "image.yaml", "target": {"kind": "HelmRelease"}}
+    (tmp_path / "kustomization.yaml").write_text(
+        json.dumps({"resources": ["base"], "patches": [target]})
+    )
+    (found,) = kustomize(tmp_path)
+    (renderer,) = found["spec"]["postRenderers"]
+    assert renderer["kustomize"]["images"] == [
+        {"name": "trace-sidecar", "newName": "registry.example/trace-sidecar"}
+    ]
+    assert len(renderer["kustomize"]["patches"]) == 1
+
+
+def test_environments_yaml_points_at_the_sidecar() -> None:
+    """The address of the Agentex recipe is where the sidecar listens by default."""
+    (block,) = section("Agentex deployments")
+    (environments,) = documents(block)
+    overrides = environments["environments"]["production"]["helm_overrides"]
+    listener = load(None, {}).listener
+    assert overrides["env"] == [
+        {"name": "SGP_CLIENT_BASE_URL", "value": f"http://127.0.0.1:{listener.port}"}
+    ]
+
+
+def test_links_lead_somewhere() -> None:
+    """Every link of the page is a heading of it or a file of the repository."""
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in TEXT.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        else:
+            assert (ROOT / "docs" / target).exists(), target
