@@ -246,6 +246,17 @@ def test_passing_other_calls_on_can_be_refused() -> None:
     assert {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "false"} in environment
 
 
+def test_secrets_to_pull_the_image_with_are_added() -> None:
+    """Behind the pod's own, without doubles; a pod without any gets them, too."""
+    values = {"injection": {"imagePullSecrets": ["mine", "registry"]}}
+    pods = [agent_pod(imagePullSecrets=[{"name": "own"}, {"name": "mine"}]), agent_pod()]
+    before, bare = (answer["pod"]["spec"] for answer in admit(render(values=values), *pods))
+    names = [secret["name"] for secret in before["imagePullSecrets"]]
+    assert names == ["own", "mine", "registry"]
+    assert bare["imagePullSecrets"] == [{"name": "mine"}, {"name": "registry"}]
+    assert "imagePullSecrets" not in one({}, agent_pod())["pod"]["spec"]
+
+
 @pytest.mark.parametrize(("before", "after"), [(30, 60), (60, 60), (300, 300), (None, 60)])
 def test_the_grace_period_is_raised_never_lowered(before: int | None, after: int) -> None:
     """A pod gets at least the time that was asked for."""

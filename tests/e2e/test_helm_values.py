@@ -87,6 +87,7 @@ VALUES: dict[str, tuple[Json, Json]] = {
     "injection.agentContainers": (["agent"], {}),
     "injection.copyEnv": (["AGENT_NAME"], {}),
     "injection.setSgpClientBaseUrl": (True, {}),
+    "injection.imagePullSecrets": (["registry"], {}),
     "injection.minGracePeriodSeconds": (60, {}),
     "injection.audit": (False, {}),
     "secret.namespaces": (["a"], SECRET),
