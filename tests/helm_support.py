@@ -95,6 +95,12 @@ def admit(found: list[Json], *pods: Json, namespace: Json = None) -> list[Json]:
     return answers
 
 
+def admit_one(values: Json, pod: Json, namespace: Json = None) -> Json:
+    """The answer for one pod, with the chart rendered from `values`."""
+    (answer,) = admit(render(values=values), pod, namespace=namespace)
+    return answer
+
+
 def agent_pod(labels: Json = None, **spec: Json) -> Json:
     """A pod as an agent's Deployment makes it."""
     container = {"name": "agent", "image": "agent:1"}
@@ -113,6 +119,13 @@ def sidecar_of(pod: Json) -> Json:
     everything = spec["containers"] + spec.get("initContainers", [])
     (container,) = (item for item in everything if item["name"] == "trace-sidecar")
     return container
+
+
+def nested(path: str, value: Json) -> Json:
+    """`value` at a dotted path."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
 
 
 def consumer(folder: Path, files: dict[str, str], alias: str = "sidecar") -> Path:

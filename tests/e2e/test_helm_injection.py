@@ -1,11 +1,9 @@
 """The injection policy, evaluated without a cluster: what it does to pods, and what it leaves."""
 
-import re
 from pathlib import Path
 
 import pytest
 
-from sidecar.config import ConfigError, load
 from tests.helm_support import (
     Json,
     admit,
@@ -15,9 +13,9 @@ from tests.helm_support import (
     render,
     sidecar_of,
 )
-
-URL = "http://127.0.0.1:8318"
-SECRET = {"secretKeyRef": {"name": "sgp", "key": "key"}}
+from tests.helm_support import (
+    admit_one as one,
+)
 
 POD = """\
 apiVersion: v1
@@ -44,23 +42,6 @@ FULL = {
     "securityContext": {"runAsUser": None},
     "probes": {"readiness": {"enabled": True}},
 }
-
-
-def one(values: Json, pod: Json, namespace: Json = None) -> Json:
-    """The answer for one pod."""
-    (answer,) = admit(render(values=values), pod, namespace=namespace)
-    return answer
-
-
-def agent(pod: Json) -> Json:
-    """The agent's own container."""
-    (container,) = (item for item in pod["spec"]["containers"] if item["name"] == "agent")
-    return container
-
-
-def with_env(*env: Json, **spec: Json) -> Json:
-    """An agent's pod with these environment entries."""
-    return agent_pod(containers=[{"name": "agent", "image": "agent:1", "env": list(env)}], **spec)
 
 
 @pytest.mark.parametrize("values", [{}, FULL], ids=["default", "full"])
@@ -98,7 +79,9 @@ def test_injecting_twice_is_injecting_once(mode: str) -> None:
         "sidecar": {"mode": mode, "spool": {"enabled": True}},
         "injection": {"setSgpClientBaseUrl": True, "minGracePeriodSeconds": 60},
     }
-    once = one(values, with_env({"name": "AGENT_NAME", "value": "a"}))["pod"]
+    env = [{"name": "AGENT_NAME", "value": "a"}]
+    pod = agent_pod(containers=[{"name": "agent", "image": "agent:1", "env": env}])
+    once = one(values, pod)["pod"]
     assert one(values, once) == {"pod": once, "warnings": []}
 
 
@@ -148,104 +131,6 @@ def test_a_missing_sidecar_is_warned_about() -> None:
     assert binding["spec"]["validationActions"] == ["Warn", "Audit"]
 
 
-def test_the_agents_environment_is_taken_over() -> None:
-    """Literals and references come along, in order; other variables do not."""
-    wanted = [
-        {"name": "AGENTEX_BASE_URL", "value": "http://agentex:5003"},
-        {"name": "SGP_API_KEY", "valueFrom": SECRET},
-        {"name": "WORKFLOW_NAME", "value": "w"},
-    ]
-    pod = with_env(wanted[0], {"name": "OTHER", "value": "x"}, *wanted[1:])
-    injected = one({}, pod)["pod"]
-    own = [item for item in sidecar_of(injected)["env"] if item["name"].startswith("SIDECAR_")]
-    assert sidecar_of(injected)["env"] == own + wanted
-    assert agent(injected) == pod["spec"]["containers"][0]
-
-
-@pytest.mark.parametrize("mode", ["native", "container"])
-def test_taking_over_counts_from_where_the_sidecar_is(mode: str) -> None:
-    """With init containers, with several containers, from the named one."""
-    entry = {"name": "AGENT_NAME", "value": "mine"}
-    pod = agent_pod(
-        initContainers=[{"name": "init", "image": "i"}],
-        containers=[
-            {"name": "proxy", "image": "p", "env": [{"name": "AGENT_NAME", "value": "not mine"}]},
-            {"name": "agent", "image": "a", "env": [{"name": "X", "value": ""}, entry]},
-        ],
-    )
-    values = {"sidecar": {"mode": mode}, "injection": {"agentContainers": ["agent"]}}
-    injected = one(values, pod)["pod"]
-    assert sidecar_of(injected)["env"][-1] == entry
-    assert injected["spec"]["initContainers"][0] == {"name": "init", "image": "i"}
-
-
-@pytest.mark.parametrize(
-    "url", [URL, "http://localhost:8318/", "https://[::1]:8318", " HTTP://a@LocalHost:8318?x"]
-)
-def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
-    """An agent that points at the sidecar already does not make the sidecar point at itself."""
-    with pytest.raises(ConfigError):
-        load(None, {"SGP_CLIENT_BASE_URL": url})
-    injected = one({}, with_env({"name": "SGP_CLIENT_BASE_URL", "value": url}))["pod"]
-    assert "SGP_CLIENT_BASE_URL" not in [item["name"] for item in sidecar_of(injected)["env"]]
-
-
-@pytest.mark.parametrize("url", ["http://localhost:83180", "http://sgp.example:8318"])
-def test_what_only_looks_like_the_sidecar_is_taken_over(url: str) -> None:
-    """Another port or another host is an upstream like any other."""
-    entry = {"name": "SGP_CLIENT_BASE_URL", "value": url}
-    assert entry in sidecar_of(one({}, with_env(entry))["pod"])["env"]
-
-
-def test_a_value_made_of_other_variables_is_not_taken_over() -> None:
-    """What can't be resolved in the sidecar would be a wrong address there, for ever."""
-    injected = one({}, with_env({"name": "AGENTEX_BASE_URL", "value": "http://$(HOST)"}))["pod"]
-    assert "AGENTEX_BASE_URL" not in [item["name"] for item in sidecar_of(injected)["env"]]
-
-
-def test_what_the_chart_sets_is_not_taken_over() -> None:
-    """A credential of the chart's Secret is not doubled by the agent's."""
-    values = {"sidecar": {"credentials": {"secretName": "spans"}}}
-    injected = one(values, with_env({"name": "SGP_API_KEY", "valueFrom": SECRET}))["pod"]
-    names = [item["name"] for item in sidecar_of(injected)["env"]]
-    assert names.count("SGP_API_KEY") == 1
-    (entry,) = (item for item in sidecar_of(injected)["env"] if item["name"] == "SGP_API_KEY")
-    assert entry["valueFrom"]["secretKeyRef"]["name"] == "spans"
-    assert entry["valueFrom"]["secretKeyRef"]["optional"] is True
-
-
-def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
-    """In every container, with or without an environment; the old URL becomes the upstream."""
-    real = {"name": "SGP_CLIENT_BASE_URL", "value": "https://sgp.example"}
-    here = {"name": "SGP_CLIENT_BASE_URL", "value": URL}
-    other = {"name": "X", "value": "1"}
-    pod = agent_pod(
-        containers=[
-            {"name": "agent", "image": "a", "env": [other, real, other]},
-            {"name": "worker", "image": "a", "env": [other]},
-            {"name": "helper", "image": "a"},
-            {"name": "from", "image": "a", "env": [{**real, "valueFrom": SECRET}]},
-        ]
-    )
-    injected = one({"injection": {"setSgpClientBaseUrl": True}}, pod)["pod"]
-    environments = [container["env"] for container in injected["spec"]["containers"]]
-    assert environments == [[other, here, other], [other, here], [here], [here]]
-    assert real in sidecar_of(injected)["env"]
-    passed_on = {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "true"}
-    assert passed_on in sidecar_of(injected)["env"]
-    assert one({}, pod)["pod"]["spec"]["containers"] == pod["spec"]["containers"]
-
-
-def test_passing_other_calls_on_can_be_refused() -> None:
-    """An operator's own word about pass_through stands."""
-    values = {
-        "injection": {"setSgpClientBaseUrl": True},
-        "sidecar": {"config": {"listener": {"pass_through": False}}},
-    }
-    environment = sidecar_of(one(values, agent_pod())["pod"])["env"]
-    assert {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "false"} in environment
-
-
 def test_secrets_to_pull_the_image_with_are_added() -> None:
     """Behind the pod's own, without doubles; a pod without any gets them, too."""
     values = {"injection": {"imagePullSecrets": ["mine", "registry"]}}
@@ -276,15 +161,6 @@ def test_older_clusters_get_the_beta_api() -> None:
     of = {item["kind"]: item["apiVersion"] for item in found}
     assert of["MutatingAdmissionPolicy"] == of["MutatingAdmissionPolicyBinding"] == version
     assert of["ValidatingAdmissionPolicy"] == "admissionregistration.k8s.io/v1"
-
-
-def test_no_patch_adds_a_list_of_typed_objects() -> None:
-    """Seen with kube-apiserver 1.36.3: it panics on such a value and no pod can be created."""
-    values = {"sidecar": FULL, "injection": {"setSgpClientBaseUrl": True}}
-    policy = only(render(values=values), "MutatingAdmissionPolicy")
-    expression = policy["spec"]["mutations"][0]["jsonPatch"]["expression"]
-    assert "value: []" in expression
-    assert not re.search(r"value:\s*\[\s*Object", expression)
 
 
 def test_charts_of_ones_own_can_take_the_parts(tmp_path: Path) -> None:

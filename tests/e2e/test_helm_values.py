@@ -1,4 +1,4 @@
-"""Every value is documented, checked and used; what would stop a sidecar is refused before."""
+"""Every value is documented, checked and used, and arrives in the sidecar."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.config import Config, ConfigError, load, public
+from sidecar.config import Config, load, public
 from tests.helm_support import (
     CHART,
     LIBRARY,
@@ -14,7 +14,7 @@ from tests.helm_support import (
     admit,
     agent_pod,
     chart_with_files,
-    refusal,
+    nested,
     render,
     sidecar_of,
     template,
@@ -148,13 +148,6 @@ VALUES: dict[str, tuple[Json, Json]] = {
 }
 
 
-def nested(path: str, value: Json) -> Json:
-    """`value` at a dotted path."""
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value
-
-
 def merged(one: Json, other: Json) -> Json:
     """Two values together, the second one over the first."""
     if not isinstance(one, dict) or not isinstance(other, dict):
@@ -246,124 +239,6 @@ def test_every_setting_of_the_sidecar_is_known_to_the_chart() -> None:
     }
     assert set(SETTINGS) == keys - set(NOT_IN_THE_CHART)
     assert set(NOT_IN_THE_CHART) <= keys
-
-
-BAD_SETTINGS: list[tuple[str, Json]] = [
-    ("listener.port", 70000),
-    ("listener.port", "http"),
-    ("listener.max_body", "8 megabytes"),
-    ("listener.body_timeout_s", 0),
-    ("queue.max_bytes", "0MiB"),
-    ("queue.start_hold_s", -1),
-    ("agentex.base_url", "agentex:5003"),
-    ("agentex.base_url", "http://agent ex"),
-    ("agentex.max_concurrency", 0),
-    ("sgp.base_url", "ftp://sgp"),
-    ("sgp.account_id", "line\nbreak"),
-    ("sgp.max_batch", 1001),
-    ("sgp.open_writes", "sometimes"),
-    ("sgp.relay", "yes please"),
-    ("retry.max_attempts", 0.5),
-    ("log.level", "loud"),
-    ("log.colour", "blue"),
-    ("nonsense.key", 1),
-]
-
-
-@pytest.mark.parametrize(("path", "value"), BAD_SETTINGS)
-def test_what_the_sidecar_would_refuse_is_refused_before(path: str, value: Json) -> None:
-    """A sidecar that does not start holds its agent up: the chart says no first, as it would."""
-    section, _, key = path.partition(".")
-    with pytest.raises(ConfigError):
-        load(None, {f"SIDECAR_{section}__{key}".upper(): str(value)})
-    assert "values don't meet the specifications" in refusal(
-        nested(f"sidecar.config.{path}", value)
-    )
-
-
-@pytest.mark.parametrize(
-    ("config", "says"),
-    [
-        ({"listener": {"port": 9318}}, "must differ"),
-        ({"queue": {"start_hold_s": 4000}}, "start_hold_s (4000) must not be more than"),
-        ({"queue": {"open_span_ttl_s": 1}}, "must not be more than open_span_ttl_s (1)"),
-        ({"sgp": {"base_url": "http://localhost:8318"}}, "the sidecar's own address"),
-        ({"agentex": {"base_url": "https://[::1]:8318/x"}}, "the sidecar's own address"),
-        ({"retry": {"max_s": 0.25}}, "initial_s (0.5) must not be more than max_s (0.25)"),
-    ],
-)
-def test_settings_that_do_not_fit_together_are_refused(config: Json, says: str) -> None:
-    """What the sidecar checks across keys, the chart checks, too."""
-    assert says in refusal({"sidecar": {"config": config}})
-
-
-@pytest.mark.parametrize(
-    ("spool", "letters", "limit"),
-    [
-        ("820MiB", None, "1Gi"),
-        ("756MiB", "64MiB", "1Gi"),
-        (None, "410MiB", "512Mi"),
-        ("1GiB", None, "1Gi"),
-    ],
-)
-def test_files_above_80_percent_of_the_volume_are_refused(
-    spool: str | None, letters: str | None, limit: str
-) -> None:
-    """The message has both sizes; one MiB less is taken."""
-
-    def values(less: int) -> Json:
-        sidecar: Json = {"volume": {"sizeLimit": limit}}
-        for name, size in (("spool", spool), ("deadLetters", letters)):
-            if size:
-                mib = int(size[:-3]) * (1024 if size.endswith("GiB") else 1)
-                cut = less if name == "spool" or not spool else 0
-                sidecar[name] = {"enabled": True, "maxBytes": f"{mib - cut}MiB" if cut else size}
-        return {"sidecar": sidecar}
-
-    message = refusal(values(0))
-    assert "80 % of volume.sizeLimit" in message
-    assert f"({limit})" in message
-    assert f"({spool or letters})" in message
-    just = 205 if spool == "1GiB" else 1
-    done = template(values=values(just))
-    assert not done.returncode, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ({"image": {}}, "additional properties 'image' not allowed"),
-        ({"sidecar": {"image": {"name": "x"}}}, "additional properties 'name' not allowed"),
-        ({"sidecar": {"image": {"digest": "sha256:1"}}}, "/image/digest"),
-        ({"sidecar": {"mode": "init"}}, "/mode"),
-        ({"sidecar": {"resources": {"requests": {"cpu": None}}}}, "missing property 'cpu'"),
-        ({"sidecar": {"resources": {"limits": {"ephemeral-storage": "1Gi"}}}}, "ephemeral-storage"),
-        ({"sidecar": {"resources": {"limits": {"memory": "64Mi"}}}}, "(64Mi)"),
-        ({"sidecar": {"resources": {"requests": {"cpu": 1}}}}, "/resources/requests/cpu"),
-        ({"sidecar": {"securityContext": {"privileged": True}}}, "privileged"),
-        ({"sidecar": {"securityContext": {"runAsUser": 0}}}, "/securityContext/runAsUser"),
-        ({"sidecar": {"env": [{"name": "X", "value": 5}]}}, "/env/0/value"),
-        ({"sidecar": {"env": [{"name": "X"}]}}, "/env/0"),
-        ({"sidecar": {"env": [{"name": "SIDECAR_TYPO__X", "value": ""}]}}, "/env/0/name"),
-        (
-            {
-                "sidecar": {
-                    "env": [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]
-                }
-            },
-            "/env/0/valueFrom/fieldRef/fieldPath",
-        ),
-        ({"injection": {"failurePolicy": "ignore"}}, "/injection/failurePolicy"),
-        ({"injection": {"podSelector": {"app": "x"}}}, "/injection/podSelector"),
-        ({"injection": {"minGracePeriodSeconds": 25}}, "sidecar.config.shutdown.grace_s (25)"),
-        ({"secret": {"namespaces": ["a"]}}, "sidecar.credentials.secretName"),
-        ({"podMonitor": {"interval": 30}}, "/podMonitor/interval"),
-        ({"prometheusRule": {"enabled": True, "disabled": ["Nope"]}}, "no alert Nope"),
-    ],
-)
-def test_wrong_values_are_refused(values: Json, says: str, chart: Path) -> None:
-    """By name: an operator sees which value it is."""
-    assert says in refusal(values, chart=chart)
 
 
 @pytest.mark.parametrize("chart_folder", [CHART, LIBRARY], ids=lambda path: path.name)
