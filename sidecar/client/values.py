@@ -20,6 +20,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from importlib import import_module
+from itertools import chain
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
@@ -32,6 +33,7 @@ _REBUILT_NESTING = 100
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
 _STRING = re.compile(rb'"[^"]*"')
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _OBJECT, _ARRAY, _NULL = b"{", b"[", b"null"
 
 Dumps = Callable[[Any], bytes]
@@ -50,15 +52,14 @@ def payload(value: object, dumps: Dumps) -> bytes:
         return b'{"value":%b}' % raw
     if isinstance(value, (list, tuple)) and all(type(item) is dict for item in value):
         return raw
-    wrapped = b'{"items":%b}' % raw
-    return encode({"items": value}, _refuse) if _too_deep(wrapped) else wrapped
+    return encode({"items": value}, dumps)
 
 
 def encode(value: object, dumps: Dumps) -> bytes:
     """`value` as JSON, by `dumps` where it can, value by value where it can't."""
     try:
         raw = dumps(value)
-        if not _too_deep(raw):
+        if not _too_deep(raw, value):
             return raw
     except Exception:  # noqa: BLE001, S110 - an agent's objects raise what they like
         pass
@@ -216,9 +217,46 @@ def _name(value: object) -> str:
     return _sound(type(value).__name__)
 
 
-def _too_deep(raw: bytes) -> bool:
-    if len(raw) <= 2 * MAX_NESTING or raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
+def _too_deep(raw: bytes, value: object) -> bool:
+    """Whether `raw`, which is `value`, is nested more than `MAX_NESTING` levels deep."""
+    if len(raw) <= 2 * MAX_NESTING or not _has_many_openings(raw):
         return False
+    depth = _plain_depth(value)
+    return _is_deep(raw) if depth is None else depth > MAX_NESTING
+
+
+def _has_many_openings(raw: bytes) -> bool:
+    # find() runs at memory speed through long texts, where count() looks at every byte.
+    left = MAX_NESTING
+    for opening in (b"{", b"["):
+        at = raw.find(opening)
+        while at >= 0:
+            left -= 1
+            if left < 0:
+                return True
+            at = raw.find(opening, at + 1)
+    return False
+
+
+def _plain_depth(value: object) -> int | None:
+    """Levels of dicts and lists; None where anything else may hide more."""
+    level = [value]
+    depth = 0
+    while level and depth <= MAX_NESTING:
+        dicts = [item for item in level if type(item) is dict]
+        lists = [item for item in level if type(item) is list]
+        if len(dicts) + len(lists) < len(level):
+            return None
+        level = list(chain.from_iterable(chain(map(dict.values, dicts), lists)))
+        depth += 1
+        # Most values lie in the last level: its types are all that is looked at.
+        if _SCALARS.issuperset(map(type, level)):
+            return depth
+        level = [item for item in level if type(item) not in _SCALARS]
+    return depth
+
+
+def _is_deep(raw: bytes) -> bool:
     # Escapes out, then all but quotes and brackets, then the strings: only structure is left.
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))
