@@ -20,8 +20,9 @@ class Buffer:
         self._max_bytes = max_bytes
         self._batch_bytes = batch_bytes
         self._events: deque[bytes] = deque()
-        self._waiting = 0
-        self._in_hand = 0
+        self._waiting = 0  # bytes in `_events`
+        self._held = 0  # those, and what is in hand
+        self._depth = 0
         # A re-entrant lock: a destructor that ends a span may run inside `offer`.
         self._changed = threading.Condition(threading.RLock())
         self._hurry_until = 0.0
@@ -29,22 +30,24 @@ class Buffer:
     @property
     def held(self) -> int:
         """Bytes held: waiting and in hand."""
-        return self._waiting + self._in_hand
+        return self._held
 
     @property
     def depth(self) -> int:
-        """Events that wait."""
-        return len(self._events)
+        """Events held: waiting and in hand."""
+        return self._depth
 
     def offer(self, event: bytes) -> bool:
         """Take `event`, or say that there is no room."""
         size = len(event) + _OVERHEAD
         with self._changed:
-            if self._waiting + self._in_hand + size > self._max_bytes:
+            if self._held + size > self._max_bytes:
                 return False
             before = self._waiting
             self._events.append(event)
             self._waiting = before + size
+            self._held += size
+            self._depth += 1
             # The thread sleeps through all between the first event and a full batch.
             if not before or before < self._batch_bytes <= self._waiting:
                 self._changed.notify_all()
@@ -64,15 +67,14 @@ class Buffer:
                 if taken and size > self._batch_bytes:
                     break
                 taken.append(self._events.popleft())
-            size = sum(map(len, taken)) + _OVERHEAD * len(taken)
-            self._waiting -= size
-            self._in_hand += size
+            self._waiting -= _size(taken)
             return taken
 
-    def settle(self) -> None:
-        """What was taken is done with."""
+    def settle(self, events: list[bytes]) -> None:
+        """These, which were taken, are done with."""
         with self._changed:
-            self._in_hand = 0
+            self._held -= _size(events)
+            self._depth -= len(events)
             self._changed.notify_all()
 
     def hurry(self, within_s: float) -> bool:
@@ -80,7 +82,7 @@ class Buffer:
         with self._changed:
             self._hurry_until = max(self._hurry_until, time.monotonic() + within_s)
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self.held, timeout=within_s)
+            return self._changed.wait_for(lambda: not self._held, timeout=within_s)
 
     def pause(self, seconds: float) -> None:
         """Wait before trying again: `seconds`, or much less when someone is in a hurry."""
@@ -92,3 +94,7 @@ class Buffer:
     @property
     def _hurry(self) -> bool:
         return time.monotonic() < self._hurry_until
+
+
+def _size(events: list[bytes]) -> int:
+    return sum(map(len, events)) + _OVERHEAD * len(events)

@@ -31,6 +31,7 @@ FLUSH_S = 5.0
 FIRST_PAUSE_S = 0.1
 LAST_PAUSE_S = 5.0
 LOG_EVERY_S = 60.0
+_DOUBLINGS = 10
 
 _TAKEN, _BAD, _TIMEOUT, _TOO_LARGE, _TOO_MANY, _BROKEN = 202, 400, 408, 413, 429, 500
 _NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -138,30 +139,35 @@ class Sender:
             self._thread = thread
 
     def _run(self) -> None:
-        buffer = self._buffer
         while True:
-            events = buffer.take(BATCH_EVENTS, self._linger_s)
+            waiting = [self._buffer.take(BATCH_EVENTS, self._linger_s)]
             try:
-                self._deliver(events)
+                self._deliver(waiting)
             except Exception:
                 # The thread must outlive whatever this was: without it nothing is sent any more.
                 LOG.exception("trace sidecar client: unexpected error")
-                self.drop("internal error", len(events))
-            buffer.settle()
+                rest = [event for events in waiting for event in events]
+                self.drop("internal error", len(rest))
+                self._buffer.settle(rest)
 
-    def _deliver(self, events: list[bytes]) -> None:
-        """Send `events` until each was taken or refused."""
-        waiting = [events]
+    def _deliver(self, waiting: list[list[bytes]]) -> None:
+        """Send what waits, the last first, until each event was taken or refused."""
         tries = 0
         while waiting:
-            answer = self._ask(waiting[-1])
+            events = waiting[-1]
+            answer = self._ask(events)
             if answer is None or answer.status in {_TIMEOUT, _TOO_MANY} or answer.status >= _BROKEN:
-                pause = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2.0**tries) * random.uniform(0.5, 1)  # noqa: S311
-                tries = min(tries + 1, 10)
+                pause = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2.0**tries) * random.uniform(0.5, 1)  # noqa: S311 - no secret
+                tries = min(tries + 1, _DOUBLINGS)
                 self._buffer.pause(max(pause, answer.retry_after_s if answer else 0.0))
                 continue
             tries = 0
-            waiting += self._settled(waiting.pop(), answer)
+            if answer.status in {_TOO_LARGE, _BAD} and len(events) > 1 and not _rejected(answer):
+                middle = len(events) // 2
+                waiting[-1:] = [events[middle:], events[:middle]]
+                continue
+            self._count(len(events), answer)
+            self._buffer.settle(waiting.pop())
 
     def _ask(self, events: list[bytes]) -> Answer | None:
         headers = _NDJSON | self._credentials.headers()
@@ -170,19 +176,14 @@ class Sender:
         except Unreachable:
             return None
 
-    def _settled(self, events: list[bytes], answer: Answer) -> list[list[bytes]]:
-        """Count what became of `events`; what is to be sent again, the first part last."""
-        rejected = _rejected(answer) if answer.status in {_TAKEN, _BAD} else None
-        if answer.status == _TAKEN or rejected:
-            for error in rejected or ():
-                self.drop(f"rejected, {error}")
-            self._sent += max(len(events) - len(rejected or ()), 0)
-            return []
-        if answer.status in {_TOO_LARGE, _BAD} and len(events) > 1:
-            middle = len(events) // 2
-            return [events[middle:], events[:middle]]
-        self.drop(f"HTTP {answer.status}", len(events))
-        return []
+    def _count(self, events: int, answer: Answer) -> None:
+        rejected = _rejected(answer)
+        for error in rejected:
+            self.drop(f"rejected, {error}")
+        if answer.status == _TAKEN:
+            self._sent += max(events - len(rejected), 0)
+        elif len(rejected) < events:
+            self.drop(f"HTTP {answer.status}", events - len(rejected))
 
 
 def address(url: str | None) -> str:
@@ -192,6 +193,8 @@ def address(url: str | None) -> str:
 
 def _rejected(answer: Answer) -> list[str]:
     """Why single events were not taken: the sidecar's texts, which never hold their content."""
+    if answer.status not in {_TAKEN, _BAD}:
+        return []
     try:
         body: Any = json.loads(answer.body)
         return [str(item["error"])[:_MAX_ERROR] for item in body.get("rejected", ())]
