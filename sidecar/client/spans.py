@@ -100,12 +100,16 @@ class Spans:
         )
         return Open(span, self)
 
-    def put(self, kind: Kind, span: Span) -> None:
-        """Encode one event and hand it over; never raises."""
+    def put(self, kind: Kind, span: Span, error: BaseException | None = None) -> None:
+        """Encode one event and hand it over; never raises. At an END, `error` ended the block."""
         try:
+            if kind == "end":
+                span.end()
+            if error is not None:
+                span.record(error)
             encoded = event(kind, span, any_dumps())
-        except Exception as error:  # noqa: BLE001 - tracing must not stop the agent
-            self._sender.drop(f"no span: {type(error).__name__}")
+        except Exception as bug:  # noqa: BLE001 - tracing must not stop the agent
+            self._sender.drop(f"no span: {type(bug).__name__}")
         else:
             self._sender.send(encoded)
 
@@ -134,11 +138,7 @@ class Open(AbstractContextManager[Span, None], AbstractAsyncContextManager[Span,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        span = self._span
-        span.end()
-        if error is not None:
-            span.record(error)
-        self._spans.put("end", span)
+        self._spans.put("end", self._span, error)
         if self._token is not None:
             try:
                 _CURRENT.reset(self._token)

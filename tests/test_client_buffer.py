@@ -1,0 +1,62 @@
+"""The client's buffer against a model: order, bound and books hold after every step."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from sidecar.client.buffer import Buffer
+
+MAX_BYTES, BATCH_BYTES, OVERHEAD = 2000, 500, 64
+
+
+def size(events: list[bytes]) -> int:
+    """What they count for."""
+    return sum(len(event) + OVERHEAD for event in events)
+
+
+class BufferMachine(RuleBasedStateMachine):
+    """Offers, takes and settles as an agent and a sender do, beside two plain lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = Buffer(MAX_BYTES, BATCH_BYTES)
+        self.waiting: list[bytes] = []
+        self.in_hand: list[bytes] = []
+
+    @rule(event=st.binary(max_size=700))
+    def offer(self, event: bytes) -> None:
+        """Taken exactly if it fits beside all that is held; else nothing changes."""
+        fits = size([*self.waiting, *self.in_hand, event]) <= MAX_BYTES
+        assert self.buffer.offer(event) == fits
+        if fits:
+            self.waiting.append(event)
+
+    @precondition(lambda self: self.waiting)
+    @rule(limit=st.integers(1, 5))
+    def take(self, limit: int) -> None:
+        """The oldest come first: as many as a batch may have, and one at least."""
+        taken = self.buffer.take(limit, 0.0)
+        assert taken == self.waiting[: len(taken)]
+        assert len(taken) == 1 or (len(taken) <= limit and size(taken) <= BATCH_BYTES)
+        full = len(taken) == limit or len(taken) == len(self.waiting)
+        assert full or size(self.waiting[: len(taken) + 1]) > BATCH_BYTES
+        del self.waiting[: len(taken)]
+        self.in_hand += taken
+
+    @precondition(lambda self: self.in_hand)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        """Part of what is in hand gives its room back."""
+        count = data.draw(st.integers(1, len(self.in_hand)))
+        self.buffer.settle(self.in_hand[:count])
+        del self.in_hand[:count]
+
+    @invariant()
+    def books(self) -> None:
+        """Held is what waits and what is in hand, and never above the bound."""
+        held = [*self.waiting, *self.in_hand]
+        assert (self.buffer.held, self.buffer.depth) == (size(held), len(held))
+        assert self.buffer.held <= MAX_BYTES
+        assert self.buffer.hurry(0.0) == (not held)
+
+
+TestBuffer = BufferMachine.TestCase
