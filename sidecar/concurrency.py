@@ -169,8 +169,11 @@ class ConcurrencyLimit:
             self._trial = _Trial.NONE
 
     def refused(self) -> None:
-        """The upstream could not take what was sent: a fifth less, at once."""
-        self._less(self.LESS_REFUSED)
+        """The upstream could not take what was sent: a fifth less, at once.
+
+        Or back to where a trial upwards began: that was not too much, as far as we know.
+        """
+        self._less(1.0 if self._trial is _Trial.UP else self.LESS_REFUSED)
         self._begin(None)
 
     def _less(self, share: float) -> None:
