@@ -1,0 +1,333 @@
+"""What the dashboard shows, row by row: titles, expressions and what to make of them.
+
+In an expression a metric is written without its prefix and without the selection of the dashboard:
+`queue_depth{}` is `trace_sidecar_queue_depth{namespace=~"$namespace", pod=~"$pod"}`. Nothing is
+drawn for each pod: a panel shows sums, extremes and quantiles, a table the ten worst pods.
+Quantiles come from the recording rules (helm/trace-sidecar/files/rules.yaml), which keep no pod:
+a histogram of a thousand pods is too much to read at every refresh.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["stat", "lines", "stack", "table"]
+
+_SELECTION = 'namespace=~"$namespace", pod=~"$pod"'
+_RECORDED = 'namespace=~"$namespace"'
+_METRIC = re.compile(r"([a-z_0-9:]+)\{([^}]*)\}")
+_OWN_NAME = ("process_", "kube_", "container_")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An expression in our short form, and the legend of its series."""
+
+    short: str
+    legend: str = ""
+
+    @property
+    def expr(self) -> str:
+        """The expression as Grafana sends it."""
+        return _METRIC.sub(_selected, self.short)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel. `unit` is Grafana's name; `bad` the value from which on it is red."""
+
+    title: str
+    help: str
+    kind: Kind
+    unit: str
+    queries: tuple[Query, ...]
+    width: int = 12
+    bad: float | None = None
+    none: str = ""
+
+
+def _selected(match: re.Match[str]) -> str:
+    name, labels = match[1], match[2]
+    selection = _RECORDED if ":" in name else _SELECTION
+    if ":" not in name and not name.startswith(_OWN_NAME):
+        name = "trace_sidecar_" + name
+    return f"{name}{{{selection}{', ' if labels else ''}{labels}}}"
+
+
+def _quantiles(recorded: str, by: str, legend: str) -> tuple[Query, ...]:
+    return tuple(
+        Query(
+            f"histogram_quantile({quantile}, sum by ({by}le) ({recorded}{{}}))",
+            f"{legend}p{quantile * 100:g}",
+        )
+        for quantile in (0.5, 0.95, 0.99)
+    )
+
+
+def _own(name: str) -> str:
+    """A process metric of the sidecar itself: the agent's target may export the same name."""
+    return f"({name} and queue_limit_bytes{{}})"
+
+
+_RATE = "[$__rate_interval]"
+_RESTARTS = " or ".join(
+    f'increase(kube_pod_{kind}container_status_restarts_total{{container="trace-sidecar"}}{_RATE})'
+    for kind in ("", "init_")
+)
+
+_LOSS = (
+    Panel(
+        "Unaccounted for",
+        "Events and writes that the books miss. Anything but 0 is a bug in the sidecar.",
+        "stat", "short", (Query("sum(abs(accounting_imbalance{}))"),), width=4, bad=1,
+    ),
+    Panel(
+        "Lost writes",
+        "Accepted and gone, in the time range shown.",
+        "stat", "short", (Query("sum(increase(lost_writes_total{}[$__range]))"),), width=4, bad=0.5,
+    ),
+    Panel(
+        "Lost at the last shutdown",
+        "Writes that the previous life of these sidecars lost when it stopped.",
+        "stat", "short", (Query("sum(last_shutdown_lost{})"),), width=4, bad=1,
+    ),
+    Panel(
+        "Dead letters",
+        "Writes that an upstream will never take, in the time range shown. "
+        "`sidecar replay` sends them again.",
+        "stat", "short", (Query("sum(increase(dead_lettered_writes_total{}[$__range]))"),),
+        width=4, bad=0.5,
+    ),
+    Panel(
+        "Sidecars", "Sidecars that Prometheus sees.",
+        "stat", "short", (Query("count(build_info{})"),), width=4,
+    ),
+    Panel(
+        "Restarts", "Restarts of the sidecar's container in an hour; needs kube-state-metrics.",
+        "stat", "short", (Query(f"sum({_RESTARTS.replace('$__rate_interval', '1h')})"),),
+        width=4, bad=0.5, none="no kube-state-metrics",
+    ),
+    Panel(
+        "Lost and set aside",
+        "Lost writes and dead letters a second, by reason. Flat at 0 is how it should be.",
+        "lines", "wps",
+        (
+            Query(f"sum by (sink, reason) (rate(lost_writes_total{{}}{_RATE}))",
+                  "{{sink}} lost: {{reason}}"),
+            Query(f"sum by (sink, reason) (rate(dead_lettered_writes_total{{}}{_RATE}))",
+                  "{{sink}} dead letter: {{reason}}"),
+        ),
+    ),
+    Panel(
+        "What became of the writes",
+        "Writes a second that were put into each lane, and how they left it. What is put and does "
+        "not leave, waits.",
+        "lines", "wps",
+        (
+            Query(f"sum by (sink) (rate(written_writes_total{{}}{_RATE}))", "{{sink}} put"),
+            Query(f"sum by (sink) (rate(forwarded_writes_total{{}}{_RATE}))", "{{sink}} forwarded"),
+            Query(f"sum by (sink) (rate(superseded_writes_total{{}}{_RATE}))",
+                  "{{sink}} superseded"),
+            Query(f"sum by (sink) (rate(skipped_writes_total{{}}{_RATE}))", "{{sink}} skipped"),
+        ),
+    ),
+)  # fmt: skip
+
+_LATE = (
+    Panel(
+        "Oldest write",
+        "Age of the oldest accepted write that its upstream does not have. Seconds are normal; it "
+        "climbs like a clock while an upstream is away.",
+        "lines", "s",
+        (Query("max by (sink) (oldest_write_age_seconds{})", "{{sink}} worst pod"),
+         Query("avg by (sink) (oldest_write_age_seconds{})", "{{sink}} mean")),
+        width=8,
+    ),
+    Panel(
+        "Delivery delay",
+        "From the accept to the upstream's yes, for what was delivered, in the whole namespace. "
+        "Needs the recording rules.",
+        "lines", "s",
+        _quantiles("namespace_sink_le:trace_sidecar_delivery_delay_seconds_bucket:rate5m",
+                   "sink, ", "{{sink}} "),
+        width=8,
+    ),
+    Panel(
+        "Most behind",
+        "The ten pods whose oldest write is oldest.",
+        "table", "s",
+        (Query("topk(10, max by (namespace, pod, sink) (oldest_write_age_seconds{}))"),),
+        width=8,
+    ),
+)  # fmt: skip
+
+_WHY = (
+    Panel(
+        "Upstream state",
+        "Sidecars that see the upstream in each state. throttled: it asked for a pause. down: no "
+        "answer, or not its API. unauthorized: the credential is refused. braked: it refuses most "
+        "of what is sent.",
+        "stack", "short",
+        (Query("sum by (sink, state) (sink_state{})", "{{sink}} {{state}}"),), width=8,
+    ),
+    Panel(
+        "Requests",
+        "Requests to each upstream by outcome; refused and too_large are decisions about a write, "
+        "the rest is tried again.",
+        "stack", "reqps",
+        (Query(f"sum by (sink, outcome) (rate(upstream_requests_total{{}}{_RATE})) > 0",
+               "{{sink}} {{outcome}}"),), width=8,
+    ),
+    Panel(
+        "Errors", "Share of the requests that did not end with ok.",
+        "lines", "percentunit",
+        (Query(f'sum by (sink) (rate(upstream_requests_total{{outcome!="ok"}}{_RATE})) / '
+               f"(sum by (sink) (rate(upstream_requests_total{{}}{_RATE})) > 0)", "{{sink}}"),),
+        width=8,
+    ),
+    Panel(
+        "Latency", "Time of one request, in the whole namespace. Needs the recording rules.",
+        "lines", "s",
+        _quantiles(
+            "namespace_sink_le:trace_sidecar_upstream_request_duration_seconds_bucket:rate5m",
+            "sink, ", "{{sink}} "), width=8,
+    ),
+    Panel(
+        "Concurrency", "Requests in flight and how many there may be, all pods together. The limit "
+        "adapts; it is 1 for a sidecar that probes.",
+        "lines", "short",
+        (Query("sum by (sink) (in_flight{})", "{{sink}} writes in flight"),
+         Query("sum by (sink) (concurrency_limit{})", "{{sink}} limit")), width=8,
+    ),
+    Panel(
+        "Batches", "Writes in a forwarded batch, on average. Agentex takes one at a time.",
+        "lines", "short",
+        (Query(f"sum by (sink) (rate(batch_spans_sum{{}}{_RATE})) / "
+               f"(sum by (sink) (rate(batch_spans_count{{}}{_RATE})) > 0)", "{{sink}}"),), width=8,
+    ),
+    Panel(
+        "Request size", "Bytes in a request, on average.",
+        "lines", "bytes",
+        (Query(f"sum by (sink) (rate(batch_bytes_sum{{}}{_RATE})) / "
+               f"(sum by (sink) (rate(batch_bytes_count{{}}{_RATE})) > 0)", "{{sink}}"),), width=8,
+    ),
+    Panel(
+        "Retries", "Batches sent again. A retry is never a loss.",
+        "lines", "ops",
+        (Query(f"sum by (sink) (rate(retries_total{{}}{_RATE}))", "{{sink}}"),), width=8,
+    ),
+    Panel(
+        "Most failures", "The ten pods with the most failed requests a second.",
+        "table", "reqps",
+        (Query("topk(10, sum by (namespace, pod, sink, outcome) "
+               f'(rate(upstream_requests_total{{outcome!="ok"}}{_RATE})))'),), width=8,
+    ),
+)  # fmt: skip
+
+_RESOURCES = (
+    Panel(
+        "Queue depth", "Writes that are not settled: waiting, in flight, on disk.",
+        "lines", "short",
+        (Query("sum by (sink) (queue_depth{})", "{{sink}} all pods"),
+         Query("max by (sink) (queue_depth{})", "{{sink}} worst pod"),
+         Query("sum(open_spans{})", "open spans")), width=8,
+    ),
+    Panel(
+        "Queue bytes", "Accepted spans in memory. At queue.max_bytes agents get 429.",
+        "lines", "bytes",
+        (Query("max(queue_bytes{})", "worst pod"),
+         Query("avg(queue_bytes{})", "mean"),
+         Query("min(queue_limit_bytes{})", "lowest limit")), width=8,
+    ),
+    Panel(
+        "Fullest queues", "The ten pods that used most of queue.max_bytes.",
+        "table", "percentunit",
+        (Query("topk(10, max by (namespace, pod) (queue_bytes{} / queue_limit_bytes{}))"),),
+        width=8, bad=0.8,
+    ),
+    Panel(
+        "Memory (RSS)", "Resident memory, and the container's limit (0: none).",
+        "lines", "bytes",
+        (Query(f"max({_own('process_resident_memory_bytes{}')})", "worst pod"),
+         Query(f"avg({_own('process_resident_memory_bytes{}')})", "mean"),
+         Query("min(memory_limit_bytes{})", "lowest limit")), width=8,
+    ),
+    Panel(
+        "CPU", "Cores used. One sidecar can use one.",
+        "lines", "short",
+        (Query(f"max({_own(f'rate(process_cpu_seconds_total{{}}{_RATE})')})", "worst pod"),
+         Query(f"sum({_own(f'rate(process_cpu_seconds_total{{}}{_RATE})')})", "all pods")), width=8,
+    ),
+    Panel(
+        "Event loop lag", "How late a timer of a second comes, in the whole namespace: high where "
+        "the CPU is short. Needs the recording rules.",
+        "lines", "s",
+        _quantiles("namespace_le:trace_sidecar_event_loop_lag_seconds_bucket:rate5m", "", ""),
+        width=8,
+    ),
+    Panel(
+        "Spool", "Bytes on disk. At spool.max_bytes agents get 429.",
+        "lines", "bytes",
+        (Query("max(spool_bytes{})", "worst pod"),
+         Query("avg(spool_bytes{})", "mean"),
+         Query("min(spool_limit_bytes{} > 0)", "lowest limit")), width=8, none="no spool",
+    ),
+    Panel(
+        "Spool trouble", "Sidecars whose disk can't be used, and disk errors a second.",
+        "lines", "short",
+        (Query("sum(spool_degraded{})", "degraded sidecars"),
+         Query(f"sum(rate(spool_errors_total{{}}{_RATE}))", "errors/s"),
+         Query(f"sum(rate(dead_letter_errors_total{{}}{_RATE}))", "dead letters not kept/s")),
+        width=8,
+    ),
+    Panel(
+        "Largest by memory", "The ten pods with the largest RSS.",
+        "table", "bytes",
+        (Query(f"topk(10, max by (namespace, pod) ({_own('process_resident_memory_bytes{}')}))"),),
+        width=8,
+    ),
+)  # fmt: skip
+
+_INTAKE = (
+    Panel(
+        "Events", "Events taken a second; joined: gone out inside another event of their span.",
+        "lines", "eps",
+        (Query(f"sum by (kind) (rate(received_events_total{{}}{_RATE}))", "{{kind}}"),
+         Query(f"sum(rate(joined_events_total{{}}{_RATE}))", "joined"),
+         Query(f"sum(rate(spool_replayed_events_total{{}}{_RATE}))", "from the spool")), width=8,
+    ),
+    Panel(
+        "Requests by answer", "429 and 503 mean later: nothing of the request was taken. 4xx else: "
+        "the agent has to be corrected.",
+        "stack", "reqps",
+        (Query(f"sum by (code) (rate(ingest_requests_total{{}}{_RATE})) > 0", "{{code}}"),),
+        width=8,
+    ),
+    Panel(
+        "Rejections", "Rejected events by reason; a request that is refused whole counts once.",
+        "lines", "ops",
+        (Query(f"sum by (reason) (rate(rejected_events_total{{}}{_RATE}))", "{{reason}}"),),
+        width=8,
+    ),
+    Panel(
+        "Answer time", "What an agent waits for an answer, in the whole namespace. Needs the "
+        "recording rules.",
+        "lines", "s",
+        _quantiles("namespace_le:trace_sidecar_ingest_duration_seconds_bucket:rate5m", "", ""),
+        width=12,
+    ),
+    Panel(
+        "Busiest", "The ten pods that take most events a second.",
+        "table", "eps",
+        (Query(f"topk(10, sum by (namespace, pod) (rate(received_events_total{{}}{_RATE})))"),),
+        width=12,
+    ),
+)  # fmt: skip
+
+ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
+    ("Are we losing anything?", _LOSS),
+    ("Is it late?", _LATE),
+    ("Why?", _WHY),
+    ("Resources", _RESOURCES),
+    ("Intake", _INTAKE),
+)
