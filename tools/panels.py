@@ -314,13 +314,20 @@ _INTAKE = (
         "recording rules.",
         "lines", "s",
         _quantiles("namespace_le:trace_sidecar_ingest_duration_seconds_bucket:rate5m", "", ""),
-        width=12,
+        width=8,
+    ),
+    Panel(
+        "Handed on to SGP", "Other calls of the agents' SGP clients, where listener.pass_through "
+        "is on. Anything but answered failed on the way; it is never tried again.",
+        "lines", "reqps",
+        (Query(f"sum by (outcome) (rate(passed_through_requests_total{{}}{_RATE}))",
+               "{{outcome}}"),), width=8,
     ),
     Panel(
         "Busiest", "The ten pods that take most events a second.",
         "table", "eps",
         (Query(f"topk(10, sum by (namespace, pod) (rate(received_events_total{{}}{_RATE})))"),),
-        width=12,
+        width=8,
     ),
 )  # fmt: skip
 
