@@ -95,6 +95,8 @@ class SidecarCollector(Collector):
         )
         yield _gauge("spool_bytes", "Bytes of the spool's files", size)
         yield _gauge("spool_limit_bytes", "spool.max_bytes, 0 without a spool", limit)
+        used = 0.0 if spool is None else spool.used_ratio
+        yield _gauge("spool_used_ratio", "Share of the spool's room that is taken", used)
         yield _gauge("spool_writes", "Writes on disk", rows)
         yield _gauge("spool_degraded", "1 while the disk can't be used", degraded)
         yield _counter("spool_errors", "Disk errors", errors)

@@ -93,6 +93,11 @@ class Spool:
         return self._file.used
 
     @property
+    def used_ratio(self) -> float:
+        """Of the room for writes, what they take; `size` stays when they are gone."""
+        return self._file.used / self._file.room
+
+    @property
     def size(self) -> int:
         """Bytes of the files."""
         return self._file.size

@@ -138,8 +138,11 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "Above 0.1 s: the CPU is short. Raise the CPU request; look at throttling."),
     )),
     ("Spool", (
-        Entry("spool_bytes", "Bytes of the spool's files; 0 without a spool.",
-              "Above 80 % of the limit: bring the upstream back, or give more."),
+        Entry("spool_used_ratio", "Share of the spool's room that writes take; at 1 agents get "
+              "429. 0 without a spool.",
+              "Above 0.8: bring the upstream back, or raise `spool.max_bytes`."),
+        Entry("spool_bytes", "Bytes of the spool's files, which stay large for a while when their "
+              "writes are gone; 0 without a spool.", NOTHING),
         Entry("spool_limit_bytes", "`spool.max_bytes`; 0 without a spool.", NOTHING),
         Entry("spool_writes", "Writes on disk.", NOTHING),
         Entry("spool_degraded", "1 while the disk can't be used: new events are in memory only.",
@@ -153,10 +156,11 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     ("Intake", (
         Entry("received_events", "Events taken.", "None while agents work: they do not reach us."),
         Entry("rejected_events", "Refusals by reason: an event each, or a whole request, which "
-              "counts once. `malformed`, `invalid`, `too_large`, `unsupported`: the agent's "
-              "fault. `no_room`: full (429). `stopping`: shutting down (503).",
+              "counts once. `malformed` (no JSON, no event), `invalid` (a value that can't be "
+              "delivered), `too_large`, `unsupported` (another path or type): the agent's fault. "
+              "`no_room`: full (429). `stopping`: shutting down (503).",
               "The agent's fault: the answer's body says what is wrong. `no_room`: see "
-              "`queue_bytes` and `spool_bytes`."),
+              "`queue_bytes` and `spool_used_ratio`."),
         Entry("ingest_requests", "Requests of agents by status.",
               "429: full. Other 4xx: the agent has to be corrected."),
         Entry("ingest_duration_seconds", "From the first byte of a request to its answer.",

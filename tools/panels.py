@@ -266,11 +266,10 @@ _RESOURCES = (
         width=8,
     ),
     Panel(
-        "Spool", "Bytes on disk. At spool.max_bytes agents get 429.",
-        "lines", "bytes",
-        (Query("max(spool_bytes{})", "worst pod"),
-         Query("avg(spool_bytes{})", "mean"),
-         Query("min(spool_limit_bytes{} > 0)", "lowest limit")), width=8, none="no spool",
+        "Spool", "Share of the spool's room that writes take. At 100 % agents get 429.",
+        "lines", "percentunit",
+        (Query("max(spool_used_ratio{})", "worst pod"),
+         Query("avg(spool_used_ratio{})", "mean")), width=8,
     ),
     Panel(
         "Spool trouble", "Sidecars whose disk can't be used, and disk errors a second.",
