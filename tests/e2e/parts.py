@@ -64,6 +64,21 @@ def debian(*packages: str) -> None:
     run("apt-get", *wait, "install", "--no-install-recommends", *absent, env=quiet)
 
 
+def unpacked(package: str) -> Path:
+    """The files of a Debian package, unpacked and not installed: no service of it is started."""
+
+    def build(home: Path) -> None:
+        if shutil.which("apt-get") is None:
+            missing("no apt-get to download " + package)
+        run("apt-get", "-o", "DPkg::Lock::Timeout=600", "-qq", "update")
+        run("apt-get", "-qq", "download", package, cwd=home)
+        (archive,) = home.glob("*.deb")
+        run("dpkg-deb", "--extract", archive, home / "root")
+        archive.unlink()
+
+    return build_once(f"debian/{package}", build) / "root"
+
+
 def go() -> Path:
     """The Go toolchain."""
     found = shutil.which("go", path=os.environ.get("PATH", "") + ":/usr/local/go/bin")

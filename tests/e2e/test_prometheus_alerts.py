@@ -1,0 +1,172 @@
+"""Each alert fires for real: its scenario happens to a real sidecar that Prometheus scrapes.
+
+The rules are the chart's with shortened times. What has no test here can't be made to happen from
+outside in seconds (a wrong sum in the books, a full container); tests/rules has all of them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from sidecar.demo.behaviours import Hang, Recorded, Scripted
+from tests.e2e.prometheus_support import (
+    RULES,
+    Prometheus,
+    address,
+    exposing,
+    prometheus,
+    shortened,
+)
+from tests.kill_support import Life, Rig
+
+SOON = {"SIDECAR_RETRY__MAX_S": "0.5", "SIDECAR_SHUTDOWN__GRACE_S": "0"}
+
+
+@pytest.fixture(scope="module")
+def prom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """One Prometheus for all scenarios."""
+    with prometheus(tmp_path_factory.mktemp("prometheus"), shortened(RULES.read_text())) as running:
+        yield running
+
+
+@asynccontextmanager
+async def working(rig: Rig) -> AsyncIterator[tuple[Life, asyncio.Task[None]]]:
+    """A sidecar, and an agent that goes on posting until its task is cancelled."""
+    life = await rig.start()
+    posting = asyncio.create_task(rig.agent(life.url, "agent"))
+    try:
+        yield life, posting
+    finally:
+        posting.cancel()
+        if life.process.returncode is None:
+            life.process.terminate()
+        await life.ended()
+        await asyncio.wait([posting])
+
+
+async def test_no_sidecar_and_one_that_does_not_answer(prom: Prometheus, tmp_path: Path) -> None:
+    """Absent until one is scraped; not scraped once it is killed; else nothing fires."""
+    rig = Rig(tmp_path, seed=1, settings=SOON)
+    await prom.fires("TraceSidecarAbsent", namespace=None)
+    async with rig.agentex, rig.sgp, working(rig) as (life, _):
+        with prom.scraping("presence", a=address(life)):
+            await prom.silent("TraceSidecarAbsent", namespace=None)
+            assert await prom.firing("presence") == set()
+            life.process.kill()
+            await prom.fires("TraceSidecarNotScraped a", namespace="presence")
+    await prom.fires("TraceSidecarAbsent", namespace=None)
+
+
+async def test_upstreams_that_are_down_and_that_refuse_the_key(
+    prom: Prometheus, tmp_path: Path
+) -> None:
+    """Each upstream's trouble is its own alert, and ends with it."""
+    rig = Rig(tmp_path, seed=2, settings=SOON)
+    async with rig.agentex, rig.sgp, working(rig) as (life, _):
+        with prom.scraping("upstreams", a=address(life)):
+            port = rig.sgp.port
+            await rig.sgp.stop()
+            rig.agentex.rule = lambda _: 401
+            await prom.fires(
+                "TraceSidecarUpstreamDown sgp",
+                "TraceSidecarUnauthorized agentex",
+                "TraceSidecarDeliveryStalled sgp",
+                "TraceSidecarDeliveryStalled agentex",
+                namespace="upstreams",
+            )
+            await rig.sgp.start(port)
+            rig.agentex.rule = None
+            await prom.silent(
+                "TraceSidecarUpstreamDown", "TraceSidecarUnauthorized", namespace="upstreams"
+            )
+
+
+async def test_an_upstream_that_refuses_what_is_sent(prom: Prometheus, tmp_path: Path) -> None:
+    """A few dead letters, which a small file does not keep; then the brake, until it is better."""
+    rig = Rig(tmp_path, seed=3, settings=SOON | {"SIDECAR_DEAD_LETTERS__MAX_BYTES": "4KiB"})
+    async with rig.agentex, rig.sgp, working(rig) as (life, _):
+        with prom.scraping("refused", a=address(life)):
+            rig.sgp.rule = lambda _: 422
+            await prom.fires(
+                "TraceSidecarDeadLetters sgp refused",
+                "TraceSidecarDeadLettersNotKept a",
+                "TraceSidecarBrakeOn sgp",
+                namespace="refused",
+            )
+            assert ("TraceSidecarDeadLetters", "agentex", "refused") not in await prom.firing(
+                "refused"
+            )
+            rig.sgp.rule = None
+            await prom.silent("TraceSidecarBrakeOn", namespace="refused")
+
+
+@pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
+async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> None:
+    """Upstreams that hang fill what there is; agents are turned away, until it empties."""
+
+    def hang(_: Recorded) -> Scripted:
+        return Hang()
+
+    namespace = f"full-{spool}".lower()
+    room = {"SIDECAR_QUEUE__MAX_BYTES": "1MiB", "SIDECAR_AGENTEX__TIMEOUT_S": "1"}
+    room |= {"SIDECAR_SGP__TIMEOUT_S": "1", "SIDECAR_SPOOL__PATH": ""}
+    if spool:
+        room |= {"SIDECAR_QUEUE__MAX_BYTES": "8MiB", "SIDECAR_SPOOL__MAX_BYTES": "2MiB"}
+        room["SIDECAR_SPOOL__PATH"] = str(tmp_path / "spool")
+    rig = Rig(tmp_path, seed=4, settings=SOON | room)
+    full = "TraceSidecarSpoolNearlyFull" if spool else "TraceSidecarQueueNearLimit"
+    async with rig.agentex, rig.sgp, working(rig) as (life, posting):
+        rig.agentex.rule = rig.sgp.rule = hang
+        with prom.scraping(namespace, a=address(life)):
+            await prom.fires("TraceSidecarIntakeRefusing", full, namespace=namespace)
+            posting.cancel()
+            rig.agentex.rule = rig.sgp.rule = None
+            await prom.silent("TraceSidecarIntakeRefusing", full, namespace=namespace)
+
+
+async def test_a_disk_that_is_away_and_an_agent_that_posts_nonsense(
+    prom: Prometheus, tmp_path: Path
+) -> None:
+    """Both are said, and the disk is taken back once it is there."""
+    disk = tmp_path / "disk"
+    rig = Rig(tmp_path, seed=5, settings=SOON | {"SIDECAR_SPOOL__PATH": str(disk / "spool")})
+    disk.write_text("not a directory")
+    async with rig.agentex, rig.sgp, working(rig) as (life, _), aiohttp.ClientSession() as client:
+
+        async def post() -> None:
+            while life.process.returncode is None:
+                async with client.post(life.url + "/v1/spans", json=[{"event_type": "?"}]) as reply:
+                    assert reply.status == 400
+                await asyncio.sleep(0.2)
+
+        nonsense = asyncio.create_task(post())
+        with prom.scraping("disk", a=address(life)):
+            await prom.fires(
+                "TraceSidecarSpoolDegraded a",
+                "TraceSidecarEventsRejected malformed",
+                namespace="disk",
+            )
+            disk.unlink()
+            disk.mkdir()
+            await prom.silent("TraceSidecarSpoolDegraded", namespace="disk")
+        nonsense.cancel()
+
+
+@pytest.mark.parametrize("kind", ["", "init_"])
+async def test_restarts_as_kubernetes_counts_them(prom: Prometheus, kind: str) -> None:
+    """Of an ordinary container and of a native sidecar, by the names of kube-state-metrics."""
+    namespace = f"restarts{kind}".strip("_")
+    name = f"kube_pod_{kind}container_status_restarts_total"
+    scrapes = iter(range(10_000))
+
+    def text() -> str:
+        labels = f'namespace="{namespace}",pod="a",container="trace-sidecar"'
+        return f"# TYPE {name} counter\n{name}{{{labels}}} {next(scrapes)}\n"
+
+    async with exposing(text) as stand_in:
+        with prom.scraping(namespace, honest=stand_in):
+            await prom.fires("TraceSidecarRestarting a", namespace=namespace)
