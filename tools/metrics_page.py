@@ -68,7 +68,8 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "`last_shutdown_lost` do. `spool`: a row on disk could not be read.",
               "`shutdown`: a longer `shutdown.grace_s` or a spool. `spool`: look at the disk."),
         Entry("last_shutdown_lost", "Writes that the previous life of this sidecar lost when it "
-              "stopped, as it noted in the spool's folder.",
+              "stopped, as it noted on the volume of the spool or of the dead letters; 0 where "
+              "there is none.",
               "A longer `shutdown.grace_s`, within `terminationGracePeriodSeconds`; look at why "
               "the disk did not take the rest."),
         Entry("dead_lettered_writes", "Writes that an upstream will never take. `refused`: it says "

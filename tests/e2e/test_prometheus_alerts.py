@@ -26,6 +26,11 @@ from tests.kill_support import Life, Rig
 SOON = {"SIDECAR_RETRY__MAX_S": "0.5", "SIDECAR_SHUTDOWN__GRACE_S": "0"}
 
 
+def hang(_: Recorded) -> Scripted:
+    """An upstream that takes requests and never answers."""
+    return Hang()
+
+
 @pytest.fixture(scope="module")
 def prom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """One Prometheus for all scenarios."""
@@ -104,13 +109,23 @@ async def test_an_upstream_that_refuses_what_is_sent(prom: Prometheus, tmp_path:
             await prom.silent("TraceSidecarBrakeOn", namespace="refused")
 
 
+async def test_a_shutdown_that_lost_something(prom: Prometheus, tmp_path: Path) -> None:
+    """No spool and no time: the next life says what this one could not deliver."""
+    rig = Rig(tmp_path, seed=6, settings=SOON | {"SIDECAR_SPOOL__PATH": ""})
+    async with rig.agentex, rig.sgp:
+        rig.agentex.rule = rig.sgp.rule = hang
+        async with working(rig) as (life, _):
+            await rig.sgp.arrived(1)
+        assert life.code == 1
+        rig.agentex.rule = rig.sgp.rule = None
+        async with working(rig) as (life, _):
+            with prom.scraping("shutdown", a=address(life)):
+                await prom.fires("TraceSidecarLostAtShutdown", namespace="shutdown")
+
+
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> None:
     """Upstreams that hang fill what there is; agents are turned away, until it empties."""
-
-    def hang(_: Recorded) -> Scripted:
-        return Hang()
-
     namespace = f"full-{spool}".lower()
     room = {"SIDECAR_QUEUE__MAX_BYTES": "1MiB", "SIDECAR_AGENTEX__TIMEOUT_S": "1"}
     room |= {"SIDECAR_SGP__TIMEOUT_S": "1", "SIDECAR_SPOOL__PATH": ""}
