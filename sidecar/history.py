@@ -65,9 +65,9 @@ class Window:
         """Take one reading; there are as many numbers in each."""
         self._rows.append((now, tuple(numbers)))
 
-    def growth(self) -> list[float]:
-        """By how much each number grew; nothing before there are two readings."""
-        (_, old), (_, new) = self._rows[0], self._rows[-1]
+    def growth(self, latest: Sequence[float] | None = None) -> list[float]:
+        """By how much each number grew, up to the newest reading or to `latest`."""
+        old, new = self._rows[0][1], latest or self._rows[-1][1]
         return [late - early for early, late in zip(old, new, strict=True)]
 
     def rates(self) -> list[float]:

@@ -192,7 +192,8 @@ class _Watched:
         """The lane as an operator sees it."""
         lane, books = self._lane, self._lane.metrics.books
         forwarded, requests, failed = self._recent.rates()
-        took, delays = self._requests.growth(), self._delays.growth()
+        took = self._requests.growth(lane.metrics.request_seconds.counts)
+        delays = self._delays.growth(lane.metrics.delay.counts)
         return {
             "state": lane.throttle.state,
             "next_attempt_s": round(max(0.0, lane.throttle.paused_until - now), 3),
@@ -254,5 +255,5 @@ def _shown(config: Config) -> dict[str, Any]:
     for section in shown.values():
         # A proxy's password may be part of the URL.
         if (url := URL(section.get("base_url", ""))).user or url.password:
-            section["base_url"] = str(url.with_user("***"))
+            section["base_url"] = str(url.with_user(None).with_user("***"))
     return shown
