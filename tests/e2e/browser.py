@@ -1,0 +1,176 @@
+"""A real Chromium without a window, driven by the W3C WebDriver protocol over plain HTTP."""
+
+import asyncio
+import base64
+import json
+import tarfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import aiohttp
+
+from tests.e2e import parts
+
+AXE = "4.14.1"
+# What a script or a command gives back.
+Value: TypeAlias = Any
+# A cold start of the browser on a busy machine.
+START_S = 120.0
+DEADLINE_S = 60.0
+POLL_S = 0.05
+DESKTOP = (1280, 900)
+PHONE = (390, 844)
+
+
+@dataclass
+class Browser:
+    """One browser session: a page, its log and what it asked the network for."""
+
+    session: aiohttp.ClientSession
+    url: str
+
+    async def command(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Value:
+        """One WebDriver command; its value."""
+        payload = {} if body is None and method == "POST" else body
+        async with self.session.request(method, f"{self.url}{path}", json=payload) as reply:
+            answer = await reply.json(content_type=None)
+        assert reply.status == 200, answer
+        return answer["value"]
+
+    async def devtools(self, command: str, **parameters: Any) -> Value:
+        """One command of the DevTools protocol."""
+        return await self.command(
+            "POST", "/goog/cdp/execute", {"cmd": command, "params": parameters}
+        )
+
+    async def open(self, url: str) -> None:
+        """Load a page."""
+        await self.command("POST", "/url", {"url": url})
+
+    async def run(self, script: str, *arguments: Any) -> Value:
+        """What a function body returns in the page."""
+        return await self.command("POST", "/execute/sync", {"script": script, "args": arguments})
+
+    async def until(self, condition: str, *arguments: Any) -> Value:
+        """Wait for an expression to be true in the page; its value."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                if value := await self.run(f"return {condition}", *arguments):
+                    return value
+                await asyncio.sleep(POLL_S)
+
+    async def look(self, size: tuple[int, int], scheme: str = "light") -> None:
+        """Be a screen of so many CSS pixels, `light` or `dark`."""
+        width, height = size
+        await self.devtools(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < DESKTOP[0],
+        )
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        await self.devtools("Emulation.setEmulatedMedia", features=features)
+
+    async def key(self, name: str) -> None:
+        """Press and release a key, such as `Tab`."""
+        code = {"Tab": 9, "End": 35, "ArrowLeft": 37}[name]
+        for kind in ("keyDown", "keyUp"):
+            await self.devtools(
+                "Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code
+            )
+
+    async def screenshot(self, path: Path) -> None:
+        """The whole page as a PNG file."""
+        shot = await self.devtools(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=True
+        )
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
+
+    async def complaints(self) -> list[str]:
+        """Errors and warnings of the console, policy violations among them, since last asked."""
+        entries = await self.command("POST", "/se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries if entry["level"] in {"SEVERE", "WARNING"}]
+
+    async def requests(self) -> list[str]:
+        """The URL of every request to the network since last asked."""
+        entries = await self.command("POST", "/se/log", {"type": "performance"})
+        events = [json.loads(entry["message"])["message"] for entry in entries]
+        return [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+
+    async def violations(self) -> list[str]:
+        """What axe-core finds wrong with the page as it is now."""
+        # Through DevTools: the page's own policy would not let a script in.
+        source = await asyncio.to_thread(axe().read_text)
+        await self.devtools("Runtime.evaluate", expression=source)
+        found = await self.devtools(
+            "Runtime.evaluate",
+            expression="axe.run(document, {resultTypes: ['violations']}).then(JSON.stringify)",
+            awaitPromise=True,
+            returnByValue=True,
+        )
+        result = json.loads(found["result"]["value"])
+        assert result["passes"], "axe-core looked at nothing"
+        return [
+            f"{violation['id']}: {violation['help']}: {node['html'][:200]} {node['failureSummary']}"
+            for violation in result["violations"]
+            for node in violation["nodes"]
+        ]
+
+
+def axe() -> Path:
+    """axe-core's script, from npm."""
+
+    def build(home: Path) -> None:
+        parts.run("npm", "pack", f"axe-core@{AXE}", "--silent", cwd=home)
+        with tarfile.open(next(home.glob("*.tgz"))) as archive:
+            archive.extractall(home, filter="data")
+
+    return parts.build_once(f"axe-core/{AXE}", build) / "package/axe.min.js"
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    """A browser of its own, ended with the test."""
+    await asyncio.to_thread(parts.debian, "chromium", "chromium-driver")
+    driver = await asyncio.create_subprocess_exec(
+        "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(START_S) as starting:
+            made = Browser(session, await _address(driver))
+            capabilities = {
+                "browserName": "chrome",
+                "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+                "goog:chromeOptions": {
+                    # The tests may run as root in a container, where Chromium has no sandbox.
+                    "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"],
+                },
+            }
+            wish = {"capabilities": {"alwaysMatch": capabilities}}
+            begun = await made.command("POST", "/session", wish)
+            made.url += f"/session/{begun['sessionId']}"
+            starting.reschedule(None)
+            yield made
+            await made.command("DELETE", "")
+    finally:
+        driver.terminate()
+        await driver.communicate()
+
+
+async def _address(driver: asyncio.subprocess.Process) -> str:
+    assert driver.stdout is not None
+    line = b""
+    while b"started successfully on port" not in line:
+        line = await driver.stdout.readline()
+        if not line:
+            parts.missing("chromedriver did not start")
+    port = int(line.rpartition(b" ")[2].strip(b".\n "))
+    return f"http://127.0.0.1:{port}"

@@ -1,0 +1,144 @@
+"""The status page in a real Chromium, over a real sidecar process under load."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sidecar.demo.stand_in import Answer
+from tests.e2e.browser import DESKTOP, PHONE, Browser, browser
+from tests.kill_support import Life, Rig
+
+TAKEN = "document.querySelector('#journey dd').textContent"
+STATE = "document.querySelectorAll('.lane .state')[arguments[0]]?.textContent"
+LEVELS = "[...document.querySelectorAll('.answer')].map(e => e.dataset.level).join()"
+DIFFERENCES = "[...document.querySelectorAll('tr:last-child td')].map(e => e.textContent)"
+AGENTEX, SGP = 0, 1
+
+
+def artifacts(fallback: Path) -> Path:
+    """Where screenshots are kept: `E2E_ARTIFACTS`, else the test's own folder."""
+    folder = Path(os.environ.get("E2E_ARTIFACTS") or fallback)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[tuple[Rig, Life, Browser]]:
+    """Both upstreams, a sidecar process that an agent posts to, and a browser at its page."""
+    rig = Rig(folder, seed=8, settings={"SIDECAR_RETRY__MAX_S": "1"})
+    rig.agentex.keep_bodies = rig.sgp.keep_bodies = False
+    async with rig.agentex, rig.sgp:
+        life = await rig.start()
+        agent = asyncio.create_task(rig.agent(life.url, "agent"))
+        try:
+            async with browser() as page:
+                await page.look(DESKTOP)
+                await page.open(life.admin_url + "/")
+                yield rig, life, page
+        finally:
+            if life.code is None and life.process.returncode is None:
+                life.process.kill()
+            await life.ended()
+            await agent
+
+
+async def test_numbers_move_and_an_outage_shows(tmp_path: Path) -> None:
+    """Under load the numbers grow; an upstream that fails is seen, why, and its return."""
+    async with world(tmp_path) as (rig, life, page):
+        await page.until(f"{LEVELS} === 'ok,ok,ok'")
+        before = await page.run(f"return {TAKEN}")
+        await page.until(f"{TAKEN} !== arguments[0]", before)
+        assert await page.run(f"return {DIFFERENCES}") == ["0 ✓"] * 3
+        # The page itself notes when it first shows the outage: the driver's own way is slow.
+        await page.run(
+            """
+            const lane = document.querySelectorAll('.lane .state')[arguments[0]];
+            window.seen = new Promise(resolve => {
+              const look = () => lane.textContent === 'down' && resolve(Date.now());
+              const all = {childList: true, characterData: true, subtree: true};
+              new MutationObserver(look).observe(lane, all);
+            });
+            """,
+            SGP,
+        )
+        broken_at = await page.run("return Date.now()")
+        rig.sgp.rule = lambda _: Answer(503)
+        seen_at = await page.run("return window.seen")
+        sys.stdout.write(f"an outage was on the page after {seen_at - broken_at} ms\n")
+        why = "document.querySelectorAll('.answer')[2].textContent"
+        await page.until(f"{why}.includes('SGP is down')")
+        await page.until(f"{why}.includes('HTTP 503')")
+        assert await page.run(f"return {STATE}", AGENTEX) == "up"
+        assert (await page.run("return document.title")).startswith("✕ SGP is down")
+        said = "document.querySelector('#spoken').textContent"
+        await page.until(f"{said}.includes('SGP is down')")
+        assert await page.violations() == []
+        rig.sgp.rule = None
+        await page.until(f"{STATE} === 'up'", SGP)
+        await page.until(f"{LEVELS}.endsWith('ok')")
+        assert await page.complaints() == []
+        assert {url.split("?")[0] for url in await page.requests()} == {
+            f"{life.admin_url}{path}" for path in ("/", "/status", "/status/history")
+        }
+
+
+async def test_a_sidecar_that_is_gone_and_another_one(tmp_path: Path) -> None:
+    """The page says that nobody answers and since when; a new process is taken for what it is."""
+    async with world(tmp_path) as (rig, life, page):
+        await page.until(f"{LEVELS} === 'ok,ok,ok'")
+        await page.until(f"{TAKEN} !== '0'")
+        life.process.kill()
+        await life.ended()
+        gone = "document.querySelector('#gone')"
+        await page.until(f"!{gone}.hidden && {gone}.textContent.includes('does not answer since')")
+        assert await page.run("return document.querySelector('#live').textContent") == (
+            "not answering"
+        )
+        assert await page.violations() == []
+        port = life.admin_url.rpartition(":")[2]
+        second = await rig.start(SIDECAR_ADMIN__PORT=port)
+        try:
+            await page.until(f"{gone}.hidden")
+            await page.until(f"{TAKEN} === '0'")
+        finally:
+            second.process.terminate()
+            await second.ended()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("name", "size"), [("desktop", DESKTOP), ("phone", PHONE)])
+async def test_readable_by_everybody(
+    tmp_path: Path, scheme: str, name: str, size: tuple[int, int]
+) -> None:
+    """axe-core finds nothing wrong, nothing is wider than the screen; a screenshot is kept."""
+    async with world(tmp_path) as (_, _, page):
+        await page.look(size, scheme)
+        await page.until(f"{LEVELS} === 'ok,ok,ok'")
+        await page.run("document.querySelector('details').open = true")
+        assert await page.violations() == []
+        assert await page.run("return document.documentElement.scrollWidth <= innerWidth")
+        await page.run("document.querySelector('details').open = false")
+        picture = artifacts(tmp_path) / f"status-page-{name}-{scheme}.png"
+        await page.screenshot(picture)
+        color = await page.run("return getComputedStyle(document.body).backgroundColor")
+        brightest = max(int(channel) for channel in color.strip("rgb()").split(","))
+        assert (brightest > 128) == (scheme == "light")
+
+
+async def test_by_keyboard(tmp_path: Path) -> None:
+    """Tab reaches a chart, arrow keys move the cursor through its samples, and it is spoken."""
+    async with world(tmp_path) as (_, _, page):
+        await page.until("document.querySelector('svg')?.getAttribute('aria-valuemax') > 0")
+        await page.key("Tab")
+        await page.until("document.activeElement.role === 'slider'")
+        assert await page.run("return document.activeElement.matches(':focus-visible')")
+        await page.key("ArrowLeft")
+        spoken = "document.activeElement.getAttribute('aria-valuetext')"
+        await page.until(f"{spoken}.startsWith('5.0 s ago')")
+        await page.key("End")
+        await page.until(f"{spoken}.startsWith('now')")
