@@ -15,12 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from textwrap import wrap
 from time import monotonic
 from types import FrameType
 from typing import Any, Never, Self, TextIO
 
 from sidecar.answers import BAD, duration
-from sidecar.top_frame import Line, frame
+from sidecar.top_frame import WIDTH, Line, frame
 
 LOSING = 1
 AWAY = 3
@@ -176,8 +177,9 @@ def _watch(
             lines = heard = sidecar.frame(sidecar.report())
             heard_at = monotonic()
         except Away as away:
-            age = f"; this was {duration(monotonic() - heard_at)} ago" if heard else ""
-            lines = [Line(f"[BAD] {away}; trying again{age}", BAD), Line(), *heard]
+            age = f"; what follows is {duration(monotonic() - heard_at)} old" if heard else ""
+            said = wrap(f"[BAD]  {away}; trying again{age}", WIDTH)
+            lines = [*(Line(part, BAD) for part in said), Line(), *heard]
         where.show(lines)
         while _wait(every_s, wakes):
             where.show(lines)  # the terminal has another size

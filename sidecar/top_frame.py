@@ -13,7 +13,7 @@ from sidecar.answers import BAD, OK, WARN, duration
 
 Json = Mapping[str, Any]
 
-_WIDTH = 80
+WIDTH = 80  # what is narrower is cut
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 45  # characters: 20 seconds each
 _TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}
@@ -68,7 +68,7 @@ def _answer(answer: Json) -> Iterator[Line]:
     tag = _TAGS[answer["level"]]
     head = f"{tag} {answer['question']:<24}"
     text = f"{answer['answer']}: {answer['detail']}"
-    first, *others = wrap(text, _WIDTH - len(head)) or [""]
+    first, *others = wrap(text, WIDTH - len(head)) or [""]
     yield Line(head + first, answer["level"], len(tag))
     for other in others:
         yield Line(" " * len(head) + other)
@@ -115,10 +115,10 @@ def _lanes(sinks: Json) -> Iterator[Line]:
             "" if level == OK else level,
         )
         if (error := sink["last_error"]) is not None:
-            text = f"last error {duration(error['age_s'])} ago: {error['text']} ({error['kind']})"
+            text = f"{error['text']} ({error['kind']}) {duration(error['age_s'])} ago"
             wait = sink["next_attempt_s"]
-            soon = f"; next attempt {f'in {duration(wait)}' if wait else 'now'}"
-            yield Line(f"         {text}{'' if level == OK else soon}", "soft")
+            soon = f"; next try {f'in {duration(wait)}' if wait else 'now'}"
+            yield Line(f"  {text}{'' if level == OK else soon}", "soft")
 
 
 def _books(report: Json) -> Iterator[Line]:
