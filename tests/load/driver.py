@@ -106,9 +106,9 @@ class Connection:
 
 
 class Driver:
-    """Runs one plan."""
+    """Runs one plan; `taken` reads an answer."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, requests: Iterator[Flow] | None = None) -> None:
         self._plan = plan
         self._connections = [Connection(plan.port) for _ in range(plan.connections)]
         self._epoll = select.epoll()
@@ -118,7 +118,7 @@ class Driver:
         self._idle = deque(self._connections)
         self._asleep: list[tuple[float, int, Connection]] = []
         self._order = count()
-        self._flows = flows(plan)
+        self._flows = flows(plan) if requests is None else requests
         self._number = 0
         self._more = True
         self._latencies = array("d")
@@ -205,12 +205,16 @@ class Driver:
             asked = _RETRY_AFTER.search(head)
             return float(asked[1]) if asked else 1.0
         self._latencies.append(now - sent)
+        self.taken(status, body, now)
+        return None
+
+    def taken(self, status: str, body: bytes, now: float) -> None:
+        """Count what the sidecar took."""
         answer = _ANSWER.decode(body)
         self.result.accepted += answer.accepted
         self.result.rejected += len(answer.rejected)
         if status == "202":
             self.result.last_202 = now
-        return None
 
     def _finished(self) -> Result:
         result = self.result

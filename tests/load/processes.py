@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,24 +36,24 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _process(
-    arguments: list[str],
+def process(
+    command: Sequence[str | Path],
     stderr: IO[bytes] | None = None,
     cgroup: str = "",
     **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, *arguments]
+    """Run `command` with pipes to it, in an environment that holds nothing of the shell's."""
     if cgroup:
         # The shell goes into the cgroup, and becomes the process.
         command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', f"{cgroup}/cgroup.procs", *command]
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         command, cwd=ROOT, env=_environment(environment), stderr=stderr,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
-        yield process
+        yield started
     finally:
-        _stop(process)
+        _stop(started)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -72,14 +72,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def _line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
-    """The next line that `process` prints; None when none came in time."""
-    assert process.stdout is not None
-    if not select.select([process.stdout], [], [], timeout_s)[0]:
+def line_of(speaker: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
+    """The next line that `speaker` prints; None when none came in time."""
+    assert speaker.stdout is not None
+    if not select.select([speaker.stdout], [], [], timeout_s)[0]:
         return None
-    line = process.stdout.readline()
+    line = speaker.stdout.readline()
     if not line:
-        raise BenchError(f"{process.args!r} ended with {process.wait()}")
+        raise BenchError(f"{speaker.args!r} ended with {speaker.wait()}")
     return line
 
 
@@ -99,29 +99,29 @@ class StandIns:
         """User and system time so far."""
         return _cpu_s(self._proc)
 
-    def report(self, sink: str) -> dict[str, Any]:
-        """What arrived at `sink`."""
+    def report(self, sink: str, *, digests: bool = True) -> dict[str, Any]:
+        """What arrived at `sink`; without `digests` it is short."""
         host = self.urls[sink].removeprefix("http://").rstrip("/")
-        return _get(http.client.HTTPConnection(host, timeout=30), "/__report")
+        path = "/__report" if digests else "/__report?counts"
+        return _get(http.client.HTTPConnection(host, timeout=30), path)
 
 
 @contextlib.contextmanager
-def stand_ins(latency_ms: float) -> Iterator[StandIns]:
-    """Run the stand-ins of the demo, in their light mode."""
-    arguments = [*STAND_IN, "--agentex-port", "0", "--sgp-port", "0"]
-    arguments += ["--latency-ms", str(latency_ms), "--light"]
-    with _process(arguments) as process:
-        line = _line(process, START_S)
+def stand_ins(latency_ms: float, program: Sequence[str] = STAND_IN) -> Iterator[StandIns]:
+    """Run the stand-ins of the demo, in their light mode; or those of another `program`."""
+    command = [sys.executable, *program, "--latency-ms", str(latency_ms), "--light"]
+    with process(command) as serving:
+        line = line_of(serving, START_S)
         if line is None:
             raise BenchError("the stand-ins did not start")
-        ready = json.loads(line)
-        yield StandIns(process, {sink: ready[sink] for sink in ("agentex", "sgp")})
+        yield StandIns(serving, json.loads(line))
 
 
 class Sidecar:
     """A running sidecar."""
 
     def __init__(self, process: subprocess.Popen[bytes], started: Mapping[str, Any]) -> None:
+        self.pid = process.pid
         self._proc = Path(f"/proc/{process.pid}")
         self.port = int(str(started["listener"][0]).rpartition(":")[2])
         self._admin = http.client.HTTPConnection("127.0.0.1", started["admin_port"], timeout=30)
@@ -163,9 +163,11 @@ def sidecar(profile: str = "", cgroup: str = "", **environment: str) -> Iterator
     wrapper = ["-m", "cProfile", "-o", profile] if profile else []
     with (
         tempfile.TemporaryFile() as log,
-        _process([*wrapper, "-m", "sidecar", "run"], log, cgroup, **environment) as process,
+        process(
+            [sys.executable, *wrapper, "-m", "sidecar", "run"], log, cgroup, **environment
+        ) as running,
     ):
-        yield Sidecar(process, _started(process, log))
+        yield Sidecar(running, _started(running, log))
 
 
 def _started(process: subprocess.Popen[bytes], log: IO[bytes]) -> dict[str, Any]:
@@ -194,17 +196,17 @@ class Driver:
 
     def result(self, timeout_s: float) -> bytes | None:
         """Its results; None when it did not end within `timeout_s`."""
-        return _line(self._process, timeout_s)
+        return line_of(self._process, timeout_s)
 
 
 @contextlib.contextmanager
-def driver(plan: Plan) -> Iterator[Driver]:
+def driver(plan: Plan, module: str = f"{__package__}.driver") -> Iterator[Driver]:
     """Run a driver of `plan`."""
     argument = msgspec.json.encode(plan).decode()
-    with _process(["-m", f"{__package__}.driver", argument]) as process:
-        if _line(process, START_S) is None:
+    with process([sys.executable, "-m", module, argument]) as sending:
+        if line_of(sending, START_S) is None:
             raise BenchError("the driver did not connect")
-        yield Driver(process)
+        yield Driver(sending)
 
 
 def _cpu_s(proc: Path) -> float:
