@@ -1,0 +1,246 @@
+"""One run: start the processes, let the spans flow, read what they cost, stop the processes.
+
+What is counted begins once every process is connected and warm, and ends when the last span is at
+every upstream. Memory "after" is read `AFTER_S` later; meanwhile the next run may begin, as idle
+processes cost nothing.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from tests.load.driver import Result
+from tests.load.loads import Plan
+from tests.load.processes import BenchError, StandIns, driver, line_of, process
+
+from .agent import WARM_UP, Work
+from .forwarders import Forwarder, Route
+from .proc import AFTER_S, Memory, Meter, Watched
+
+READY_S = 120.0
+POLL_S = 0.02
+STALLED_S = 8.0  # longer than any way waits to fill a batch
+MOST_S = 120.0
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """What one run gave. CPU in milliseconds a span; `rate` in spans/s, until all had arrived."""
+
+    spans: int
+    lost: int
+    rate: float
+    agent_cpu_ms: float | None = None
+    forwarder_cpu_ms: float | None = None
+    forwarder_core: float | None = None
+    agent_mib: Memory | None = None
+    forwarder_mib: Memory | None = None
+    blocking_ms: dict[str, float] = {}
+    late_ms: dict[str, float] = {}
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRun:
+    """Spans made by an agent process: `work` in the interpreter `python()`."""
+
+    work: Work
+    route: Route
+    python: Callable[[], Path]
+    by_environment: bool = False  # the SDK's own variable leads to the sidecar
+
+
+@dataclass(frozen=True, kw_only=True)
+class SenderRun:
+    """Spans sent as ready requests, as `plan` says."""
+
+    plan: Plan
+    route: Route
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A run that is due. `settled`: whether its memory is read once more, later."""
+
+    name: str
+    run: AgentRun | SenderRun
+    settled: bool
+
+
+class Kept:
+    """A run whose processes still live, until their memory has been read once more."""
+
+    def __init__(
+        self, figures: Figures, meters: tuple[Meter, ...], stack: contextlib.ExitStack
+    ) -> None:
+        self.figures = figures
+        self._meters = meters
+        self._stack = stack
+        self._due = time.monotonic() + AFTER_S
+
+    def finish(self, *, settled: bool) -> None:
+        """Stop the processes; where it is to be `settled`, wait for the rest and read first."""
+        with self._stack:
+            if settled:
+                time.sleep(max(0.0, self._due - time.monotonic()))
+                for meter in self._meters:
+                    meter.settle()
+
+
+def measure(run: AgentRun | SenderRun) -> Kept:
+    """Run it; its processes stay until `finish`."""
+    with contextlib.ExitStack() as stack:
+        upstreams, forwarder = stack.enter_context(run.route.open())
+        if isinstance(run, AgentRun):
+            figures, meters = _agent(run, upstreams, forwarder, stack)
+        else:
+            figures, meters = _sender(run, upstreams, forwarder, stack)
+        return Kept(figures, meters, stack.pop_all())
+
+
+def _agent(
+    run: AgentRun, upstreams: StandIns, forwarder: Forwarder | None, stack: contextlib.ExitStack
+) -> tuple[Figures, tuple[Meter, ...]]:
+    command: list[str | Path] = [
+        run.python(),
+        "-m",
+        f"{__package__}.agent",
+        json.dumps(asdict(run.work)),
+    ]
+    environment = _addresses(run, upstreams, forwarder)
+    log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+    agent = stack.enter_context(process(command, log, **environment))
+    try:
+        warm = line_of(agent, READY_S)
+    except BenchError:
+        warm = None
+    if warm is None:
+        said = os.pread(log.fileno(), 65536, 0).decode(errors="replace")
+        raise BenchError(f"the agent did not start:\n{said}")
+    traced = run.work.tracer != "untraced"
+    sinks = run.route.sinks if traced else ()
+    _arrived(upstreams, sinks, WARM_UP, time.monotonic() + READY_S)
+    meters = Meter(Watched(agent.pid)), Meter(forwarder.watched if forwarder else None)
+    _go(agent)
+    line = line_of(agent, MOST_S)
+    if line is None:
+        raise BenchError("the agent did not end")
+    said = json.loads(line)
+    wanted = WARM_UP + run.work.spans
+    there, at = _arrived(upstreams, sinks, wanted, said["begun"] + MOST_S)
+    for meter in meters:
+        meter.stop()
+    figures = Figures(
+        spans=run.work.spans,
+        lost=wanted - there if sinks else 0,
+        rate=(there - WARM_UP) / (at - said["begun"]) if sinks else 0.0,
+        agent_cpu_ms=meters[0].cpu_ms(run.work.spans),
+        forwarder_cpu_ms=meters[1].cpu_ms(run.work.spans),
+        agent_mib=meters[0].memory,
+        forwarder_mib=meters[1].memory,
+        blocking_ms=said["blocking_ms"],
+        late_ms=said["late_ms"],
+        note=f"{said['dropped']} dropped" if said["dropped"] else "",
+    )
+    return figures, meters
+
+
+def _addresses(run: AgentRun, upstreams: StandIns, forwarder: Forwarder | None) -> dict[str, str]:
+    """What every way of tracing needs to know, by environment."""
+    urls = upstreams.urls
+    found = {
+        "AGENT_NAME": "bench",
+        "ACP_URL": "http://127.0.0.1:9",
+        # One of the SDK's dependencies would ask the Internet for prices first.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    if "agentex" in urls:
+        found |= {"AGENTEX_BASE_URL": urls["agentex"], "SGP_CLIENT_BASE_URL": urls["sgp"]}
+    taking = f"http://127.0.0.1:{forwarder.port}" if forwarder else urls.get("otlp", "")
+    found |= {"SIDECAR": taking, "OTLP": taking + "/v1/traces"}
+    if run.by_environment:
+        found["SGP_CLIENT_BASE_URL"] = taking
+    return found
+
+
+def _sender(
+    run: SenderRun, upstreams: StandIns, forwarder: Forwarder | None, stack: contextlib.ExitStack
+) -> tuple[Figures, tuple[Meter, ...]]:
+    assert forwarder is not None
+    plan = msgspec.structs.replace(run.plan, port=forwarder.port)
+    sender = stack.enter_context(driver(plan, f"{__package__}.sender"))
+    meter = Meter(forwarder.watched)
+    sender.begin()
+    line = sender.result(MOST_S)
+    if line is None:
+        raise BenchError("the sender did not end")
+    sent = msgspec.json.decode(line, type=Result)
+    there, at = _arrived(upstreams, run.route.sinks, plan.spans, sent.started + MOST_S)
+    meter.stop()
+    refused = {status: n for status, n in sent.statuses.items() if not status.startswith("2")}
+    took = at - sent.started
+    figures = Figures(
+        spans=plan.spans,
+        lost=plan.spans - there,
+        rate=there / took,
+        forwarder_cpu_ms=meter.cpu_ms(plan.spans),
+        forwarder_core=meter.cpu_s / took,
+        forwarder_mib=meter.memory,
+        note=" ".join(filter(None, (sent.gave_up, f"answers {refused}" if refused else ""))),
+    )
+    return figures, (meter,)
+
+
+def _arrived(
+    upstreams: StandIns, sinks: tuple[str, ...], wanted: int, deadline: float
+) -> tuple[int, float]:
+    """Wait for `wanted` complete spans at every sink, or until nothing more comes.
+
+    Returns how many there are where there are fewest, and when the last one was seen.
+    """
+    there, at = -1, time.monotonic()
+    while True:
+        counts = [upstreams.report(sink, digests=False)["complete"] for sink in sinks]
+        now = time.monotonic()
+        if (fewest := min(counts, default=wanted)) != there:
+            there, at = fewest, now
+        if there >= wanted or now - at > STALLED_S or now > deadline:
+            return there, at
+        time.sleep(POLL_S)
+
+
+def _go(agent: subprocess.Popen[bytes]) -> None:
+    assert agent.stdin is not None
+    agent.stdin.write(b"go\n")
+    agent.stdin.flush()
+
+
+def in_turns(runs: Iterable[Turn]) -> Iterator[tuple[str, Figures]]:
+    """Measure one after the other; the figures of a run come when the next one has ended.
+
+    A run that fails says so, and the others go on.
+    """
+    kept: tuple[Turn, Kept] | None = None
+    try:
+        for turn in runs:
+            try:
+                now = measure(turn.run)
+            except BenchError as error:
+                print(f"{turn.name}: failed: {error}", flush=True)
+                continue
+            before, kept = kept, (turn, now)
+            if before is not None:
+                before[1].finish(settled=before[0].settled)
+                yield before[0].name, before[1].figures
+    finally:
+        if kept is not None:
+            kept[1].finish(settled=kept[0].settled)
+    if kept is not None:
+        yield kept[0].name, kept[1].figures
