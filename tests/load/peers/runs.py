@@ -191,7 +191,8 @@ def _sender(
         lost=plan.spans - there,
         rate=there / took,
         forwarder_cpu_ms=meter.cpu_ms(plan.spans),
-        forwarder_core=meter.cpu_s / took,
+        # At the rate that was asked for: a busy machine may not have reached it.
+        forwarder_core=meter.cpu_s / plan.spans * (plan.rate or there / took),
         forwarder_mib=meter.memory,
         note=" ".join(filter(None, (sent.gave_up, f"answers {refused}" if refused else ""))),
     )
