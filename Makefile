@@ -25,10 +25,10 @@ elif [ -z "$$py" ]; then \
 fi
 endef
 
-.PHONY: help demo test lint check fmt bench fuzz lock clean
+.PHONY: help demo test lint check fmt bench bench-peers fuzz lock clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
 
 demo: $(STAMP) ## run the demo
 	@$(BIN)/sidecar demo $(ARGS)
@@ -49,6 +49,9 @@ fmt: $(STAMP) ## format, and fix what ruff can fix
 
 bench: $(STAMP) ## run the load benchmark
 	@$(BIN)/python -m tests.load.bench $(ARGS)
+
+bench-peers: $(STAMP) ## run the benchmark beside the peers
+	@$(BIN)/python -m tests.load.peers $(ARGS)
 
 fuzz: $(STAMP) ## run every test with many more generated examples
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "" tests $(ARGS)
