@@ -77,7 +77,7 @@ class Lane {
   constructor(sink) {
     const name = NAMES[sink] ?? sink;
     this.queue = new Box(`${name} queue`, "waiting", [["oldest", "oldest"], ["disk", "on disk only"]], "queue join");
-    this.drain = new Box("Drain", "/s", [["flight", "writes in flight"], ["limit", "requests, at most"], ["retries", "sent again"]], "join");
+    this.drain = new Box("Drain", "/s", [["flight", "writes in flight"], ["limit", "request limit"], ["retries", "sent again"]], "join");
     this.upstream = new Box(name, null, [["took", "request p50"], ["slow", "request p95"], ["delay", "delivery p95"], ["failed", "failing"]], "join upstream");
     this.state = el("span", { class: "state" });
     this.upstream.title.append(this.state);

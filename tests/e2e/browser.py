@@ -20,6 +20,8 @@ Value: TypeAlias = Any
 # A cold start of the browser on a busy machine.
 START_S = 120.0
 DEADLINE_S = 60.0
+# It takes one number for IPv4 and IPv6, and ends when one of the two is in use.
+ATTEMPTS = 5
 POLL_S = 0.05
 DESKTOP = (1280, 900)
 PHONE = (390, 844)
@@ -140,12 +142,10 @@ def axe() -> Path:
 async def browser() -> AsyncIterator[Browser]:
     """A browser of its own, ended with the test."""
     await asyncio.to_thread(parts.debian, "chromium", "chromium-driver")
-    driver = await asyncio.create_subprocess_exec(
-        "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE
-    )
+    driver, address = await _driver()
     try:
         async with aiohttp.ClientSession() as session, asyncio.timeout(START_S) as starting:
-            made = Browser(session, await _address(driver))
+            made = Browser(session, address)
             capabilities = {
                 "browserName": "chrome",
                 "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
@@ -165,12 +165,16 @@ async def browser() -> AsyncIterator[Browser]:
         await driver.communicate()
 
 
-async def _address(driver: asyncio.subprocess.Process) -> str:
-    assert driver.stdout is not None
-    line = b""
-    while b"started successfully on port" not in line:
-        line = await driver.stdout.readline()
-        if not line:
-            parts.missing("chromedriver did not start")
-    port = int(line.rpartition(b" ")[2].strip(b".\n "))
-    return f"http://127.0.0.1:{port}"
+async def _driver() -> tuple[asyncio.subprocess.Process, str]:
+    """A driver at work, and its URL."""
+    for _ in range(ATTEMPTS):
+        driver = await asyncio.create_subprocess_exec(
+            "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE
+        )
+        assert driver.stdout is not None
+        async for line in driver.stdout:
+            if b"started successfully on port" in line:
+                port = int(line.rpartition(b" ")[2].strip(b".\n "))
+                return driver, f"http://127.0.0.1:{port}"
+        await driver.wait()
+    return parts.missing("chromedriver does not start")
