@@ -121,7 +121,9 @@ class SidecarCollector(Collector):
         kinds = [(["start"], intake.books.received_start), (["end"], intake.books.received_end)]
         yield _counters("received_events", "Events taken", ["kind"], kinds)
         rejected = [([reason], count) for reason, count in intake.rejected.items()]
-        yield _counters("rejected_events", "Refusals: of an event, or of a whole request", ["reason"], rejected)
+        yield _counters(
+            "rejected_events", "Refusals: of an event, or of a whole request", ["reason"], rejected
+        )
         codes = [([code], count) for code, count in intake.requests.items()]
         yield _counters("ingest_requests", "Requests by answer", ["code"], codes)
         yield _histogram(

@@ -13,9 +13,8 @@ import msgspec
 
 MAX_NESTING = 200
 _CHUNK = 64 * 1024
-_PEELS = 4
+_AT_ONCE = 256 * 1024
 _SAMPLE = 4096
-_OPENINGS = b"{["
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -28,11 +27,18 @@ _SURROGATES = re.compile(
 )
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
+_BRACES = bytes.maketrans(b"[]", b"{}")
 
 
 def is_utf8(body: bytes) -> bool:
-    """Whether `body` is valid UTF-8; needs no memory of the body's size."""
+    """Whether `body` is valid UTF-8; needs no memory of a large body's size."""
     if body.isascii():
+        return True
+    if len(body) <= _AT_ONCE:
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            return False
         return True
     decoder = codecs.getincrementaldecoder("utf-8")()
     view = memoryview(body)
@@ -60,48 +66,29 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
 
     The Agentex server stores from level 255 on what it can never read again (agentex.md 1).
     """
-    return _deeper(raw, limit, _PEELS)
-
-
-def _deeper(raw: bytes, limit: int, peels: int) -> bool:
-    if len(raw) <= 2 * limit:
+    if len(raw) <= 2 * limit or not _may_be_deeper(raw, limit):
         return False
-    # Real payloads with many brackets have them side by side or inside texts: a level or two
-    # further in, hardly anything is left to look at. A sample tells whether to count them all.
-    sample = raw if len(raw) <= _SAMPLE else raw[:_SAMPLE]
-    openings = sample.count(b"{") + sample.count(b"[")
-    if sample is raw:
-        if openings <= limit:
-            return False
-    elif openings * len(raw) <= limit * _SAMPLE and not _has_many_openings(raw, limit):
+    # Escapes out, then all but quotes and brackets; then strings that hold none of these. Two
+    # strings that become neighbours are one afterwards: nothing structural was between them.
+    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
+    bare = bare.translate(_BRACES, _NOT_STRUCTURE).replace(b'""', b"")
+    if bare.count(b"{") <= limit:
         return False
-    if peels and (children := _children(raw, limit)) is not None:
-        return any(_deeper(bytes(child), limit - 1, peels - 1) for child in children)
-    return _structure_is_deeper(raw, limit)
-
-
-def _children(raw: bytes, limit: int) -> list[memoryview] | None:
-    """The arrays and objects in an array or object; None where equal keys may hide one."""
-    if raw[:1] == b"[":
-        values = [memoryview(value) for value in _RAW_LIST.decode(raw)]
-    else:
-        members = _RAW_DICT.decode(raw)
-        values = [memoryview(value) for value in members.values()]
-        seen = sum(map(len, members)) + sum(map(len, values)) + 4 * len(members)
-        if len(raw) - seen >= 2 * limit:
-            return None
-    return [value for value in values if value[0] in _OPENINGS]
-
-
-def _structure_is_deeper(raw: bytes, limit: int) -> bool:
-    # Escapes out, then all but quotes and brackets, then the strings: only structure is left.
-    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
-    bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))
+    bare = _STRING.sub(b"", bare)
     for _ in range(limit):
         if not bare:
             return False
         bare = bare.replace(b"{}", b"")
     return bool(bare)
+
+
+def _may_be_deeper(raw: bytes, limit: int) -> bool:
+    """Whether there are brackets enough; most prompts have few, and find() is faster than all."""
+    sample = raw if len(raw) <= _SAMPLE else raw[:_SAMPLE]
+    openings = sample.count(b"{") + sample.count(b"[")
+    if sample is raw or openings > limit:
+        return openings > limit
+    return openings * len(raw) > limit * _SAMPLE or _has_many_openings(raw, limit)
 
 
 def _has_many_openings(raw: bytes, many: int) -> bool:
