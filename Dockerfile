@@ -1,48 +1,64 @@
-# Both images must hold the same Python at the same path, on Debian: a venv is copied.
+# Any Debian-based pair of images with the same Python at the same path: a venv is copied. The
+# build image needs a shell and apt; the runtime image needs neither, so a distroless one will do.
 ARG BUILD_IMAGE=python:3.13-slim
 ARG RUNTIME_IMAGE=python:3.13-slim
 
 FROM ${BUILD_IMAGE} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
+    PYTHONDONTWRITEBYTECODE=1
 
-# Copied to one path for every architecture. Unpinned: Debian keeps only the newest build.
+# Python only where the image has none. jemalloc is copied to one path for every architecture.
+# Unpinned: Debian keeps only the newest build.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libjemalloc2 \
- && cp -L /usr/lib/*/libjemalloc.so.2 /usr/local/lib/libjemalloc.so.2 \
+ && apt-get install -y --no-install-recommends binutils libjemalloc2 \
+      $(command -v python3 >/dev/null || echo python3-venv) \
+ && mkdir /app \
+ && cp -L /usr/lib/*/libjemalloc.so.2 /app/ \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /build
 # Dependencies first: this layer is reused until a lock changes. Wheels only: there is no
 # compiler. The build backend (setuptools) is taken from the dev lock, with its hashes.
+# The venv refers to the program itself: a runtime image may lack the link python3.
 COPY requirements.lock requirements-dev.lock ./
-RUN python -m venv --without-pip /app \
- && pip --python /app/bin/python install --no-compile --require-hashes --only-binary :all: -r requirements.lock \
+RUN python3 -m venv /build/venv \
+ && "$(readlink -f "$(command -v python3)")" -m venv --without-pip /app \
  && sed -n '/^setuptools==/,/[^\\]$/p' requirements-dev.lock > build.lock \
- && pip install --require-hashes --only-binary :all: -r build.lock
+ && venv/bin/pip install --require-hashes --only-binary :all: -r build.lock \
+ && venv/bin/pip --python /app/bin/python install \
+      --no-compile --require-hashes --only-binary :all: -r requirements.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar sidecar
-# Bytecode is compiled here, unchecked: the code in an image does not change.
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
- && pip --python /app/bin/python install --no-compile --no-deps --no-index dist/*.whl \
+# Wheels carry debug symbols and C sources: half of their size. Bytecode is compiled here,
+# unchecked: the code in an image does not change, and no time of a file gets into it.
+RUN venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+ && venv/bin/pip --python /app/bin/python install \
+      --no-compile --no-deps --no-index --find-links dist trace-sidecar \
+ && find /app/lib -name '*.so' -exec strip --strip-debug {} + \
+ && find /app/lib -regex '.*\.\(c\|h\|hash\|pxd\|pxi\|pyi\|pyx\)' -delete \
  && /app/bin/python -m compileall -q --invalidation-mode unchecked-hash /app/lib
 
 
 FROM ${RUNTIME_IMAGE}
-COPY --from=build /usr/local/lib/libjemalloc.so.2 /usr/local/lib/
+# Some distroless images come with a user of their own.
+USER 0:0
 COPY --from=build /app /app
-# The import proves the image and leaves bytecode for the standard library modules that the
-# sidecar uses (the official images ship none). Then pip goes.
-RUN /app/bin/python -c 'import sidecar.cli' \
- && /usr/local/bin/python -m pip uninstall -y --quiet --root-user-action ignore pip \
- && rm -rf /usr/local/lib/python3.*/ensurepip
+# No shell here. The import proves the image, and leaves bytecode for the standard library
+# modules that the sidecar uses (Python images ship none). Then pip goes, where there is one.
+RUN ["/app/bin/python", "-c", "\
+import pathlib, shutil, sys, sidecar.cli, sqlite3; \
+found = pathlib.Path(sys.base_prefix).glob; \
+trees = [*found('lib/python3.*/ensurepip'), *found('lib/python3.*/*-packages/pip*')]; \
+[shutil.rmtree(tree) for tree in trees]; \
+[program.unlink() for program in found('bin/pip*')]"]
 
 # jemalloc gives memory back soon after a burst of traces; two arenas do for one event loop.
-ENV PATH=/app/bin:$PATH \
+ENV PATH=/app/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    LD_PRELOAD=/usr/local/lib/libjemalloc.so.2 \
+    LD_PRELOAD=/app/libjemalloc.so.2 \
     MALLOC_CONF=background_thread:true,dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:2
 
 # Last, so that a new revision rebuilds nothing.
@@ -51,6 +67,7 @@ ARG REVISION=unknown
 ARG CREATED=unknown
 ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="trace-sidecar" \
+      org.opencontainers.image.description="Forwards span events from the agents of a pod to Agentex and SGP" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
