@@ -12,7 +12,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends binutils libjemalloc2 \
-      $(command -v python3 >/dev/null || echo python3-venv) \
+ && (command -v python3 || apt-get install -y --no-install-recommends python3-venv) \
  && mkdir /app \
  && cp -L /usr/lib/*/libjemalloc.so.2 /app/ \
  && rm -rf /var/lib/apt/lists/*

@@ -34,7 +34,8 @@ _STORE = parts.CACHE / "containers"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What slim images of Debian leave out as well.
 _UNREAD = ("doc", "groff", "info", "lintian", "linda", "locale", "man")
-_SHELL_IN = ("python3", "python3-venv", "ca-certificates", "tzdata")
+# The last is what keeps perl out.
+_SHELL_IN = ("python3", "python3-venv", "ca-certificates", "tzdata", "usr-is-merged")
 _SHELL_LESS = (
     f"python{PYTHON}-minimal",
     f"libpython{PYTHON}-stdlib",
@@ -87,7 +88,7 @@ def environment() -> Mapping[str, str]:
     return {"CONTAINERS_CONF": str(settings), "CONTAINERS_STORAGE_CONF": str(store)}
 
 
-def attempt(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+def attempt(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run buildah or podman; how it ended."""
     return subprocess.run(
         [str(word) for word in command],
@@ -166,7 +167,7 @@ def _exists(image: str) -> bool:
 def bases() -> None:
     """`SLIM` and `DISTROLESS`, and a builder for each."""
     environment()
-    tars = parts.build_once("debian", _debian)
+    tars = parts.build_once("image-bases", _debian)
     plain = BUILDER + "-plain"
     for tar, name, script in (
         ("slim.tar", plain, ""),
@@ -201,7 +202,7 @@ def build(
     return attempt("buildah", "bud", *how, *given, "-t", tag, source)
 
 
-def built(tag: str, **options: Any) -> Json:  # noqa: ANN401
+def built(tag: str, **options: Any) -> Json:
     """Build as `build` does, which must work; what podman says of the image."""
     done = build(tag, **options)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
