@@ -34,7 +34,7 @@ _STORE = parts.CACHE / "containers"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What slim images of Debian leave out as well.
 _UNREAD = ("doc", "groff", "info", "lintian", "linda", "locale", "man")
-# The last is what keeps perl out.
+# The last replaces usrmerge, which needs perl.
 _SHELL_IN = ("python3", "python3-venv", "ca-certificates", "tzdata", "usr-is-merged")
 _SHELL_LESS = (
     f"python{PYTHON}-minimal",
@@ -46,9 +46,11 @@ _SHELL_LESS = (
 )
 # Nothing of these packages' own tools is in a distroless image.
 _TOOLS = ("bin", "sbin", "usr/sbin", "usr/share/perl5", "usr/share/zoneinfo/right", "var/lib/dpkg")
-# Moves Debian's Python to where the official images have theirs, and adds pip to it.
+# Leaves out what slim images do not have, moves Debian's Python to where the official images
+# have theirs, and adds pip to it.
 _TO_USR_LOCAL = f"""
 set -e
+apt-get purge -qq -y --auto-remove usrmerge perl perl-modules-5.36 libperl5.36
 mv /usr/bin/python3* /usr/local/bin/
 mkdir -p /usr/local/lib/python{PYTHON}
 cp -a /usr/lib/python{PYTHON}/. /usr/local/lib/python{PYTHON}/
@@ -134,7 +136,7 @@ def _imported(tar: Path, name: str, *, script: str = "") -> None:
     if script:
         run("buildah", "run", "--isolation", "chroot", container, "--", "sh", "-c", script)
     run("buildah", "config", "--env", _PATH, container)
-    run("buildah", "commit", "--rm", container, name)
+    run("buildah", "commit", "--rm", "--timestamp=0", container, name)
 
 
 def _as_pip_here(base: str, name: str) -> None:
@@ -156,7 +158,7 @@ def _as_pip_here(base: str, name: str) -> None:
     settings = _STORE / "pip.conf"
     settings.write_text("\n".join(lines) + "\n")
     run("buildah", "add", container, settings, "/etc/pip.conf")
-    run("buildah", "commit", "--rm", container, name)
+    run("buildah", "commit", "--rm", "--timestamp=0", container, name)
 
 
 def _exists(image: str) -> bool:

@@ -7,6 +7,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ LOCKED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "
 both = pytest.mark.parametrize("kind", ["distroless", "slim"])
 
 
+@cache
 def image(kind: str) -> Json:
     """The image on a base of this kind; built once a run, with the layers of earlier ones."""
     return images.built(f"{IMAGE}:{kind}", slim=kind == "slim", cached=True, arguments=VERSIONS)
