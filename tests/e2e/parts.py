@@ -4,6 +4,7 @@ What is built or downloaded lies outside the checkout, in `CACHE`, and is made a
 With `E2E_REQUIRED=1` in the environment (`.ci/run` sets it) a missing part fails the test.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -94,6 +95,12 @@ def go_tool(package: str, version: str) -> Path:
         run(go(), "install", f"{package}@{version}", env={"GOBIN": str(home)})
         (home / "done").touch()
     return next(path for path in home.iterdir() if path.name != "done")
+
+
+def go_module(module: str, version: str) -> Path:
+    """The read-only folder with the files of a Go module, from the module proxy."""
+    answer = json.loads(run(go(), "mod", "download", "-json", f"{module}@{version}"))
+    return Path(answer["Dir"])
 
 
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
