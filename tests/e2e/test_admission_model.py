@@ -1,0 +1,111 @@
+"""The injection on a real API server against a model of it, for pods of any shape."""
+
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.e2e.kube_support import Json
+from tests.e2e.release_support import SIDECAR, Release, agent, agents_cluster, sidecars
+
+SGP = "SGP_CLIENT_BASE_URL"
+URL = "http://127.0.0.1:8318"
+AGENTS = ["worker", "agent"]
+GRACE_S = 60
+PULL = ["registry", "mirror"]
+OWN = {"name": "AGENT_NAME", "value": "fixed"}
+TAKEN = {"AGENTEX_BASE_URL", SGP, "SGP_API_KEY", "AGENT_ID"}
+VALUES: Json = {
+    "injection": {
+        "agentContainers": AGENTS,
+        "copyEnv": [*sorted(TAKEN), OWN["name"]],
+        "setSgpClientBaseUrl": True,
+        "minGracePeriodSeconds": GRACE_S,
+        "imagePullSecrets": PULL,
+    },
+    "sidecar": {"spool": {"enabled": True}, "env": [OWN]},
+}
+
+names = st.sampled_from([*sorted(TAKEN), OWN["name"], "OTHER"])
+texts = st.sampled_from(["", "x", "https://sgp.example", "$(OTHER)", "a$(B)c", URL, f"{URL}/v5"])
+texts |= st.sampled_from(
+    [f"{URL}0", "http://[::1]:8318", " HTTPS://a@localhost:8318?b", "é\"'\\\n{}"]
+)
+secrets = st.fixed_dictionaries({"name": st.just("s"), "key": st.sampled_from(["k", "l"])})
+fields: st.SearchStrategy[Json] = st.just({"fieldRef": {"fieldPath": "metadata.name"}})
+sources = fields | secrets.map(lambda secret: {"secretKeyRef": secret})
+variables: st.SearchStrategy[Json] = st.fixed_dictionaries({"name": names, "value": texts})
+variables |= st.fixed_dictionaries({"name": names, "valueFrom": sources})
+
+
+def containers(*choices: str, least: int) -> st.SearchStrategy[list[Json]]:
+    """Lists of containers with different names of `choices`, some with variables."""
+    one = st.fixed_dictionaries(
+        {"name": st.sampled_from(choices), "image": st.just("image:1")},
+        optional={"env": st.lists(variables, max_size=6)},
+    )
+    return st.lists(one, min_size=least, max_size=3, unique_by=lambda item: str(item["name"]))
+
+
+pulls = st.sampled_from([{"name": name} for name in ("mirror", "own")])
+specs = st.fixed_dictionaries(
+    {"containers": containers("agent", "worker", "proxy", least=1)},
+    optional={
+        "initContainers": containers("migrate", "init-proxy", least=0),
+        "imagePullSecrets": st.lists(pulls, max_size=2, unique_by=str),
+        "volumes": st.lists(st.just({"name": "scratch", "emptyDir": {}}), max_size=1),
+        "terminationGracePeriodSeconds": st.integers(0, 2 * GRACE_S),
+        "restartPolicy": st.sampled_from(["Always", "OnFailure", "Never"]),
+    },
+)
+
+
+def taken(entry: Json) -> bool:
+    """Whether the sidecar takes over this variable of the first agent's container."""
+    value = entry.get("value", "")
+    itself = re.match(
+        r"\s*https?://(.*@)?(127\.0\.0\.1|localhost|\[::1\]):8318(\D|$)", value, re.IGNORECASE
+    )
+    return entry["name"] in TAKEN and "$(" not in value and not itself
+
+
+def injected(spec: Json, sidecar: Json, volume: Json) -> Json:
+    """The model: a pod's spec after the injection."""
+    spec, sidecar = deepcopy(spec), deepcopy(sidecar)
+    agents = [container for container in spec["containers"] if container["name"] in AGENTS]
+    if agents:
+        sidecar["env"] += [entry for entry in agents[0].get("env", []) if taken(entry)]
+    for container in agents:
+        env = container.setdefault("env", [])
+        found = [number for number, entry in enumerate(env) if entry["name"] == SGP]
+        at = found[-1] if found else len(env)
+        env[at : at + 1] = [{"name": SGP, "value": URL}]
+    spec["initContainers"] = [*spec.get("initContainers", []), sidecar]
+    has = [entry["name"] for entry in spec.get("imagePullSecrets", [])]
+    pulls = [*has, *(name for name in PULL if name not in has)]
+    spec["imagePullSecrets"] = [{"name": name} for name in pulls]
+    spec["volumes"] = [*spec.get("volumes", []), volume]
+    spec["terminationGracePeriodSeconds"] = max(spec["terminationGracePeriodSeconds"], GRACE_S)
+    return spec
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    with agents_cluster(tmp_path_factory.mktemp("kube")) as server:
+        release = Release(server, tmp_path_factory.mktemp("release"))
+        release.install(VALUES)
+        yield release
+
+
+@settings(max_examples=200)
+@given(spec=specs)
+def test_any_pod(release: Release, spec: Json) -> None:
+    """No pod that is let in without the chart is refused with it, and each one is as modelled."""
+    library = release.pod(agent())["spec"]
+    (volume,) = (item for item in library["volumes"] if item["name"] == SIDECAR)
+    (sidecar,) = sidecars({"spec": library})
+    plain = release.pod(agent(**spec), "elsewhere")["spec"]
+    assert release.pod(agent(**spec))["spec"] == injected(plain, sidecar, volume)

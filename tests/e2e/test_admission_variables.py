@@ -1,0 +1,74 @@
+"""The environment on a real API server: what sidecar and agents get of each other's variables."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.kube_support import Json
+from tests.e2e.release_support import CONTAINER, Release, agent, agents_cluster, sidecars
+
+URL = "http://127.0.0.1:8318"
+SGP = "SGP_CLIENT_BASE_URL"
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    with agents_cluster(tmp_path_factory.mktemp("kube")) as server:
+        yield Release(server, tmp_path_factory.mktemp("release"))
+
+
+def reference(name: str, key: str) -> Json:
+    """A variable from a Secret."""
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": "agent", "key": key}}}
+
+
+def test_variables_that_the_sidecar_takes_over(release: Release) -> None:
+    """Literals and references of the first container, in its order; no others; its own once."""
+    release.install({})
+    own = sidecars(release.pod(agent()))[0]["env"]
+    taken = [
+        {"name": "AGENTEX_BASE_URL", "value": "http://agentex:5003"},
+        reference("SGP_API_KEY", "sgp"),
+        {"name": SGP, "value": "https://sgp.example"},
+        {"name": "AGENT_NAME"},
+    ]
+    ignored = [{"name": "OPENAI_API_KEY", "value": "x"}, reference("DATABASE_URL", "db")]
+    # What it is made of stays behind.
+    ignored.append({"name": "AGENT_VERSION", "value": "$(IMAGE_TAG)"})
+    first = CONTAINER | {"env": [taken[0], ignored[0], taken[1], *ignored[1:], *taken[2:]]}
+    second = CONTAINER | {"name": "worker", "env": [{"name": "AGENT_ID", "value": "no"}]}
+    init = {"name": "migrate", "image": "agent:1", "env": [{"name": "A", "value": "1"}]}
+    pod = release.pod(agent(containers=[first, second], initContainers=[init]))
+    assert sidecars(pod)[0]["env"] == own + taken
+    assert [c["env"] for c in pod["spec"]["containers"]] == [first["env"], second["env"]]
+    assert pod["spec"]["initContainers"][0]["env"] == init["env"]
+
+
+@pytest.mark.parametrize(
+    "address", [URL, f"{URL}/", "http://localhost:8318", "http://[::1]:8318/x"]
+)
+def test_the_way_to_itself_is_not_taken_over(release: Release, address: str) -> None:
+    """An agent that is pointed at the sidecar already does not point the sidecar at itself."""
+    release.install({})
+    env = [{"name": SGP, "value": address}, {"name": "AGENT_ID", "value": "a"}]
+    pod = release.pod(agent(containers=[CONTAINER | {"env": env}]))
+    assert [e for e in sidecars(pod)[0]["env"] if not e["name"].startswith("SIDECAR_")] == env[1:]
+
+
+def test_the_address_in_the_agents(release: Release) -> None:
+    """It takes the place of the old one, which the sidecar gets; other containers keep theirs."""
+    wants = {"setSgpClientBaseUrl": True, "agentContainers": ["worker", "agent"]}
+    release.install({"injection": wants})
+    old, new = reference(SGP, "url"), {"name": SGP, "value": URL}
+    around = ({"name": "A", "value": "1"}, {"name": "B", "value": f"$({SGP})"})
+    containers = [
+        {"name": "proxy", "image": "proxy:1", "env": [old]},
+        CONTAINER | {"env": [around[0], old, around[1]]},
+        CONTAINER | {"name": "worker", "env": [{"name": SGP, "value": "x"}]},
+    ]
+    pod = release.pod(agent(containers=containers))
+    proxy, first, worker = (container["env"] for container in pod["spec"]["containers"])
+    assert (proxy, first, worker) == ([old], [around[0], new, around[1]], [new])
+    assert sidecars(pod)[0]["env"][-1] == old
+    others = agent(containers=[{"name": "proxy", "image": "proxy:1"}])
+    assert "env" not in release.pod(others)["spec"]["containers"][0]
