@@ -226,8 +226,9 @@ def test_restricted_namespaces(release: Release) -> None:
     "spec",
     [
         {"volumes": [{"name": SIDECAR, "emptyDir": {}}]},
+        {"resources": {"requests": {"memory": "64Mi"}}},
     ],
-    ids=["volume"],
+    ids=["volume", "resources"],
 )
 def test_pods_that_would_become_invalid(release: Release, spec: Json) -> None:
     """An agent with our volume's name, or with too little for the pod, starts, with a warning."""
