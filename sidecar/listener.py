@@ -21,6 +21,7 @@ from sidecar.events import Decoded, MalformedBody, Rejection
 from sidecar.intake import Intake, NeverFits, NoRoom
 from sidecar.metrics import IntakeMetrics
 from sidecar.pass_through import PREFIXES, PassThrough
+from sidecar.ready_response import answer_to
 from sidecar.routes import Answer, Route
 from sidecar.routes.agentex import PREFIX, AgentexRoute
 from sidecar.routes.ingest import IngestRoute
@@ -102,6 +103,7 @@ class Listener:
         """Answer one request."""
         started = perf_counter()
         self._begun[request.protocol] = self._loop.time()
+        response: web.StreamResponse
         try:
             self._refuse_pages(request.headers)
             if self._pass_through is not None and self._is_sgps(request.path):
@@ -116,7 +118,7 @@ class Listener:
         self._metrics.answered(response.status, perf_counter() - started)
         return response
 
-    async def _route(self, request: web.BaseRequest) -> web.Response:
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         path, method = request.path, request.method
         if path == "/v1/spans":
             return await self._spans(request, self._own) if method == "POST" else _use("POST")
@@ -177,12 +179,12 @@ class Listener:
         except ValueError:
             return False
 
-    async def _spans(self, request: web.BaseRequest, route: Route) -> web.Response:
+    async def _spans(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
         try:
             answer = await self._taken(request, route)
         except Refusal as refusal:
             return self._refused(refusal, route.refused(refusal))
-        return web.Response(status=answer.status, body=answer.body, content_type="application/json")
+        return answer_to(request, answer.status, answer.body)
 
     async def _taken(self, request: web.BaseRequest, route: Route) -> Answer:
         route.check(request)

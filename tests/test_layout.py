@@ -19,7 +19,7 @@ LEVELS = [
     "budget logs retries sinks spool events",
     "open_spans span_queue verdicts dead_letters metrics bodies sinks.http",
     "sinks.agentex sinks.sgp drain exposition",
-    "intake lane routes pass_through",
+    "intake lane routes pass_through ready_response",
     "routes.ingest routes.sgp routes.agentex history",
     "listener replay status",
     "explain",
