@@ -39,14 +39,13 @@ class BodyReader:
     async def read(self, request: web.BaseRequest) -> bytes:
         """The decompressed body; raises `Refusal`, or `MalformedBody` for a broken stream."""
         encoding = _encoding(request.headers)
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = request.content_length
         if length is not None and length > self._max_body:
             raise self._too_large()
-        if request.content.is_eof():
-            return await self._collect(request, encoding)
         try:
+            await say_continue(request)
+            if request.content.is_eof():
+                return await self._collect(request, encoding)
             async with asyncio.timeout(self._timeout_s):
                 return await self._collect(request, encoding)
         except TimeoutError:
@@ -83,6 +82,12 @@ class BodyReader:
     def _too_large(self) -> Refusal:
         error = f"the body is larger than listener.max_body ({self._max_body})"
         return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large")
+
+
+async def say_continue(request: web.BaseRequest) -> None:
+    """Let a client send its body that waits to be told; the low-level server does not."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _encoding(headers: Mapping[str, str]) -> str:

@@ -11,8 +11,7 @@ from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.drain import Drain
 from sidecar.open_spans import OpenSpans
-from sidecar.payloads import merged
-from sidecar.spans import Span, measure, restore_payloads, total_size
+from sidecar.spans import Span, total_size
 from sidecar.spool import Spool
 
 # For so many writes waiting at a healthy upstream, a request waits one round of the loop, up to a
@@ -88,29 +87,26 @@ class Intake:
         if self._spool is None:
             self.take(spans)
             return
-        for start in self.open_spans.needed(spans):
+        needed = self.open_spans.needed(spans)
+        if needed:
+            self._make_room_for(spans, needed, self._spool)
+        for start in needed:
             await self._bring_back(start, self._spool)
         self.take(spans)
         await self._spool.commit()
 
-    async def merge_data(self, spans: Sequence[Span]) -> None:
-        """Lay the `data` of each END over that of the START it will be joined with."""
-        for span in spans:
-            start = self.open_spans.start_of(span)
-            if start is None or span.data[:1] != b"{":
-                continue
-            if start.dropped and self._spool is not None:
-                await self._bring_back(start, self._spool)
-            if start.data[:1] == b"{" and start.data != span.data:
-                span.data = merged(start.data, span.data)
-                span.size = measure(span)
+    def _make_room_for(self, spans: Sequence[Span], needed: Sequence[Span], spool: Spool) -> None:
+        """What comes back from disk must fit, too: not a byte of it is loaded before."""
+        size = total_size(spans) + sum(start.stored for start in needed)
+        if size > self._most:
+            raise NeverFits
+        if not (spool.fits(total_size(spans)) and self.open_spans.make_room(size)):
+            raise NoRoom
 
     async def _bring_back(self, start: Span, spool: Spool) -> None:
         _, stored = await spool.load([start.seq], 1)
-        if stored and start.dropped and start.holders:
-            self._budget.used -= start.size
-            restore_payloads(start, stored[0])
-            self._budget.used += start.size
+        if stored:
+            self.open_spans.restore(start, stored[0])
 
     def recover(self, spans: Sequence[Span]) -> None:
         """Take back STARTs that an earlier process left in the spool."""

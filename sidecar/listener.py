@@ -201,8 +201,6 @@ class Listener:
         for credentials in self._credentials:
             credentials.offer(request.headers)
         if decoded.spans:
-            if route.merges_data:
-                await self._intake.merge_data(decoded.spans)
             await self._take(decoded, size)
             self._metrics.accepted(decoded.spans, self._loop.time())
             await self._intake.give_way()

@@ -14,7 +14,16 @@ from itertools import islice
 
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
-from sidecar.spans import Key, Span, drop_payloads, measure, which_payloads
+from sidecar.payloads import merged
+from sidecar.spans import (
+    DATA_BIT,
+    Key,
+    Span,
+    drop_payloads,
+    measure,
+    restore_payloads,
+    which_payloads,
+)
 from sidecar.spool import Spool
 
 # How many finished spans are remembered (by hash, about 100 bytes each), to know a late START or
@@ -114,6 +123,8 @@ class OpenSpans:
 
     def _end(self, span: Span) -> None:
         start = self.start_of(span)
+        if span.route:
+            self._take_from_event(span)
         filled = False
         if start is not None:
             own = _signature(span)
@@ -140,6 +151,21 @@ class OpenSpans:
         if start is not None:
             self._forget(start)
         self._write(span)
+
+    def _take_from_event(self, span: Span) -> None:
+        """The START came by our own route, the END by an SDK's: its lane gets no open write.
+
+        Nothing else is known to be right: the other lanes may still get an END of their own.
+        """
+        key = (span.trace_id, span.id)
+        start = self._held.get(key) or self._kept.get(key)
+        if start is None:
+            return
+        if not start.dropped:
+            _fill(span, start)
+        if self._spool is not None:
+            self._spool.settled(start, span.route)
+        start.lanes &= ~span.route
 
     def _remember(self, span: Span, signature: int) -> None:
         self._ended[hash(span.join_key)] = signature
@@ -230,9 +256,20 @@ class OpenSpans:
         starts = []
         for span in spans:
             start = self.start_of(span)
-            if start is not None and start.dropped & ~which_payloads(span):
+            if start is None:
+                continue
+            wanted = ~which_payloads(span) | (DATA_BIT if span.merges else 0)
+            if start.dropped & wanted:
                 starts.append(start)
         return starts
+
+    def restore(self, start: Span, stored: Span) -> None:
+        """The payloads of `start` are back from disk; they may go there again."""
+        if start.dropped and start.holders:
+            before = start.size
+            restore_payloads(start, stored)
+            self._budget.used += start.size - before
+            self._loaded[start.join_key] = start
 
     def recover(self, span: Span) -> None:
         """Take back a START that an earlier process left in the spool; its payload stays there."""
@@ -264,6 +301,8 @@ def _fill(span: Span, start: Span) -> bool:
         span.output, filled = start.output, True
     if not span.data and start.data:
         span.data, filled = start.data, True
+    elif span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{":
+        span.data, filled = merged(start.data, span.data), True
     span.parent_id = span.parent_id or start.parent_id
     span.task_id = span.task_id or start.task_id
     if filled:

@@ -14,11 +14,12 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from sidecar.bodies import Refusal
+from sidecar.bodies import Refusal, say_continue
 
 # The versions of SGP's API that its clients speak; ours is /v1.
 PREFIXES = ("/v4/", "/v5/")
 CONNECT_S = 10.0
+KEEPALIVE_S = 4.0
 # A model may think for long; a client that says how long it waits is believed (contracts/sgp.md
 # 1.1), and one that hangs up ends the request at once.
 SILENCE_S = 600.0
@@ -31,6 +32,7 @@ _HOP_BY_HOP = frozenset(
 )
 _NOT_SENT = _HOP_BY_HOP | {"host", "expect"}
 _FAILED = {
+    "broken": (HTTPStatus.BAD_GATEWAY, "SGP's answer can't be handed on"),
     "unreachable": (HTTPStatus.BAD_GATEWAY, "SGP could not be reached"),
     "timeout": (HTTPStatus.GATEWAY_TIMEOUT, "SGP did not answer in time"),
 }
@@ -49,8 +51,12 @@ class PassThrough:
         target = request.rel_url.raw_path_qs
         if ".." in request.path.split("/"):
             raise Refusal(HTTPStatus.BAD_REQUEST, "a path must not have dot segments", "invalid")
+        if not all(_is_text(value) for value in request.headers.values()):
+            error = "a header has bytes that can't be handed on"
+            raise Refusal(HTTPStatus.BAD_REQUEST, error, "invalid")
         outcome = "aborted"
         try:
+            await say_continue(request)
             async with self._opened().request(
                 request.method,
                 URL(self._base + target, encoded=True),
@@ -61,11 +67,14 @@ class PassThrough:
             ) as upstream:
                 response = web.StreamResponse(
                     status=upstream.status,
-                    reason=upstream.reason,
+                    reason=upstream.reason if _is_text(upstream.reason or "") else None,
                     headers=_forwarded(upstream.headers, _HOP_BY_HOP),
                 )
                 outcome = await _stream(request, upstream, response)
                 return response
+        except ValueError:
+            outcome = "broken"  # an answer that can't be written
+            raise _failed(outcome) from None
         except TimeoutError:
             outcome = "timeout"
             raise _failed(outcome) from None
@@ -78,13 +87,16 @@ class PassThrough:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # The agent sets the number of requests at once.
-                connector=aiohttp.TCPConnector(limit=0),
+                # The agent sets the number of requests at once. Connections that SGP may have
+                # closed are not used again: uvicorn's default is 5 s (contracts/agentex.md 6).
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
                 read_bufsize=_CHUNK,
             )
+            # Or it would send a request without a body again when a kept connection ends.
+            self._session._retry_connection = False  # noqa: SLF001
         return self._session
 
     async def close(self) -> None:
@@ -129,4 +141,13 @@ def _forwarded(headers: Mapping[str, str], without: Iterable[str]) -> CIMultiDic
     named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
     left_out = named.union(without)
     kept = ((name, value) for name, value in headers.items() if name.lower() not in left_out)
-    return CIMultiDict(kept)
+    return CIMultiDict((name, value) for name, value in kept if _is_text(value))
+
+
+def _is_text(value: str) -> bool:
+    """Whether aiohttp can write it as a header: no control characters, and nothing but UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return value.replace("\t", " ").isprintable()

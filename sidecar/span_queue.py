@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from sidecar.books import LaneBooks
 from sidecar.budget import ByteBudget
-from sidecar.spans import Key, Span
+from sidecar.spans import Key, Span, adds_nothing
 from sidecar.spool import REPLACED, Spool
 from sidecar.tail import Tail
 
@@ -174,7 +174,8 @@ class SpanQueue:
     def _replace(self, line: dict[Key, Span], span: Span) -> None:
         earlier = line.get(span.key)
         if earlier is not None:
-            if span.end_time is None and earlier.end_time is not None:
+            open_again = span.end_time is None and earlier.end_time is not None
+            if open_again or adds_nothing(span, earlier):
                 # An open write never takes the place of a complete one (contracts/sgp.md 3).
                 span, earlier = earlier, span
             self._books.superseded += 1

@@ -12,6 +12,7 @@ import msgspec
 SPAN_OVERHEAD = 1024
 
 PAYLOADS = ("input", "output", "data")
+DATA_BIT = 4
 _NULL = b"null"
 _text = msgspec.json.encode
 
@@ -52,6 +53,10 @@ class Span(msgspec.Struct, gc=False, eq=False):
     # here, as they came.
     route: int = 0
     extra: bytes = b""
+    # Bytes of the payloads that are on disk only.
+    stored: int = 0
+    # Its `data` is laid over that of its START, instead of taking its place.
+    merges: bool = False
 
     @property
     def key(self) -> Key:
@@ -175,6 +180,18 @@ def which_payloads(span: Span) -> int:
     return bool(span.input) | bool(span.output) << 1 | bool(span.data) << 2
 
 
+def adds_nothing(span: Span, earlier: Span) -> bool:
+    """Whether the END `span` is the END `earlier` again, and less of it.
+
+    An SDK sends it once more when an answer got lost: thin, because what it was filled with was the
+    START's, which is gone by then.
+    """
+    if span.end_time is None or span.end_time != earlier.end_time:
+        return False
+    there = which_payloads(earlier) | earlier.dropped
+    return bool(there & ~(which_payloads(span) | span.dropped))
+
+
 def shared_payloads(span: Span, start: Span) -> int:
     """The bits of the `PAYLOADS` that are the same in both, and not empty."""
     shared = 0
@@ -196,6 +213,7 @@ def fill_payloads(span: Span, start: Span, which: int) -> None:
 def drop_payloads(span: Span) -> None:
     """Let the payloads of `span` be on disk only."""
     span.dropped |= which_payloads(span)
+    span.stored += len(span.input) + len(span.output) + len(span.data)
     span.input = span.output = span.data = b""
     span.size = measure(span)
 
@@ -203,7 +221,7 @@ def drop_payloads(span: Span) -> None:
 def restore_payloads(span: Span, stored: Span) -> None:
     """Give `span` the payloads that `stored` brought back from disk."""
     span.input, span.output, span.data = stored.input, stored.output, stored.data
-    span.dropped = 0
+    span.dropped = span.stored = 0
     span.size = measure(span)
 
 

@@ -22,9 +22,7 @@ class Answer(NamedTuple):
 
 
 class Route(Protocol):
-    """One kind of request. `merges_data`: an END's `data` is laid over that of its START."""
-
-    merges_data: bool
+    """One kind of request."""
 
     def check(self, request: web.BaseRequest) -> None:
         """Raise `Refusal` for what its head says already."""

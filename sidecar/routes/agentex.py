@@ -42,9 +42,6 @@ _BODY = msgspec.json.Decoder(_Body)
 class AgentexRoute:
     """The Agentex SDK's routes; `bit` is the Agentex lane's, 0 where that is off."""
 
-    # The server lays the `data` of a PATCH over what it has (contracts/agentex.md 2).
-    merges_data = True
-
     def __init__(self, bit: int) -> None:
         self._bit = bit
 
@@ -91,7 +88,10 @@ class AgentexRoute:
             sent.output,
             sent.data,
         )
-        return checked(wire, now, self._bit)
+        span = checked(wire, now, self._bit)
+        # The server lays the `data` of a PATCH over what it has (contracts/agentex.md 2).
+        span.merges = request.method == "PATCH"
+        return span
 
     def answer(self, _: web.BaseRequest, decoded: Decoded) -> Answer:
         """The span; or what was wrong with it."""

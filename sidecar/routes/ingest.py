@@ -16,8 +16,6 @@ _ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
 class IngestRoute:
     """Our own route: every lane gets its spans."""
 
-    merges_data = False
-
     def check(self, request: web.BaseRequest) -> None:
         """Refuse what is neither JSON nor NDJSON."""
         if media_type(request.headers) not in _NDJSON:

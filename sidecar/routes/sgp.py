@@ -14,6 +14,7 @@ from aiohttp import web
 
 from sidecar.bodies import Refusal, require_json
 from sidecar.checks import FieldError, check_id, check_ids, check_order, check_time, checked_payload
+from sidecar.credentials import is_header_safe
 from sidecar.events import Decoded, MalformedBody, Rejection
 from sidecar.payloads import is_utf8, replace_lone_surrogates
 from sidecar.routes import Answer, detail
@@ -41,8 +42,6 @@ _ITEM = msgspec.json.Decoder(_Members)
 
 class SgpRoute:
     """The SGP SDK's route; `bit` is the SGP lane's, 0 where that is off."""
-
-    merges_data = False
 
     def __init__(self, bit: int) -> None:
         self._bit = bit
@@ -118,7 +117,8 @@ class SgpRoute:
         """What the SDK's response model needs of each span; or what was wrong, and where."""
         if decoded.rejected:
             return _refused_items(decoded.rejected)
-        account = _text(request.headers.get("x-selected-account-id", ""))
+        said = request.headers.get("x-selected-account-id", "")
+        account = _text(said if is_header_safe(said) else "")
         items = b",".join(
             b'{"object":"span","account_id":%b,"id":%b,"trace_id":%b,"name":%b,"start_timestamp":%b}'
             % (account, _text(s.id), _text(s.trace_id), _text(s.name), _text(s.start_time))
