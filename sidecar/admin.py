@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 _PAGE = Path(__file__).parent / "status_page"
+_DIGITS = 18
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -102,7 +103,7 @@ class _Answers:
 
     async def history(self, request: web.Request) -> web.Response:
         after = request.query.get("after", "0")
-        if not (after.isascii() and after.isdigit()):
+        if not (after.isascii() and after.isdigit() and len(after) <= _DIGITS):
             return web.Response(status=400, text="after: the number of a sample\n")
         body = orjson.dumps(self._history(int(after)))
         return web.Response(body=body, content_type="application/json")

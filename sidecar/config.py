@@ -7,8 +7,11 @@ seconds.
 """
 
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -268,10 +271,24 @@ def _refuse_itself(config: Config) -> None:
     listener = config.listener
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
         url = URL(base_url)
-        here = url.host in {"localhost", "127.0.0.1", "::1", *listener.hosts}
-        if base_url and here and url.port == listener.port:
+        if base_url and _is_here(url.host or "", listener) and url.port == listener.port:
             msg = f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
             raise ConfigError(msg)
+
+
+def _is_here(host: str, listener: ListenerConfig) -> bool:
+    """Whether `host` is this machine, however it is spelt."""
+    host = host.lower().removesuffix(".")
+    if host == "localhost" or host in listener.hosts:
+        return True
+    with suppress(OSError):
+        host = socket.inet_ntoa(socket.inet_aton(host))  # 127.1 and 2130706433 are 127.0.0.1
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class LastWords:
         if self._file is not None:
             with suppress(OSError, ValueError):  # the first life on this volume
                 self.lost = int(self._file.read_text())
+                # Said once: a life that is killed says nothing, and must not repeat this.
+                self._file.write_text("0\n")
 
     def say(self, lost: int) -> None:
         """This life ends and lost so many writes."""

@@ -138,7 +138,7 @@ class Listener:
         text = f"no such path; agents post to /v1/spans of this port, not {method} here"
         if path.startswith(PREFIXES):
             text = _SPANS_ONLY
-        raise Refusal(HTTPStatus.NOT_FOUND, text, "unsupported")
+        raise Refusal(HTTPStatus.NOT_FOUND, text, "not_ours")
 
     def _is_sgps(self, path: str) -> bool:
         return path.startswith(PREFIXES) and path != "/v5/spans/batch"
@@ -157,7 +157,7 @@ class Listener:
         host = headers.get("Host")
         if "Origin" in headers or (host is not None and not self._knows(host)):
             error = "this port serves programs in the pod, not web pages"
-            raise Refusal(HTTPStatus.FORBIDDEN, error, "unsupported")
+            raise Refusal(HTTPStatus.FORBIDDEN, error, "not_ours")
 
     def _knows(self, host: str) -> bool:
         known = self._known.get(host)

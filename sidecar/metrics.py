@@ -214,6 +214,8 @@ class IntakeMetrics:
 
     def refused(self, reason: str, now: float) -> None:
         """A request was not taken, or no more than its head; agents will come again."""
+        if reason == "not_ours":
+            return  # no event was in it: the answer's code is counted
         self.rejected[reason] += 1
         if reason != "no_room":
             return

@@ -254,7 +254,9 @@ def test_public_hides_secrets_and_can_be_read_again() -> None:
         assert "hidden" not in text
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "LOCALHOST.", "[::1]", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]"]
+)
 def test_an_upstream_that_is_the_sidecar_itself_is_refused(host: str) -> None:
     """Containers that share SGP_CLIENT_BASE_URL would make it feed itself for ever."""
     environ = {"SGP_CLIENT_BASE_URL": f"http://{host}:8318/"}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sidecar.sinks.http import retry_after_seconds
 from sidecar.throttle import HURRIED_S, Backoff, Pace, SinkState, Throttle
 
 
@@ -101,3 +102,22 @@ def test_pace_is_never_waited_for_busily() -> None:
         now = pace.next_at(now)
     assert sent == pytest.approx(Pace.UNKNOWN * 10, rel=0.02)
     assert steps <= sent + 10
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "2"}, 2.0),
+        ({"Retry-After": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "9" * 400}, 0.0),
+        ({"retry-after-ms": "inf"}, 0.0),
+        ({"retry-after-ms": "1e300"}, 86_400.0),
+        ({"Retry-After": "soon"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_retry_after_is_a_time_that_comes(headers: dict[str, str], seconds: float) -> None:
+    """Seconds, milliseconds or a date; never more than a day, and nonsense is nothing."""
+    assert retry_after_seconds(headers) == seconds

@@ -16,7 +16,7 @@ from sidecar.bodies import Refusal, require_json
 from sidecar.checks import FieldError, check_id, check_ids, check_order, check_time, checked_payload
 from sidecar.credentials import is_header_safe
 from sidecar.events import Decoded, MalformedBody, Rejection
-from sidecar.payloads import is_utf8, replace_lone_surrogates
+from sidecar.payloads import MAX_NESTING, is_utf8, replace_lone_surrogates, too_deep
 from sidecar.routes import Answer, detail
 from sidecar.sinks.sgp import SPAN_TYPES
 from sidecar.spans import Span, measure
@@ -171,6 +171,9 @@ def _extra(members: _Members) -> bytes:
     if bytes(members.get("expected", _NULL))[:1] not in b"{n":
         raise FieldError("expected", "must be an object")
     group = _text_of(members, "group_id")
+    for name in [name for name, raw in members.items() if too_deep(bytes(raw))]:
+        field = name if name == "expected" else "items"
+        raise FieldError(field, f"is nested more than {MAX_NESTING} levels deep")
     parts = [b"%b:%b" % (_text(name), bytes(raw)) for name, raw in members.items()]
     if group is not None:
         check_id("group_id", group)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from math import isfinite
 from time import perf_counter
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from sidecar import __version__
 from sidecar.credentials import Credentials
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
 
+MAX_RETRY_AFTER_S = 86_400.0
 HEAD_BYTES = 4096
 # An answer echoes the batch (contracts/sgp.md 1.3); more than this is not worth the connection.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -77,20 +79,28 @@ def decide(answer: Answer) -> SinkError | None:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Seconds that `Retry-After` (seconds or an HTTP date) or `retry-after-ms` asks for, or 0."""
+    """Seconds that `Retry-After` (seconds or an HTTP date) or `retry-after-ms` asks for, or 0.
+
+    At most a day: an upstream is asked again now and then, whatever it said.
+    """
     try:
-        if milliseconds := headers.get("retry-after-ms"):
-            return max(0.0, float(milliseconds) / 1000)
-        text = headers.get("Retry-After")
-        if not text:
-            return 0.0
-        if text.strip().replace(".", "", 1).isdigit():
-            return float(text)
-        at = parsedate_to_datetime(text)
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return max(0.0, (at - datetime.now(UTC)).total_seconds())
+        seconds = _asked_for(headers)
     except (ValueError, OverflowError):
         return 0.0
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
+
+
+def _asked_for(headers: Mapping[str, str]) -> float:
+    if milliseconds := headers.get("retry-after-ms"):
+        return float(milliseconds) / 1000
+    text = headers.get("Retry-After")
+    if not text:
+        return 0.0
+    if text.strip().replace(".", "", 1).isdigit():
+        return float(text)
+    at = parsedate_to_datetime(text)
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return (at - datetime.now(UTC)).total_seconds()
 
 
 class HttpClient:
