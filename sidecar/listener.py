@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
+from math import inf
 from time import perf_counter
 
 from aiohttp import web
@@ -146,12 +147,16 @@ class Listener:
     async def _hand_on(
         self, request: web.BaseRequest, pass_through: PassThrough
     ) -> web.StreamResponse:
+        # A model may answer for minutes: such a connection is not idle.
+        self._begun[request.protocol] = inf
         try:
             if self.stopping:
                 raise stopping()
             return await pass_through.answer(request)
         except Refusal as refusal:
             return _error(refusal, self._sgp.refused(refusal))
+        finally:
+            self._begun[request.protocol] = self._loop.time()
 
     def _refuse_pages(self, headers: Mapping[str, str]) -> None:
         host = headers.get("Host")

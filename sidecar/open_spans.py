@@ -129,7 +129,7 @@ class OpenSpans:
         if start is not None:
             own = _signature(span)
             filled = _fill(span, start)
-            self._remember(span, own if filled or span.route else 0)
+            self._remember(span, own if filled else 0)
             if self._held.pop(span.join_key, None) is not None:
                 self._books.held -= 1
                 self._books.joined += 1
@@ -140,11 +140,10 @@ class OpenSpans:
             seen = self._ended.get(hash(span.join_key))
             if seen and seen == _signature(span):
                 # The same END again, whose START is gone by now: sent as it is, it would blank
-                # upstream what the first one was filled with. And SDKs send some ENDs twice
-                # (contracts/sgp.md 3, unknown 6).
+                # upstream what the first one was filled with.
                 self._books.joined += 1
                 return
-            self._remember(span, _signature(span) if span.route else seen or 0)
+            self._remember(span, seen or 0)
         self._books.written += 1
         if self._spool is not None:
             self._spool.add(span, start)

@@ -152,6 +152,15 @@ async def test_an_agent_that_hangs_up_ends_the_request(app: Running, far: Far) -
         await far.hung_up.wait()
 
 
+async def test_a_long_answer_is_not_idle(app: Running, far: Far) -> None:
+    """Connections without a request for minutes are closed; one that is being answered is not."""
+    async with app.client.get(f"{app.url}/v5/events") as response:
+        await response.content.readany()
+        app.app.listener.sweep(asyncio.get_running_loop().time() + 10_000)
+        far.gate.set()
+        assert await response.content.read() == b"data: 2\n\n"
+
+
 async def test_a_silent_upstream_is_a_504(app: Running) -> None:
     """The client says how long it waits (contracts/sgp.md 1.1)."""
     headers = {"x-stainless-read-timeout": "0.05"}

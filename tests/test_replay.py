@@ -78,6 +78,9 @@ async def test_a_letter_goes_by_the_route_that_it_came_by(tmp_path: Path) -> Non
         async with running_app(environ) as app:
             done = await replay.through(str(file), None, app.url)
             assert dict(+done) == {"accepted": 2}
+            await sgp.arrived(1)
+            await replay.through(str(file), "sgp", app.url)
+            await sgp.arrived(2)  # what was refused once is not taken for a repeat
         assert set(agentex.spans) == {"b"}
         (row,) = sgp.spans.values()
         assert "metadata" not in row

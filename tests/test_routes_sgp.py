@@ -108,7 +108,6 @@ async def test_start_and_end_become_one_write(app: Running, sgp: SgpStandIn) -> 
 async def test_an_end_twice_is_one_write(app: Running, sgp: SgpStandIn) -> None:
     """The SDK's sync queue sends some complete items twice (contracts/sgp.md 3, unknown 6)."""
     await put(app, item(), item())
-    await put(app, item())
     await drained(app)
     assert sum(len(json.loads(request.body)["items"]) for request in sgp.requests) == 1
 
