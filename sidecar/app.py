@@ -4,7 +4,6 @@ The whole life of the process is `App.run`, read top to bottom (style: one funct
 """
 
 import asyncio
-import errno
 import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,10 +13,11 @@ import structlog
 from aiohttp import web
 
 from sidecar import __version__, admin
+from sidecar.addresses import CanNotListen, bracketed, listen
 from sidecar.bodies import BodyReader
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
-from sidecar.config import AUTO, Config, ConfigError
+from sidecar.config import Config, ConfigError
 from sidecar.dead_letters import DeadLetters
 from sidecar.explain import Explainer
 from sidecar.exposition import SidecarCollector, new_registry
@@ -29,14 +29,13 @@ from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.metrics import IntakeMetrics
 from sidecar.pass_through import PassThrough
 from sidecar.recent import Recent
-from sidecar.span_queue import LOADED_AT_ONCE
+from sidecar.sizes import AUTO
 from sidecar.spool import Spool
-from sidecar.spool_file import Backlog, SpoolFile, SpoolInUse
+from sidecar.spool_file import SpoolFile, SpoolInUse
 from sidecar.status import TICK_S, Status
+from sidecar.takeover import Takeover
 
 HOUSEKEEPING_S = TICK_S
-# Open rows come back in pieces of about this size: a large spool must not be in memory at once.
-RECOVERED_BYTES = 2**20
 # What answers are given to finish when the ports close: nothing is accepted by then.
 CLOSE_S = 1.0
 
@@ -79,6 +78,11 @@ class App:
             if config.listener.pass_through
             else None
         )
+        self._takeover = (
+            Takeover(self.spool, self.lanes, self.intake, self.books, lane_bits(config))
+            if self.spool is not None
+            else None
+        )
         self.listener = Listener(
             self.intake,
             BodyReader(
@@ -119,8 +123,6 @@ class App:
         )
         self.ports: dict[str, int] = {}
         self._bug = self.listener.failed
-        # What a disk that was not there at the start held, once it is.
-        self._late: list[Backlog] = []
         self._stop = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None
 
@@ -145,8 +147,11 @@ class App:
         A bug in any part ends this with its exception (design.md D13).
         """
         tasks = asyncio.TaskGroup()
-        if self.spool is not None:
-            await self._recover(self.spool)
+        if self._takeover is not None:
+            try:
+                await self._takeover.begin()
+            except SpoolInUse as error:
+                raise ConfigError(str(error)) from None
         async with self._serving():
             try:
                 async with asyncio.timeout(None) as self._deadline, tasks:
@@ -203,41 +208,6 @@ class App:
                 return
             await asyncio.sleep(left)
 
-    async def _recover(self, spool: Spool) -> None:
-        """Take over what an earlier process left on disk."""
-        found: list[Backlog] = []
-        spool.on_backlog = found.append
-        try:
-            await spool.open()
-        except SpoolInUse as error:
-            raise ConfigError(str(error)) from None
-        for backlog in found:
-            await self._take_over(backlog, spool)
-        spool.on_backlog = self._late.append
-        spool.on_durable = self._wake_lanes
-
-    def _wake_lanes(self) -> None:
-        for lane in self.lanes:
-            lane.drain.wake()
-
-    async def _take_over(self, backlog: Backlog, spool: Spool) -> None:
-        for lane in self.lanes:
-            bit = lane.queue.bit
-            lane.queue.recover(seq for seq, lanes in backlog.complete_rows if lanes & bit)
-            lane.drain.wake()
-        self.books.replayed += len(backlog.complete_rows)
-        self.books.written += len(backlog.complete_rows)
-        lanes_of = dict(backlog.open_rows)
-        seqs = list(lanes_of)
-        while seqs:
-            looked, spans = await spool.load(seqs[:LOADED_AT_ONCE], RECOVERED_BYTES)
-            del seqs[:looked]
-            for span in spans:
-                span.lanes = lanes_of[span.seq] & lane_bits(self._config)
-                span.accepted_at = self._loop.time()
-            self.intake.recover(spans)
-        log.info("spool_recovered", writes=spool.rows, open_spans=len(lanes_of))
-
     async def _close(self) -> bool:
         if self.pass_through is not None:
             await self.pass_through.close()
@@ -265,17 +235,20 @@ class App:
         operators = web.AppRunner(registry, access_log=None, shutdown_timeout=CLOSE_S)
         agents = web.ServerRunner(self.listener.server(), shutdown_timeout=CLOSE_S)
         config = self._config
+        hosts = config.listener.hosts
         try:
             await operators.setup()
-            host = config.admin.host or None
-            self.ports["admin"] = await _bind(operators, [host], config.admin.port)
             await agents.setup()
-            hosts = config.listener.hosts
-            self.ports["listener"] = await _bind(agents, hosts, config.listener.port)
+            try:
+                host = config.admin.host or None
+                self.ports["admin"] = await listen(operators, [host], config.admin.port)
+                self.ports["listener"] = await listen(agents, hosts, config.listener.port)
+            except CanNotListen as error:
+                raise ConfigError(str(error)) from None
             log.info(
                 "started",
                 version=__version__,
-                listener=[f"http://{_bracketed(h)}:{self.ports['listener']}" for h in hosts],
+                listener=[f"http://{bracketed(h)}:{self.ports['listener']}" for h in hosts],
                 admin_port=self.ports["admin"],
                 sinks=[lane.sink.name for lane in self.lanes],
                 queue_max_bytes=self.budget.limit,
@@ -297,9 +270,8 @@ class App:
             self.listener.sweep(self._loop.time())
             for lane in self.lanes:
                 lane.credentials.refresh()
-            if self.spool is not None:
-                while self._late:
-                    await self._take_over(self._late.pop(), self.spool)
+            if self.spool is not None and self._takeover is not None:
+                await self._takeover.go_on()
                 await self.spool.shrink()
 
     def _depth(self) -> int:
@@ -308,23 +280,3 @@ class App:
     def status(self) -> dict[str, Any]:
         """The process as `/status` shows it."""
         return self._status.report(self._loop.time())
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-async def _bind(
-    runner: web.BaseRunner, hosts: "tuple[str, ...] | list[str | None]", port: int
-) -> int:
-    """Listen on every host at the same port; the port that it is. 0 means any."""
-    for host in hosts:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            if host != "::1" or error.errno == errno.EADDRINUSE:
-                raise ConfigError(f"{host or '*'}:{port}: {error.strerror or error}") from None
-            continue  # a pod without IPv6
-        port = port or runner.addresses[0][1]
-    return port

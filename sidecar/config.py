@@ -6,12 +6,8 @@ stop the start with a path and a reason. Sizes are texts such as `"64MiB"`, name
 seconds.
 """
 
-import re
-import socket
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,44 +15,17 @@ import msgspec
 from msgspec import Meta
 from yarl import URL
 
+from sidecar.addresses import is_here
 from sidecar.credentials import Secret, is_header_safe
+from sidecar.sizes import AUTO, Size
 
 ENV_PREFIX = "SIDECAR_"
 LEAST_SPOOL = 2**20
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]iB|[KM]B|B|)")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
-
-
-class Size(int):
-    """Bytes, written as `"64MiB"`; `"auto"`, where allowed, is -1."""
-
-    @classmethod
-    def parse(cls, value: object) -> "Size":
-        """The size that a configured value means; raises `ValueError`."""
-        if value == "auto":
-            return AUTO
-        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None:
-            msg = 'expected a size such as "64MiB"'
-            raise ValueError(msg)
-        return cls(float(match[1]) * _UNITS[match[2]])
-
-    def __str__(self) -> str:
-        """The text that `parse` reads back."""
-        if self == AUTO:
-            return "auto"
-        for unit in ("GiB", "MiB", "KiB"):
-            if self and not int(self) % _UNITS[unit]:
-                return f"{int(self) // _UNITS[unit]}{unit}"
-        return f"{int(self)}B"
-
-
-AUTO = Size(-1)
 
 
 class ConfigError(ValueError):
@@ -271,24 +240,9 @@ def _refuse_itself(config: Config) -> None:
     listener = config.listener
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
         url = URL(base_url)
-        if base_url and _is_here(url.host or "", listener) and url.port == listener.port:
+        if base_url and is_here(url.host or "", listener.hosts) and url.port == listener.port:
             msg = f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
             raise ConfigError(msg)
-
-
-def _is_here(host: str, listener: ListenerConfig) -> bool:
-    """Whether `host` is this machine, however it is spelt."""
-    host = host.lower().removesuffix(".")
-    if host == "localhost" or host in listener.hosts:
-        return True
-    with suppress(OSError):
-        host = socket.inet_ntoa(socket.inet_aton(host))  # 127.1 and 2130706433 are 127.0.0.1
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from sidecar.app import App
-from sidecar.config import AUTO, Config, ConfigError, Size, load, public
+from sidecar.config import Config, ConfigError, load, public
 from sidecar.credentials import Secret
+from sidecar.sizes import AUTO, Size
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 

@@ -12,7 +12,7 @@ PACKAGE = Path(sidecar.__file__).parent
 LEVELS = [
     "sidecar",
     "credentials payloads books memory concurrency admin spool_file tail inflate",
-    "recent repeats last_words answers client",
+    "recent repeats last_words answers client sizes addresses",
     "top_frame",
     "top",
     "spans checks config throttle",
@@ -21,7 +21,7 @@ LEVELS = [
     "sinks.agentex sinks.sgp drain exposition",
     "intake lane routes pass_through ready_response",
     "routes.ingest routes.sgp routes.agentex history",
-    "listener replay status",
+    "listener replay status takeover",
     "explain",
     "app",
     "demo",
