@@ -1,14 +1,14 @@
 """What was decided lately about which span: a bounded ring, for `sidecar explain`.
 
 Ids, counts and statuses only, never content. The oldest decision makes room for the newest: at 500
-spans/s to two upstreams these are the last 8 seconds, at one span a second more than an hour.
+spans/s to two upstreams these are the last 4 seconds, at one span a second more than half an hour.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-REMEMBERED = 16_384
+REMEMBERED = 8_192
 
 
 class Decision(NamedTuple):
