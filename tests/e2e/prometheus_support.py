@@ -120,6 +120,15 @@ class Prometheus:
         look.__qualname__ = f"{names} to be silent"
         await until(look)
 
+    async def scraped(self, namespace: str) -> None:
+        """Return once there is a sample: what counts up before the first one is no increase."""
+
+        async def look() -> bool:
+            return bool(await self.query(f'trace_sidecar_queue_bytes{{namespace="{namespace}"}}'))
+
+        look.__qualname__ = f"a first scrape in {namespace}"
+        await until(look)
+
     @contextmanager
     def scraping(self, namespace: str, **addresses: str) -> Iterator[None]:
         """Scrape these, by pod; the address of what exposes labels of its own is `honest`."""

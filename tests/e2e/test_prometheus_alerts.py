@@ -95,6 +95,7 @@ async def test_an_upstream_that_refuses_what_is_sent(prom: Prometheus, tmp_path:
     rig = Rig(tmp_path, seed=3, settings=SOON | {"SIDECAR_DEAD_LETTERS__MAX_BYTES": "4KiB"})
     async with rig.agentex, rig.sgp, working(rig) as (life, _):
         with prom.scraping("refused", a=address(life)):
+            await prom.scraped("refused")
             rig.sgp.rule = lambda _: 422
             await prom.fires(
                 "TraceSidecarDeadLetters sgp refused",
