@@ -30,7 +30,7 @@ DISTROLESS = "localhost/trace-sidecar-distroless"
 IMAGE = "localhost/trace-sidecar"
 POLL_S = 0.1
 
-_STORE = parts.CACHE / "containers"
+_STORE = parts.CACHE / "podman"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What slim images of Debian leave out as well.
 _UNREAD = ("doc", "groff", "info", "lintian", "linda", "locale", "man")
@@ -87,7 +87,13 @@ def environment() -> Mapping[str, str]:
     store.write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{_STORE}/store"\nrunroot = "{_STORE}/run"\n'
     )
-    return {"CONTAINERS_CONF": str(settings), "CONTAINERS_STORAGE_CONF": str(store)}
+    return {
+        "CONTAINERS_CONF": str(settings),
+        "CONTAINERS_STORAGE_CONF": str(store),
+        # The podman that starts a container again is not handed the file above. It refuses a
+        # database that does not name its driver, and only this variable puts the name there.
+        "STORAGE_DRIVER": "overlay",
+    }
 
 
 def attempt(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
