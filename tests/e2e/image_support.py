@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import sidecar
 from tests.e2e import parts
 
 Json = dict[str, Any]
@@ -29,6 +30,8 @@ SLIM = "localhost/trace-sidecar-slim"
 DISTROLESS = "localhost/trace-sidecar-distroless"
 IMAGE = "localhost/trace-sidecar"
 POLL_S = 0.1
+# For every build with layers of earlier ones: other arguments alone make buildah no new layer.
+VERSIONS = {"VERSION": sidecar.__version__, "REVISION": "abc", "CREATED": "2026-01-02T03:04:05Z"}
 
 _STORE = parts.CACHE / "podman"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -14,11 +14,10 @@ import pytest
 
 import sidecar
 from tests.e2e import image_support as images
-from tests.e2e.image_support import IMAGE, SOURCE, Json
+from tests.e2e.image_support import IMAGE, SOURCE, VERSIONS, Json
 
 MB = 10**6
 LIMIT = {"distroless": 90 * MB, "slim": 170 * MB}
-VERSIONS = {"VERSION": sidecar.__version__, "REVISION": "abc", "CREATED": "2026-01-02T03:04:05Z"}
 SETTINGS = ("--env=AGENTEX_BASE_URL=http://127.0.0.1:1", "--env=SIDECAR_SHUTDOWN__QUIET_S=0")
 # What a container gets from a pod of the restricted Pod Security Standard.
 LOCKED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=none")

@@ -1,0 +1,50 @@
+"""The agent in the pod of the tests: spans without end until SIGTERM; then it delivers and ends.
+
+Runs in a container of its own, from the image, with the repository's `tests` mounted. Prints a line
+of JSON for each span that it ended, and a last one about what became of its events.
+"""
+
+import json
+import signal
+import sys
+
+from sidecar.client import Spans
+from sidecar.client.sender import Sender
+from sidecar.demo.bodies import digest_of
+
+PACE_S = 0.01
+FLUSH_S = 20.0
+PROMPT = "Where is my parcel? " * 150
+
+
+def main() -> None:
+    """Trace until told to stop; one span stays open all the time."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    sender = Sender()
+    spans = Spans(sender=sender)
+    session = {"prompt": "session"}
+    number = 0
+    with spans.span("session", input=session) as outer:
+        outer.output = {"answer": "done"}
+        while signal.sigtimedwait({signal.SIGTERM}, PACE_S) is None:
+            number += 1
+            turn = {"prompt": f"{number} {PROMPT}"}
+            with spans.span("turn", input=turn) as inner:
+                inner.output = {"answer": str(number)}
+            _say(id=inner.id, input=_digest(turn))
+    _say(id=outer.id, input=_digest(session))
+    flushed = spans.flush(FLUSH_S)
+    _say(flushed=flushed, sent=sender.sent, dropped=sender.dropped)
+
+
+def _digest(payload: dict[str, str]) -> str:
+    return digest_of(json.dumps(payload, separators=(",", ":")).encode()).hex()
+
+
+def _say(**what: object) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The rendered pod, run by podman: an agent, the sidecar and both stand-ins for the upstreams.
+
+The chart puts the sidecar into the pod; what podman can't do is taken away (see `_for_podman`). The
+containers share a network that has nothing but loopback, as in a pod. Needs root.
+"""
+
+import json
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.e2e import image_support as images
+from tests.e2e import parts
+from tests.e2e.image_support import Json, eventually
+from tests.helm_support import admit_one, agent_pod, sidecar_of
+
+TAG = "pod"
+IMAGE = f"{images.IMAGE}:{TAG}"
+LIMIT_MIB = 128
+AGENTEX, SGP, ADMIN = 5003, 5004, 9318
+SINKS = {"agentex": AGENTEX, "sgp": SGP}
+AGENT, SIDECAR, STAND_INS = "agent", "trace-sidecar", "stand-ins"
+# Longer than both may take to end on a busy machine; the sidecar's own grace is 25 s.
+GRACE_S = 60
+MIB = 2**20
+
+TRACING = ("python3", "-m", "tests.e2e.pod_agent")
+IDLE = ("python3", "-c", "import signal; signal.pause()")
+
+_VALUES = {
+    "injection": {"agentContainers": [AGENT]},
+    "sidecar": {
+        "mode": "container",
+        "image": {"repository": images.IMAGE, "tag": TAG, "pullPolicy": "Never"},
+        "spool": {"enabled": True},
+        "resources": {"limits": {"memory": f"{LIMIT_MIB}Mi"}},
+    },
+}
+# What an agent's container has already; the chart has the sidecar take it over.
+_ENVIRONMENT = {
+    "PYTHONPATH": "/agent",
+    "AGENTEX_BASE_URL": f"http://127.0.0.1:{AGENTEX}",
+    "SGP_CLIENT_BASE_URL": f"http://127.0.0.1:{SGP}",
+    "SGP_API_KEY": "made-up",
+    "SGP_ACCOUNT_ID": "made-up",
+}
+_GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=30).read().decode())"
+
+
+@cache
+def _ready() -> None:
+    """The image, and a podman that runs a container from it with a limit."""
+    if os.geteuid():
+        parts.missing("running pods needs root")
+    images.built(IMAGE, cached=True, arguments=images.VERSIONS)
+    limit = f"--memory={LIMIT_MIB}m"
+    command = ("podman", "run", "--rm", "--no-healthcheck", "--network=none", limit)
+    done = images.attempt(*command, "--entrypoint=python3", IMAGE, "-c", "pass")
+    if done.returncode:
+        parts.missing(f"podman runs no container here: {done.stderr[-2000:]}")
+
+
+def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
+    """The pod of an agent whose container runs this command, as the chart's policy leaves it."""
+    pod: Json = agent_pod()
+    # As root, so that it can read the tests whatever their mode.
+    pod["spec"]["containers"] = [
+        {
+            "name": AGENT,
+            "image": IMAGE,
+            "imagePullPolicy": "Never",
+            "command": list(agent),
+            "env": [{"name": name, "value": value} for name, value in _ENVIRONMENT.items()],
+            "securityContext": {"runAsUser": 0},
+            "volumeMounts": [{"name": "tests", "mountPath": "/agent/tests", "readOnly": True}],
+        },
+        {
+            "name": STAND_INS,
+            "image": IMAGE,
+            "imagePullPolicy": "Never",
+            "command": ["python3", "-m", "sidecar.demo.stand_in", "--light"],
+            "args": [
+                f"--agentex-port={AGENTEX}",
+                f"--sgp-port={SGP}",
+                f"--latency-ms={latency_ms}",
+            ],
+        },
+    ]
+    tests = str(images.SOURCE / "tests")
+    pod["spec"]["volumes"] = [{"name": "tests", "hostPath": {"path": tests, "type": "Directory"}}]
+    answer = admit_one(_VALUES, pod)
+    assert not answer["warnings"]
+    admitted: Json = answer["pod"]
+    return admitted
+
+
+def _for_podman(pod: Json, name: str) -> Json:
+    """The pod without what needs a network or a kubelet, under names of its own.
+
+    Podman publishes the ports, which only a bridge can; it makes the emptyDir a volume that it
+    knows by its name, for all pods; it runs probes by timers of systemd.
+    """
+    pod["metadata"] = {"name": name, "labels": pod["metadata"]["labels"]}
+    sidecar = sidecar_of(pod)
+    for field in ("ports", "startupProbe", "livenessProbe"):
+        del sidecar[field]
+    for holder in (*sidecar["volumeMounts"], *pod["spec"]["volumes"]):
+        if holder["name"] == SIDECAR:
+            holder["name"] = name
+    return pod
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that runs."""
+
+    name: str
+
+    def container(self, name: str) -> str:
+        """The name by which podman knows a container of the pod."""
+        return f"{self.name}-{name}"
+
+    def inspected(self, name: str) -> Json:
+        """What podman says of a container."""
+        described: list[Json] = json.loads(images.run("podman", "inspect", self.container(name)))
+        return described[0]
+
+    def pid(self, name: str) -> int:
+        """The process id of a container, on this machine; 0 where it does not run."""
+        found: int = self.inspected(name)["State"]["Pid"]
+        return found
+
+    def log(self, name: str) -> list[Json]:
+        """The lines of JSON that a container has written, in all of its lives."""
+        lines = images.log(self.container(name)).splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def said(self, name: str, event: str) -> list[Json]:
+        """The lines of its log with this event."""
+        return [line for line in self.log(name) if line.get("event") == event]
+
+    def get(self, port: int, path: str) -> Any:  # noqa: ANN401 (any JSON)
+        """What a server of the pod answers, asked from within its network."""
+        infra = images.run("podman", "pod", "inspect", self.name, "--format={{.InfraContainerID}}")
+        pid = images.run("podman", "inspect", infra, "--format={{.State.Pid}}")
+        url = f"http://127.0.0.1:{port}{path}"
+        within = ("nsenter", f"--target={pid}", "--net")
+        return json.loads(images.run(*within, sys.executable, "-c", _GET, url))
+
+    def depths(self) -> list[int]:
+        """How many writes wait for each upstream."""
+        sinks = self.get(ADMIN, "/status")["sinks"].values()
+        return [sink["depth"] for sink in sinks]
+
+    def completed(self) -> list[int]:
+        """How many complete spans each upstream has."""
+        return [self.get(port, "/__report?counts")["complete"] for port in SINKS.values()]
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Both upstreams hang meanwhile."""
+        container = self.container(STAND_INS)
+        images.run("podman", "pause", container)
+        yield
+        images.run("podman", "unpause", container)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, as the kernel does it when memory is short: the container is started again."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: self.pid(name) not in {0, pid})
+
+    @contextmanager
+    def terminated(self, name: str) -> Iterator[None]:
+        """SIGTERM to a container, as the kubelet does it; after the block it has ended, with 0."""
+        stop = ("podman", "stop", f"--time={GRACE_S}", self.container(name))
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(images.run, *stop)
+            yield
+            stopping.result()
+        assert self.inspected(name)["State"]["ExitCode"] == 0, self.log(name)[-3:]
+
+    def terminate(self, name: str) -> None:
+        """SIGTERM to a container, and wait for its end."""
+        with self.terminated(name):
+            pass
+
+
+@contextmanager
+def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator[Pod]:
+    """A pod whose sidecar has started; nothing of it is left afterwards."""
+    _ready()
+    name = f"trace-sidecar-{uuid.uuid4().hex[:8]}"
+    pod = Pod(name)
+    text = json.dumps(_for_podman(_rendered(agent, latency_ms), name))
+    try:
+        # Where a container runs out of memory, a file that says so is left in the folder.
+        play = ("podman", "play", "kube", "--network=none", "-")
+        done = images.attempt(*play, input=text, cwd=parts.CACHE)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        eventually(lambda: pod.said(SIDECAR, "started"))
+        yield pod
+    finally:
+        # A paused container can't be removed.
+        images.attempt("podman", "unpause", pod.container(STAND_INS))
+        images.attempt("podman", "pod", "rm", "--force", "--time=0", name)
+        images.attempt("podman", "volume", "rm", "--force", name)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the kernel says of a container's memory, in bytes."""
+
+    limit: int
+    peak: int
+    peak_rss: int
+    oom_kills: int
+
+    def __str__(self) -> str:
+        mib = (f"{value / MIB:.0f}" for value in (self.peak_rss, self.peak, self.limit))
+        return "peak RSS {} MiB, peak with page cache {} MiB, limit {} MiB".format(*mib)
+
+
+def memory(pid: int) -> Memory:
+    """The memory of the container that this process is the first of."""
+    peak_rss = 0
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            peak_rss = int(line.split()[1]) * 1024
+    named = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    groups = {controllers: path.lstrip("/") for _, controllers, path in named}
+    root = Path("/sys/fs/cgroup")
+    if "memory" in groups:
+        group, files = root / "memory" / groups["memory"], _V1
+    else:
+        group, files = root / groups[""], _V2
+    limit, peak, events = ((group / name).read_text() for name in files)
+    oom_kills = dict(line.split() for line in events.splitlines())["oom_kill"]
+    return Memory(int(limit), int(peak), peak_rss, int(oom_kills))
+
+
+_V1 = ("memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.oom_control")
+_V2 = ("memory.max", "memory.peak", "memory.events")

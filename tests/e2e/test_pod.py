@@ -1,0 +1,120 @@
+"""The rendered pod, run for real: what the sidecar promises holds in its container too."""
+
+from contextlib import ExitStack
+
+import msgspec
+import pytest
+
+from tests.e2e import image_support as images
+from tests.e2e.image_support import eventually
+from tests.e2e.pod_support import (
+    AGENT,
+    IDLE,
+    LIMIT_MIB,
+    MIB,
+    SIDECAR,
+    SINKS,
+    Pod,
+    memory,
+    running,
+)
+from tests.load.arrived import arrived
+from tests.load.driver import Result
+from tests.load.loads import Plan
+
+BACKLOG = 50
+SENT = 30
+LISTENER = 8318
+# As slow as the upstreams of the incident were.
+SLOW_MS = 150
+
+
+def spans_flow(pod: Pod) -> None:
+    """Wait until spans have arrived at both upstreams."""
+    eventually(lambda: min(pod.completed()) >= SENT)
+
+
+def backlog_grows(pod: Pod) -> None:
+    """Wait until writes wait in the sidecar for both upstreams."""
+    eventually(lambda: min(pod.depths()) >= BACKLOG)
+
+
+def reckon(pod: Pod) -> None:
+    """The agent and the sidecar say that nothing was lost, and both upstreams have all of it."""
+    *spans, agent = pod.log(AGENT)
+    assert agent == {"flushed": True, "sent": 2 * len(spans), "dropped": {}}
+    stopped = pod.log(SIDECAR)[-1]
+    assert (stopped["event"], stopped["lost"]) == ("stopped", 0)
+    assert {books["depth"] for books in stopped["writes"].values()} == {0}
+    sent = {span["id"]: span["input"] for span in spans}
+    assert len(sent) > SENT
+    for port in SINKS.values():
+        report = pod.get(port, "/__report")
+        assert report["digests"] == sent
+        assert report["complete"] == len(sent)
+
+
+def test_a_killed_sidecar_comes_back_with_its_spool() -> None:
+    """SIGKILL while both upstreams hang: the container starts again and all spans arrive."""
+    with running() as pod:
+        spans_flow(pod)
+        agent = pod.pid(AGENT)
+        with pod.away():
+            backlog_grows(pod)
+            pod.kill(SIDECAR)
+            eventually(lambda: len(pod.said(SIDECAR, "started")) == 2)
+            first, second = pod.said(SIDECAR, "spool_recovered")
+            assert first["writes"] == 0
+            assert second["writes"] >= BACKLOG
+        assert pod.pid(AGENT) == agent
+        before = pod.completed()
+        eventually(lambda: min(pod.completed()) > max(before) + SENT)
+        pod.terminate(AGENT)
+        pod.terminate(SIDECAR)
+        reckon(pod)
+
+
+def test_term_in_the_order_of_a_native_sidecar_loses_nothing() -> None:
+    """The agent ends at once though both upstreams hang; the sidecar delivers what it left."""
+    with running() as pod:
+        spans_flow(pod)
+        # Left in the opposite order: the upstreams are back before the sidecar's end is awaited.
+        with ExitStack() as sidecar_ends, pod.away():
+            backlog_grows(pod)
+            pod.terminate(AGENT)
+            sidecar_ends.enter_context(pod.terminated(SIDECAR))
+            eventually(lambda: pod.said(SIDECAR, "stopping"))
+        (stopping,) = pod.said(SIDECAR, "stopping")
+        assert stopping["depth"] >= BACKLOG
+        reckon(pod)
+
+
+def test_the_memory_limit_holds_under_the_incident_load(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Prompts of 50 KB for slow upstreams: no kill, within 128 MiB, and all spans arrive."""
+    plan = Plan(kind="incident", spans=3000, size=50_000, port=LISTENER)
+    with running(IDLE, latency_ms=SLOW_MS) as pod:
+        pid = pod.pid(SIDECAR)
+        result = loaded(pod, plan)
+        assert (result.accepted, result.rejected) == (plan.events, 0), result
+        eventually(lambda: not any(pod.depths()))
+        used = memory(pid)
+        with capsys.disabled():
+            print(f"\n{plan.spans} spans of {plan.size} bytes: {used}")  # noqa: T201 (a figure)
+        assert used.limit == LIMIT_MIB * MIB
+        assert used.peak_rss < used.limit
+        assert used.oom_kills == 0
+        assert pod.pid(SIDECAR) == pid
+        for port in SINKS.values():
+            assert arrived(pod.get(port, "/__report"), plan).faults() == []
+
+
+def loaded(pod: Pod, plan: Plan) -> Result:
+    """Send a plan's load from the agent's container."""
+    command = ("python3", "-m", "tests.load.driver", msgspec.json.encode(plan).decode())
+    done = images.attempt(
+        "podman", "exec", "--interactive", pod.container(AGENT), *command, input="go\n"
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Result)
