@@ -175,6 +175,7 @@ class Pod:
     def kill(self, name: str) -> None:
         """SIGKILL, as the kernel does it when memory is short: the container is started again."""
         pid = self.pid(name)
+        assert pid > 0  # 0 would be the processes around this test
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: self.pid(name) not in {0, pid})
 
