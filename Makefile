@@ -28,7 +28,7 @@ endef
 .PHONY: help demo test lint check fmt bench bench-peers fuzz lock clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
 demo: $(STAMP) ## run the demo
 	@$(BIN)/sidecar demo $(ARGS)

@@ -7,9 +7,9 @@ One span's journey, file by file:
                                          nothing)  join here)   +-> span_queue -> drain -> SGP
                                           `- spool (optional): on disk before the 202
 
-An accepted event ends in exactly one of: forwarded, superseded by its own END, a dead letter with a
-reason, lost with a counted reason. `books` adds this up all the time, and the difference is a
-metric that must read 0.
+An accepted event ends in exactly one of: forwarded, superseded by its own END, skipped on purpose,
+a dead letter with a reason, lost with a counted reason. `books` adds this up all the time, and the
+difference is a metric that must read 0.
 
 When an upstream fails: its lane keeps what it has and tries again (drain, throttle); the other lane
 does not notice. A batch that is refused is halved until the one bad write is alone (drain). What is
@@ -25,7 +25,12 @@ Words we use:
     upstream   the remote system; a *sink* is our part that talks to it
     depth      writes of a lane that are not settled: waiting, in flight, on disk
     linger     how long a batch may wait to fill
-    settle     to be done with a write: forwarded, superseded or dead letter
+    settle     to be done with a write: forwarded, superseded, skipped or dead letter
+
+Beside the journey: what the SDKs send (routes), SGP's other calls (pass_through), the agents' keys
+(credentials), what operators see (admin, status, exposition, explain, top), dead letters again
+(replay), and the agents' own side (client).
+
 For readers who know the OpenTelemetry Collector: listener = receiver, queue = sending queue,
 drain = its consumers and retry sender, sink = exporter.
 """

@@ -48,9 +48,11 @@ def _losing(report: Json) -> tuple[str, str, str]:
     if any(sink["lost"] for sink in sinks.values()):
         return BAD, "Yes", f"lost writes: {_by_reason(sinks, 'lost')}"
     if report["intake"]["rejected_per_s"]:
-        rate, rejected = report["intake"]["rejected_per_s"], report["intake"]["rejected_by_reason"]
-        reasons = ", ".join(reason.replace("_", " ") for reason, n in rejected.items() if n)
-        return BAD, "Agents are refused", f"{rate:,.1f} events a second are not taken: {reasons}"
+        rate, now = report["intake"]["rejected_per_s"], report["intake"]["rejected_now"]
+        reasons = ", ".join(reason.replace("_", " ") for reason in now)
+        # What does not fit is lost unless agents wait; the rest is for agents to mend.
+        level = BAD if "no_room" in now else WARN
+        return level, "Agents are refused", f"{rate:,.1f} refusals a second: {reasons}"
     if any(sink["dead_lettered"] for sink in sinks.values()):
         return WARN, "Set aside", f"dead letters: {_by_reason(sinks, 'dead_lettered')}"
     if report["spool"] is not None and report["spool"]["degraded"]:

@@ -22,7 +22,7 @@ from sidecar.dead_letters import DeadLetters
 from sidecar.explain import Explainer
 from sidecar.exposition import SidecarCollector, new_registry
 from sidecar.intake import Intake
-from sidecar.lane import AGENTEX_BIT, SGP_BIT, build_lanes, lane_bits
+from sidecar.lane import AGENTEX_BIT, NO_UPSTREAM, SGP_BIT, build_lanes, lane_bits
 from sidecar.last_words import LastWords, folder_of
 from sidecar.listener import Listener
 from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
@@ -58,11 +58,7 @@ class App:
         self.recent = Recent()
         self.lanes = build_lanes(config, environ, self.budget, letters, self.spool, self.recent)
         if not self.lanes:
-            message = (
-                "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
-                "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
-            )
-            raise ConfigError(message)
+            raise ConfigError(NO_UPSTREAM)
         self.books = IntakeBooks()
         intake_metrics = IntakeMetrics(self.books, self.recent)
         self.intake = Intake(

@@ -17,7 +17,7 @@ import uvloop
 from sidecar import __version__, explain, logs, replay, top
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, load, public
-from sidecar.lane import agentex_on, sgp_on
+from sidecar.lane import NO_UPSTREAM, agentex_on, sgp_on
 
 LOST = 1
 USAGE = 2
@@ -110,7 +110,7 @@ def _check(arguments: argparse.Namespace) -> int:
     for sink, is_on in on.items():
         print(f"{sink}: {'on' if is_on else 'off'}")
     if not any(on.values()):
-        print("sidecar: no upstream is on", file=sys.stderr)
+        print(f"sidecar: {NO_UPSTREAM}", file=sys.stderr)
         return USAGE
     return 0
 
@@ -169,5 +169,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     else:
         done = asyncio.run(replay.directly(arguments.file, arguments.sink, config, os.environ))
     print(", ".join(f"{name} {count}" for name, count in sorted(done.items())) or "no letters")
+    if done["off"]:
+        hint = "that upstream is off in this configuration: give --config, or --to URL"
+        print(f"sidecar: {done['off']} not sent: {hint}", file=sys.stderr)
     failed = done.total() - done["accepted"] - done["forwarded"] - done["skipped"]
     return LOST if failed else 0

@@ -228,8 +228,15 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
         place = where.rstrip("`") or "the top level"
         msg = f"{place}: {what}" + _set_by(place, environ, path)
         raise ConfigError(msg) from None
+    _refuse_one_port(config)
     _refuse_itself(config)
     return config
+
+
+def _refuse_one_port(config: Config) -> None:
+    if config.listener.port == config.admin.port != 0:
+        msg = f"admin.port: {config.admin.port} is listener.port, too"
+        raise ConfigError(msg)
 
 
 def _refuse_itself(config: Config) -> None:
@@ -241,7 +248,10 @@ def _refuse_itself(config: Config) -> None:
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
         url = URL(base_url)
         if base_url and is_here(url.host or "", listener.hosts) and url.port == listener.port:
-            msg = f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
+            msg = (
+                f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
+                " (a pod's variable may say so): set the key itself"
+            )
             raise ConfigError(msg)
 
 
@@ -289,8 +299,12 @@ def _hook(kind: type, value: object) -> object:
 
 
 def public(config: Config) -> dict[str, Any]:
-    """The configuration as plain values, for the status page: secrets are `***`."""
+    """The configuration as plain values, for people: secrets are `***`."""
     values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_show)
+    for section in values.values():
+        # A proxy's password may be part of the URL.
+        if (url := URL(section.get("base_url", ""))).user or url.password:
+            section["base_url"] = str(url.with_user(None).with_user("***"))
     return values
 
 

@@ -26,6 +26,10 @@ AGENTEX_BIT, SGP_BIT = 1, 2
 # With a spool, what a lane may hold in memory of queue.max_bytes: an upstream that is away must
 # not take the memory that the other one's writes pass through.
 LANE_SHARE = 0.25
+NO_UPSTREAM = (
+    "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
+    "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
+)
 # Variables that say: START and END of a span may come through different pods (design.md D20).
 _TEMPORAL = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
 

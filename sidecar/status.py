@@ -12,8 +12,6 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from yarl import URL
-
 from sidecar import __version__
 from sidecar.answers import answers
 from sidecar.budget import ByteBudget
@@ -61,7 +59,7 @@ class Status:
         self._started_at = now
         self._sampled_at = float("-inf")
         self._lag_s = 0.0
-        # Events taken, events refused, seconds of CPU.
+        # Events taken, seconds of CPU, refusals by reason.
         self._recent = Window(_RATE_READINGS)
         names = ["events_per_s", "rss_bytes", "queue_bytes", "cpu"]
         self._history = History([*names, *chain(*(_names(name) for name in self._lanes))])
@@ -70,8 +68,8 @@ class Status:
     def tick(self, now: float, lag_s: float) -> None:
         """Read what grows; once a second. `lag_s`: how late a timer of the loop was."""
         self._lag_s = lag_s
-        rejected = self._metrics.rejected.total()
-        self._recent.add(now, (self._metrics.books.received, rejected, process_time()))
+        rejected = self._metrics.rejected.values()
+        self._recent.add(now, (self._metrics.books.received, process_time(), *rejected))
         for lane in self._lanes.values():
             lane.tick(now)
         # Half a tick of slack: ticks come a little late.
@@ -80,7 +78,7 @@ class Status:
             self._sample(now)
 
     def _sample(self, now: float) -> None:
-        events, _, cpu = self._recent.rates()
+        events, cpu, *_ = self._recent.rates()
         row = {
             "events_per_s": events,
             "rss_bytes": _rss(),
@@ -97,7 +95,8 @@ class Status:
 
     def report(self, now: float) -> dict[str, Any]:
         """What `/status` answers."""
-        events_per_s, rejected_per_s, cpu = self._recent.rates()
+        events_per_s, cpu, *rejected = self._recent.rates()
+        reasons = zip(self._metrics.rejected, rejected, strict=True)
         report: dict[str, Any] = {
             "version": __version__,
             "host": socket.gethostname(),
@@ -112,14 +111,15 @@ class Status:
             "open_spans": len(self._intake.open_spans),
             "intake": {
                 "events_per_s": round(events_per_s, 2),
-                "rejected_per_s": round(rejected_per_s, 2),
+                "rejected_per_s": round(sum(rejected), 2),
+                "rejected_now": [reason for reason, rate in reasons if rate],
                 "rejected_by_reason": dict(self._metrics.rejected),
                 "requests_by_code": dict(self._metrics.requests),
             },
             "events": self.events(),
             "sinks": {name: lane.report(now) for name, lane in self._lanes.items()},
             "samples": self._history.count,
-            "config": _shown(self._config),
+            "config": public(self._config),
         }
         return {"answers": answers(report), **report}
 
@@ -248,12 +248,3 @@ def _rss() -> int | None:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
-
-
-def _shown(config: Config) -> dict[str, Any]:
-    shown = public(config)
-    for section in shown.values():
-        # A proxy's password may be part of the URL.
-        if (url := URL(section.get("base_url", ""))).user or url.password:
-            section["base_url"] = str(url.with_user(None).with_user("***"))
-    return shown

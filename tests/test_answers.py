@@ -29,7 +29,7 @@ WELL = {
     "ready": True,
     "spool": None,
     "queue": {"bytes": 0, "limit_bytes": 100},
-    "intake": {"rejected_per_s": 0.0, "rejected_by_reason": {"no_room": 0}},
+    "intake": {"rejected_per_s": 0.0, "rejected_now": []},
     "events": {"received": 2, "replayed": 0, "imbalance": 0},
     "sinks": {"agentex": dict(SINK), "sgp": dict(SINK)},
 }
@@ -63,8 +63,8 @@ LOSING = [
         "bad", "Yes", "lost writes: SGP 4 shutdown",
     ),
     (
-        {"intake__rejected_per_s": 2.5, "intake__rejected_by_reason": {"no_room": 9}},
-        "bad", "Agents are refused", "2.5 events a second are not taken: no room",
+        {"intake__rejected_per_s": 2.5, "intake__rejected_now": ["no_room"]},
+        "bad", "Agents are refused", "2.5 refusals a second: no room",
     ),
     (
         {"agentex__dead_lettered": 1, "agentex__dead_lettered_by_reason": {"too_large": 1}},

@@ -158,7 +158,7 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("received_events", "Events taken.", "None while agents work: they do not reach us."),
         Entry("rejected_events", "Refusals by reason: an event each, or a whole request, which "
               "counts once. `malformed` (no JSON, no event), `invalid` (a value that can't be "
-              "delivered), `too_large`, `unsupported` (another path or type): the agent's fault. "
+              "delivered), `too_large`, `unsupported` (another content type): the agent's fault. "
               "`no_room`: full (429). `stopping`: shutting down (503).",
               "The agent's fault: the answer's body says what is wrong. `no_room`: see "
               "`queue_bytes` and `spool_used_ratio`."),

@@ -101,7 +101,9 @@ async def _lines(app: App, session: aiohttp.ClientSession, admin: str) -> None:
             f"{name}: forwarded {lane['forwarded']:5} queued {lane['depth']:4}"
             for name, lane in app.status()["sinks"].items()
         )
-        _say(f"received {app.books.received:6} events   {lanes}   RSS {rss / 2**20:5.1f} MiB")
+        _say(
+            f"received {app.books.received:6} events   {lanes}   RSS of all {rss / 2**20:5.1f} MiB"
+        )
         await asyncio.sleep(LINE_EVERY_S)
 
 
