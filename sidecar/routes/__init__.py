@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from sidecar.bodies import Refusal
-from sidecar.events import Decoded
+from sidecar.events import Decoded, MalformedBody
+from sidecar.payloads import is_utf8, replace_lone_surrogates
 
 
 class Answer(NamedTuple):
@@ -39,6 +40,14 @@ class Route(Protocol):
     def refused(self, refusal: Refusal) -> bytes:
         """The body of the answer to a request that was not taken."""
         ...
+
+
+def sound(body: bytes) -> bytes:
+    """The body of an SDK as it can be forwarded: UTF-8, and no lone surrogate (design.md D18)."""
+    if not is_utf8(body):
+        msg = "the body is not valid UTF-8"
+        raise MalformedBody(msg)
+    return replace_lone_surrogates(body)
 
 
 def detail(refusal: Refusal) -> bytes:

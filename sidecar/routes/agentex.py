@@ -14,8 +14,7 @@ from aiohttp import web
 from sidecar.bodies import Refusal, require_json
 from sidecar.checks import FieldError
 from sidecar.events import Decoded, MalformedBody, Rejection, checked
-from sidecar.payloads import is_utf8, replace_lone_surrogates
-from sidecar.routes import Answer, detail
+from sidecar.routes import Answer, detail, sound
 from sidecar.spans import Span, WireSpan, to_json
 
 PREFIX = "/spans/"
@@ -53,11 +52,9 @@ class AgentexRoute:
 
     def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:
         """The one span of the body."""
-        if not is_utf8(body):
-            msg = "the body is not valid UTF-8"
-            raise MalformedBody(msg)
+        text = sound(body)
         try:
-            return Decoded([self._span(request, replace_lone_surrogates(body), now)], [])
+            return Decoded([self._span(request, text, now)], [])
         except FieldError as error:
             where = error.field, error.identity
             return Decoded([], [Rejection(0, None, error.problem, "invalid", *where)])

@@ -16,8 +16,8 @@ from sidecar.bodies import Refusal, require_json
 from sidecar.checks import FieldError, check_id, check_ids, check_order, check_time, checked_payload
 from sidecar.credentials import is_header_safe
 from sidecar.events import Decoded, MalformedBody, Rejection
-from sidecar.payloads import MAX_NESTING, is_utf8, replace_lone_surrogates, too_deep
-from sidecar.routes import Answer, detail
+from sidecar.payloads import MAX_NESTING, too_deep
+from sidecar.routes import Answer, detail, sound
 from sidecar.sinks.sgp import SPAN_TYPES
 from sidecar.spans import Span, measure
 
@@ -54,11 +54,9 @@ class SgpRoute:
 
     def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:  # noqa: ARG002
         """The spans of the items that SGP would take."""
-        if not is_utf8(body):
-            msg = "the body is not valid UTF-8"
-            raise MalformedBody(msg)
+        text = sound(body)
         try:
-            items = _BATCH.decode(replace_lone_surrogates(body)).items
+            items = _BATCH.decode(text).items
         except msgspec.ValidationError:
             msg = "the body must be an object with a list of items"
             raise MalformedBody(msg) from None
