@@ -14,7 +14,7 @@ from aiohttp import web
 
 from sidecar import __version__, admin
 from sidecar.addresses import CanNotListen, bracketed, listen
-from sidecar.bodies import BodyReader
+from sidecar.bodies import BodyReader, Limits
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.config import Config, ConfigError
@@ -82,9 +82,7 @@ class App:
         self.listener = Listener(
             self.intake,
             BodyReader(
-                self.budget,
-                max_body=config.listener.max_body,
-                timeout_s=config.listener.body_timeout_s,
+                Limits(self.budget, config.listener.max_body, config.listener.body_timeout_s)
             ),
             intake_metrics,
             [lane.credentials for lane in self.lanes],
@@ -175,7 +173,7 @@ class App:
             self._deadline.reschedule(self._loop.time() + shutdown.grace_s)
         log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
         await self._quiet(shutdown.quiet_s)
-        self.listener.stopping = True  # 1. no new events, but answers
+        self.listener.stop()  # 1. no new events, but answers
         self.intake.release_held()  # 2. no END will come any more
         for lane in self.lanes:
             lane.drain.close()  # 3. what is queued is all there will be

@@ -8,6 +8,7 @@ import asyncio
 import zlib
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import NamedTuple
 
 import aiohttp
 from aiohttp import web
@@ -28,13 +29,20 @@ class Refusal(Exception):
         self.reason = reason
 
 
-class BodyReader:
-    """Reads bodies of at most `max_body` bytes, decompressed, within `timeout_s` seconds."""
+class Limits(NamedTuple):
+    """What bodies may take: room in the budget, bytes each (decompressed), seconds to arrive."""
 
-    def __init__(self, budget: ByteBudget, *, max_body: int, timeout_s: float) -> None:
-        self._budget = budget
-        self._max_body = max_body
-        self._timeout_s = timeout_s
+    budget: ByteBudget
+    max_body: int
+    timeout_s: float
+
+
+class BodyReader:
+    """Reads bodies within `limits`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._budget, self._max_body, self._timeout_s = limits
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The decompressed body; raises `Refusal`, or `MalformedBody` for a broken stream."""
@@ -49,10 +57,9 @@ class BodyReader:
             async with asyncio.timeout(self._timeout_s):
                 return await self._collect(request, encoding)
         except TimeoutError:
-            error = f"the body did not arrive within {self._timeout_s:g} s"
-            raise Refusal(HTTPStatus.REQUEST_TIMEOUT, error, "malformed") from None
+            raise too_slow(self._timeout_s) from None
         except (ConnectionError, aiohttp.ClientError):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "the body ended early", "malformed") from None
+            raise ended_early() from None
 
     async def _collect(self, request: web.BaseRequest, encoding: str) -> bytes:
         content = request.content
@@ -112,6 +119,17 @@ def media_type(headers: Mapping[str, str]) -> str:
     if content_type == "application/json":
         return content_type
     return content_type.partition(";")[0].strip().lower()
+
+
+def too_slow(timeout_s: float) -> Refusal:
+    """A body that did not come to its end in time."""
+    error = f"the body did not arrive within {timeout_s:g} s"
+    return Refusal(HTTPStatus.REQUEST_TIMEOUT, error, "malformed")
+
+
+def ended_early() -> Refusal:
+    """A body that never comes to its end."""
+    return Refusal(HTTPStatus.BAD_REQUEST, "the body ended early", "malformed")
 
 
 def no_room() -> Refusal:

@@ -82,6 +82,11 @@ class Intake:
         spool = self._spool
         return spool is not None and any(span.size > spool.largest for span in spans)
 
+    @property
+    def waits(self) -> bool:
+        """Whether an answer has to wait: for the disk, or for drains that are behind."""
+        return self._spool is not None or self._behind >= BEHIND
+
     async def take_durably(self, spans: Sequence[Span]) -> None:
         """As `take`; returns once the spool, where there is one, has the events on disk."""
         if self._spool is None:
@@ -120,9 +125,12 @@ class Intake:
         Both share one core: without this, agents that post as fast as they are answered would
         grow the queue although the upstreams have room.
         """
-        behind = max((lane.behind for lane in self._lanes), default=0)
-        for _ in range(min(behind // BEHIND, MOST_ROUNDS)):
+        for _ in range(min(self._behind // BEHIND, MOST_ROUNDS)):
             await asyncio.sleep(0)
+
+    @property
+    def _behind(self) -> int:
+        return max((lane.behind for lane in self._lanes), default=0)
 
     def release_held(self) -> None:
         """The process stops: no END will come for the STARTs that wait for one."""

@@ -1,8 +1,9 @@
 """HTTP in: the listener on loopback, contracts/ingest.md to the letter.
 
-In: requests of agents in this pod. Out: spans handed to the intake, all of a request or none, and
-an answer that says what was taken, in the words of the route it came by. It serves programs, not
-web pages (design.md D21).
+In: requests of agents in this pod. Out: spans handed to the reception, all of a request or none,
+and an answer that says what was taken, in the words of the route it came by. It serves programs,
+not web pages (design.md D21). Plain requests for spans are read in connection.py; here is the rest,
+which aiohttp reads.
 """
 
 import asyncio
@@ -16,19 +17,20 @@ from time import perf_counter
 
 from aiohttp import web
 
-from sidecar.bodies import BodyReader, Refusal, no_room, stopping
+from sidecar.bodies import BodyReader, Refusal, stopping
+from sidecar.connection import AgentConnection, Desk
 from sidecar.credentials import Credentials
-from sidecar.events import Decoded, MalformedBody, Rejection
-from sidecar.intake import Intake, NeverFits, NoRoom
+from sidecar.events import MalformedBody
+from sidecar.intake import Intake
+from sidecar.known_heads import KnownHeads
 from sidecar.metrics import IntakeMetrics
 from sidecar.pass_through import PREFIXES, PassThrough
-from sidecar.ready_response import answer_to
-from sidecar.routes import Answer, Route
+from sidecar.reception import Reception
+from sidecar.routes import Answer, Request, Route, retry_after
 from sidecar.routes.agentex import PREFIX, AgentexRoute
 from sidecar.routes.ingest import IngestRoute
 from sidecar.routes.sgp import SgpRoute
 
-RETRY_AFTER_S = "1"
 # Longer than any body may take, and than aiohttp keeps a connection between two requests.
 IDLE_S = 300.0
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@]+))(?::\d*)?")
@@ -37,14 +39,43 @@ _MOST_HOSTS = 256
 _quiet = logging.getLogger("sidecar.listener.http")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
-_LATER = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _SPANS_ONLY = (
     "the sidecar takes spans only; set listener.pass_through = true to hand this on to SGP"
 )
 
 
+class Server(web.Server):
+    """Makes a connection for each agent; at the end it closes what aiohttp does not know of."""
+
+    desk: Desk
+
+    def __call__(self) -> AgentConnection:  # type: ignore[override]
+        """The protocol of a new connection."""
+        return AgentConnection(self.desk)
+
+    def aiohttp(self) -> web.RequestHandler:
+        """The protocol that takes over."""
+        return super().__call__()
+
+    def pre_shutdown(self) -> None:
+        """Close what nobody waits for."""
+        super().pre_shutdown()
+        for connection in list(self.desk.connections):
+            if connection.answering is None:
+                connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (aiohttp's)
+        """Close the rest, after at most `timeout` seconds."""
+        answering = [c.answering for c in self.desk.connections if c.answering is not None]
+        if answering:
+            await asyncio.wait(answering, timeout=timeout)
+        for connection in list(self.desk.connections):
+            connection.close()
+        await super().shutdown(timeout)
+
+
 class Listener:
-    """Handles requests on the agents' side. `stopping` makes it answer 503 to new events."""
+    """Handles requests on the agents' side."""
 
     def __init__(
         self,
@@ -58,34 +89,54 @@ class Listener:
         sgp_bit: int,
         pass_through: PassThrough | None,
     ) -> None:
-        self._intake = intake
         self._bodies = bodies
         self._metrics = metrics
-        self._credentials = credentials
+        self._reception = Reception(intake, metrics, credentials)
         self._own = IngestRoute()
         self._sgp = SgpRoute(sgp_bit)
         self._agentex = AgentexRoute(agentex_bit)
+        self._routes: dict[str, Route] = {
+            "/v1/spans": self._own,
+            "/v5/spans/batch": self._sgp,
+            "/spans": self._agentex,
+        }
         self._pass_through = pass_through
         self._hosts = frozenset(host.lower() for host in hosts)
         self._known: dict[str, bool] = {}
         # Holds the exception of a bug in here: the app waits for it and ends the process (D13).
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
-        self.stopping = False
         self.idle_s = IDLE_S
-        self._server: web.Server | None = None
-        # When the last request on each connection began, in loop time.
+        self._server: Server | None = None
+        # When the last request on each connection of aiohttp began, in loop time.
         self._begun: dict[web.RequestHandler, float] = {}
+
+    @property
+    def stopping(self) -> bool:
+        """Whether new events are answered 503."""
+        return self._reception.stopping
+
+    def stop(self) -> None:
+        """Answer 503 to new events from now on."""
+        self._reception.stopping = True
 
     def server(self) -> web.Server:
         """The protocol factory: no router, no middleware, bodies as they come."""
-        self._server = web.Server(
+        self._server = Server(
             self.handle,
             access_log=None,
             auto_decompress=False,
             logger=_quiet,
             # An agent that hangs up must not leave its request running at SGP.
             handler_cancellation=self._pass_through is not None,
+        )
+        self._server.desk = Desk(
+            KnownHeads(self._route_of),
+            self._reception,
+            self._metrics,
+            self._bodies.limits,
+            aiohttp=self._server.aiohttp,
+            bug=self._bug,
         )
         return self._server
 
@@ -94,11 +145,19 @@ class Listener:
 
         aiohttp does so only after a first request: half a header would stay for ever.
         """
-        connections = self._server.connections if self._server is not None else []
-        self._begun = {each: self._begun.get(each, now) for each in connections}
-        for connection, begun in self._begun.items():
+        if self._server is None:
+            return
+        self._begun = {each: self._begun.get(each, now) for each in self._server.connections}
+        for handler, begun in self._begun.items():
             if now - begun > self.idle_s:
-                connection.force_close()
+                handler.force_close()
+        for connection in list(self._server.desk.connections):
+            if connection.answering is None and now - connection.begun > self.idle_s:
+                connection.close()
+
+    def _bug(self, bug: Exception) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(bug)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -111,10 +170,9 @@ class Listener:
                 return await self._hand_on(request, self._pass_through)
             response = await self._route(request)
         except Refusal as refusal:
-            response = self._refused(refusal, self._own.refused(refusal))
+            response = _response(self._reception.refused(self._own, refusal))
         except Exception as bug:
-            if not self.failed.done():
-                self.failed.set_exception(bug)
+            self._bug(bug)
             raise
         self._metrics.answered(response.status, perf_counter() - started)
         return response
@@ -154,7 +212,7 @@ class Listener:
                 raise stopping()
             return await pass_through.answer(request)
         except Refusal as refusal:
-            return _error(refusal, self._sgp.refused(refusal))
+            return _response(Answer(refusal.status, self._sgp.refused(refusal)))
         finally:
             self._begun[request.protocol] = self._loop.time()
 
@@ -184,60 +242,38 @@ class Listener:
         except ValueError:
             return False
 
+    def _route_of(self, request: Request) -> Route | None:
+        """The route of a plain request, None where it would be refused by its head alone."""
+        route = self._routes[request.path]
+        try:
+            self._refuse_pages(request.headers)
+            route.check(request)
+        except Refusal:
+            return None
+        return route
+
     async def _spans(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
+        said = Request(request.method, request.rel_url.raw_path, request.headers)
         try:
-            answer = await self._taken(request, route)
-        except Refusal as refusal:
-            return self._refused(refusal, route.refused(refusal))
-        return answer_to(request, answer.status, answer.body)
-
-    async def _taken(self, request: web.BaseRequest, route: Route) -> Answer:
-        route.check(request)
-        if self.stopping:
-            raise stopping()
-        try:
+            route.check(said)
+            if self.stopping:
+                raise stopping()
             body = await self._bodies.read(request)
-            size = len(body)
-            decoded = route.decode(request, body, self._loop.time())
-            del body
+        except Refusal as refusal:
+            return _response(self._reception.refused(route, refusal))
         except MalformedBody as error:
-            decoded = Decoded([], [Rejection(0, None, str(error), "malformed")])
-            size = 0
-        for credentials in self._credentials:
-            credentials.offer(request.headers)
-        if decoded.spans:
-            await self._take(decoded, size)
-            self._metrics.accepted(decoded.spans, self._loop.time())
-            await self._intake.give_way()
-        for rejection in decoded.rejected:
-            self._metrics.rejected[rejection.reason] += 1
-        return route.answer(request, decoded)
-
-    async def _take(self, decoded: Decoded, size: int) -> None:
-        if self.stopping:
-            raise stopping()
-        try:
-            await self._intake.take_durably(decoded.spans)
-        except NeverFits:
-            limit = self._intake.limit
-            error = f"{size} bytes never fit: see queue.max_bytes ({limit}) and spool.max_bytes"
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large") from None
-        except NoRoom:
-            raise no_room() from None
-
-    def _refused(self, refusal: Refusal, body: bytes) -> web.Response:
-        self._metrics.refused(refusal.reason, self._loop.time())
-        return _error(refusal, body)
+            return _response(self._reception.malformed(route, said, error))
+        return _response(await self._reception.answer(route, said, body))
 
 
-def _error(refusal: Refusal, body: bytes) -> web.Response:
+def _response(answer: Answer) -> web.Response:
     response = web.Response(
-        status=refusal.status,
-        body=body,
+        status=answer.status,
+        body=answer.body,
         content_type="application/json",
-        headers={"Retry-After": RETRY_AFTER_S} if refusal.status in _LATER else None,
+        headers=retry_after(answer.status),
     )
-    if refusal.status == HTTPStatus.REQUEST_TIMEOUT:
+    if answer.status == HTTPStatus.REQUEST_TIMEOUT:
         response.force_close()
     return response
 

@@ -4,15 +4,25 @@ A route knows how one kind of request is read and answered (contracts/ingest.md)
 room, the spool and the books are the same for all, in the listener and behind it.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
 import msgspec
-from aiohttp import web
 
 from sidecar.bodies import Refusal
 from sidecar.events import Decoded, MalformedBody
 from sidecar.payloads import is_utf8, replace_lone_surrogates
+
+RETRY_AFTER_S = "1"
+
+
+class Request(NamedTuple):
+    """What the head of a request says; `path` as it came, percent-encoded, without a query."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
 
 
 class Answer(NamedTuple):
@@ -25,21 +35,27 @@ class Answer(NamedTuple):
 class Route(Protocol):
     """One kind of request."""
 
-    def check(self, request: web.BaseRequest) -> None:
+    def check(self, request: Request) -> None:
         """Raise `Refusal` for what its head says already."""
         ...
 
-    def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:
+    def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The spans of `body`; raises `MalformedBody`. `now` is loop time in seconds."""
         ...
 
-    def answer(self, request: web.BaseRequest, decoded: Decoded) -> Answer:
+    def answer(self, request: Request, decoded: Decoded) -> Answer:
         """What is said once the spans are taken."""
         ...
 
     def refused(self, refusal: Refusal) -> bytes:
         """The body of the answer to a request that was not taken."""
         ...
+
+
+def retry_after(status: HTTPStatus) -> dict[str, str]:
+    """The header of an answer that asks to come again (contracts/ingest.md)."""
+    later = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return {"Retry-After": RETRY_AFTER_S} if later else {}
 
 
 def sound(body: bytes) -> bytes:

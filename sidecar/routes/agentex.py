@@ -9,12 +9,11 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 import msgspec
-from aiohttp import web
 
 from sidecar.bodies import Refusal, require_json
 from sidecar.checks import FieldError
 from sidecar.events import Decoded, MalformedBody, Rejection, checked
-from sidecar.routes import Answer, detail, sound
+from sidecar.routes import Answer, Request, detail, sound
 from sidecar.spans import Span, WireSpan, to_json
 
 PREFIX = "/spans/"
@@ -44,13 +43,13 @@ class AgentexRoute:
     def __init__(self, bit: int) -> None:
         self._bit = bit
 
-    def check(self, request: web.BaseRequest) -> None:
+    def check(self, request: Request) -> None:
         """Refuse other content types, and everything where Agentex is off."""
         if not self._bit:
             raise Refusal(HTTPStatus.NOT_FOUND, _OFF, "unsupported")
         require_json(request.headers)
 
-    def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:
+    def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The one span of the body."""
         text = sound(body)
         try:
@@ -64,7 +63,7 @@ class AgentexRoute:
             msg = "the body is not JSON, or nested too deep"
             raise MalformedBody(msg) from None
 
-    def _span(self, request: web.BaseRequest, body: bytes, now: float) -> Span:
+    def _span(self, request: Request, body: bytes, now: float) -> Span:
         sent = _BODY.decode(body)
         id_ = sent.id
         if request.method == "PATCH":
@@ -90,7 +89,7 @@ class AgentexRoute:
         span.merges = request.method == "PATCH"
         return span
 
-    def answer(self, _: web.BaseRequest, decoded: Decoded) -> Answer:
+    def answer(self, _: Request, decoded: Decoded) -> Answer:
         """The span; or what was wrong with it."""
         if decoded.spans:
             return Answer(HTTPStatus.OK, to_json(decoded.spans[0]))
@@ -104,6 +103,6 @@ class AgentexRoute:
         return detail(refusal)
 
 
-def _id_in(request: web.BaseRequest) -> str:
+def _id_in(request: Request) -> str:
     """The id in the path; unlike the server we can tell an escaped slash from a plain one."""
-    return unquote(request.rel_url.raw_path.removeprefix(PREFIX))
+    return unquote(request.path.removeprefix(PREFIX))

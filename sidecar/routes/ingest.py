@@ -3,11 +3,10 @@
 from http import HTTPStatus
 
 import msgspec
-from aiohttp import web
 
 from sidecar.bodies import Refusal, media_type
 from sidecar.events import Decoded, decode
-from sidecar.routes import Answer
+from sidecar.routes import Answer, Request
 
 _NDJSON = {"application/json": False, "application/x-ndjson": True}
 _ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
@@ -16,17 +15,17 @@ _ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
 class IngestRoute:
     """Our own route: every lane gets its spans."""
 
-    def check(self, request: web.BaseRequest) -> None:
+    def check(self, request: Request) -> None:
         """Refuse what is neither JSON nor NDJSON."""
         if media_type(request.headers) not in _NDJSON:
             error = "Content-Type must be application/json or application/x-ndjson"
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
-    def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:
+    def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The spans of the events."""
         return decode(body, now, ndjson=_NDJSON[media_type(request.headers)])
 
-    def answer(self, _: web.BaseRequest, decoded: Decoded) -> Answer:
+    def answer(self, _: Request, decoded: Decoded) -> Answer:
         """How many were taken, and which were not."""
         taken = len(decoded.spans)
         if taken and not decoded.rejected:

@@ -10,14 +10,13 @@ from http import HTTPStatus
 from uuid import uuid4
 
 import msgspec
-from aiohttp import web
 
 from sidecar.bodies import Refusal, require_json
 from sidecar.checks import FieldError, check_id, check_ids, check_order, check_time, checked_payload
 from sidecar.credentials import is_header_safe
 from sidecar.events import Decoded, MalformedBody, Rejection
 from sidecar.payloads import MAX_NESTING, too_deep
-from sidecar.routes import Answer, detail, sound
+from sidecar.routes import Answer, Request, detail, sound
 from sidecar.sinks.sgp import SPAN_TYPES
 from sidecar.spans import Span, measure
 
@@ -46,13 +45,13 @@ class SgpRoute:
     def __init__(self, bit: int) -> None:
         self._bit = bit
 
-    def check(self, request: web.BaseRequest) -> None:
+    def check(self, request: Request) -> None:
         """Refuse other content types, and everything where SGP is off."""
         if not self._bit:
             raise Refusal(HTTPStatus.NOT_FOUND, _OFF, "unsupported")
         require_json(request.headers)
 
-    def decode(self, request: web.BaseRequest, body: bytes, now: float) -> Decoded:  # noqa: ARG002
+    def decode(self, request: Request, body: bytes, now: float) -> Decoded:  # noqa: ARG002
         """The spans of the items that SGP would take."""
         text = sound(body)
         try:
@@ -111,7 +110,7 @@ class SgpRoute:
         span.size = measure(span)
         return span
 
-    def answer(self, request: web.BaseRequest, decoded: Decoded) -> Answer:
+    def answer(self, request: Request, decoded: Decoded) -> Answer:
         """What the SDK's response model needs of each span; or what was wrong, and where."""
         if decoded.rejected:
             return _refused_items(decoded.rejected)

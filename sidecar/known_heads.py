@@ -1,0 +1,110 @@
+"""Heads of requests that came before: an agent sends the same one again, but for its length.
+
+A head is parsed once, by a library; after that it is found by its bytes. Only plain requests for
+spans are known: HTTP/1.1 on a connection that stays, with a length, without compression, from a
+program in the pod. Everything else is None here, and aiohttp's business (listener.py).
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import httptools
+from multidict import CIMultiDict
+
+from sidecar.routes import Request, Route
+
+_STARTS = (
+    b"POST /v1/spans HTTP/1.1\r\n",
+    b"PUT /v5/spans/batch HTTP/1.1\r\n",
+    b"POST /v5/spans/batch HTTP/1.1\r\n",
+    b"POST /spans HTTP/1.1\r\n",
+)
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,12})\r\n")
+_END = b"\r\n\r\n"
+_NOT_PLAIN = (
+    "content-encoding expect te trailer transfer-encoding upgrade".split()  # noqa: SIM905
+)
+_MOST_BYTES = 8192
+# An agent whose heads always differ (a trace id in each) does not fill the memory.
+_MOST = 64
+
+
+class KnownHead(NamedTuple):
+    """A head that was understood, and the route that takes its body."""
+
+    request: Request
+    route: Route
+
+
+class Found(NamedTuple):
+    """A head in what was received: the body is `length` bytes from `start` on."""
+
+    head: KnownHead
+    start: int
+    length: int
+
+
+class KnownHeads:
+    """Finds heads. `route_of` gives the route of a request that may come in here, or None."""
+
+    def __init__(self, route_of: Callable[[Request], Route | None]) -> None:
+        self._route_of = route_of
+        self._known: dict[bytes, KnownHead] = {}
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._known)
+
+    def find(self, received: bytes) -> Found | None:
+        """The head at the beginning of `received`, when it is a whole one of the plain kind."""
+        if not received.startswith(_STARTS):
+            return None
+        end = received.find(_END, 0, _MOST_BYTES)
+        length = _LENGTH.search(received, 0, end + 2) if end >= 0 else None
+        if length is None:
+            return None
+        key = received[: length.start(1)] + received[length.end(1) : end]
+        known = self._known.get(key)
+        if known is None:
+            known = self._learn(received[: end + len(_END)])
+            if known is None:
+                return None
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[key] = known
+        return Found(known, end + len(_END), int(length[1]))
+
+    def _learn(self, head: bytes) -> KnownHead | None:
+        parsed = _Parsed()
+        try:
+            httptools.HttpRequestParser(parsed).feed_data(head)
+        except httptools.HttpParserError:
+            return None
+        headers = parsed.headers
+        if headers is None or not _is_plain(headers):
+            return None
+        method, path, _ = head.split(b" ", 2)
+        request = Request(method.decode(), path.decode(), headers)
+        route = self._route_of(request)
+        return None if route is None else KnownHead(request, route)
+
+
+class _Parsed:
+    """What the parser tells of a head: None when a name comes twice or a value is no ASCII."""
+
+    def __init__(self) -> None:
+        self.headers: CIMultiDict[str] | None = CIMultiDict()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called for each line."""
+        key = name.decode()
+        if self.headers is None or key in self.headers or not value.isascii():
+            self.headers = None
+        else:
+            self.headers.add(key, value.decode())
+
+
+def _is_plain(headers: CIMultiDict[str]) -> bool:
+    stays = headers.get("Connection", "keep-alive").lower() == "keep-alive"
+    return stays and not any(name in headers for name in _NOT_PLAIN)
