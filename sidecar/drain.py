@@ -103,7 +103,9 @@ class Drain:
             self._metrics.skipped(span, reason, self._loop.time())
             return
         self._queue.put(span)
-        self.wake()
+        ripe_at = span.accepted_at + self._linger_s
+        if self._timer is None or self._timer_due > ripe_at or self._is_full:
+            self.wake()  # or else the timer looks in time
 
     @property
     def bit(self) -> int:
@@ -118,7 +120,8 @@ class Drain:
     @property
     def behind(self) -> int:
         """Writes waiting although the upstream is healthy: we may not get round to sending."""
-        return 0 if self._throttle.probing else self._queue.waiting
+        waiting = self._queue.waiting
+        return waiting if waiting and not self._throttle.probing else 0
 
     def wake(self) -> None:
         """Look for work in the next round of the loop: something changed."""
@@ -187,15 +190,17 @@ class Drain:
 
     def _next(self) -> Batch | None:
         """The batch to send now, or None; then something will wake us when there may be one."""
-        if self._sending >= self._throttle.limit:
+        throttle = self._throttle
+        if self._sending >= throttle.limit:
             return None  # whoever comes back looks again
         now = self._loop.time()
-        if now < self._throttle.paused_until:
-            self._wake_at(self._throttle.paused_until)
+        if now < throttle.paused_until:
+            self._wake_at(throttle.paused_until)
             return None
-        most = 1 if self._throttle.probing else self._sink.max_batch
-        pace = self._throttle.pace
-        if pace.active and not self._throttle.probing and not self._closing:
+        probing = throttle.probing
+        most = 1 if probing else self._sink.max_batch
+        pace = throttle.pace
+        if pace.active and not probing and not self._closing:
             if not self._retries and not self._queue.waiting:
                 pace.caught_up()
             elif (allowed := pace.allowance(now)) < 1:
@@ -203,7 +208,6 @@ class Drain:
                 return None
             else:
                 most = min(most, allowed)
-        probing = self._throttle.probing
         # A probe that keeps failing may be a bad write: what is new has its turn too.
         self._fresh_first = probing and not self._fresh_first
         if self._fresh_first:
@@ -230,18 +234,24 @@ class Drain:
         return None
 
     def _fresh(self, now: float, most: int) -> Batch | None:
-        queue, sink = self._queue, self._sink
+        queue = self._queue
         due = self._retries.next_due
         first = queue.first
         if first is not None:
-            full = queue.waiting >= sink.max_batch or queue.waiting_bytes >= self._size.max_bytes
             ripe_at = first.accepted_at + self._linger_s
-            if full or self._closing or ripe_at <= now:
+            if ripe_at <= now or self._is_full or self._closing:
                 return Batch(queue.take(most, self._size.max_bytes))
             due = ripe_at if due is None else min(due, ripe_at)
         if due is not None:
             self._wake_at(due)
         return None
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether what waits fills a batch."""
+        queue = self._queue
+        full = queue.waiting >= self._sink.max_batch
+        return full or queue.waiting_bytes >= self._size.max_bytes
 
     def _fitting(self, batch: Batch) -> int:
         """How many writes of a batch are as large as the upstream takes by now; at least one."""

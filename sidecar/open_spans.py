@@ -125,11 +125,11 @@ class OpenSpans:
         start = self.start_of(span)
         if span.route:
             self._take_from_event(span)
-        filled = False
         if start is not None:
-            own = _signature(span)
-            filled = _fill(span, start)
-            self._remember(span, own if filled else 0)
+            # Only an END that is filled has to be known again, as it came.
+            own = _signature(span) if _lacks(span, start) else 0
+            _fill(span, start)
+            self._remember(span, own)
             if self._held.pop(span.join_key, None) is not None:
                 self._books.held -= 1
                 self._books.joined += 1
@@ -291,19 +291,28 @@ def _signature(span: Span) -> int:
     return hash((span.end_time, span.input, span.output, span.data, span.name, span.extra)) or 1
 
 
-def _fill(span: Span, start: Span) -> bool:
-    """Put into `span` what it leaves out and `start` has; whether a payload was put in."""
-    filled = False
-    if not span.input and start.input:
-        span.input, filled = start.input, True
-    if not span.output and start.output:
-        span.output, filled = start.output, True
-    if not span.data and start.data:
-        span.data, filled = start.data, True
-    elif span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{":
-        span.data, filled = merged(start.data, span.data), True
+def _lacks(span: Span, start: Span) -> bool:
+    """Whether a payload of `start` belongs into `span`."""
+    return (
+        (not span.input and bool(start.input))
+        or (not span.output and bool(start.output))
+        or (not span.data and bool(start.data))
+        or _is_laid_over(span, start)
+    )
+
+
+def _is_laid_over(span: Span, start: Span) -> bool:
+    return span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
+
+
+def _fill(span: Span, start: Span) -> None:
+    """Put into `span` what it leaves out and `start` has."""
+    if _lacks(span, start):
+        if _is_laid_over(span, start):
+            span.data = merged(start.data, span.data)
+        span.input = span.input or start.input
+        span.output = span.output or start.output
+        span.data = span.data or start.data
+        span.size = measure(span)
     span.parent_id = span.parent_id or start.parent_id
     span.task_id = span.task_id or start.task_id
-    if filled:
-        span.size = measure(span)
-    return filled
