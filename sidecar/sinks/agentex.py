@@ -36,7 +36,7 @@ class AgentexSink:
     def __init__(self, client: HttpClient, bit: int) -> None:
         self._client = client
         self._bit = bit
-        self._spans = client.url("/spans")
+        self._spans = client.target("/spans")
 
     def skips(self, span: Span) -> str | None:
         """Open writes of spans that no later PATCH could reach."""
@@ -59,7 +59,7 @@ class AgentexSink:
             answer = await self._patch(span)
             if not _is(answer, 404, _UNKNOWN_ID):
                 return answer
-        answer = await self._client.request("POST", self._spans, to_json(span))
+        answer = await self._client.request(b"POST", self._spans, to_json(span))
         if not _is(answer, 400, _EXISTS):
             return answer
         if span.end_time is None or not _addressable(span.id):
@@ -72,8 +72,8 @@ class AgentexSink:
         return answer
 
     async def _patch(self, span: Span) -> Answer:
-        url = self._client.url(f"/spans/{quote(span.id, safe='')}")
-        return await self._client.request("PATCH", url, patch_body(span))
+        target = self._client.target(f"/spans/{quote(span.id, safe='')}")
+        return await self._client.request(b"PATCH", target, patch_body(span))
 
     async def close(self) -> None:
         """Give up connections."""

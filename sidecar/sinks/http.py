@@ -1,13 +1,12 @@
-"""HTTP to one upstream: session, deadlines, credentials, and every status mapped to a decision.
+"""HTTP to one upstream: requests, credentials, and every status mapped to a decision.
 
-In: method, URL, body. Out: the first bytes of the answer, or a `SinkError`. Never retries: that is
+In: method, path, body. Out: the first bytes of the answer, or a `SinkError`. Never retries: that is
 the drain's (design.md D7). Bodies of answers are read and thrown away, because they echo the spans;
 only a short head of an error is looked at for the marks that contracts/agentex.md 6 names, and is
 never passed on.
 """
 
-import asyncio
-import io
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,22 +15,15 @@ from math import isfinite
 from time import perf_counter
 from typing import NamedTuple
 
-import aiohttp
 from yarl import URL
 
 from sidecar import __version__
-from sidecar.credentials import Credentials
+from sidecar.credentials import Credentials, is_header_safe
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
+from sidecar.sinks.dialer import Dialer
+from sidecar.sinks.pool import Pool
 
 MAX_RETRY_AFTER_S = 86_400.0
-HEAD_BYTES = 4096
-# An answer echoes the batch (contracts/sgp.md 1.3); more than this is not worth the connection.
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-# Idle connections end before the server's 5 s, or they would be reset (agentex.md 6).
-KEEPALIVE_S = 4.0
-CONNECT_S = 5.0
-
-_IN_ONE_PIECE = 2**20
 
 _FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -118,36 +110,27 @@ class HttpClient:
         timeout_s: float,
         max_connections: int,
     ) -> None:
-        self._base = base_url.rstrip("/")
+        url = URL(base_url)
+        self._prefix = url.raw_path_qs.rstrip("/")
+        self._dialer = Dialer(url)
         self._answered = answered
         self._credentials = credentials
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
+        self._timeout_s = timeout_s
         self._max_connections = max_connections
-        self._session: aiohttp.ClientSession | None = None
+        self._pool: Pool | None = None
+        self._own = _own_headers(url)
+        self._last: Mapping[str, str] | None = None
+        self._lines = b""
 
-    def url(self, path: str) -> URL:
-        """`path`, already percent-encoded, under the base URL and its own path prefix."""
-        return URL(self._base + path, encoded=True)
+    def target(self, path: str) -> bytes:
+        """`path`, already percent-encoded, under the base URL's own path."""
+        target = self._prefix + path
+        if not is_header_safe(target) or " " in target:
+            raise ValueError("a path must be percent-encoded")
+        return target.encode()
 
-    def _open(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_connections, keepalive_timeout=KEEPALIVE_S
-            ),
-            timeout=self._timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            # A compressed answer would only cost CPU to throw away.
-            headers={
-                "Content-Type": "application/json",
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-                "User-Agent": f"trace-sidecar/{__version__}",
-            },
-        )
-
-    async def request(self, method: str, url: URL, body: bytes) -> Answer:
-        """Send one request.
+    async def request(self, method: bytes, target: bytes, body: bytes) -> Answer:
+        """Send one request, to a `target` of that method.
 
         Raises `Unavailable` when there is no answer, `Unauthorized` when there is no credential to
         send it with.
@@ -156,53 +139,49 @@ class HttpClient:
         if headers is None:
             msg = "no credential yet"
             raise Unauthorized(msg)
-        if self._session is None:
-            self._session = self._open()
+        if headers is not self._last:
+            self._lines = _lines(self._own | headers)
+            self._last = headers
+        if self._pool is None:
+            self._pool = Pool(self._dialer, timeout_s=self._timeout_s, most=self._max_connections)
+        header = b"%b %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (
+            method, target, self._lines, len(body)
+        )  # fmt: skip
         started = perf_counter()
         outcome = "connection"
         try:
-            async with self._session.request(
-                method, url, data=_payload(body), headers=headers, allow_redirects=False
-            ) as response:
-                answer = await _read(response)
+            status, head, retry = await self._pool.exchange(header, body)
+            answer = Answer(status, head, retry_after_seconds(retry) if retry else 0.0)
             outcome = _OUTCOMES.get(type(decide(answer)), "ok")
         except TimeoutError:
             outcome = "timeout"
             raise Unavailable("timed out") from None
-        except aiohttp.ClientConnectorError as error:
-            raise Unavailable(_no_content(error), outage=True) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(_no_content(error)) from None
         finally:
             self._answered(outcome, perf_counter() - started, len(body))
         return answer
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            # aiohttp closes transports in the next round of the loop.
-            await asyncio.sleep(0)
+        if self._pool is not None:
+            await self._pool.close()
 
 
-async def _read(response: aiohttp.ClientResponse) -> Answer:
-    content = response.content
-    head = b""
-    if response.status >= HTTPStatus.MULTIPLE_CHOICES:
-        while len(head) < HEAD_BYTES and not content.at_eof():
-            head += (await content.readany())[:HEAD_BYTES]
-    size = 0
-    while not content.at_eof() and size < MAX_ANSWER_BYTES:
-        size += len(await content.readany())
-    return Answer(response.status, head, retry_after_seconds(response.headers))
+def _own_headers(url: URL) -> dict[str, str]:
+    headers = {
+        "Host": url.host_port_subcomponent or "",
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        # A compressed answer would only cost CPU to throw away.
+        "Accept-Encoding": "identity",
+        "User-Agent": f"trace-sidecar/{__version__}",
+    }
+    if url.user is not None or url.password is not None:
+        userinfo = f"{url.user or ''}:{url.password or ''}".encode()
+        headers["Authorization"] = "Basic " + b64encode(userinfo).decode()
+    return headers
 
 
-def _payload(body: bytes) -> bytes | io.BytesIO:
-    # aiohttp warns of larger bytes, because they go to the socket in one piece.
-    return body if len(body) <= _IN_ONE_PIECE else io.BytesIO(body)
-
-
-def _no_content(error: Exception) -> str:
-    """What went wrong on the wire, by class: texts may repeat what was sent."""
-    cause = error.__cause__ or getattr(error, "os_error", None)
-    return type(cause or error).__name__
+def _lines(headers: Mapping[str, str]) -> bytes:
+    if not all(is_header_safe(text) for text in headers.values()):
+        raise ValueError("a header would end its line")
+    return "".join(f"{name}: {text}\r\n" for name, text in headers.items()).encode()

@@ -101,7 +101,7 @@ class SgpSink:
         self.max_batch = max_batch
         self.max_batch_bytes = max_batch_bytes
         self._client = client
-        self._url = client.url("/v5/spans/batch")
+        self._target = client.target("/v5/spans/batch")
         self._enrichment = enrichment
         self._open_writes = open_writes
 
@@ -111,7 +111,7 @@ class SgpSink:
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:  # noqa: ARG002
         """Insert or replace every span of `batch`."""
-        answer = await self._client.request("PUT", self._url, self.encode(batch))
+        answer = await self._client.request(b"PUT", self._target, self.encode(batch))
         if (error := decide(answer)) is not None:
             raise error
 
