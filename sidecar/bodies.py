@@ -106,9 +106,9 @@ def _encoding(headers: Mapping[str, str]) -> str:
     return "" if encoding == "identity" else encoding
 
 
-def require_json(headers: Mapping[str, str]) -> None:
+def require_json(media_type_: str) -> None:
     """Refuse what does not say that it is JSON."""
-    if media_type(headers) != "application/json":
+    if media_type_ != "application/json":
         error = "Content-Type must be application/json"
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 

@@ -30,16 +30,17 @@ def check_ids(id_: str, trace_id: str, parent_id: str | None, name: str) -> None
     if not (id_ and trace_id and name):
         field = "id" if not id_ else "trace_id" if not trace_id else "name"
         raise FieldError(field, "is empty")
-    check_id("id", id_)
-    for field, text in (("trace_id", trace_id), ("parent_id", parent_id or "")):
-        if "\0" in text:
-            raise FieldError(field, "has a NUL character", identity=True)
+    # A character takes up to 4 bytes, so most ids need no encoding to know.
+    if len(id_) * 4 > MAX_ID_BYTES or "\0" in id_:
+        check_id("id", id_)
+    if "\0" in trace_id or (parent_id and "\0" in parent_id):
+        field = "trace_id" if "\0" in trace_id else "parent_id"
+        raise FieldError(field, "has a NUL character", identity=True)
 
 
 def check_id(field: str, text: str) -> None:
     """An id that upstreams keep as a key."""
-    # A character takes up to 4 bytes, so most ids need no encoding to know.
-    if len(text) * 4 > MAX_ID_BYTES and len(text.encode()) > MAX_ID_BYTES:
+    if len(text.encode()) > MAX_ID_BYTES:
         raise FieldError(field, f"is longer than {MAX_ID_BYTES} bytes", identity=True)
     if "\0" in text:
         raise FieldError(field, "has a NUL character", identity=True)

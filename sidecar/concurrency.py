@@ -89,7 +89,9 @@ class ConcurrencyLimit:
         self._unused += in_flight < self.value
         self._quickest = min(self._quickest, seconds)
         elapsed = now - (self._since or 0.0)
-        answers, at_least_s = self._window()
+        answers, at_least_s = (
+            self.SHARED if self._shared else self.SHORT if self._fast else self.LONG
+        )
         if self._answers < max(answers, 2 * self.value) or elapsed < at_least_s:
             return
         used = self._unused * 5 <= self._answers
@@ -101,11 +103,6 @@ class ConcurrencyLimit:
         elif used:
             self.value = self._before = min(self.maximum, self.value + 1)
         self._begin(now)
-
-    def _window(self) -> tuple[int, float]:
-        if self._shared:
-            return self.SHARED
-        return self.SHORT if self._fast else self.LONG
 
     def _look_at(self, now: float, seconds: float) -> None:
         before, current = self._bases

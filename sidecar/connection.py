@@ -7,7 +7,7 @@ of that request: compression, chunks, handshakes, other paths and broken bytes a
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
@@ -22,6 +22,8 @@ from sidecar.metrics import IntakeMetrics
 from sidecar.reception import Reception
 from sidecar.routes import Answer, retry_after
 
+# What an agent that was too slow is given to read the answer.
+LEAVE_S = 10.0
 # What may come behind a request that is not answered yet.
 _MOST_UNREAD = 256 * 1024
 
@@ -42,6 +44,8 @@ class Desk:
     """What all connections share.
 
     `aiohttp` makes the protocol for what is not plain; `bug` is told of an exception in here.
+    `arriving`: connections whose body is not whole; `leaving`: those that have had their last
+    answer.
     """
 
     heads: KnownHeads
@@ -55,6 +59,7 @@ class Desk:
         self.loop = asyncio.get_running_loop()
         self.connections: set[AgentConnection] = set()
         self.arriving = Deadlines(self.limits.timeout_s, AgentConnection.too_slow)
+        self.leaving = Deadlines(LEAVE_S, AgentConnection.close)
 
 
 class AgentConnection(asyncio.Protocol):
@@ -71,11 +76,11 @@ class AgentConnection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._missing = 0
         self._full = False  # there is no room for it
-        # The request whose answer has to wait, who waits for it, and what came behind it.
-        self._job: tuple[KnownHead, bytes] | None = None
-        self._worker: asyncio.Task[None] | None = None
-        self._wake: asyncio.Future[None] | None = None
+        # What waits for an answer that can't be given at once, and what came behind its request.
+        self.answering: asyncio.Task[None] | None = None
         self._unread: list[bytes] = []
+        self._stuck = False  # the agent does not read
+        self._deaf = False  # nothing is answered any more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """An agent is there."""
@@ -86,22 +91,27 @@ class AgentConnection(asyncio.Protocol):
         """It is gone, maybe in the middle of a body."""
         self._desk.connections.discard(self)
         if self._found is not None:
-            self._gave_up(self._found, ended_early())
-        if self._wake is not None:
-            self._wake.cancel()
+            self._gave_up(self._found[0], ended_early())
+        self._unread = []
+        self._desk.leaving.discard(self)
 
     def pause_writing(self) -> None:
         """The agent does not read its answers: nor do we read what else it asks."""
+        self._stuck = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It does again."""
-        self._transport.resume_reading()
+        self._stuck = False
+        if not self._unread:
+            self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         try:
-            if self._job is not None:
+            if self._deaf:
+                return
+            if self.answering is not None:
                 self._keep(data)
             elif self._found is None:
                 self._begin(data)
@@ -114,24 +124,24 @@ class AgentConnection(asyncio.Protocol):
         desk = self._desk
         while data:
             found = desk.heads.find(data)
-            if found is None or found.length > desk.limits.max_body:
+            if found is None or found[2] > desk.limits.max_body:
                 self._hand_over(data)
                 return
             self.begun, self._started = desk.loop.time(), perf_counter()
-            end = found.start + found.length
+            head, start, length = found
+            end = start + length
             if len(data) < end:
                 self._found, self._missing = found, end
                 desk.arriving.add(self)
                 self._go_on(found, data)
                 return
-            body, data = data[found.start : end], data[end:]
-            if not desk.limits.budget.fits(found.length):
-                self._refuse(found.head, no_room())
-            elif not self._answered(found.head, body):
+            body, data = data[start:end], data[end:]
+            if not self._answered(head, body):
                 self._keep(data)
                 return
 
     def _go_on(self, found: Found, data: bytes) -> None:
+        head, start, _ = found
         budget = self._desk.limits.budget
         data, behind = data[: self._missing], data[self._missing :]
         self._missing -= len(data)
@@ -146,13 +156,13 @@ class AgentConnection(asyncio.Protocol):
             return
         if self._full:
             self._forget()
-            self._refuse(found.head, no_room())
+            self._refuse(head, no_room())
         else:
             # Nothing is copied but the body, once.
             parts: list[bytes | memoryview] = [*self._pieces]
-            parts[0] = memoryview(self._pieces[0])[found.start :]
+            parts[0] = memoryview(self._pieces[0])[start:]
             self._forget()
-            if not self._answered(found.head, b"".join(parts)):
+            if not self._answered(head, b"".join(parts)):
                 self._keep(behind)
                 return
         self._begin(behind)
@@ -170,12 +180,15 @@ class AgentConnection(asyncio.Protocol):
     def too_slow(self) -> None:
         """The body did not come in time."""
         if self._found is not None:
-            self._gave_up(self._found, too_slow(self._desk.limits.timeout_s))
-            self._transport.close()
+            self._gave_up(self._found[0], too_slow(self._desk.limits.timeout_s))
+            # Closed at once, an agent that still sends would get a reset instead of its answer.
+            self._deaf = True
+            self._desk.leaving.add(self)
+            self._transport.write_eof()
 
-    def _gave_up(self, found: Found, refusal: Refusal) -> None:
+    def _gave_up(self, head: KnownHead, refusal: Refusal) -> None:
         self._forget()
-        self._refuse(found.head, refusal)
+        self._refuse(head, refusal)
 
     def _refuse(self, head: KnownHead, refusal: Refusal) -> None:
         self._write(self._desk.reception.refused(head.route, refusal))
@@ -183,10 +196,12 @@ class AgentConnection(asyncio.Protocol):
     def _hand_over(self, received: bytes) -> None:
         """Let aiohttp have the connection, from the request that begins with `received` on."""
         self._desk.connections.discard(self)
-        self._transport.resume_reading()
         successor = self._desk.aiohttp()
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
+        if self._stuck:
+            successor.pause_writing()
+        self._transport.resume_reading()
         successor.data_received(received)
 
     # Answering.
@@ -194,32 +209,24 @@ class AgentConnection(asyncio.Protocol):
     def _answered(self, head: KnownHead, body: bytes) -> bool:
         """Take a request; False when its answer has to wait."""
         reception = self._desk.reception
-        if not reception.waits:
+        if not reception.waits():
             self._write(reception.answer_now(head.route, head.request, body))
             return True
-        self._job = head, body
-        if self._worker is None:
-            self._worker = self._desk.loop.create_task(self._work())
-        elif self._wake is not None:
-            self._wake.set_result(None)
+        answer = reception.answer(head.route, head.request, body)
+        self.answering = self._desk.loop.create_task(self._answer_later(answer))
         return False
 
-    async def _work(self) -> None:
-        """Give the answers that had to wait; made once for a connection, at its first one."""
+    async def _answer_later(self, answer: Coroutine[None, None, Answer]) -> None:
+        """Write an answer that has to wait, then go on with what came behind its request."""
         try:
-            while True:
-                while self._job is not None:
-                    head, body = self._job
-                    answer = await self._desk.reception.answer(head.route, head.request, body)
-                    del body
-                    self._job = None
-                    self._write(answer)
-                    self._catch_up()
-                if self._transport.is_closing():
-                    return
-                self._wake = self._desk.loop.create_future()
-                await self._wake
-                self._wake = None
+            said = await answer
+            self.answering = None
+            self._write(said)
+            if self._unread and not self._transport.is_closing():
+                data, self._unread = b"".join(self._unread), []
+                if not self._stuck:
+                    self._transport.resume_reading()
+                self._begin(data)
         except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
             self._failed(bug)
 
@@ -229,13 +236,6 @@ class AgentConnection(asyncio.Protocol):
             self._unread.append(data)
             if sum(map(len, self._unread)) > _MOST_UNREAD:
                 self._transport.pause_reading()
-
-    def _catch_up(self) -> None:
-        if not self._unread:
-            return
-        data, self._unread = b"".join(self._unread), []
-        self._transport.resume_reading()
-        self._begin(data)
 
     def _write(self, answer: Answer) -> None:
         self._desk.metrics.answered(answer.status, perf_counter() - self._started)
@@ -253,13 +253,6 @@ class AgentConnection(asyncio.Protocol):
     def _failed(self, bug: Exception) -> None:
         self._desk.bug(bug)
         self._transport.abort()
-
-    # Ending.
-
-    @property
-    def answering(self) -> "asyncio.Task[None] | None":
-        """What still has an answer to give."""
-        return self._worker if self._job is not None else None
 
     def close(self) -> None:
         """End it, once what is written has gone."""

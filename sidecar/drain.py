@@ -61,6 +61,8 @@ class Drain:
     ) -> None:
         self._sink = sink
         self._queue = queue
+        self.bit = queue.bit  # the lane's in `Span.lanes`
+        self.line = queue.line  # what waits in memory
         self._throttle = throttle
         self._policy = policy
         self._metrics = metrics
@@ -108,11 +110,6 @@ class Drain:
             self.wake()  # or else the timer looks in time
 
     @property
-    def bit(self) -> int:
-        """The lane's bit in `Span.lanes`."""
-        return self._queue.bit
-
-    @property
     def unused_share(self) -> int:
         """Bytes that the lane may still bring into memory from disk."""
         return self._queue.unused_share
@@ -120,8 +117,7 @@ class Drain:
     @property
     def behind(self) -> int:
         """Writes waiting although the upstream is healthy: we may not get round to sending."""
-        waiting = self._queue.waiting
-        return waiting if waiting and not self._throttle.probing else 0
+        return 0 if self._throttle.probing else len(self.line)
 
     def wake(self) -> None:
         """Look for work in the next round of the loop: something changed."""
@@ -167,7 +163,8 @@ class Drain:
         self._pump_due = False
         if self._workers is None or self._done.is_set():
             return
-        self._refill(self._workers)
+        if self._queue.spooled:
+            self._refill(self._workers)
         while (batch := self._next()) is not None:
             if self._idle:
                 self._idle.popleft().set_result(batch)
@@ -201,7 +198,7 @@ class Drain:
         most = 1 if probing else self._sink.max_batch
         pace = throttle.pace
         if pace.active and not probing and not self._closing:
-            if not self._retries and not self._queue.waiting:
+            if not self._retries.heap and not self.line:
                 pace.caught_up()
             elif (allowed := pace.allowance(now)) < 1:
                 self._wake_at(pace.next_at(now))
@@ -213,7 +210,9 @@ class Drain:
         if self._fresh_first:
             batch = self._fresh(now, most) or self._retry(now, most)
         else:
-            batch = self._retry(now, most) or self._fresh(now, most)
+            batch = (self._retry(now, most) if self._retries.heap else None) or self._fresh(
+                now, most
+            )
         if batch is not None:
             self._sending += 1
             if not probing:
@@ -235,8 +234,8 @@ class Drain:
 
     def _fresh(self, now: float, most: int) -> Batch | None:
         queue = self._queue
-        due = self._retries.next_due
-        first = queue.first
+        due = self._retries.next_due if self._retries.heap else None
+        first = queue.first if self.line else None
         if first is not None:
             ripe_at = first.accepted_at + self._linger_s
             if ripe_at <= now or self._is_full or self._closing:
@@ -249,9 +248,8 @@ class Drain:
     @property
     def _is_full(self) -> bool:
         """Whether what waits fills a batch."""
-        queue = self._queue
-        full = queue.waiting >= self._sink.max_batch
-        return full or queue.waiting_bytes >= self._size.max_bytes
+        full = len(self.line) >= self._sink.max_batch
+        return full or self._queue.waiting_bytes >= self._size.max_bytes
 
     def _fitting(self, batch: Batch) -> int:
         """How many writes of a batch are as large as the upstream takes by now; at least one."""
@@ -293,7 +291,7 @@ class Drain:
             await self._send(batch)
             self._sending -= 1
             following = self._next()
-            if following is not None or self._queue.wants_more:
+            if following is not None or (self._queue.spooled and self._queue.wants_more):
                 self.wake()  # there may be work for more of us: a limit that grew, or halves
             if following is not None:
                 batch = following
@@ -320,7 +318,8 @@ class Drain:
             return
         now = self._loop.time()
         self._throttle.sample(now, len(batch.spans), in_flight, now - sent_at)
-        self._answered(now)
+        if self._throttle.answered(now):
+            self._came_back(now)
         self._evidence.succeeded(first=batch.attempts == 0)
         self._brake.forwarded(len(batch.spans))
         self._size.taken()
@@ -329,13 +328,14 @@ class Drain:
         self._metrics.forwarded(batch.spans, now)
 
     def _answered(self, now: float) -> None:
-        """The upstream is there: if it was away, what waits for it may go now."""
-        was_away = self._throttle.probing
-        self._throttle.answered(now)
-        if was_away:
-            self._metrics.state_changed(SinkState.UP, None, 0.0)
-            self._retries.bring_forward(now, suspects=False)
-            self.wake()
+        if self._throttle.answered(now):
+            self._came_back(now)
+
+    def _came_back(self, now: float) -> None:
+        """What waits for an upstream that was away may go now."""
+        self._metrics.state_changed(SinkState.UP, None, 0.0)
+        self._retries.bring_forward(now, suspects=False)
+        self.wake()
 
     def _failed(self, batch: Batch, error: SinkError, now: float, sent_at: float) -> None:
         first = batch.attempts == 0

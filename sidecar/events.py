@@ -71,6 +71,7 @@ _ONE = msgspec.json.Decoder(_WireEvent)
 _MANY = msgspec.json.Decoder(list[_WireEvent])
 _ID = msgspec.json.Decoder(_EventId)
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_UTC = ("Z", "+00:00")
 _NOT_UTF8 = "not valid UTF-8"
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 _ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
@@ -90,7 +91,9 @@ def decode(body: bytes, now: float, *, ndjson: bool = False) -> Decoded:
         if ndjson:
             events = _ONE.decode_lines(body)
         else:
-            events = _MANY.decode(body) if array else [_ONE.decode(body)]
+            if not array:
+                return Decoded([_checked(_ONE.decode(body), now)], [])
+            events = _MANY.decode(body)
         return Decoded([_checked(event, now) for event in events], [])
     except (*_ERRORS, EventError, FieldError):
         # Most likely nothing is wrong but one event, or a lone surrogate that we repair.
@@ -199,13 +202,14 @@ def checked(wire: WireSpan, now: float, route: int = 0) -> Span:
         check_time(wire.start_time, "start_time")
     else:
         check_order(wire.start_time, end, "start_time", "end_time")
-        end = with_offset(end)
+        end = end if end.endswith(_UTC) else with_offset(end)
+    start = wire.start_time
     check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name)
     span = Span(
         wire.id,
         wire.trace_id,
         wire.name,
-        with_offset(wire.start_time),
+        start if start.endswith(_UTC) else with_offset(start),
         end,
         wire.parent_id or None,
         wire.task_id or None,

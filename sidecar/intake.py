@@ -45,6 +45,7 @@ class Intake:
         self._spool = spool
         self._budget = budget
         self._loop = asyncio.get_running_loop()
+        self._hold_s = hold_s
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self.open_spans = OpenSpans(
@@ -62,30 +63,31 @@ class Intake:
     def take(self, spans: Sequence[Span]) -> None:
         """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
         size = total_size(spans)
-        if size > self._most or self._too_large_for_disk(spans):
+        if size > self._most or (self._spool is not None and _too_large(spans, self._spool)):
             raise NeverFits
         if not self._has_room(size):
             raise NoRoom
         for span in spans:
             self.open_spans.take(span)
-        self.last_taken_at = self._loop.time()
-        self._arm()
+        now = self.last_taken_at = self._loop.time()
+        if self._timer is None or self._timer_due > now + self._hold_s:
+            self._arm()
 
     def _has_room(self, size: int) -> bool:
         if self._spool is None:
-            return self.open_spans.make_room(size)
+            return self._budget.fits(size) or self.open_spans.make_room(size)
         # What the lanes may still bring back from disk is theirs.
         theirs = self._spool.adding + sum(lane.unused_share for lane in self._lanes)
         return self._spool.fits(size) and self.open_spans.make_room(size + theirs)
 
-    def _too_large_for_disk(self, spans: Sequence[Span]) -> bool:
-        spool = self._spool
-        return spool is not None and any(span.size > spool.largest for span in spans)
-
-    @property
     def waits(self) -> bool:
         """Whether an answer has to wait: for the disk, or for drains that are behind."""
-        return self._spool is not None or self._behind >= BEHIND
+        if self._spool is not None:
+            return True
+        for lane in self._lanes:  # noqa: SIM110 (asked for every request, and a generator costs)
+            if len(lane.line) >= BEHIND and lane.behind >= BEHIND:
+                return True
+        return False
 
     async def take_durably(self, spans: Sequence[Span]) -> None:
         """As `take`; returns once the spool, where there is one, has the events on disk."""
@@ -125,12 +127,9 @@ class Intake:
         Both share one core: without this, agents that post as fast as they are answered would
         grow the queue although the upstreams have room.
         """
-        for _ in range(min(self._behind // BEHIND, MOST_ROUNDS)):
+        behind = max((lane.behind for lane in self._lanes), default=0)
+        for _ in range(min(behind // BEHIND, MOST_ROUNDS)):
             await asyncio.sleep(0)
-
-    @property
-    def _behind(self) -> int:
-        return max((lane.behind for lane in self._lanes), default=0)
 
     def release_held(self) -> None:
         """The process stops: no END will come for the STARTs that wait for one."""
@@ -160,3 +159,7 @@ class Intake:
         self._timer = None
         self.open_spans.tick(self._loop.time())
         self._arm()
+
+
+def _too_large(spans: Sequence[Span], spool: Spool) -> bool:
+    return any(span.size > spool.largest for span in spans)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import httptools
 from multidict import CIMultiDict
 
+from sidecar.bodies import media_type
 from sidecar.routes import Request, Route
 
 _STARTS = (
@@ -23,7 +24,7 @@ _STARTS = (
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,12})\r\n")
 _END = b"\r\n\r\n"
 _NOT_PLAIN = (
-    "content-encoding expect te trailer transfer-encoding upgrade".split()  # noqa: SIM905
+    "content-encoding expect proxy-connection te trailer transfer-encoding upgrade".split()  # noqa: SIM905
 )
 _MOST_BYTES = 8192
 # An agent whose heads always differ (a trace id in each) does not fill the memory.
@@ -37,12 +38,8 @@ class KnownHead(NamedTuple):
     route: Route
 
 
-class Found(NamedTuple):
-    """A head in what was received: the body is `length` bytes from `start` on."""
-
-    head: KnownHead
-    start: int
-    length: int
+# A head in what was received; where its body begins, and its length in bytes.
+Found = tuple[KnownHead, int, int]
 
 
 class KnownHeads:
@@ -73,19 +70,19 @@ class KnownHeads:
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[key] = known
-        return Found(known, end + len(_END), int(length[1]))
+        return known, end + len(_END), int(length[1])
 
     def _learn(self, head: bytes) -> KnownHead | None:
         parsed = _Parsed()
         try:
             httptools.HttpRequestParser(parsed).feed_data(head)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return None
         headers = parsed.headers
         if headers is None or not _is_plain(headers):
             return None
         method, path, _ = head.split(b" ", 2)
-        request = Request(method.decode(), path.decode(), headers)
+        request = Request(method.decode(), path.decode(), headers, media_type(headers))
         route = self._route_of(request)
         return None if route is None else KnownHead(request, route)
 
@@ -102,9 +99,9 @@ class _Parsed:
         if self.headers is None or key in self.headers or not value.isascii():
             self.headers = None
         else:
-            self.headers.add(key, value.decode())
+            self.headers.add(key, value.decode().strip(" \t"))
 
 
 def _is_plain(headers: CIMultiDict[str]) -> bool:
     stays = headers.get("Connection", "keep-alive").lower() == "keep-alive"
-    return stays and not any(name in headers for name in _NOT_PLAIN)
+    return stays and "Host" in headers and not any(name in headers for name in _NOT_PLAIN)

@@ -17,7 +17,7 @@ from time import perf_counter
 
 from aiohttp import web
 
-from sidecar.bodies import BodyReader, Refusal, stopping
+from sidecar.bodies import BodyReader, Refusal, media_type, stopping
 from sidecar.connection import AgentConnection, Desk
 from sidecar.credentials import Credentials
 from sidecar.events import MalformedBody
@@ -68,9 +68,13 @@ class Server(web.Server):
         """Close the rest, after at most `timeout` seconds."""
         answering = [c.answering for c in self.desk.connections if c.answering is not None]
         if answering:
-            await asyncio.wait(answering, timeout=timeout)
+            _, late = await asyncio.wait(answering, timeout=timeout)
+            for task in late:
+                task.cancel()
         for connection in list(self.desk.connections):
             connection.close()
+        # Some may have gone over meanwhile.
+        super().pre_shutdown()
         await super().shutdown(timeout)
 
 
@@ -253,17 +257,19 @@ class Listener:
         return route
 
     async def _spans(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
-        said = Request(request.method, request.rel_url.raw_path, request.headers)
+        headers = request.headers
+        said = Request(request.method, request.rel_url.raw_path, headers, media_type(headers))
         try:
             route.check(said)
             if self.stopping:
                 raise stopping()
-            body = await self._bodies.read(request)
+            # Not kept here: the budget does not know of it any more.
+            answer = self._reception.answer(route, said, await self._bodies.read(request))
         except Refusal as refusal:
             return _response(self._reception.refused(route, refusal))
         except MalformedBody as error:
             return _response(self._reception.malformed(route, said, error))
-        return _response(await self._reception.answer(route, said, body))
+        return _response(await answer)
 
 
 def _response(answer: Answer) -> web.Response:

@@ -117,33 +117,31 @@ class OpenSpans:
         self._forget(start)
 
     def _forget(self, start: Span) -> None:
-        if self._loaded.get(start.join_key) is start:
+        if self._spool is not None and self._loaded.get(start.join_key) is start:
             del self._loaded[start.join_key]
         self._budget.release(start)
 
     def _end(self, span: Span) -> None:
-        start = self.start_of(span)
+        key = span.join_key
+        start = self._held.get(key) or self._kept.get(key)
         if span.route:
             self._take_from_event(span)
         if start is not None:
-            # Only an END that is filled has to be known again, as it came.
-            own = _signature(span) if _lacks(span, start) else 0
-            _fill(span, start)
-            self._remember(span, own)
-            if self._held.pop(span.join_key, None) is not None:
+            self._remember(key, _fill(span, start))
+            if self._held.pop(key, None) is not None:
                 self._books.held -= 1
                 self._books.joined += 1
             else:
-                del self._kept[span.join_key]
+                del self._kept[key]
                 span.known_to = start.known_to
         else:
-            seen = self._ended.get(hash(span.join_key))
+            seen = self._ended.get(hash(key))
             if seen and seen == _signature(span):
                 # The same END again, whose START is gone by now: sent as it is, it would blank
                 # upstream what the first one was filled with.
                 self._books.joined += 1
                 return
-            self._remember(span, seen or 0)
+            self._remember(key, seen or 0)
         self._books.written += 1
         if self._spool is not None:
             self._spool.add(span, start)
@@ -166,8 +164,8 @@ class OpenSpans:
             self._spool.settled(start, span.route)
         start.lanes &= ~span.route
 
-    def _remember(self, span: Span, signature: int) -> None:
-        self._ended[hash(span.join_key)] = signature
+    def _remember(self, key: Key, signature: int) -> None:
+        self._ended[hash(key)] = signature
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
@@ -291,28 +289,25 @@ def _signature(span: Span) -> int:
     return hash((span.end_time, span.input, span.output, span.data, span.name, span.extra)) or 1
 
 
-def _lacks(span: Span, start: Span) -> bool:
-    """Whether a payload of `start` belongs into `span`."""
-    return (
-        (not span.input and bool(start.input))
-        or (not span.output and bool(start.output))
-        or (not span.data and bool(start.data))
-        or _is_laid_over(span, start)
-    )
+def _fill(span: Span, start: Span) -> int:
+    """Put into `span` what it leaves out and `start` has.
 
-
-def _is_laid_over(span: Span, start: Span) -> bool:
-    return span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
-
-
-def _fill(span: Span, start: Span) -> None:
-    """Put into `span` what it leaves out and `start` has."""
-    if _lacks(span, start):
-        if _is_laid_over(span, start):
-            span.data = merged(start.data, span.data)
-        span.input = span.input or start.input
-        span.output = span.output or start.output
-        span.data = span.data or start.data
-        span.size = measure(span)
+    Returns the signature of what came, 0 when no payload was missing: only an END that was filled
+    has to be known again, as it came.
+    """
     span.parent_id = span.parent_id or start.parent_id
     span.task_id = span.task_id or start.task_id
+    laid_over = span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
+    if not (
+        laid_over
+        or (start.input and not span.input)
+        or (start.output and not span.output)
+        or (start.data and not span.data)
+    ):
+        return 0
+    came = _signature(span)
+    span.input = span.input or start.input
+    span.output = span.output or start.output
+    span.data = merged(start.data, span.data) if laid_over else span.data or start.data
+    span.size = measure(span)
+    return came

@@ -66,8 +66,24 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
 
     The Agentex server stores from level 255 on what it can never read again (agentex.md 1).
     """
-    if len(raw) <= 2 * limit or not _may_be_deeper(raw, limit):
+    if len(raw) <= 2 * limit:
         return False
+    openings = 0
+    for bracket in (b"{", b"["):
+        # Most prompts have few brackets: find() goes over them at memory speed, where count() looks
+        # at every byte; but each find() costs as much as 250 bytes of count().
+        at = raw.find(bracket)
+        for _ in range(_FEW):
+            if at < 0:
+                break
+            openings += 1
+            at = raw.find(bracket, at + 1)
+        else:
+            openings += raw.count(bracket, at) if at >= 0 else 0
+    return openings > limit and _is_deeper(raw, limit)
+
+
+def _is_deeper(raw: bytes, limit: int) -> bool:
     # Escapes out, then all but quotes and brackets; then strings that hold none of these. Two
     # strings that become neighbours are one afterwards: nothing structural was between them.
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
@@ -80,22 +96,6 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
             return False
         bare = bare.replace(b"{}", b"")
     return bool(bare)
-
-
-def _may_be_deeper(raw: bytes, limit: int) -> bool:
-    """Whether there are brackets enough."""
-    return _openings(raw, b"{") + _openings(raw, b"[") > limit
-
-
-def _openings(raw: bytes, bracket: bytes) -> int:
-    # Most prompts have few brackets: find() goes over them at memory speed, where count() looks at
-    # every byte; but each find() costs as much as 250 bytes of count().
-    at = -1
-    for number in range(_FEW):
-        at = raw.find(bracket, at + 1)
-        if at < 0:
-            return number
-    return raw.count(bracket)
 
 
 def is_list_of_objects(raw: bytes) -> bool:

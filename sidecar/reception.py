@@ -28,11 +28,8 @@ class Reception:
         self._loop = asyncio.get_running_loop()
         self._offered: Mapping[str, str] | None = None
         self.stopping = False
-
-    @property
-    def waits(self) -> bool:
-        """Whether an answer has to wait, for the disk or for the drains: then `answer` gives it."""
-        return self._intake.waits
+        # Whether an answer has to wait, for the disk or for the drains: then `answer` gives it.
+        self.waits = intake.waits
 
     def answer_now(self, route: Route, request: Request, body: bytes) -> Answer:
         """Take what `body` holds; only when nothing `waits`."""

@@ -27,7 +27,7 @@ class Batch:
     suspicion: int = 0
     successes_seen: int = 0
     not_before: float = 0.0
-    order: int = field(default_factory=lambda: next(_order))
+    order: int = field(default_factory=_order.__next__)
 
     def __lt__(self, other: "Batch") -> bool:
         """By the time it may be sent, then by age; of halves the smaller first, down to the end.
@@ -44,38 +44,38 @@ class Batch:
 
 
 class Retries:
-    """Batches that wait for their time."""
+    """Batches that wait for their time; `heap` is for looking at only."""
 
     def __init__(self) -> None:
-        self._heap: list[Batch] = []
+        self.heap: list[Batch] = []
 
     def __len__(self) -> int:
         """How many batches wait."""
-        return len(self._heap)
+        return len(self.heap)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches, in no promised order."""
-        return iter(self._heap)
+        return iter(self.heap)
 
     @property
     def next_due(self) -> float | None:
         """Loop time at which the first may be sent."""
-        return self._heap[0].not_before if self._heap else None
+        return self.heap[0].not_before if self.heap else None
 
     def add(self, *batches: Batch) -> None:
         """Keep batches until their `not_before`."""
         for batch in batches:
-            heapq.heappush(self._heap, batch)
+            heapq.heappush(self.heap, batch)
 
     def pop(self) -> Batch:
         """The first."""
-        return heapq.heappop(self._heap)
+        return heapq.heappop(self.heap)
 
     def bring_forward(self, when: float, *, suspects: bool) -> None:
         """Let batches be sent at `when`; those under suspicion only if `suspects`."""
-        for batch in self._unsuspected() if not suspects else self._heap:
+        for batch in self._unsuspected() if not suspects else self.heap:
             batch.not_before = min(batch.not_before, when)
-        heapq.heapify(self._heap)
+        heapq.heapify(self.heap)
 
     def _unsuspected(self) -> Iterable[Batch]:
-        return (batch for batch in self._heap if not batch.suspicion)
+        return (batch for batch in self.heap if not batch.suspicion)

@@ -10,7 +10,7 @@ everything that is not settled. Every step is O(1) in the depth.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sidecar.books import LaneBooks
 from sidecar.budget import ByteBudget
@@ -24,6 +24,8 @@ LOADED_AT_ONCE = 256
 
 class SpanQueue:
     """Writes of one lane by span. `bit` is the lane's bit in `Span.known_to` and `Span.lanes`.
+
+    `line`: those that a batch could take now, in their order.
 
     With a spool, `share` is the bytes the lane may hold in memory.
     """
@@ -43,6 +45,7 @@ class SpanQueue:
         self._spool = spool
         self._share = share
         self._waiting: OrderedDict[Key, Span] = OrderedDict()
+        self.line: Mapping[Key, Span] = self._waiting
         self._in_flight: dict[Key, Span] = {}
         # Newer writes of spans in flight: out of the line until the one before is settled.
         self._behind: dict[Key, Span] = {}
@@ -60,6 +63,11 @@ class SpanQueue:
     def on_disk(self) -> int:
         """Writes that wait on disk only."""
         return len(self._tail)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether writes may wait on disk."""
+        return self._spool is not None
 
     @property
     def wants_more(self) -> bool:
@@ -85,7 +93,9 @@ class SpanQueue:
     def first(self) -> Span | None:
         """The write whose turn it is; None while it is on its way to the disk."""
         span = next(iter(self._waiting.values()), None)
-        return span if span is not None and self._may_leave(span) else None
+        if span is None or self._spool is None or self._may_leave(span):
+            return span
+        return None
 
     def _may_leave(self, span: Span) -> bool:
         return self._spool is None or self._spool.is_durable(span.seq)
@@ -109,12 +119,14 @@ class SpanQueue:
     def put(self, span: Span) -> None:
         """Add a write behind all others; it takes the place of an earlier one of its span."""
         self._books.written += 1
-        too_much = self._tail or self._bytes + span.size > self._share
-        if self._spool is not None and span.seq > 0 and (too_much or span.dropped):
+        if self._spool is not None and span.seq > 0 and self._goes_to_disk(span):
             self._tail.extend((span.seq,))
             span.tails += 1
         else:
             self._line_up(span)
+
+    def _goes_to_disk(self, span: Span) -> bool:
+        return bool(self._tail or self._bytes + span.size > self._share or span.dropped)
 
     def recover(self, seqs: Iterable[int]) -> None:
         """Add writes of an earlier process, which are on disk."""
@@ -142,7 +154,8 @@ class SpanQueue:
             self._line_up(span)
 
     def _line_up(self, span: Span) -> None:
-        self._hold(span)
+        self._budget.hold(span)
+        self._bytes += span.size
         key = span.key
         if key in self._in_flight:
             self._replace(self._behind, span)
@@ -152,10 +165,6 @@ class SpanQueue:
         else:
             self._waiting[key] = span
         self.waiting_bytes += span.size
-
-    def _hold(self, span: Span) -> None:
-        self._budget.hold(span)
-        self._bytes += span.size
 
     def _release(self, span: Span) -> None:
         self._budget.release(span)
@@ -191,10 +200,12 @@ class SpanQueue:
         size = 0
         while self._waiting and len(batch) < max_spans:
             span = next(iter(self._waiting.values()))
-            if (batch and size + span.size > max_bytes) or not self._may_leave(span):
+            if batch and size + span.size > max_bytes:
                 break
-            self._waiting.popitem(last=False)
-            self._in_flight[span.key] = span
+            if self._spool is not None and not self._may_leave(span):
+                break
+            key, _ = self._waiting.popitem(last=False)
+            self._in_flight[key] = span
             if span.end_time is None:
                 span.known_to |= self.bit
             size += span.size
@@ -208,13 +219,15 @@ class SpanQueue:
 
     def settle(self, span: Span) -> None:
         """The lane is done with a write it took: it leaves, and the one behind it has its turn."""
-        del self._in_flight[span.key]
-        self._settled(span)
+        key = span.key
+        del self._in_flight[key]
+        if self._spool is not None:
+            self._settled(span)
         self._release(span)
-        behind = self._behind.pop(span.key, None)
+        behind = self._behind.pop(key, None)
         if behind is not None:
-            self._waiting[behind.key] = behind
-            self._waiting.move_to_end(behind.key, last=False)
+            self._waiting[key] = behind
+            self._waiting.move_to_end(key, last=False)
             self.waiting_bytes += behind.size
 
     def abandon(self) -> int:

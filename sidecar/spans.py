@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -15,6 +16,7 @@ PAYLOADS = ("input", "output", "data")
 DATA_BIT = 4
 _NULL = b"null"
 _text = msgspec.json.encode
+_size = attrgetter("size")
 
 
 Key = tuple[str, ...]
@@ -227,4 +229,4 @@ def restore_payloads(span: Span, stored: Span) -> None:
 
 def total_size(spans: Sequence[Span]) -> int:
     """Bytes that `spans` hold together."""
-    return sum(span.size for span in spans)
+    return sum(map(_size, spans))

@@ -60,16 +60,12 @@ class Pace:
 
     def __init__(self) -> None:
         self.steady = 0.0
+        self.active = False  # whether the rate is limited now
         self._window_start: float | None = None
         self._window_writes = 0
         self._since: float | None = None
         self._tokens = 0.0
         self._filled_at = 0.0
-
-    @property
-    def active(self) -> bool:
-        """Whether the rate is limited now."""
-        return self._since is not None
 
     def sent(self, now: float, writes: int) -> None:
         """So many writes left."""
@@ -88,12 +84,14 @@ class Pace:
     def came_back(self, now: float) -> None:
         """The upstream was away and answers again."""
         self._since = self._filled_at = now
+        self.active = True
         self._tokens = 0.0
         self._window_start, self._window_writes = None, 0
 
     def caught_up(self) -> None:
         """Nothing waits any more."""
         self._since = None
+        self.active = False
 
     def rate(self, now: float) -> float:
         """Writes a second that may be sent at `now`."""
@@ -131,6 +129,8 @@ class Throttle:
         self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
         self.pace = Pace()
         self.state = SinkState.UP
+        # Whether the next request only finds out if the upstream is back.
+        self.probing = False
         self.paused_until = 0.0
         self._away_since = 0.0
         self._paused_at = float("-inf")
@@ -141,26 +141,24 @@ class Throttle:
     @property
     def limit(self) -> int:
         """Requests that may be in flight; one, a probe, until an upstream is known to be back."""
-        return self._concurrency.value if self.state is SinkState.UP else 1
-
-    @property
-    def probing(self) -> bool:
-        """Whether the next request only finds out if the upstream is back."""
-        return self.state is not SinkState.UP
+        return 1 if self.probing else self._concurrency.value
 
     def sample(self, now: float, writes: int, in_flight: int, seconds: float) -> None:
         """A batch of `writes` got through in `seconds`; `in_flight` were out, itself included."""
         if not self.probing:
             self._concurrency.sample(now, writes, in_flight, seconds)
 
-    def answered(self, now: float) -> None:
-        """The upstream looked at a batch and decided: it is there."""
+    def answered(self, now: float) -> bool:
+        """The upstream looked at a batch and decided: it is there. Whether it was away."""
         self._failed_in_a_row = 0
-        if self.probing:
-            if now - self._away_since > OUTAGE_S:
-                self.pace.came_back(now)
-            self.state = SinkState.UP
-            self.resume()
+        if not self.probing:
+            return False
+        if now - self._away_since > OUTAGE_S:
+            self.pace.came_back(now)
+        self.state = SinkState.UP
+        self.probing = False
+        self.resume()
+        return True
 
     def failed(
         self, now: float, sent_at: float, *, retry_after: float, first: bool, outage: bool
@@ -194,6 +192,7 @@ class Throttle:
         if not self.probing:
             self._away_since = now
         self.state = state
+        self.probing = True
         self._paused_at = now
         self.paused_until = max(self.paused_until, now + seconds)
 

@@ -1,6 +1,7 @@
 """Plain requests, read without aiohttp: in whatever pieces they come, whatever is between them."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from sidecar.known_heads import KnownHeads
 from sidecar.routes import Request
 from sidecar.routes.ingest import IngestRoute
+from tests.spool_support import until
 from tests.support import Running, make_event, running_app, upstream
 
 DEADLINE_S = 10.0
@@ -82,6 +84,9 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         """Whether the server closed it."""
         return self.closed
+
+    def write_eof(self) -> None:
+        """The server writes no more."""
 
     def close(self) -> None:
         """The server closes it."""
@@ -237,6 +242,76 @@ async def test_an_agent_that_hangs_up(app: Running) -> None:
     assert app.app.books.received == 0
 
 
+async def test_an_answer_that_comes_while_the_agent_sends(app: Running) -> None:
+    """An agent that was too slow can still read why: what else it sends is ignored."""
+    request = plain("a", size=60_000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    async with asyncio.timeout(DEADLINE_S):
+        writer.write(request[:1000])
+        head = await reader.readuntil(b"\r\n\r\n")
+        for at in range(1000, len(request), 1000):
+            writer.write(request[at : at + 1000])
+            await writer.drain()
+        body = await reader.read()
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"Connection: close\r\n" in head
+    assert "in time" in body.decode() or "within" in body.decode()
+    assert app.app.books.received == 0
+
+
+async def test_an_offer_to_upgrade_is_not_taken(app: Running) -> None:
+    """A client that would rather speak HTTP/2 is answered in HTTP/1.1."""
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+    got = await talk(app.port, plain("a", headers=offer), answers=1)
+    assert got.statuses == [202]
+
+
+@pytest.mark.parametrize("behind", [b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"half"])
+async def test_an_agent_that_hangs_up_before_its_answer(tmp_path: Path, behind: bytes) -> None:
+    """What it sent behind a request that waits for the disk goes with it; others do not notice."""
+    if behind == b"half":
+        behind = plain("b", size=5000)[:-100]
+    async with running_app(spool__path=tmp_path, spool__max_bytes="16MiB") as app:
+        for number in range(10):
+            _, writer = await asyncio.open_connection("127.0.0.1", app.port)
+            writer.write(plain(f"a{number}") + behind)
+            await writer.drain()
+            writer.transport.abort()
+        assert (await app.post(make_event("last"))).status == 202
+        await until(lambda: not app.app.budget.reading)
+        assert not app.task.done()
+
+
+async def test_another_request_behind_one_that_waited(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection that waited for the disk may go over to aiohttp; no task is left behind."""
+    async with running_app(spool__path=tmp_path, spool__max_bytes="16MiB") as app:
+        readyz = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        got = await talk(app.port, plain("a") + readyz + plain("b"), answers=3)
+        assert got.statuses == [202, 200, 202]
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_stopping_waits_for_answers(tmp_path: Path) -> None:
+    """A request that waits for the disk when the process is told to stop is answered."""
+    spool = {"spool__path": tmp_path, "spool__max_bytes": "16MiB"}
+    async with (
+        upstream() as agentex,
+        running_app({"AGENTEX_BASE_URL": agentex.url}, **spool) as app,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(plain("a"))
+        async with asyncio.timeout(DEADLINE_S):
+            await until(lambda: app.app.books.received)
+            app.app.stop()
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 202 ")
+        writer.close()
+        assert await app.task
+
+
 async def test_answers_wait_for_the_spool(tmp_path: Path) -> None:
     """With a spool, requests that came together are answered in order, each when it is on disk."""
     async with running_app(spool__path=tmp_path, spool__max_bytes="16MiB") as app:
@@ -278,6 +353,10 @@ NOT_PLAIN = [
     b"POST /v1/spans HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
     b"POST /v1/spans HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
     b"POST /v1/spans HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n{}",
+    b"PUT /v5/spans/batch HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"POST /spans HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: a\r\nContent-Length: 0\r\n\r\n",
+    b"POST /v1/spans HTTP/1.1\r\nHost: a\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\n{}",
+    b"POST /v1/spans HTTP/1.1\r\nX: y\r\nContent-Length: 2\r\n\r\n{}",
     b"POST /v1/spans HTTP/1.1\r\nHost: a\r\nX: caf\xe9\r\nContent-Length: 2\r\n\r\n{}",
     b"POST /v1/spans HTTP/1.1\r\nHost: a\r\nX : y\r\nContent-Length: 2\r\n\r\n{}",
     b"POST /v1/spans HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\nContent-Length: 2\r\n\r\n{}",
@@ -307,9 +386,10 @@ def test_a_head_is_parsed_once() -> None:
     assert first is not None
     assert second is not None
     assert other is not None
-    assert first.head is second.head
-    assert plain("b", size=500)[second.start :][: second.length].startswith(b'{"event_type"')
-    assert other.head.request.headers["X-Agent-Api-Key"] == "k"
+    assert first[0] is second[0]
+    _, start, length = second
+    assert orjson.loads(plain("b", size=500)[start : start + length])["span"]["id"] == "b"
+    assert other[0].request.headers["X-Agent-Api-Key"] == "k"
     assert len(asked) == 2
 
 

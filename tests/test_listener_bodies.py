@@ -181,7 +181,7 @@ async def test_an_aborted_body_is_no_error(app: Running, caplog: pytest.LogCaptu
 async def test_a_full_queue_refuses_bodies_while_they_come() -> None:
     """Bodies being read count as memory too: 429 before they are whole."""
     async with running_app(queue__max_bytes="16KiB") as app:
-        reply = await app.post(EVENTS.ljust(LIMIT))
+        reply = await app.post(EVENTS.ljust(LIMIT), content_encoding="identity")
         assert (reply.status, reply.headers["Retry-After"]) == (429, "1")
         assert app.app.budget.reading == 0
 

@@ -18,11 +18,15 @@ RETRY_AFTER_S = "1"
 
 
 class Request(NamedTuple):
-    """What the head of a request says; `path` as it came, percent-encoded, without a query."""
+    """What the head of a request says.
+
+    `path` is as it came, percent-encoded, without a query; `media_type` without its parameters.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
+    media_type: str
 
 
 class Answer(NamedTuple):

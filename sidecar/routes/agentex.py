@@ -47,7 +47,7 @@ class AgentexRoute:
         """Refuse other content types, and everything where Agentex is off."""
         if not self._bit:
             raise Refusal(HTTPStatus.NOT_FOUND, _OFF, "unsupported")
-        require_json(request.headers)
+        require_json(request.media_type)
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The one span of the body."""

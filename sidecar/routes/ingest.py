@@ -4,12 +4,13 @@ from http import HTTPStatus
 
 import msgspec
 
-from sidecar.bodies import Refusal, media_type
+from sidecar.bodies import Refusal
 from sidecar.events import Decoded, decode
 from sidecar.routes import Answer, Request
 
 _NDJSON = {"application/json": False, "application/x-ndjson": True}
-_ONE_TAKEN = b'{"accepted":1,"rejected":[]}'
+_ACCEPTED = HTTPStatus.ACCEPTED
+_ONE_TAKEN = Answer(_ACCEPTED, b'{"accepted":1,"rejected":[]}')
 
 
 class IngestRoute:
@@ -17,23 +18,24 @@ class IngestRoute:
 
     def check(self, request: Request) -> None:
         """Refuse what is neither JSON nor NDJSON."""
-        if media_type(request.headers) not in _NDJSON:
+        if request.media_type not in _NDJSON:
             error = "Content-Type must be application/json or application/x-ndjson"
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The spans of the events."""
-        return decode(body, now, ndjson=_NDJSON[media_type(request.headers)])
+        return decode(body, now, ndjson=_NDJSON[request.media_type])
 
     def answer(self, _: Request, decoded: Decoded) -> Answer:
         """How many were taken, and which were not."""
         taken = len(decoded.spans)
         if taken and not decoded.rejected:
-            body = _ONE_TAKEN if taken == 1 else b'{"accepted":%d,"rejected":[]}' % taken
-            return Answer(HTTPStatus.ACCEPTED, body)
+            if taken == 1:
+                return _ONE_TAKEN
+            return Answer(_ACCEPTED, b'{"accepted":%d,"rejected":[]}' % taken)
         rejected = [{"index": r.position, "id": r.id, "error": r.error} for r in decoded.rejected]
         return Answer(
-            HTTPStatus.ACCEPTED if taken else HTTPStatus.BAD_REQUEST,
+            _ACCEPTED if taken else HTTPStatus.BAD_REQUEST,
             msgspec.json.encode({"accepted": taken, "rejected": rejected}),
         )
 

@@ -49,7 +49,7 @@ class SgpRoute:
         """Refuse other content types, and everything where SGP is off."""
         if not self._bit:
             raise Refusal(HTTPStatus.NOT_FOUND, _OFF, "unsupported")
-        require_json(request.headers)
+        require_json(request.media_type)
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:  # noqa: ARG002
         """The spans of the items that SGP would take."""
