@@ -28,13 +28,17 @@ def on_both_loops(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, 
     """Make a test of a coroutine function: once in asyncio's own loop, once in uvloop's."""
 
     def test(*args: P.args, **kwargs: P.kwargs) -> None:
+        bugs: list[dict[str, Any]] = []
+
         async def within_deadline() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, bug: bugs.append(bug))
             async with asyncio.timeout(DEADLINE_S):
                 await story(*args, **kwargs)
 
         new_loop: Any = kwargs.pop("new_loop")
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(within_deadline())
+        assert bugs == []  # the app would end
 
     given = inspect.signature(story)
     added = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)

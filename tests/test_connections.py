@@ -11,6 +11,7 @@ from sidecar.sinks import connection as connection_module
 from sidecar.sinks.connection import HEAD_BYTES, MAX_HEADER_BYTES
 from sidecar.sinks.http import Answer, HttpClient
 from tests.connection_support import DONE, OK, TIMEOUT_S, Line, far, new_client, on_both_loops
+from tests.test_faults_hostile import ANSWERS as HOSTILE
 
 
 @on_both_loops
@@ -189,6 +190,23 @@ async def test_half_an_answer_is_none(cut: bytes) -> None:
         with pytest.raises(Unavailable, match="connection ended"):
             await asking
         assert upstream.lines.empty()
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@on_both_loops
+async def test_whatever_an_upstream_answers(case: str) -> None:
+    """An `Answer` or `Unavailable`, and the next request is not hurt by it."""
+    async with far() as upstream:
+        asking = upstream.ask()
+        line = await upstream.line()
+        await line.serve(HOSTILE[case])
+        line.hang_up()
+        try:
+            assert (await asking).status not in range(100, 200)
+        except Unavailable:
+            assert upstream.outcomes == ["connection"]
+        assert await line.ended()
+        await upstream.used()
 
 
 @on_both_loops

@@ -62,7 +62,8 @@ class Pool:
             if not place.done():
                 place.set_exception(Unavailable("closed"))
         for scope in self._dialling:
-            scope.reschedule(self._loop.time())
+            if not scope.expired():
+                scope.reschedule(self._loop.time())
         for connection in self._connections:
             connection.drop()
         if self._places_taken:
