@@ -299,14 +299,19 @@ class Drain:
             if self._closing and not self._queue.depth:
                 self._done.set()
                 return
-            waiter: asyncio.Future[Batch] = self._loop.create_future()
-            self._idle.append(waiter)
+            del batch  # or its payloads would stay for as long as there is nothing to do
             try:
-                batch = await waiter
+                batch = await self._another()
             except asyncio.CancelledError:
                 if self._done.is_set():
                     return
                 raise
+
+    async def _another(self) -> Batch:
+        # A frame of its own: what a future brought stays with it.
+        waiter: asyncio.Future[Batch] = self._loop.create_future()
+        self._idle.append(waiter)
+        return await waiter
 
     async def _send(self, batch: Batch) -> None:
         sent_at = self._loop.time()

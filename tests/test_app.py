@@ -1,12 +1,15 @@
 """The life of the process."""
 
 import asyncio
+import gc
 
 import pytest
 
 from sidecar.app import App
 from sidecar.config import load
-from tests.support import NOWHERE
+from sidecar.retries import Batch
+from tests.spool_support import until
+from tests.support import NOWHERE, make_event, running_app, upstream
 
 ENVIRON = {
     "AGENTEX_BASE_URL": NOWHERE,
@@ -42,3 +45,18 @@ async def test_stop_before_anything_came() -> None:
     app.stop()
     assert await running
     app.stop()
+
+
+async def test_what_was_sent_is_let_go() -> None:
+    """An idle lane keeps nothing of what it forwarded: memory comes back after a burst."""
+    async with upstream() as agentex, running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
+        events = [make_event(f"sent-{number}", kind="end") for number in range(20)]
+        await app.post(events)
+        await until(lambda: len(agentex.requests) == len(events))
+
+        def kept() -> bool:
+            gc.collect()
+            batches = [each for each in gc.get_objects() if isinstance(each, Batch)]
+            return any(span.id.startswith("sent-") for each in batches for span in each.spans)
+
+        await until(lambda: not kept())
