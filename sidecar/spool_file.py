@@ -192,7 +192,12 @@ class SpoolFile:
 
     def _open(self) -> Backlog:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=0,  # a kept statement keeps copies of what was bound to it
+        )
         self._connection = connection
         for pragma in (
             f"page_size = {PAGE}",
