@@ -32,19 +32,22 @@ RUN python3 -m venv /build/venv \
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar sidecar
 # Wheels carry debug symbols and C sources: half of their size. Bytecode is compiled here,
-# unchecked: the code in an image does not change, and no time of a file gets into it.
+# unchecked: the code in an image does not change, and no time of a file gets into it. Without
+# docstrings (-o 2, PYTHONOPTIMIZE below): 1.6 MiB that nobody reads in a process.
 RUN venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && venv/bin/pip --python /app/bin/python install \
       --no-compile --no-deps --no-index --find-links dist trace-sidecar \
  && find /app/lib -name '*.so' -exec strip --strip-debug {} + \
  && find /app/lib -regex '.*\.\(c\|h\|hash\|pxd\|pxi\|pyi\|pyx\)' -delete \
- && /app/bin/python -m compileall -q --invalidation-mode unchecked-hash /app/lib
+ && /app/bin/python -m compileall -q -o 2 --invalidation-mode unchecked-hash /app/lib
 
 
 FROM ${RUNTIME_IMAGE}
 # Some distroless images come with a user of their own.
 USER 0:0
 COPY --from=build /app /app
+# Before Python runs here, so that the bytecode it leaves is what the sidecar looks for.
+ENV PYTHONOPTIMIZE=2
 # No shell here. The import proves the image, and leaves bytecode for the standard library
 # modules that the sidecar uses (Python images ship none). Then pip goes, where there is one.
 RUN ["/app/bin/python", "-c", "\
