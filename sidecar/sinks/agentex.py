@@ -12,7 +12,7 @@ import msgspec
 
 from sidecar.payloads import with_members
 from sidecar.sinks import Refused, SinkError, Unavailable
-from sidecar.sinks.http import Answer, HttpClient, decide
+from sidecar.sinks.http import TAKEN, Answer, HttpClient, decide
 from sidecar.spans import Span, to_json
 
 _EXISTS = b"Item already exists"
@@ -49,6 +49,8 @@ class AgentexSink:
         for span in batch:
             moved = suspicion >= _WITHOUT_TASK_FROM
             answer = await self._write(repaired(span, task_in_data=moved))
+            if answer.status in TAKEN:
+                continue
             if not moved and _is(answer, 500, _UNKNOWN_TASK):
                 answer = await self._write(repaired(span, task_in_data=True))
             if (error := _decide(answer)) is not None:

@@ -25,6 +25,8 @@ from sidecar.sinks.pool import Pool
 
 MAX_RETRY_AFTER_S = 86_400.0
 
+# Statuses that say that the upstream has the batch.
+TAKEN = range(200, 300)
 _FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 _ELSEWHERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE)
@@ -54,9 +56,9 @@ def decide(answer: Answer) -> SinkError | None:
     way of its own is its sink's to know, before it asks here.
     """
     status = answer.status
-    said = f"HTTP {status}"
-    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+    if status in TAKEN:
         return None
+    said = f"HTTP {status}"
     if status in _FORBIDDEN:
         return Unauthorized(said, status)
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -152,7 +154,7 @@ class HttpClient:
         try:
             status, head, retry = await self._pool.exchange(header, body)
             answer = Answer(status, head, retry_after_seconds(retry) if retry else 0.0)
-            outcome = _OUTCOMES.get(type(decide(answer)), "ok")
+            outcome = "ok" if status in TAKEN else _OUTCOMES[type(decide(answer))]
         except TimeoutError:
             outcome = "timeout"
             raise Unavailable("timed out") from None
