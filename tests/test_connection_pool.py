@@ -5,10 +5,12 @@ import asyncio
 import pytest
 
 from sidecar.sinks import Unavailable
+from sidecar.sinks.deadlines import Deadlines
 from sidecar.sinks.http import Answer
 from sidecar.sinks.pool import KEEPALIVE_S
 from tests.connection_support import DONE, OK, TIMEOUT_S, far, on_both_loops
 from tests.fault_support import fast, now
+from tests.support import run_virtual
 
 
 @on_both_loops
@@ -160,17 +162,53 @@ async def test_the_next_in_line_gets_the_place_of_a_broken_connection() -> None:
 
 
 @on_both_loops
-async def test_a_stale_connection_is_replaced_before_others_get_a_turn() -> None:
-    """Also where the pool is full and others wait."""
+async def test_a_stale_connection_is_replaced_at_the_next_turn() -> None:
+    """Where the pool is full: before those that came later and still wait."""
     async with far(most=1) as upstream:
         line = await upstream.used()
-        stale, waiting = upstream.ask(b"1"), upstream.ask(b"2")
+        asking = [upstream.ask(b"%d" % number) for number in range(3)]
         await line.request()
         line.hang_up()
+        line = await upstream.line()  # goes to the first that waits, when the old one is gone
+        assert [(await line.serve())[-1:] for _ in range(3)] == [b"1", b"0", b"2"]
+        assert list(await asyncio.gather(*asking)) == [DONE] * 3
+
+
+@on_both_loops
+async def test_half_an_answer_on_a_used_connection() -> None:
+    """It was not stale: nothing is sent again here."""
+    async with far() as upstream:
+        line = await upstream.used()
+        asking = upstream.ask()
+        await line.serve(OK[:20])
+        line.hang_up()
+        with pytest.raises(Unavailable, match="connection ended"):
+            await asking
+        assert upstream.lines.empty()
+
+
+@on_both_loops
+async def test_an_end_before_the_end_of_the_body() -> None:
+    """The upstream hangs up on a body that it does not read: known at once."""
+    async with far() as upstream:
+        asking = upstream.ask(b"x" * 16 * 2**20)
         line = await upstream.line()
-        bodies = [(await line.serve())[-1:] for _ in range(2)]
-        assert sorted(bodies) == [b"1", b"2"]
-        assert list(await asyncio.gather(stale, waiting)) == [DONE, DONE]
+        await line.header()
+        line.writer.write_eof()
+        with pytest.raises(Unavailable):
+            await asking
+
+
+@on_both_loops
+async def test_an_old_connection_is_not_used_by_a_late_loop() -> None:
+    """What should have been ended, had there been time, is ended now."""
+    async with far() as upstream:
+        line = await upstream.used()
+        idle = upstream.client._pool._idle  # type: ignore[union-attr]
+        for connection in idle:
+            idle[connection] -= KEEPALIVE_S
+        assert await upstream.used() is not line
+        assert await line.ended()
 
 
 @on_both_loops
@@ -196,8 +234,9 @@ async def test_a_caller_that_gives_up_waiting_for_its_turn() -> None:
         line = await upstream.line()
         asking[1].cancel()
 
-        def answered(_outcome: str, _seconds: float, _size: int) -> None:
-            asking[2].cancel()  # it has the connection of the first, and has not run yet
+        def answered(outcome: str, _seconds: float, _size: int) -> None:
+            if outcome == "ok":
+                asking[2].cancel()  # it has the connection of the first, and has not run yet
 
         upstream.client._answered = answered
         await line.serve()
@@ -268,3 +307,19 @@ async def test_closing_ends_everything() -> None:
         assert await line.ended()
         assert await idle_line.ended()
         assert upstream.lines.empty()
+
+
+def test_a_deadline_that_is_over_bounds_what_begins_later() -> None:
+    """As the second try of a request."""
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        deadlines = Deadlines(TIMEOUT_S)
+        deadline = deadlines.begin(loop.time())
+        await asyncio.sleep(TIMEOUT_S + 1)
+        with pytest.raises(TimeoutError):
+            await deadline.bound(loop.create_future())
+        deadline.end()
+        deadlines.close()
+
+    run_virtual(story())

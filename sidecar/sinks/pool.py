@@ -58,9 +58,6 @@ class Pool:
         self._deadlines.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for place in self._waiting:
-            if not place.done():
-                place.set_exception(Unavailable("closed"))
         for scope in self._dialling:
             if not scope.expired():
                 scope.reschedule(self._loop.time())
@@ -91,8 +88,6 @@ class Pool:
 
     async def _new_one(self, deadline: Deadline, *, first: bool = False) -> Connection:
         """A new connection, or one that another request is done with; `first`: before others."""
-        if self._closed:
-            raise Unavailable("closed")
         if self._places_taken < self._most:
             self._places_taken += 1
         elif (given := await self._place(deadline, first=first)) is not None:
@@ -130,11 +125,6 @@ class Pool:
         place: asyncio.Future[Connection | None] = self._loop.create_future()
         if first:
             self._waiting.appendleft(place)
-            if self._idle:
-                # As old as the one that just turned out to be dead, or older.
-                oldest = next(iter(self._idle))
-                del self._idle[oldest]
-                oldest.drop()
         else:
             self._waiting.append(place)
         try:
