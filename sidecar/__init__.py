@@ -2,10 +2,13 @@
 
 One span's journey, file by file:
 
-    agent --HTTP--> listener -> events -> intake -> open_spans -+-> span_queue -> drain -> Agentex
-                   (take it)  (decode)  (all or   (START + END  |
-                                         nothing)  join here)   +-> span_queue -> drain -> SGP
-                                          `- spool (optional): on disk before the 202
+    agent --HTTP--> connection -> events -> intake -> open_spans -+-> span_queue -> drain -> Agentex
+                    (take it)   (decode)  (all or   (START + END  |
+                                           nothing)  join here)   +-> span_queue -> drain -> SGP
+                                            `- spool (optional): on disk before the 202
+
+A request that is anything but plain (compressed, in chunks, for another path) goes by `listener`,
+where aiohttp reads it; `reception` is where both ways meet: from a body to an answer.
 
 An accepted event ends in exactly one of: forwarded, superseded by its own END, skipped on purpose,
 a dead letter with a reason, lost with a counted reason. `books` adds this up all the time, and the

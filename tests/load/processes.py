@@ -149,6 +149,10 @@ class Sidecar:
         raise BenchError("the sidecar is gone")
 
 
+# The image's own settings of Python and its packages (Dockerfile).
+AS_IN_THE_IMAGE = {"PYTHONOPTIMIZE": "2", "FROZENLIST_NO_EXTENSIONS": "1"}
+
+
 @contextlib.contextmanager
 def sidecar(profile: str = "", cgroup: str = "", **environment: str) -> Iterator[Sidecar]:
     """Run a sidecar on free ports.
@@ -156,6 +160,7 @@ def sidecar(profile: str = "", cgroup: str = "", **environment: str) -> Iterator
     `profile`: where cProfile writes, "" for none. `cgroup`: the folder of one to run it in, if any.
     """
     environment |= {
+        **AS_IN_THE_IMAGE,
         "SIDECAR_LISTENER__PORT": "0",
         "SIDECAR_ADMIN__HOST": "127.0.0.1",
         "SIDECAR_ADMIN__PORT": "0",
