@@ -9,11 +9,10 @@ of that request: compression, chunks, handshakes, other paths and broken bytes a
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
-from time import perf_counter
+from time import perf_counter, time
 from typing import cast
-
-from aiohttp.helpers import rfc822_formatted_time
 
 from sidecar.bodies import Limits, Refusal, ended_early, no_room, too_slow
 from sidecar.deadlines import Deadlines
@@ -60,6 +59,27 @@ class Desk:
         self.connections: set[AgentConnection] = set()
         self.arriving = Deadlines(self.limits.timeout_s, AgentConnection.too_slow)
         self.leaving = Deadlines(LEAVE_S, AgentConnection.close)
+        # The last answer and its bytes, with the second of its date.
+        self._said: Answer | None = None
+        self._whole = b""
+        self._second = 0
+        self._date = b""
+
+    def whole(self, answer: Answer) -> bytes:
+        """An answer as it goes over the wire; most are the same one again."""
+        second = int(time())
+        if second != self._second:
+            self._second, self._date = second, formatdate(second, usegmt=True).encode()
+            self._said = None
+        if answer is not self._said:
+            self._whole = b"%b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (
+                _HEADS[answer.status],
+                len(answer.body),
+                self._date,
+                answer.body,
+            )
+            self._said = answer
+        return self._whole
 
 
 class AgentConnection(asyncio.Protocol):
@@ -240,15 +260,7 @@ class AgentConnection(asyncio.Protocol):
     def _write(self, answer: Answer) -> None:
         self._desk.metrics.answered(answer.status, perf_counter() - self._started)
         if not self._transport.is_closing():
-            self._transport.write(
-                b"%b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b"
-                % (
-                    _HEADS[answer.status],
-                    len(answer.body),
-                    rfc822_formatted_time().encode(),
-                    answer.body,
-                )
-            )
+            self._transport.write(self._desk.whole(answer))
 
     def _failed(self, bug: Exception) -> None:
         self._desk.bug(bug)

@@ -21,7 +21,8 @@ _STARTS = (
     b"POST /v5/spans/batch HTTP/1.1\r\n",
     b"POST /spans HTTP/1.1\r\n",
 )
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,12})\r\n")
+_MOST_DIGITS = 12
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % _MOST_DIGITS)
 _END = b"\r\n\r\n"
 _NOT_PLAIN = (
     "content-encoding expect proxy-connection te trailer transfer-encoding upgrade".split()  # noqa: SIM905
@@ -48,6 +49,8 @@ class KnownHeads:
     def __init__(self, route_of: Callable[[Request], Route | None]) -> None:
         self._route_of = route_of
         self._known: dict[bytes, KnownHead] = {}
+        # The last one: what comes before its length, what after it, and what it is.
+        self._last: tuple[bytes, bytes, KnownHead] | None = None
 
     def __len__(self) -> int:
         """How many are remembered."""
@@ -55,21 +58,34 @@ class KnownHeads:
 
     def find(self, received: bytes) -> Found | None:
         """The head at the beginning of `received`, when it is a whole one of the plain kind."""
+        if self._last is not None:
+            # As a rule it is the one before again: then nothing is searched, and nothing hashed.
+            before, after, known = self._last
+            if received.startswith(before):
+                at = len(before)
+                end = received.find(b"\r\n", at, at + _MOST_DIGITS + 2)
+                digits = received[at : max(at, end)]
+                if digits.isdigit() and received.startswith(after, end):
+                    return known, end + len(after), int(digits)
+        return self._look_up(received)
+
+    def _look_up(self, received: bytes) -> Found | None:
         if not received.startswith(_STARTS):
             return None
         end = received.find(_END, 0, _MOST_BYTES)
         length = _LENGTH.search(received, 0, end + 2) if end >= 0 else None
         if length is None:
             return None
-        key = received[: length.start(1)] + received[length.end(1) : end]
-        known = self._known.get(key)
+        before, after = received[: length.start(1)], received[length.end(1) : end + len(_END)]
+        known = self._known.get(before + after)
         if known is None:
             known = self._learn(received[: end + len(_END)])
             if known is None:
                 return None
             if len(self._known) >= _MOST:
                 self._known.clear()
-            self._known[key] = known
+            self._known[before + after] = known
+        self._last = before, after, known
         return known, end + len(_END), int(length[1])
 
     def _learn(self, head: bytes) -> KnownHead | None:
