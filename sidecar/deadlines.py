@@ -28,6 +28,13 @@ class Deadlines(Generic[_T]):
         """`item` is done; the timer stays and finds others, or nothing."""
         self._due.pop(item, None)
 
+    def close(self) -> None:
+        """Nothing expires any more."""
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _look(self) -> None:
         self._timer = None
         now = self._loop.time()

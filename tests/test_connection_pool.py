@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from sidecar.deadlines import Deadlines
 from sidecar.sinks import Unavailable
-from sidecar.sinks.deadlines import Deadlines
+from sidecar.sinks.deadline import Deadline
 from sidecar.sinks.http import Answer
 from sidecar.sinks.pool import KEEPALIVE_S
 from tests.connection_support import DONE, OK, TIMEOUT_S, far, on_both_loops
@@ -314,12 +315,12 @@ def test_a_deadline_that_is_over_bounds_what_begins_later() -> None:
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
-        deadlines = Deadlines(TIMEOUT_S)
-        deadline = deadlines.begin(loop.time())
+        deadlines = Deadlines(TIMEOUT_S, Deadline.expire)
+        deadline = Deadline(loop.time() + TIMEOUT_S)
+        deadlines.add(deadline)
         await asyncio.sleep(TIMEOUT_S + 1)
         with pytest.raises(TimeoutError):
             await deadline.bound(loop.create_future())
-        deadline.end()
         deadlines.close()
 
     run_virtual(story())

@@ -48,3 +48,17 @@ def test_an_item_that_comes_again_begins_anew() -> None:
         assert expired == [15.0]
 
     run_virtual(story())
+
+
+def test_nothing_expires_after_the_end() -> None:
+    """Closed, it has no timer and no items."""
+
+    async def story() -> None:
+        expired: list[str] = []
+        deadlines: Deadlines[str] = Deadlines(10.0, expired.append)
+        deadlines.add("a")
+        deadlines.close()
+        await asyncio.sleep(30)
+        assert expired == []
+
+    run_virtual(story())

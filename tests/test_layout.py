@@ -12,7 +12,7 @@ PACKAGE = Path(sidecar.__file__).parent
 LEVELS = [
     "sidecar",
     "credentials payloads books memory concurrency admin spool_file tail inflate",
-    "recent repeats last_words answers client sizes addresses deadlines sinks.deadlines",
+    "recent repeats last_words answers client sizes addresses deadlines sinks.deadline",
     "top_frame",
     "top",
     "spans checks config throttle",

@@ -7,9 +7,10 @@ the connection is gone; whoever waits for one gets it in order, or a connection 
 import asyncio
 from collections import deque
 
+from sidecar.deadlines import Deadlines
 from sidecar.sinks import Unavailable
 from sidecar.sinks.connection import Connection, Reply
-from sidecar.sinks.deadlines import Deadline, Deadlines
+from sidecar.sinks.deadline import Deadline
 from sidecar.sinks.dialer import Dialer
 
 # Idle connections end before the server's 5 s, or they would be reset (contracts/agentex.md 6).
@@ -26,7 +27,8 @@ class Pool:
         self._dialer = dialer
         self._most = most
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines(timeout_s)
+        self._timeout_s = timeout_s
+        self._deadlines = Deadlines(timeout_s, Deadline.expire)
         self._places_taken = 0
         self._connections: set[Connection] = set()
         self._idle: dict[Connection, float] = {}  # since when; the newest is the last
@@ -39,7 +41,8 @@ class Pool:
     async def exchange(self, header: bytes, body: bytes) -> Reply:
         """Send a request and return its answer; raises `Unavailable` or `TimeoutError`."""
         now = self._loop.time()
-        deadline = self._deadlines.begin(now)
+        deadline = Deadline(now + self._timeout_s)
+        self._deadlines.add(deadline)
         try:
             connection = self._idle_one(now) or await self._new_one(deadline)
             try:
@@ -50,7 +53,7 @@ class Pool:
             connection = await self._new_one(deadline, first=True)
             return await self._ask(connection, header, body, deadline)
         finally:
-            deadline.end()
+            self._deadlines.discard(deadline)
 
     async def close(self) -> None:
         """End every connection and every request; returns when all are gone."""
