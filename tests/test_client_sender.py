@@ -43,6 +43,21 @@ def test_events_arrive_in_order_in_one_request_over_one_connection() -> None:
         assert (sender.sent, sender.dropped, sender.waiting_bytes) == (20, {}, 0)
 
 
+def test_after_a_flush_events_wait_for_each_other_again() -> None:
+    """A flush hurries what is there, and no more: then batches are as large as before."""
+    with scripted() as sidecar, scripted() as elsewhere:
+        sender, other = Sender(sidecar.url, linger_s=PATIENCE_S), Sender(elsewhere.url)
+        for name in "ab":
+            sender.send(event(name))
+            # Time enough for a thread that does not wait.
+            other.send(event("x"))
+            assert other.flush(PATIENCE_S)
+            sender.send(event(name))
+            assert sender.flush(PATIENCE_S)
+        sent = ["".join(e["span"]["name"] for e in post.events) for post in sidecar.posts]
+        assert sent == ["aa", "bb"]
+
+
 def test_a_batch_is_bounded_in_events_and_bytes() -> None:
     """Many small events and few large ones both go out in several requests."""
     with scripted() as sidecar:

@@ -75,6 +75,8 @@ class Buffer:
         with self._changed:
             self._held -= _size(events)
             self._depth -= len(events)
+            if not self._held:
+                self._hurry_until = 0.0
             self._changed.notify_all()
 
     def hurry(self, within_s: float) -> bool:
