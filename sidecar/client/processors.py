@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from .engines import model_engine
 from .events import Kind, event
 from .sender import FLUSH_S, Sender, shared
-from .values import model_dumps
 
 
 def put(sender: Sender, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
     """Encode one event and hand it to `sender`; never raises."""
     try:
-        encoded = event(kind, span, model_dumps())
+        encoded = event(kind, span, model_engine())
     except Exception as error:  # noqa: BLE001 - not a span at all; tracing must not stop the agent
         sender.drop(f"no span: {type(error).__name__}")
     else:

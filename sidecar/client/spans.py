@@ -12,9 +12,9 @@ from time import monotonic
 from types import TracebackType
 from uuid import uuid4
 
+from .engines import any_engine
 from .events import Kind, event
 from .sender import Sender, shared
-from .values import any_dumps
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Spans:
                 span.end()
             if error is not None:
                 span.record(error)
-            encoded = event(kind, span, any_dumps())
+            encoded = event(kind, span, any_engine())
         except Exception as bug:  # noqa: BLE001 - tracing must not stop the agent
             self._sender.drop(f"no span: {type(bug).__name__}")
         else:

@@ -18,8 +18,6 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import cache
-from importlib import import_module
 from itertools import chain
 from pathlib import PurePath
 from typing import Any
@@ -59,44 +57,20 @@ def encode(value: object, dumps: Dumps) -> bytes:
     """`value` as JSON, by `dumps` where it can, value by value where it can't."""
     try:
         raw = dumps(value)
-        if not _too_deep(raw, value):
+        if not too_deep(raw, value):
             return raw
     except Exception:  # noqa: BLE001, S110 - an agent's objects raise what they like
         pass
     try:
-        return _json(_Rebuild().value(value, 0))
+        return json_dumps(_Rebuild().value(value, 0))
     except Exception as error:  # noqa: BLE001 - the last word: a marker instead of the payload
-        return _json(f"<not encodable: {type(error).__name__}>")
-
-
-@cache
-def any_dumps() -> Dumps:
-    """The fastest encoder that leaves iterators alone: orjson where there is one, else json."""
-    try:
-        import orjson  # noqa: PLC0415 - an agent may not have it, and need not
-    except ImportError:
-        return _json
-    return lambda value: orjson.dumps(value, _known)
-
-
-@cache
-def model_dumps() -> Dumps:
-    """The fastest encoder for the fields of a pydantic model."""
-    try:
-        import orjson  # noqa: F401, PLC0415 - as above
-    except ImportError:
-        try:
-            to_json = import_module("pydantic_core").to_json
-        except ImportError:
-            return any_dumps()
-        return lambda value: to_json(value, inf_nan_mode="null", fallback=_known)
-    return any_dumps()
+        return json_dumps(f"<not encodable: {type(error).__name__}>")
 
 
 def text(value: object) -> bytes:
     """A short text as JSON; what is no text by its `str`."""
     try:
-        return _json(value if type(value) is str else str(value))
+        return json_dumps(value if type(value) is str else str(value))
     except Exception:  # noqa: BLE001 - `str` of an agent's object, or a lone surrogate
         return encode(value, _refuse)
 
@@ -105,11 +79,12 @@ def _refuse(value: object) -> bytes:
     raise TypeError(type(value).__name__)
 
 
-def _json(value: object) -> bytes:
+def json_dumps(value: object) -> bytes:
+    """`value` by the standard library."""
     return _ENCODER.encode(value).encode()
 
 
-def _known(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a line
+def known(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a line
     """What stands for an object that JSON has no form for; may raise, as the object may."""
     if isinstance(value, Enum):
         return value.value
@@ -136,7 +111,7 @@ def _known(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a li
 
 
 _ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_known
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=known
 )
 
 
@@ -190,7 +165,7 @@ class _Rebuild:
             return {_key(name): self.value(member, depth) for name, member in members}
         if isinstance(value, (list, tuple)):
             return [self.value(item, depth) for item in list(value)]
-        return self.value(_known(value), depth)
+        return self.value(known(value), depth)
 
 
 def _key(name: Any) -> str:  # noqa: ANN401 - whatever an agent has
@@ -198,7 +173,7 @@ def _key(name: Any) -> str:  # noqa: ANN401 - whatever an agent has
         if isinstance(name, Enum):
             name = name.value
         if name is None or name is True or name is False:
-            return _json(name).decode()
+            return json_dumps(name).decode()
         return _sound(name if type(name) is str else str(name))
     except Exception as error:  # noqa: BLE001 - an agent's object may raise anything
         return f"<{_name(name)}: {type(error).__name__}>"
@@ -217,25 +192,26 @@ def _name(value: object) -> str:
     return _sound(type(value).__name__)
 
 
-def _too_deep(raw: bytes, value: object) -> bool:
+def too_deep(raw: bytes, value: object) -> bool:
     """Whether `raw`, which is `value`, is nested more than `MAX_NESTING` levels deep."""
-    if len(raw) <= 2 * MAX_NESTING or not _has_many_openings(raw):
+    if len(raw) <= 2 * MAX_NESTING or _left(_left(MAX_NESTING, _OBJECT, raw), _ARRAY, raw) >= 0:
         return False
     depth = _plain_depth(value)
     return _is_deep(raw) if depth is None else depth > MAX_NESTING
 
 
-def _has_many_openings(raw: bytes) -> bool:
+def more_than(many: int, opening: bytes, raw: bytes) -> bool:
+    """Whether `opening` is in `raw` more often than that."""
+    return _left(many, opening, raw) < 0
+
+
+def _left(many: int, opening: bytes, raw: bytes) -> int:
     # find() runs at memory speed through long texts, where count() looks at every byte.
-    left = MAX_NESTING
-    for opening in (b"{", b"["):
-        at = raw.find(opening)
-        while at >= 0:
-            left -= 1
-            if left < 0:
-                return True
-            at = raw.find(opening, at + 1)
-    return False
+    at = raw.find(opening)
+    while at >= 0 <= many:
+        many -= 1
+        at = raw.find(opening, at + 1)
+    return many
 
 
 def _plain_depth(value: object) -> int | None:
