@@ -27,6 +27,8 @@ _SURROGATES = re.compile(
 )
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
+# Structure, backslashes, and all that may come behind one (RFC 8259, 7).
+_NOR_ESCAPES = bytes(set(_NOT_STRUCTURE) - set(rb"\/bfnrtu"))
 _BRACES = bytes.maketrans(b"[]", b"{}")
 
 
@@ -86,7 +88,10 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
 def _is_deeper(raw: bytes, limit: int) -> bool:
     # Escapes out, then all but quotes and brackets; then strings that hold none of these. Two
     # strings that become neighbours are one afterwards: nothing structural was between them.
-    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
+    bare = raw
+    if b"\\" in raw:
+        # In what is left of it: replace() takes twice as long for a byte as translate().
+        bare = raw.translate(None, _NOR_ESCAPES).replace(b"\\\\", b"").replace(b'\\"', b"")
     bare = bare.translate(_BRACES, _NOT_STRUCTURE).replace(b'""', b"")
     if bare.count(b"{") <= limit:
         return False
