@@ -7,8 +7,9 @@ One span's journey, file by file:
                                            nothing)  join here)   +-> span_queue -> drain -> SGP
                                             `- spool (optional): on disk before the 202
 
-A request that is anything but plain (compressed, in chunks, for another path) goes by `listener`,
-where aiohttp reads it; `reception` is where both ways meet: from a body to an answer.
+A request that is anything but plain (compressed, in chunks, for another path) is read by aiohttp
+(`other_requests`, loaded when needed); `reception` is where both ways meet: from a body to an
+answer.
 
 An accepted event ends in exactly one of: forwarded, superseded by its own END, skipped on purpose,
 a dead letter with a reason, lost with a counted reason. `books` adds this up all the time, and the
@@ -31,8 +32,8 @@ Words we use:
     settle     to be done with a write: forwarded, superseded, skipped or dead letter
 
 Beside the journey: what the SDKs send (routes), SGP's other calls (pass_through), the agents' keys
-(credentials), what operators see (admin, status, exposition, explain, top), dead letters again
-(replay), and the agents' own side (client).
+(credentials), what operators see (admin, visitors, status, exposition, explain, top), dead letters
+again (replay), and the agents' own side (client).
 
 For readers who know the OpenTelemetry Collector: listener = receiver, queue = sending queue,
 drain = its consumers and retry sender, sink = exporter.

@@ -1,12 +1,11 @@
 """Hosts and ports: which is this machine, and listening on several at once."""
 
+import asyncio
 import errno
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
-
-from aiohttp import web
 
 
 def is_here(host: str, ours: Collection[str]) -> bool:
@@ -33,16 +32,21 @@ class CanNotListen(Exception):
     """An address can't be listened on; says which and why."""
 
 
-async def listen(runner: web.BaseRunner, hosts: Sequence[str | None], port: int) -> int:
-    """Listen on every host at the same port; the port that it is. 0 means any."""
+async def listen(
+    connect: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str | None], port: int
+) -> tuple[list[asyncio.Server], int]:
+    """Listen on every host at the same port; the servers, and the port that it is. 0 means any."""
+    servers: list[asyncio.Server] = []
     for host in hosts:
-        site = web.TCPSite(runner, host, port)
         try:
-            await site.start()
+            server = await asyncio.get_running_loop().create_server(connect, host, port)
         except OSError as error:
             if host != "::1" or error.errno == errno.EADDRINUSE:
+                for each in servers:
+                    each.close()
                 message = f"{host or '*'}:{port}: {error.strerror or error}"
                 raise CanNotListen(message) from None
             continue  # a pod without IPv6
-        port = port or runner.addresses[0][1]
-    return port
+        servers.append(server)
+        port = port or server.sockets[0].getsockname()[1]
+    return servers, port

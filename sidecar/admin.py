@@ -9,18 +9,21 @@ configuration without secrets, never a span; and it could change nothing.
 """
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import orjson
-from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sidecar.visitors import Said, Visitors, bad_request
+
 _PAGE = Path(__file__).parent / "status_page"
 _DIGITS = 18
+_JSON = "application/json; charset=utf-8"
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -33,34 +36,32 @@ _HEADERS = {
 }
 
 
-def application(
+def visitors(
     registry: CollectorRegistry,
     status: Callable[[], dict[str, Any]],
     history: Callable[[int], dict[str, Any]],
     *,
     about: Callable[[str], dict[str, Any]],
     ready: Callable[[], bool],
-) -> web.Application:
-    """The admin port's application.
+) -> Visitors:
+    """The admin port's answers. Make it inside a running loop.
 
     `history` gives samples from a number on, `about` what is known of a span by its id.
     """
     answers = _Answers(registry, status, history, about, ready)
-    app = web.Application()
-    app.on_response_prepare.append(_protect)
-    app.router.add_get("/", answers.page)
-    app.router.add_get("/metrics", answers.metrics)
-    app.router.add_get("/livez", answers.livez)
-    app.router.add_get("/readyz", answers.readyz)
-    app.router.add_get("/status", answers.status)
-    app.router.add_get("/status/history", answers.history)
-    app.router.add_get("/explain", answers.explain)
-    return app
+    handlers = {
+        "/": answers.page,
+        "/metrics": answers.metrics,
+        "/livez": answers.livez,
+        "/readyz": answers.readyz,
+        "/status": answers.status,
+        "/status/history": answers.history,
+        "/explain": answers.explain,
+    }
+    return Visitors(handlers, _HEADERS)
 
 
-async def _protect(_: web.Request, response: web.StreamResponse) -> None:
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
+Query = Mapping[str, str]
 
 
 class _Answers:
@@ -81,38 +82,36 @@ class _Answers:
         self._ready = ready
         self._text, self._policy = _page()
 
-    async def page(self, _: web.Request) -> web.Response:
+    def page(self, _: Query) -> Said:
         headers = {"Content-Security-Policy": self._policy}
-        return web.Response(text=self._text, content_type="text/html", headers=headers)
+        return Said(self._text.encode(), "text/html; charset=utf-8", headers=headers)
 
-    async def metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def metrics(self, _: Query) -> Said:
+        return Said(generate_latest(self._registry), CONTENT_TYPE_LATEST)
 
-    async def livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="alive\n")
+    def livez(self, _: Query) -> Said:
+        return Said(b"alive\n")
 
-    async def readyz(self, _: web.Request) -> web.Response:
+    def readyz(self, _: Query) -> Said:
         if self._ready():
-            return web.Response(text="ready\n")
-        return web.Response(status=503, text="the listener does not take events\n")
+            return Said(b"ready\n")
+        text = b"the listener does not take events\n"
+        return Said(text, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def status(self, _: web.Request) -> web.Response:
-        body = orjson.dumps(self._status(), option=orjson.OPT_INDENT_2)
-        return web.Response(body=body, content_type="application/json")
+    def status(self, _: Query) -> Said:
+        return Said(orjson.dumps(self._status(), option=orjson.OPT_INDENT_2), _JSON)
 
-    async def history(self, request: web.Request) -> web.Response:
-        after = request.query.get("after", "0")
+    def history(self, query: Query) -> Said:
+        after = query.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= _DIGITS):
-            return web.Response(status=400, text="after: the number of a sample\n")
-        body = orjson.dumps(self._history(int(after)))
-        return web.Response(body=body, content_type="application/json")
+            return bad_request("after: the number of a sample")
+        return Said(orjson.dumps(self._history(int(after))), _JSON)
 
-    async def explain(self, request: web.Request) -> web.Response:
-        id_ = request.query.get("id", "")
+    def explain(self, query: Query) -> Said:
+        id_ = query.get("id", "")
         if not id_:
-            return web.Response(status=400, text="id: the id of a span\n")
-        return web.Response(body=orjson.dumps(self._about(id_)), content_type="application/json")
+            return bad_request("id: the id of a span")
+        return Said(orjson.dumps(self._about(id_)), _JSON)
 
 
 def _page() -> tuple[str, str]:

@@ -5,16 +5,16 @@ The whole life of the process is `App.run`, read top to bottom (style: one funct
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiohttp import web
 
 from sidecar import __version__, admin
 from sidecar.addresses import CanNotListen, bracketed, listen
-from sidecar.bodies import BodyReader, Limits
+from sidecar.bodies import Limits
 from sidecar.books import IntakeBooks
 from sidecar.budget import ByteBudget
 from sidecar.config import Config, ConfigError
@@ -27,13 +27,15 @@ from sidecar.last_words import LastWords, folder_of
 from sidecar.listener import Listener
 from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.metrics import IntakeMetrics
-from sidecar.pass_through import PassThrough
 from sidecar.recent import Recent
 from sidecar.sizes import AUTO
 from sidecar.spool import Spool
 from sidecar.spool_file import SpoolFile, SpoolInUse
 from sidecar.status import TICK_S, Status
 from sidecar.takeover import Takeover
+
+if TYPE_CHECKING:
+    from sidecar.pass_through import PassThrough
 
 HOUSEKEEPING_S = TICK_S
 # What answers are given to finish when the ports close: nothing is accepted by then.
@@ -70,7 +72,7 @@ class App:
             spool=self.spool,
         )
         self.pass_through = (
-            PassThrough(config.sgp.base_url, intake_metrics.passed)
+            _pass_through(config.sgp.base_url, intake_metrics.passed)
             if config.listener.pass_through
             else None
         )
@@ -81,9 +83,7 @@ class App:
         )
         self.listener = Listener(
             self.intake,
-            BodyReader(
-                Limits(self.budget, config.listener.max_body, config.listener.body_timeout_s)
-            ),
+            Limits(self.budget, config.listener.max_body, config.listener.body_timeout_s),
             intake_metrics,
             [lane.credentials for lane in self.lanes],
             hosts=config.listener.hosts,
@@ -219,26 +219,28 @@ class App:
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         """Both ports open; the agents' last, so that nothing comes before it can be forwarded."""
-        registry = admin.application(
+        visitors = admin.visitors(
             self.registry,
             self.status,
             self._status.history,
             about=Explainer(self.recent, self.intake.open_spans, self.lanes, self._loop.time).about,
             ready=lambda: not self.listener.stopping,
         )
-        operators = web.AppRunner(registry, access_log=None, shutdown_timeout=CLOSE_S)
-        agents = web.ServerRunner(self.listener.server(), shutdown_timeout=CLOSE_S)
         config = self._config
         hosts = config.listener.hosts
+        servers: list[asyncio.Server] = []
         try:
-            await operators.setup()
-            await agents.setup()
-            try:
-                host = config.admin.host or None
-                self.ports["admin"] = await listen(operators, [host], config.admin.port)
-                self.ports["listener"] = await listen(agents, hosts, config.listener.port)
-            except CanNotListen as error:
-                raise ConfigError(str(error)) from None
+            if self.pass_through is not None:
+                await self.listener.load_others()
+            for name, connect, addresses, port in (
+                ("admin", visitors.connect, [config.admin.host or None], config.admin.port),
+                ("listener", self.listener.connect, hosts, config.listener.port),
+            ):
+                try:
+                    added, self.ports[name] = await listen(connect, addresses, port)
+                except CanNotListen as error:
+                    raise ConfigError(str(error)) from None
+                servers += added
             log.info(
                 "started",
                 version=__version__,
@@ -249,8 +251,10 @@ class App:
             )
             yield
         finally:
-            await agents.cleanup()
-            await operators.cleanup()
+            for server in servers:
+                server.close()
+            await self.listener.close(CLOSE_S)
+            visitors.close()
 
     async def _housekeeping(self) -> None:
         trimmer = Trimmer()
@@ -274,3 +278,9 @@ class App:
     def status(self) -> dict[str, Any]:
         """The process as `/status` shows it."""
         return self._status.report(self._loop.time())
+
+
+def _pass_through(base_url: str, outcomes: Counter[str]) -> "PassThrough":
+    from sidecar.pass_through import PassThrough  # noqa: PLC0415 (it brings aiohttp: 9 MiB)
+
+    return PassThrough(base_url, outcomes)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
 
-from sidecar import __version__, explain, logs, replay, top
+from sidecar import __version__, explain, logs, top
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, load, public
 from sidecar.lane import NO_UPSTREAM, agentex_on, sgp_on
@@ -158,6 +158,9 @@ def _top(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    # Nor is this, which brings aiohttp.
+    from sidecar import replay  # noqa: PLC0415
+
     config = load(arguments.config, os.environ)
     logs.configure(config.log)
     if arguments.dry_run:

@@ -7,7 +7,7 @@ of that request: compression, chunks, handshakes, other paths and broken bytes a
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -42,7 +42,8 @@ _HEADS = {status: _head_of(status) for status in HTTPStatus}
 class Desk:
     """What all connections share.
 
-    `aiohttp` makes the protocol for what is not plain; `bug` is told of an exception in here.
+    `load` sets `others`, which makes the protocol for what is not plain; `bug` is told of an
+    exception in here.
     `arriving`: connections whose body is not whole; `leaving`: those that have had their last
     answer.
     """
@@ -51,11 +52,12 @@ class Desk:
     reception: Reception
     metrics: IntakeMetrics
     limits: Limits
-    aiohttp: Callable[[], asyncio.Protocol]
+    load: Callable[[], Awaitable[None]]
     bug: Callable[[Exception], None]
 
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.others: Callable[[], asyncio.Protocol] | None = None
         self.connections: set[AgentConnection] = set()
         self.arriving = Deadlines(self.limits.timeout_s, AgentConnection.too_slow)
         self.leaving = Deadlines(LEAVE_S, AgentConnection.close)
@@ -215,14 +217,29 @@ class AgentConnection(asyncio.Protocol):
 
     def _hand_over(self, received: bytes) -> None:
         """Let aiohttp have the connection, from the request that begins with `received` on."""
+        if self._desk.others is None:
+            self._unread = [received]
+            self.answering = self._desk.loop.create_task(self._hand_over_later())
+            return
         self._desk.connections.discard(self)
-        successor = self._desk.aiohttp()
+        successor = self._desk.others()
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
         if self._stuck:
             successor.pause_writing()
         self._transport.resume_reading()
         successor.data_received(received)
+
+    async def _hand_over_later(self) -> None:
+        """As `_hand_over`, once aiohttp is loaded."""
+        try:
+            await self._desk.load()
+            self.answering = None
+            if not self._transport.is_closing():
+                received, self._unread = b"".join(self._unread), []
+                self._hand_over(received)
+        except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
+            self._failed(bug)
 
     # Answering.
 

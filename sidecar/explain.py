@@ -17,7 +17,6 @@ from urllib.request import ProxyHandler, build_opener
 from sidecar.lane import Lane
 from sidecar.open_spans import OpenSpans
 from sidecar.recent import Recent
-from sidecar.replay import listing
 
 KNOWN, UNKNOWN, AWAY = 0, 1, 3
 TIMEOUT_S = 10.0
@@ -90,6 +89,8 @@ def _why(error: Exception) -> str:
 
 
 def _letters(path: str, id_: str) -> Iterator[str]:
+    from sidecar.replay import listing  # noqa: PLC0415 (a daemon needs no HTTP client)
+
     for each in (f"{path}.1", path) if path else ():
         if Path(each).exists():
             yield from (line for line in listing(each, None) if line.endswith(f"  {id_}"))

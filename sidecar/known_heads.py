@@ -2,7 +2,7 @@
 
 A head is parsed once, by a library; after that it is found by its bytes. Only plain requests for
 spans are known: HTTP/1.1 on a connection that stays, with a length, without compression, from a
-program in the pod. Everything else is None here, and aiohttp's business (listener.py).
+program in the pod. Everything else is None here, and aiohttp's business (other_requests.py).
 """
 
 import re

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MIB = 2**20
-# Of a container's limit; the rest is for the interpreter (about 45 MiB), request bodies on their
+# Of a container's limit; the rest is for the interpreter (35 to 45 MiB), request bodies on their
 # way in and out, and what the allocator can't give back.
 SHARE = 0.25
 WITHOUT_LIMIT = 256 * MIB

@@ -14,7 +14,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from sidecar.bodies import Refusal, say_continue
+from sidecar.bodies import Refusal
+from sidecar.body_reader import say_continue
 
 # The versions of SGP's API that its clients speak; ours is /v1.
 PREFIXES = ("/v4/", "/v5/")

@@ -144,7 +144,7 @@ def test_pieces_do_not_matter(sizes: list[int], cuts: set[int]) -> None:
         async with running_app() as app:
             answers = Answers()
             wire = Wire(answers)
-            connection = app.app.listener.server()()
+            connection = app.app.listener.connect()
             connection.connection_made(wire)
             for start, end in zip(edges, [*edges[1:], len(sent)], strict=True):
                 connection.data_received(sent[start:end])
@@ -203,7 +203,7 @@ async def test_a_body_without_room() -> None:
     async with running_app(queue__max_bytes="64KiB") as app:
         request = plain("large", size=200_000)
         pieces = [request[at : at + 20_000] for at in range(0, len(request), 20_000)]
-        connection = app.app.listener.server()()
+        connection = app.app.listener.connect()
         answers = Answers()
         connection.connection_made(Wire(answers))
         held = []
@@ -233,7 +233,7 @@ async def test_a_known_head_with_another_length(app: Running) -> None:
 
 async def test_an_agent_that_hangs_up(app: Running) -> None:
     """In the middle of a body: nothing of it stays, and it is counted as refused."""
-    connection = app.app.listener.server()()
+    connection = app.app.listener.connect()
     connection.connection_made(Wire(Answers()))
     connection.data_received(plain("a", size=1000)[:-500])
     assert app.app.budget.reading > 0

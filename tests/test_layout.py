@@ -1,29 +1,32 @@
 """Imports point one way: a newcomer reads from the leaves up, and a cycle is a design error."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import sidecar
 
 PACKAGE = Path(sidecar.__file__).parent
+ROOT = PACKAGE.parent
 
 # From the leaves up: a module imports from lower rows only.
 LEVELS = [
     "sidecar",
-    "credentials payloads books memory concurrency admin spool_file tail inflate",
-    "recent repeats last_words answers client sizes addresses deadlines sinks.deadline",
-    "top_frame",
+    "credentials payloads books memory concurrency spool_file tail inflate deadlines",
+    "recent repeats last_words answers client sizes addresses sinks.deadline visitors",
+    "top_frame admin",
     "top",
     "spans checks config throttle",
     "budget logs retries sinks spool events",
     "open_spans span_queue verdicts dead_letters metrics bodies sinks.dialer sinks.connection",
-    "sinks.pool",
+    "sinks.pool body_reader callers",
     "sinks.http",
     "sinks.agentex sinks.sgp drain exposition",
     "intake lane routes pass_through",
     "routes.ingest routes.sgp routes.agentex known_heads reception history",
-    "connection",
+    "connection other_requests",
     "listener replay status takeover",
     "explain",
     "app",
@@ -108,3 +111,11 @@ def test_pure_modules_stay_pure() -> None:
         }
         used |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
         assert not {module.split(".")[0] for module in used} & banned, name
+
+
+def test_aiohttp_is_loaded_when_it_is_needed() -> None:
+    """Plain requests and operators' questions need none of it; it is a fifth of the memory."""
+    command = [sys.executable, "-m", "tests.at_work"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    said = [line for line in done.stdout.splitlines() if line.startswith("asked")]
+    assert said == ["asked 202 False", "asked 200 False", "asked 202 True"]
