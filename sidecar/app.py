@@ -253,6 +253,7 @@ class App:
         finally:
             for server in servers:
                 server.close()
+            await asyncio.sleep(0)  # what has come by now is answered
             await self.listener.close(CLOSE_S)
             visitors.close()
 

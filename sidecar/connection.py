@@ -28,7 +28,7 @@ _MOST_UNREAD = 256 * 1024
 
 
 def _head_of(status: HTTPStatus) -> bytes:
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Content-Type: application/json"]
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
     lines += [f"{name}: {value}" for name, value in retry_after(status).items()]
     if status == HTTPStatus.REQUEST_TIMEOUT:
         lines.append("Connection: close")
@@ -74,8 +74,9 @@ class Desk:
             self._second, self._date = second, formatdate(second, usegmt=True).encode()
             self._said = None
         if answer is not self._said:
-            self._whole = b"%b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (
+            self._whole = b"%b\r\nContent-Type: %b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (
                 _HEADS[answer.status],
+                answer.content_type.encode(),
                 len(answer.body),
                 self._date,
                 answer.body,
@@ -218,8 +219,9 @@ class AgentConnection(asyncio.Protocol):
     def _hand_over(self, received: bytes) -> None:
         """Let aiohttp have the connection, from the request that begins with `received` on."""
         if self._desk.others is None:
-            self._unread = [received]
-            self.answering = self._desk.loop.create_task(self._hand_over_later())
+            # Nothing more is read meanwhile: nor is the end of the connection.
+            self._transport.pause_reading()
+            self.answering = self._desk.loop.create_task(self._hand_over_later(received))
             return
         self._desk.connections.discard(self)
         successor = self._desk.others()
@@ -230,14 +232,13 @@ class AgentConnection(asyncio.Protocol):
         self._transport.resume_reading()
         successor.data_received(received)
 
-    async def _hand_over_later(self) -> None:
+    async def _hand_over_later(self, received: bytes) -> None:
         """As `_hand_over`, once aiohttp is loaded."""
         try:
             await self._desk.load()
             self.answering = None
             if not self._transport.is_closing():
-                received, self._unread = b"".join(self._unread), []
-                self._hand_over(received)
+                self._hand_over(b"".join([received, *self._unread]))
         except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
             self._failed(bug)
 

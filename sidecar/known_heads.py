@@ -15,11 +15,13 @@ from multidict import CIMultiDict
 from sidecar.bodies import media_type
 from sidecar.routes import Request, Route
 
+_READYZ = b"GET /readyz HTTP/1.1\r\n"
 _STARTS = (
     b"POST /v1/spans HTTP/1.1\r\n",
     b"PUT /v5/spans/batch HTTP/1.1\r\n",
     b"POST /v5/spans/batch HTTP/1.1\r\n",
     b"POST /spans HTTP/1.1\r\n",
+    _READYZ,
 )
 _MOST_DIGITS = 12
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % _MOST_DIGITS)
@@ -73,20 +75,30 @@ class KnownHeads:
         if not received.startswith(_STARTS):
             return None
         end = received.find(_END, 0, _MOST_BYTES)
-        length = _LENGTH.search(received, 0, end + 2) if end >= 0 else None
-        if length is None:
+        if end < 0:
             return None
-        before, after = received[: length.start(1)], received[length.end(1) : end + len(_END)]
-        known = self._known.get(before + after)
+        head = received[: end + len(_END)]
+        length = _LENGTH.search(head)
+        if length is None:
+            known = self._learnt(head, head) if head.startswith(_READYZ) else None
+            return None if known is None else (known, len(head), 0)
+        before, after = head[: length.start(1)], head[length.end(1) :]
+        known = self._learnt(before + after, head)
         if known is None:
-            known = self._learn(received[: end + len(_END)])
+            return None
+        self._last = before, after, known
+        return known, len(head), int(length[1])
+
+    def _learnt(self, key: bytes, head: bytes) -> KnownHead | None:
+        known = self._known.get(key)
+        if known is None:
+            known = self._learn(head)
             if known is None:
                 return None
             if len(self._known) >= _MOST:
                 self._known.clear()
-            self._known[before + after] = known
-        self._last = before, after, known
-        return known, end + len(_END), int(length[1])
+            self._known[key] = known
+        return known
 
     def _learn(self, head: bytes) -> KnownHead | None:
         parsed = _Parsed()

@@ -21,6 +21,7 @@ from sidecar.reception import Reception
 from sidecar.routes import Request, Route
 from sidecar.routes.agentex import AgentexRoute
 from sidecar.routes.ingest import IngestRoute
+from sidecar.routes.ready import ReadyRoute
 from sidecar.routes.sgp import SgpRoute
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ class Listener:
             "/v1/spans": IngestRoute(),
             "/v5/spans/batch": SgpRoute(sgp_bit),
             "/spans": AgentexRoute(agentex_bit),
+            "/readyz": ReadyRoute(),
         }
         self._pass_through = pass_through
         # Holds the exception of a bug in here: the app waits for it and ends the process (D13).
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.idle_s = IDLE_S
         self._others: OtherRequests | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._desk = Desk(
             KnownHeads(self._route_of),
             self._reception,
@@ -87,18 +90,22 @@ class Listener:
 
         In a thread: agents go on meanwhile.
         """
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load_others())
+        await asyncio.shield(self._loading)
+
+    async def _load_others(self) -> None:
         make = await asyncio.to_thread(_other_requests)
-        if self._others is None:
-            self._others = make(
-                self._reception,
-                self._routes,
-                self._callers,
-                self._limits,
-                self._metrics,
-                self._pass_through,
-                self._bug,
-            )
-            self._desk.others = self._others.connect
+        self._others = make(
+            self._reception,
+            self._routes,
+            self._callers,
+            self._limits,
+            self._metrics,
+            self._pass_through,
+            self._bug,
+        )
+        self._desk.others = self._others.connect
 
     def sweep(self, now: float) -> None:
         """Close connections on which no request began for `idle_s`; called now and then."""

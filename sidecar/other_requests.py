@@ -50,7 +50,7 @@ class OtherRequests:
     ) -> None:
         self._reception = reception
         self._own, self._sgp = routes["/v1/spans"], routes["/v5/spans/batch"]
-        self._agentex = routes["/spans"]
+        self._agentex, self._ready = routes["/spans"], routes["/readyz"]
         self._callers = callers
         self._bodies = BodyReader(limits)
         self._metrics = metrics
@@ -122,11 +122,8 @@ class OtherRequests:
         if path.startswith(PREFIX) and method == "PATCH":
             return await self._spans(request, self._agentex)
         if path == "/readyz":
-            if method not in {"GET", "HEAD"}:
-                return _use("GET")
-            if self._reception.stopping:
-                raise stopping()
-            return web.Response(text="ready\n")
+            reads = method in {"GET", "HEAD"}
+            return await self._spans(request, self._ready) if reads else _use("GET")
         text = f"no such path; agents post to /v1/spans of this port, not {method} here"
         if path.startswith(PREFIXES):
             text = _SPANS_ONLY
@@ -169,8 +166,7 @@ def _response(answer: Answer) -> web.Response:
     response = web.Response(
         status=answer.status,
         body=answer.body,
-        content_type="application/json",
-        headers=retry_after(answer.status),
+        headers={"Content-Type": answer.content_type, **retry_after(answer.status)},
     )
     if answer.status == HTTPStatus.REQUEST_TIMEOUT:
         response.force_close()

@@ -18,8 +18,10 @@ from sidecar.deadlines import Deadlines
 
 # Longer than Prometheus' default interval, so that a scrape finds its connection again.
 IDLE_S = 75.0
-# Of one request, body included.
+# Of one request, body included; and how many may come at once on one connection: each answer takes
+# the loop milliseconds, and agents wait for it meanwhile.
 MOST_BYTES = 64 * 1024
+MOST_AT_ONCE = 8
 _READS = (b"GET", b"HEAD")
 _TEXT = "text/plain; charset=utf-8"
 
@@ -52,14 +54,21 @@ class Visitors:
         return Visitor(self)
 
     def close(self) -> None:
-        """End every connection; every answer has been written by now."""
+        """End every connection, once its answers have gone."""
         for visitor in list(self.connections):
             visitor.close()
         self.idle.close()
 
     def answer(self, method: bytes, url: bytes, *, stays: bool) -> bytes:
         """The bytes of an answer."""
-        said = self._said(method, url)
+        head, body = self._written(self._said(method, url), stays=stays)
+        return head if method == b"HEAD" else head + body
+
+    def refusal(self) -> bytes:
+        """What is said last to a visitor that can't be understood, or does not come to an end."""
+        return b"".join(self._written(bad_request("no request that is understood"), stays=False))
+
+    def _written(self, said: Said, *, stays: bool) -> tuple[bytes, bytes]:
         headers = {
             "Content-Type": said.content_type,
             "Content-Length": str(len(said.body)),
@@ -70,7 +79,7 @@ class Visitors:
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"HTTP/1.1 {said.status.value} {said.status.phrase}\r\n{lines}\r\n".encode()
-        return head if method == b"HEAD" else head + said.body
+        return head, said.body
 
     def _said(self, method: bytes, url: bytes) -> Said:
         try:
@@ -139,8 +148,14 @@ class Visitor(asyncio.Protocol):
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             broken = True
+        if len(self._asked) > MOST_AT_ONCE:
+            self.hang_up()
+            return
         self._answer_all()
+        if self._transport.is_closing():
+            return
         if broken or self._size > MOST_BYTES:
+            self._transport.write(self._visitors.refusal())
             self.close()
 
     def _answer_all(self) -> None:
@@ -174,6 +189,6 @@ class Visitor(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        stays = self._parser.should_keep_alive()
+        stays = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         self._asked.append((self._parser.get_method(), self._url, stays))
         self._url, self._size = b"", 0

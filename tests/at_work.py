@@ -17,6 +17,7 @@ BODY = orjson.dumps({"event_type": "end", "span": SPAN})
 HEAD = b"POST /v1/spans HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 PLAIN = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ENVIRONMENT = {
     "AGENTEX_BASE_URL": "http://127.0.0.1:1",
@@ -45,6 +46,7 @@ async def main() -> None:
     async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(app.run(started))
         await started.wait()
+        await ask(app.ports["listener"], READY)
         await ask(app.ports["listener"], PLAIN)
         await ask(app.ports["admin"], METRICS)
         await ask(app.ports["listener"], CHUNKED)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sidecar.known_heads import KnownHeads
 from sidecar.routes import Request
 from sidecar.routes.ingest import IngestRoute
+from tests.connection_support import on_both_loops
 from tests.spool_support import until
 from tests.support import Running, make_event, running_app, upstream
 
@@ -405,3 +406,56 @@ def test_a_head_that_is_refused_is_not_remembered() -> None:
     heads = KnownHeads(lambda _: None)
     assert heads.find(plain("a")) is None
     assert len(heads) == 0
+
+
+@on_both_loops
+async def test_agents_that_wait_for_aiohttp() -> None:
+    """While it is loaded plain requests are taken; then those that wait, also from who hung up."""
+    async with running_app() as app:
+        desk = app.app.listener._desk
+        load, may_load, loads = desk.load, asyncio.Event(), 0
+
+        async def load_late() -> None:
+            nonlocal loads
+            loads += 1
+            await may_load.wait()
+            await load()
+
+        desk.load = load_late
+        writers = []
+        for name in "abc":
+            _, writer = await asyncio.open_connection("127.0.0.1", app.port)
+            writer.write(chunked(orjson.dumps(make_event(name))))
+            writers.append(writer)
+        writers[0].close()
+        writers[1].write_eof()
+        await until(lambda: loads == 3)
+        assert (await talk(app.port, plain("d"), answers=1)).statuses == [202]
+        assert app.app.books.received == 1
+        may_load.set()
+        assert (
+            await talk(app.port, chunked(orjson.dumps(make_event("e"))), answers=1)
+        ).statuses == [202]
+        await until(lambda: app.app.books.received == 5)
+        for writer in writers:
+            writer.close()
+
+
+@on_both_loops
+async def test_a_stop_while_aiohttp_is_loaded() -> None:
+    """Who waits for it then is closed, and the app ends in order."""
+    async with running_app() as app:
+        desk = app.app.listener._desk
+        asked = asyncio.Event()
+
+        async def never() -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        desk.load = never
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(chunked(orjson.dumps(make_event("a"))))
+        await asked.wait()
+        await app.stop()
+        assert await reader.read() == b""
+        writer.close()

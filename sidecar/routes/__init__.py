@@ -30,10 +30,11 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A status and a JSON body."""
+    """A status and a body."""
 
     status: HTTPStatus
     body: bytes
+    content_type: str = "application/json"
 
 
 class Route(Protocol):
