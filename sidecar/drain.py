@@ -165,7 +165,7 @@ class Drain:
             return
         if self._queue.spooled:
             self._refill(self._workers)
-        while (batch := self._next()) is not None:
+        while self._may_send and (batch := self._next()) is not None:
             if self._idle:
                 self._idle.popleft().set_result(batch)
             else:
@@ -184,6 +184,11 @@ class Drain:
             self.wake()
         self._refilling = False
         self.wake()
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether there is anything that `_next` has to think about."""
+        return bool(self.line or self._retries.heap or self._throttle.pace.active)
 
     def _next(self) -> Batch | None:
         """The batch to send now, or None; then something will wake us when there may be one."""
@@ -290,7 +295,7 @@ class Drain:
         while True:
             await self._send(batch)
             self._sending -= 1
-            following = self._next()
+            following = self._next() if self._may_send else None
             if following is not None or (self._queue.spooled and self._queue.wants_more):
                 self.wake()  # there may be work for more of us: a limit that grew, or halves
             if following is not None:

@@ -45,13 +45,19 @@ class Pool:
         self._deadlines.add(deadline)
         try:
             connection = self._idle_one(now) or await self._new_one(deadline)
-            try:
-                return await self._ask(connection, header, body, deadline)
-            except Unavailable:
-                if not connection.stale:
-                    raise
-            connection = await self._new_one(deadline, first=True)
-            return await self._ask(connection, header, body, deadline)
+            again = False
+            while True:
+                try:
+                    reply = await deadline.bound(connection.ask(header, body))
+                except BaseException as error:
+                    connection.drop()
+                    if again or not connection.stale or not isinstance(error, Unavailable):
+                        raise
+                else:
+                    self._give_back(connection)
+                    return reply
+                again = True
+                connection = await self._new_one(deadline, first=True)
         finally:
             self._deadlines.discard(deadline)
 
@@ -69,17 +75,6 @@ class Pool:
         if self._places_taken:
             self._empty = self._loop.create_future()
             await self._empty
-
-    async def _ask(
-        self, connection: Connection, header: bytes, body: bytes, deadline: Deadline
-    ) -> Reply:
-        try:
-            reply = await deadline.bound(connection.ask(header, body))
-        except BaseException:
-            connection.drop()
-            raise
-        self._give_back(connection)
-        return reply
 
     def _idle_one(self, now: float) -> Connection | None:
         while self._idle:
