@@ -1,6 +1,6 @@
 """`GET /readyz` on the agents' port: 200 once the listener takes events (contracts/ingest.md).
 
-A route like the others, but that no span comes by it. While the process stops it says what they say.
+A route like the others, but that no span comes by it; while the process stops it says what they do.
 """
 
 from http import HTTPStatus
