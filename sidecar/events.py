@@ -20,7 +20,7 @@ from sidecar.checks import (
     with_offset,
 )
 from sidecar.payloads import is_utf8, replace_lone_surrogates
-from sidecar.spans import Span, WireSpan, measure
+from sidecar.spans import Key, Span, WireSpan, measure
 
 _T = TypeVar("_T")
 
@@ -77,14 +77,25 @@ _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 _ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
-def decode(body: bytes, now: float, *, ndjson: bool = False) -> Decoded:
+# Gives the START of the span with this key, if one is known.
+Started = Callable[[Key], Span | None]
+
+
+def _nothing_started(_: Key) -> None:
+    """No START is known."""
+
+
+def decode(
+    body: bytes, now: float, *, ndjson: bool = False, started: Started = _nothing_started
+) -> Decoded:
     """Decode a whole body at once; item by item only when something in it is wrong.
 
-    `now` is loop time in seconds. Raises `MalformedBody` when it is not JSON.
+    `now` is loop time in seconds; `started` gives the START of a span whose END may be in `body`.
+    Raises `MalformedBody` when it is not JSON.
     """
     if not is_utf8(body):
         if ndjson:
-            return _one_by_one(_lines(body), now)
+            return _one_by_one(_lines(body), now, started)
         raise MalformedBody(f"the body is {_NOT_UTF8}")
     array = not ndjson and (body if body[:1] > b" " else body.lstrip())[:1] == b"["
     try:
@@ -92,9 +103,9 @@ def decode(body: bytes, now: float, *, ndjson: bool = False) -> Decoded:
             events = _ONE.decode_lines(body)
         else:
             if not array:
-                return Decoded([_checked(_ONE.decode(body), now)], [])
+                return Decoded([_checked(_ONE.decode(body), now, started)], [])
             events = _MANY.decode(body)
-        return Decoded([_checked(event, now) for event in events], [])
+        return Decoded([_checked(event, now, started) for event in events], [])
     except (*_ERRORS, EventError, FieldError):
         # Most likely nothing is wrong but one event, or a lone surrogate that we repair.
         pass
@@ -107,7 +118,7 @@ def decode(body: bytes, now: float, *, ndjson: bool = False) -> Decoded:
     else:
         _decoded(msgspec.json.Decoder(msgspec.Raw).decode, repaired)
         items = [repaired]
-    return _one_by_one(items, now)
+    return _one_by_one(items, now, started)
 
 
 def _decoded(decode_: Callable[[bytes], _T], body: bytes) -> _T:
@@ -147,7 +158,7 @@ def _items_of_deep_array(body: bytes) -> Iterable[bytes]:
         raise MalformedBody("nested more than 200 levels deep, and not closed")
 
 
-def _one_by_one(items: Iterable[bytes | msgspec.Raw], now: float) -> Decoded:
+def _one_by_one(items: Iterable[bytes | msgspec.Raw], now: float, started: Started) -> Decoded:
     spans: list[Span] = []
     rejected: list[Rejection] = []
     for index, item in enumerate(items):
@@ -155,7 +166,7 @@ def _one_by_one(items: Iterable[bytes | msgspec.Raw], now: float) -> Decoded:
             if isinstance(item, bytes) and not is_utf8(item):
                 rejected.append(Rejection(index, None, _NOT_UTF8, "malformed"))
                 continue
-            spans.append(_checked(_ONE.decode(item), now))
+            spans.append(_checked(_ONE.decode(item), now, started))
         except (EventError, FieldError) as error:
             rejected.append(Rejection(index, _id_of(item), str(error), "invalid"))
         except _ERRORS as error:
@@ -181,41 +192,44 @@ def _reason(error: Exception) -> str:
     return f"not JSON: {error}"
 
 
-def _checked(event: _WireEvent, now: float) -> Span:
+def _checked(event: _WireEvent, now: float, started: Started) -> Span:
     """The span of an event that keeps every rule of contracts/ingest.md, or `FieldError`."""
     wire = event.span
     if event.event_type == "end":
         if wire.end_time is None:
             raise FieldError("end_time", "is required at end")
-    elif event.event_type == "start":
-        wire.end_time = None
-    else:
+        return checked(wire, now, start=started((wire.trace_id, wire.id)))
+    if event.event_type != "start":
         msg = 'event_type must be "start" or "end"'
         raise EventError(msg)
+    wire.end_time = None
     return checked(wire, now)
 
 
-def checked(wire: WireSpan, now: float, route: int = 0) -> Span:
-    """The span of `wire`, open without an `end_time`, or `FieldError`; `now` is loop time."""
+def checked(wire: WireSpan, now: float, route: int = 0, start: Span | None = None) -> Span:
+    """The span of `wire`, open without an `end_time`, or `FieldError`; `now` is loop time.
+
+    What it repeats of its `start` is not looked at, nor kept, a second time.
+    """
     end = wire.end_time
     if end is None:
         check_time(wire.start_time, "start_time")
     else:
         check_order(wire.start_time, end, "start_time", "end_time")
         end = end if end.endswith(_UTC) else with_offset(end)
-    start = wire.start_time
+    begun = wire.start_time
     check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name)
     span = Span(
         wire.id,
         wire.trace_id,
         wire.name,
-        start if start.endswith(_UTC) else with_offset(start),
+        begun if begun.endswith(_UTC) else with_offset(begun),
         end,
         wire.parent_id or None,
         wire.task_id or None,
-        checked_payload(wire.input, "input"),
-        checked_payload(wire.output, "output"),
-        checked_payload(wire.data, "data"),
+        checked_payload(wire.input, "input", b"" if start is None else start.input),
+        checked_payload(wire.output, "output", b"" if start is None else start.output),
+        checked_payload(wire.data, "data", b"" if start is None else start.data),
         now,
         size=0,
         lanes=route or -1,

@@ -52,7 +52,7 @@ class Listener:
         self._reception = Reception(intake, metrics, credentials)
         self._callers = Callers(hosts)
         self._routes: dict[str, Route] = {
-            "/v1/spans": IngestRoute(),
+            "/v1/spans": IngestRoute(intake.open_spans.started),
             "/v5/spans/batch": SgpRoute(sgp_bit),
             "/spans": AgentexRoute(agentex_bit),
             "/readyz": ReadyRoute(),

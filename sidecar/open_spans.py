@@ -123,7 +123,7 @@ class OpenSpans:
 
     def _end(self, span: Span) -> None:
         key = span.join_key
-        start = self._held.get(key) or self._kept.get(key)
+        start = self.started(key)
         if span.route:
             self._take_from_event(span)
         if start is not None:
@@ -154,8 +154,7 @@ class OpenSpans:
 
         Nothing else is known to be right: the other lanes may still get an END of their own.
         """
-        key = (span.trace_id, span.id)
-        start = self._held.get(key) or self._kept.get(key)
+        start = self.started((span.trace_id, span.id))
         if start is None:
             return
         if not start.dropped:
@@ -244,15 +243,15 @@ class OpenSpans:
                 return what
         return None
 
-    def start_of(self, span: Span) -> Span | None:
-        """The START that the END `span` will be joined with."""
-        return self._held.get(span.join_key) or self._kept.get(span.join_key)
+    def started(self, key: Key) -> Span | None:
+        """The START that an END with this `join_key` will be joined with."""
+        return self._held.get(key) or self._kept.get(key)
 
     def needed(self, spans: Sequence[Span]) -> list[Span]:
         """STARTs whose payloads are on disk only and which an END among `spans` leaves out."""
         starts = []
         for span in spans:
-            start = self.start_of(span)
+            start = self.started(span.join_key)
             if start is None:
                 continue
             wanted = ~which_payloads(span) | (DATA_BIT if span.merges else 0)

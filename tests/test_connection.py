@@ -339,7 +339,7 @@ async def test_a_credential_that_comes_with_a_known_head() -> None:
         assert sent == ["k1", "k2", "k1"]
 
 
-OWN = IngestRoute()
+OWN = IngestRoute(lambda _: None)
 NOT_PLAIN = [
     b"POST /v1/spans HTTP/1.0\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
     b"POST /v1/spans?x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",

@@ -39,6 +39,20 @@ async def test_202(app: Running) -> None:
     assert app.app.books.received == 5
 
 
+async def test_what_an_end_repeats_is_kept_once(app: Running) -> None:
+    """The input of a START that waits, or was written, is not copied out of its END."""
+    for end in ("a", "b"):
+        await app.post(make_event(end, input={"q": end}))
+        start = app.app.intake.open_spans.started(("t1", end))
+        assert start is not None
+        await app.post(make_event(end, kind="end", input={"q": end}, output={}))
+        queue = app.app.lanes[0].queue
+        writes = [*queue.line.values(), *queue._in_flight.values()]
+        write = next(write for write in writes if write.id == end)
+        assert write.end_time is not None
+        assert write.input is start.input
+
+
 @pytest.mark.parametrize(
     "content_type",
     [

@@ -232,6 +232,27 @@ def test_nesting_is_limited(field: str) -> None:
         decode(body, 0.0)
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_an_end_that_repeats_its_start(many: bool) -> None:
+    """What it says again is kept once; what differs is looked at like anything else."""
+    start = make_span("a", complete=False, input=b'{"q":1}', data=b'{"d":1}')
+    deep: Any = {}
+    for _ in range(200):
+        deep = {"a": deep}
+    fields = {"input": {"q": 1}, "output": {"a": 2}, "data": {"d": 2}}
+    good, bad = (make_event(id_, kind="end", **fields) for id_ in ("a", "a"))
+    bad["span"]["data"] = deep
+    spans, rejected = decode(
+        orjson.dumps([good, bad] if many else good),
+        7.0,
+        started=lambda key: start if key == ("t1", "a") else None,
+    )
+    assert spans[0].input is start.input
+    assert (spans[0].output, spans[0].data) == (b'{"a":2}', b'{"d":2}')
+    assert spans[0].size == SPAN_OVERHEAD + len(b'{"q":1}{"a":2}{"d":2}')
+    assert [r.error for r in rejected] == ["span.data is nested more than 200 levels deep"] * many
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -5,7 +5,7 @@ from http import HTTPStatus
 import msgspec
 
 from sidecar.bodies import Refusal
-from sidecar.events import Decoded, decode
+from sidecar.events import Decoded, Started, decode
 from sidecar.routes import Answer, Request
 
 _NDJSON = {"application/json": False, "application/x-ndjson": True}
@@ -14,7 +14,10 @@ _ONE_TAKEN = Answer(_ACCEPTED, b'{"accepted":1,"rejected":[]}')
 
 
 class IngestRoute:
-    """Our own route: every lane gets its spans."""
+    """Our own route: every lane gets its spans. `started` as for `events.decode`."""
+
+    def __init__(self, started: Started) -> None:
+        self._started = started
 
     def check(self, request: Request) -> None:
         """Refuse what is neither JSON nor NDJSON."""
@@ -24,7 +27,8 @@ class IngestRoute:
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The spans of the events."""
-        return decode(body, now, ndjson=_NDJSON[request.media_type])
+        ndjson = _NDJSON[request.media_type]
+        return decode(body, now, ndjson=ndjson, started=self._started)
 
     def answer(self, _: Request, decoded: Decoded) -> Answer:
         """How many were taken, and which were not."""
