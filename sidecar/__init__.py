@@ -7,7 +7,7 @@ One span's journey, file by file:
                                            nothing)  join here)   +-> span_queue -> drain -> SGP
                                             `- spool (optional): on disk before the 202
 
-A request that is anything but plain (compressed, in chunks, for another path) is read by aiohttp
+A request that is anything but plain (compressed, in chunks, of other paths) is read by aiohttp
 (`other_requests`, loaded when needed); `reception` is where both ways meet: from a body to an
 answer.
 

@@ -1,4 +1,4 @@
-"""A connection of an agent: plain requests for spans are read and answered right here.
+"""A connection of an agent: plain requests (known_heads.py) are read and answered right here.
 
 aiohttp makes a request, a reader, a response and a step of a task for every request: most of what
 a span cost at the listener (DECISIONS.md 30). A plain request, whose head is known, needs none of
@@ -104,6 +104,7 @@ class AgentConnection(asyncio.Protocol):
         self._unread: list[bytes] = []
         self._stuck = False  # the agent does not read
         self._deaf = False  # nothing is answered any more
+        self._waits_for_aiohttp = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """An agent is there."""
@@ -126,7 +127,7 @@ class AgentConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It does again."""
         self._stuck = False
-        if not self._unread:
+        if not self._unread and not self._waits_for_aiohttp:
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -220,6 +221,7 @@ class AgentConnection(asyncio.Protocol):
         """Let aiohttp have the connection, from the request that begins with `received` on."""
         if self._desk.others is None:
             # Nothing more is read meanwhile: nor is the end of the connection.
+            self._waits_for_aiohttp = True
             self._transport.pause_reading()
             self.answering = self._desk.loop.create_task(self._hand_over_later(received))
             return

@@ -1,8 +1,9 @@
 """Heads of requests that came before: an agent sends the same one again, but for its length.
 
-A head is parsed once, by a library; after that it is found by its bytes. Only plain requests for
-spans are known: HTTP/1.1 on a connection that stays, with a length, without compression, from a
-program in the pod. Everything else is None here, and aiohttp's business (other_requests.py).
+A head is parsed once, by a library; after that it is found by its bytes. Only plain requests are
+known, those that bring spans and `GET /readyz`: HTTP/1.1 on a connection that stays, with a length
+where there is a body, without compression, from a program in the pod. Everything else is None here,
+and aiohttp's business (other_requests.py).
 """
 
 import re
@@ -78,10 +79,13 @@ class KnownHeads:
         if end < 0:
             return None
         head = received[: end + len(_END)]
+        if head.startswith(_READYZ):
+            # A body, however its length is spelt, is aiohttp's to read.
+            known = None if b"content-length" in head.lower() else self._learnt(head, head)
+            return None if known is None else (known, len(head), 0)
         length = _LENGTH.search(head)
         if length is None:
-            known = self._learnt(head, head) if head.startswith(_READYZ) else None
-            return None if known is None else (known, len(head), 0)
+            return None
         before, after = head[: length.start(1)], head[length.end(1) :]
         known = self._learnt(before + after, head)
         if known is None:

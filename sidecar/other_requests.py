@@ -50,7 +50,7 @@ class OtherRequests:
     ) -> None:
         self._reception = reception
         self._own, self._sgp = routes["/v1/spans"], routes["/v5/spans/batch"]
-        self._agentex, self._ready = routes["/spans"], routes["/readyz"]
+        self._agentex = routes["/spans"]
         self._callers = callers
         self._bodies = BodyReader(limits)
         self._metrics = metrics
@@ -122,8 +122,11 @@ class OtherRequests:
         if path.startswith(PREFIX) and method == "PATCH":
             return await self._spans(request, self._agentex)
         if path == "/readyz":
-            reads = method in {"GET", "HEAD"}
-            return await self._spans(request, self._ready) if reads else _use("GET")
+            if method not in {"GET", "HEAD"}:
+                return _use("GET")
+            if self._reception.stopping:
+                raise stopping()
+            return web.Response(text="ready\n")
         text = f"no such path; agents post to /v1/spans of this port, not {method} here"
         if path.startswith(PREFIXES):
             text = _SPANS_ONLY

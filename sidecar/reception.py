@@ -15,6 +15,9 @@ from sidecar.intake import Intake, NeverFits, NoRoom
 from sidecar.metrics import IntakeMetrics
 from sidecar.routes import Answer, Request, Route
 
+# contracts/ingest.md, "Credentials that come with a request".
+_BRINGS_CREDENTIALS = frozenset({"POST", "PUT", "PATCH"})
+
 
 class Reception:
     """The way from a body to an answer. `stopping` makes it refuse what is new with 503."""
@@ -80,8 +83,9 @@ class Reception:
         # Known heads come again and again as the same object.
         if request.headers is not self._offered:
             self._offered = request.headers
-            for credentials in self._credentials:
-                credentials.offer(request.headers)
+            if request.method in _BRINGS_CREDENTIALS:
+                for credentials in self._credentials:
+                    credentials.offer(request.headers)
         return decoded
 
     def _does_not_fit(self, error: NeverFits | NoRoom, size: int) -> Refusal:

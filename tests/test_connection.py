@@ -372,6 +372,30 @@ def test_what_is_not_plain(received: bytes) -> None:
     assert KnownHeads(lambda _: OWN).find(received) is None
 
 
+READYZ = b"GET /readyz HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Content-Length: 5",
+        b"Content-Length:5",
+        b"CONTENT-LENGTH: 5",
+        b"Content-Length: 0000000000005",
+        b"Content-Length: ",
+        b"Content-Length: 5 ",
+        b"Transfer-Encoding: chunked",
+    ],
+)
+def test_a_question_with_a_body_is_not_plain(line: bytes) -> None:
+    """Whether it is ready is asked without a body; one that has one may hide a request in it."""
+    heads = KnownHeads(lambda _: OWN)
+    assert heads.find(READYZ + line + b"\r\n\r\n") is None
+    found = heads.find(READYZ + b"\r\n" + READYZ)
+    assert found is not None
+    assert found[1:] == (len(READYZ) + 2, 0)
+
+
 def test_a_head_is_parsed_once() -> None:
     """A head that differs in its length only is the same head; one that differs otherwise not."""
     asked: list[Request] = []

@@ -107,6 +107,19 @@ async def test_the_latest_credential_is_used() -> None:
         assert [headers["x-agent-api-key"] for headers in sent(agentex)] == ["first", "second"]
 
 
+async def test_a_question_brings_none() -> None:
+    """Only what brings spans, or would, has credentials to relay."""
+    async with upstream() as agentex:
+        async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
+            await app.post(end("a"), x_agent_api_key=AGENT_KEY)
+            headers = {"x-agent-api-key": "of-somebody-else"}
+            for method in ("GET", "HEAD"):
+                assert (await app.request(method, "/readyz", headers=headers)).status == 200
+            await app.post(end("b"))
+            assert await app.stop()
+        assert sent(agentex) == 2 * [{"x-agent-api-key": AGENT_KEY}]
+
+
 async def test_a_page_can_not_bring_one() -> None:
     """A refused request leaves no credential behind."""
     async with upstream() as agentex:

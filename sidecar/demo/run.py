@@ -46,7 +46,7 @@ async def run_demo(*, forever: bool) -> int:
             running.result()
         listener = f"http://127.0.0.1:{app.ports['listener']}"
         admin = f"http://127.0.0.1:{app.ports['admin']}"
-        _say(f"agents post to {listener}/v1/spans; metrics at {admin}/metrics, {admin}/status")
+        _say(f"agents post to {listener}/v1/spans; look at {admin}/, {admin}/metrics")
         session = await stack.enter_async_context(aiohttp.ClientSession())
         agent = SampleAgent(session, listener)
         lines = asyncio.create_task(_lines(app, session, admin))
