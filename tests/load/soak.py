@@ -175,7 +175,7 @@ async def soak(
     still = [sample for sample in quiet if sample[0] > WARM_UP_SHARE * seconds]
     if len(still) > 1:
         print(
-            f"RSS slope {slope_mb_per_h(still):+.2f} MB/h of {len(still)} samples without a backlog,"
+            f"RSS slope {slope_mb_per_h(still):+.2f} MB/h of {len(still)} samples without backlog,"
             f" from {min(m for _, m in still):.1f} to {max(m for _, m in still):.1f} MiB"
         )
     return 1 if any(lost.values()) or any(books) else 0
