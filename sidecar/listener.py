@@ -2,8 +2,8 @@
 
 In: connections of agents in this pod. Out: spans handed to the reception, all of a request or none,
 and an answer that says what was taken, in the words of the route it came by. Plain requests are
-read in connection.py, all others by aiohttp in other_requests.py, which is loaded when
-the first of them comes: most sidecars never need it, and it is a fifth of their memory.
+read in connection.py, all others by aiohttp in other_requests.py, which is loaded when the first of
+them comes: most sidecars never need it, and it is a fifth of their memory.
 """
 
 import asyncio
