@@ -48,7 +48,7 @@ ENV PYTHONOPTIMIZE=2
 # No shell here. The import proves the image, and leaves bytecode for the standard library
 # modules that the sidecar uses (Python images ship none). Then pip goes, where there is one.
 RUN ["/app/bin/python", "-c", "\
-import pathlib, shutil, sys, sidecar.cli, sidecar.other_requests, sidecar.replay, sqlite3; \
+import pathlib, shutil, sys, sidecar.cli, sidecar.listener.aiohttp_server, sidecar.operate.replay, sqlite3; \
 found = pathlib.Path(sys.base_prefix).glob; \
 trees = [*found('lib/python3.*/ensurepip'), *found('lib/python3.*/*-packages/pip*')]; \
 [shutil.rmtree(tree) for tree in trees]; \

@@ -12,30 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from sidecar import __version__, admin
-from sidecar.addresses import CanNotListen, bracketed, listen
-from sidecar.bodies import Limits
-from sidecar.books import IntakeBooks
-from sidecar.budget import ByteBudget
+from sidecar import __version__
 from sidecar.config import Config, ConfigError
-from sidecar.dead_letters import DeadLetters
-from sidecar.explain import Explainer
-from sidecar.exposition import SidecarCollector, new_registry
-from sidecar.intake import Intake
-from sidecar.lane import AGENTEX_BIT, NO_UPSTREAM, SGP_BIT, build_lanes, lane_bits
-from sidecar.last_words import LastWords, folder_of
-from sidecar.listener import Listener
-from sidecar.memory import Trimmer, automatic_max_bytes, container_limit
-from sidecar.metrics import IntakeMetrics
-from sidecar.recent import Recent
+from sidecar.lanes import AGENTEX_BIT, NO_UPSTREAM, SGP_BIT, build_lanes, lane_bits
+from sidecar.listener.body import Limits
+from sidecar.listener.listener import Listener
+from sidecar.operate import admin
+from sidecar.operate.explain import Explainer
+from sidecar.operate.prometheus import SidecarCollector, new_registry
+from sidecar.operate.status import TICK_S, Status
+from sidecar.process.addresses import CanNotListen, bracketed, listen
+from sidecar.process.exit_report import LastWords, folder_of
+from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
+from sidecar.queue.admission import Intake
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.recovery import Takeover
+from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.sizes import AUTO
-from sidecar.spool import Spool
-from sidecar.spool_file import SpoolFile, SpoolInUse
-from sidecar.status import TICK_S, Status
-from sidecar.takeover import Takeover
+from sidecar.spool.spool import Spool
+from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
+from sidecar.telemetry.accounting import IntakeBooks
+from sidecar.telemetry.metrics import IntakeMetrics
+from sidecar.telemetry.recent import Recent
 
 if TYPE_CHECKING:
-    from sidecar.pass_through import PassThrough
+    from sidecar.listener.pass_through import PassThrough
 
 HOUSEKEEPING_S = TICK_S
 # What answers are given to finish when the ports close: nothing is accepted by then.
@@ -282,6 +283,6 @@ class App:
 
 
 def _pass_through(base_url: str, outcomes: Counter[str]) -> "PassThrough":
-    from sidecar.pass_through import PassThrough  # noqa: PLC0415 (it brings aiohttp: 9 MiB)
+    from sidecar.listener.pass_through import PassThrough  # noqa: PLC0415 (it brings aiohttp: 9 MiB)
 
     return PassThrough(base_url, outcomes)

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
 
-from sidecar import __version__, explain, logs, top
+from sidecar import __version__, logs
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, load, public
-from sidecar.lane import NO_UPSTREAM, agentex_on, sgp_on
+from sidecar.lanes import NO_UPSTREAM, agentex_on, sgp_on
+from sidecar.operate import explain, top
 
 LOST = 1
 USAGE = 2
@@ -159,7 +160,7 @@ def _top(arguments: argparse.Namespace) -> int:
 
 def _replay(arguments: argparse.Namespace) -> int:
     # Nor is this, which brings aiohttp.
-    from sidecar import replay  # noqa: PLC0415
+    from sidecar.operate import replay  # noqa: PLC0415
 
     config = load(arguments.config, os.environ)
     logs.configure(config.log)

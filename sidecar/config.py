@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Meta
 from yarl import URL
 
-from sidecar.addresses import is_here
 from sidecar.credentials import Secret, is_header_safe
+from sidecar.process.addresses import is_here
 from sidecar.sizes import AUTO, Size
 
 ENV_PREFIX = "SIDECAR_"

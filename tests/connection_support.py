@@ -11,8 +11,8 @@ from typing import Any, ParamSpec
 import pytest
 import uvloop
 
-from sidecar.addresses import bracketed
 from sidecar.credentials import Credentials, Secret
+from sidecar.process.addresses import bracketed
 from sidecar.sinks.http import Answer, HttpClient
 
 P = ParamSpec("P")

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from sidecar.app import App
 from sidecar.config import load
-from sidecar.spans import Span, measure
+from sidecar.spans.span import Span, measure
 
 T = TypeVar("T")
 

@@ -101,7 +101,7 @@ def test_the_page_is_packaged() -> None:
     """An installed sidecar has every file of its page."""
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     globs = settings["tool"]["setuptools"]["package-data"]["sidecar"]
-    files = [path.relative_to(PACKAGE) for path in (PACKAGE / "status_page").iterdir()]
+    files = [path.relative_to(PACKAGE) for path in (PACKAGE / "operate" / "page").iterdir()]
     assert files
     missing = [str(file) for file in files if not any(fnmatch(str(file), glob) for glob in globs)]
     assert missing == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.answers import answers, duration
+from sidecar.operate.diagnosis import answers, duration
 
 Json = dict[str, Any]
 

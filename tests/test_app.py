@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.app import App
 from sidecar.config import load
-from sidecar.retries import Batch
+from sidecar.drain.retry_queue import Batch
 from tests.spool_support import until
 from tests.support import NOWHERE, make_event, running_app, upstream
 

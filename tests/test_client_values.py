@@ -21,7 +21,7 @@ from sidecar.client import Span, engines
 from sidecar.client.engines import Engine, any_engine, bounded, model_engine
 from sidecar.client.events import event
 from sidecar.client.values import MAX_NESTING, encode, json_dumps, payload
-from sidecar.events import decode
+from sidecar.spans.decode import decode
 
 
 class Color(enum.Enum):

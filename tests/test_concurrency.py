@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecar.concurrency import ConcurrencyLimit
+from sidecar.drain.concurrency import ConcurrencyLimit
 
 # Writes a second that an upstream answers when so many requests are out.
 Upstream = Callable[[int], float]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from sidecar.concurrency import ConcurrencyLimit
+from sidecar.drain.concurrency import ConcurrencyLimit
 
 SIDECARS = 50
 SECONDS, COUNTED_FROM = 600.0, 120.0

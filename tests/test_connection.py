@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.known_heads import KnownHeads
-from sidecar.routes import Request
-from sidecar.routes.ingest import IngestRoute
+from sidecar.listener.head_cache import KnownHeads
+from sidecar.listener.routes import Request
+from sidecar.listener.routes.ingest import IngestRoute
 from tests.connection_support import on_both_loops
 from tests.spool_support import until
 from tests.support import Running, make_event, running_app, upstream

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from sidecar.deadlines import Deadlines
+from sidecar.http.deadline import Deadline
+from sidecar.http.pool import KEEPALIVE_S
+from sidecar.http.timeouts import Deadlines
 from sidecar.sinks import Unavailable
-from sidecar.sinks.deadline import Deadline
 from sidecar.sinks.http import Answer
-from sidecar.sinks.pool import KEEPALIVE_S
 from tests.connection_support import DONE, OK, TIMEOUT_S, far, on_both_loops
 from tests.fault_support import fast, now
 from tests.support import run_virtual

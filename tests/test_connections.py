@@ -6,9 +6,9 @@ import pytest
 
 from sidecar import __version__
 from sidecar.credentials import Credentials, Secret
+from sidecar.http import connection as connection_module
+from sidecar.http.connection import HEAD_BYTES, MAX_HEADER_BYTES
 from sidecar.sinks import Unauthorized, Unavailable
-from sidecar.sinks import connection as connection_module
-from sidecar.sinks.connection import HEAD_BYTES, MAX_HEADER_BYTES
 from sidecar.sinks.http import Answer, HttpClient
 from tests.connection_support import DONE, OK, TIMEOUT_S, Line, far, new_client, on_both_loops
 from tests.test_faults_hostile import ANSWERS as HOSTILE

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import orjson
 
-from sidecar.dead_letters import DeadLetters
 from sidecar.sinks import Refused
+from sidecar.sinks.dead_letters import DeadLetters
 from tests.support import make_span
 
 ERROR = Refused("HTTP 422", 422)

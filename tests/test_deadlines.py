@@ -2,7 +2,7 @@
 
 import asyncio
 
-from sidecar.deadlines import Deadlines
+from sidecar.http.timeouts import Deadlines
 from tests.support import run_virtual
 
 

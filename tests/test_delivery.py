@@ -13,15 +13,15 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.books import IntakeBooks, LaneBooks
-from sidecar.budget import ByteBudget
-from sidecar.drain import Drain, RetryPolicy
-from sidecar.intake import Intake, NoRoom
-from sidecar.metrics import LaneMetrics
+from sidecar.drain.throttle import Backoff, Throttle
+from sidecar.drain.workers import Drain, RetryPolicy
+from sidecar.queue.admission import Intake, NoRoom
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
-from sidecar.span_queue import SpanQueue
-from sidecar.spans import Span
-from sidecar.throttle import Backoff, Throttle
+from sidecar.spans.span import Span
+from sidecar.telemetry.accounting import IntakeBooks, LaneBooks
+from sidecar.telemetry.metrics import LaneMetrics
 from tests.support import VirtualTimeLoop, make_span
 
 OUTCOMES: dict[str, SinkError | None] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from sidecar.http.dialer import CONNECT_S, NEXT_ADDRESS_S
 from sidecar.sinks import Unavailable
-from sidecar.sinks.dialer import CONNECT_S, NEXT_ADDRESS_S
 from tests.connection_support import DONE, Far, far, new_client, on_both_loops
 from tests.fault_support import fast, now
 

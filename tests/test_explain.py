@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import explain
 from sidecar.demo.behaviours import Answer
 from sidecar.demo.sgp import SgpStandIn
+from sidecar.operate import explain
 from tests.support import NOWHERE, Running, make_event, running_app
 
 SGP = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.history import KEPT, SAMPLE_S, History, Window, quantile
+from sidecar.operate.history import KEPT, SAMPLE_S, History, Window, quantile
 
 BOUNDS = (1.0, 2.0, 4.0)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.inflate import Inflater
+from sidecar.http.decompression import Inflater
 from tests.support import Running, make_event, running_app
 
 EVENTS = orjson.dumps([make_event(str(number), input={"p": "x" * 500}) for number in range(20)])

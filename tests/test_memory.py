@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.memory import MIB, SHARE, Trimmer, automatic_max_bytes, container_limit
+from sidecar.process.memory import MIB, SHARE, Trimmer, automatic_max_bytes, container_limit
 
 NONE = Path("/nonexistent")
 
@@ -74,7 +74,7 @@ def test_the_queue_takes_a_share(limit: int | None, size: int) -> None:
 def test_trimming_follows_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is given back once much was freed since the last time, and only then."""
     calls: list[int] = []
-    monkeypatch.setattr("sidecar.memory._find_trim", lambda: calls.append)
+    monkeypatch.setattr("sidecar.process.memory._find_trim", lambda: calls.append)
     trimmer = Trimmer()
     seen = []
     for used in (0, 50, 48, 45, 45, 47, 42, 0, 0):
@@ -85,7 +85,7 @@ def test_trimming_follows_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_trimming_where_it_can_not_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """A C library without the call is no error."""
-    monkeypatch.setattr("sidecar.memory._find_trim", lambda: None)
+    monkeypatch.setattr("sidecar.process.memory._find_trim", lambda: None)
     trimmer = Trimmer()
     trimmer.look(50 * MIB)
     trimmer.look(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.exposition import PREFIX
+from sidecar.operate.prometheus import PREFIX
 from tools import metrics_page, panels
 
 ROOT = Path(__file__).parents[1]

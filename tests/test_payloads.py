@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.payloads import (
+from sidecar.spans.raw_json import (
     MAX_NESTING,
     is_list_of_objects,
     is_utf8,

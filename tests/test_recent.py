@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.last_words import LastWords, folder_of
-from sidecar.recent import REMEMBERED, Recent
-from sidecar.repeats import PERIOD_S, Repeats
+from sidecar.process.exit_report import LastWords, folder_of
+from sidecar.telemetry.log_rate_limiter import PERIOD_S, Repeats
+from sidecar.telemetry.recent import REMEMBERED, Recent
 from tests.support import make_event, running_app
 
 

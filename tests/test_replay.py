@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import replay
 from sidecar.config import ConfigError, load
-from sidecar.dead_letters import DeadLetters
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from sidecar.lane import AGENTEX_BIT, SGP_BIT
+from sidecar.lanes import AGENTEX_BIT, SGP_BIT
+from sidecar.operate import replay
 from sidecar.sinks import Refused
+from sidecar.sinks.dead_letters import DeadLetters
 from tests.support import make_span, running_app
 
 ERROR = Refused("HTTP 422", 422)

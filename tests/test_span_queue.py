@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from sidecar.books import LaneBooks
-from sidecar.budget import ByteBudget
-from sidecar.span_queue import SpanQueue
-from sidecar.spans import Span
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.span_queue import SpanQueue
+from sidecar.spans.span import Span
+from sidecar.telemetry.accounting import LaneBooks
 from tests.support import make_span
 
 IDS = st.sampled_from("abcdef")

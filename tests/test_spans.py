@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.events import MalformedBody, decode
-from sidecar.spans import SPAN_OVERHEAD, Span, from_row, to_row
+from sidecar.spans.decode import MalformedBody, decode
+from sidecar.spans.span import SPAN_OVERHEAD, Span, from_row, to_row
 from tests.support import END_TIME, START_TIME, make_event, make_span
 
 # What must never come back in an error text.

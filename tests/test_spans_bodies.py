@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.events import Decoded, MalformedBody, decode
+from sidecar.spans.decode import Decoded, MalformedBody, decode
 from tests.support import make_event
 
 CONTENT = "this is a prompt"

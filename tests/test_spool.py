@@ -5,9 +5,9 @@ import shutil
 import threading
 from pathlib import Path
 
-from sidecar.spans import Span
-from sidecar.spool import REPLACED, Spool
-from sidecar.spool_file import Backlog, Changes, SpoolFile
+from sidecar.spans.span import Span
+from sidecar.spool.spool import REPLACED, Spool
+from sidecar.spool.sqlite_file import Backlog, Changes, SpoolFile
 from tests.spool_support import FlakyFile, running_spool, until
 from tests.support import make_span
 

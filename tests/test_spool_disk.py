@@ -16,7 +16,7 @@ import pytest
 from sidecar.config import ConfigError
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from sidecar.spool import SHRINK_BYTES
+from sidecar.spool.spool import SHRINK_BYTES
 from tests.fault_support import end, span, start
 from tests.spool_support import (
     SpoolWorld,

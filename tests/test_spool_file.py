@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.memory import Trimmer
-from sidecar.spool_file import OPEN, Backlog, Changes, Found, SpoolFile, SpoolInUse
+from sidecar.process.memory import Trimmer
+from sidecar.spool.sqlite_file import OPEN, Backlog, Changes, Found, SpoolFile, SpoolInUse
 from tests.spool_support import changes, files_size, make_row
 
 MIB = 2**20

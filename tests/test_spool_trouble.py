@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.spool import Spool
-from sidecar.spool_file import Backlog, SpoolFile, SpoolInUse
+from sidecar.spool.spool import Spool
+from sidecar.spool.sqlite_file import Backlog, SpoolFile, SpoolInUse
 from tests.spool_support import FlakyFile, retry_s, running_spool, until
 from tests.test_spool import GatedFile, added, new_span
 

@@ -11,7 +11,7 @@ import pytest
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import Answer
-from sidecar.status import Status
+from sidecar.operate.status import Status
 from tests.fault_support import fast
 from tests.support import Running, make_event, running_app, upstream
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sidecar.tail import Tail
+from sidecar.queue.disk_fifo import Tail
 
 SEQS = st.lists(st.integers(1, 2**62), max_size=20)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from sidecar.drain.throttle import HURRIED_S, Backoff, Pace, SinkState, Throttle
 from sidecar.sinks.http import retry_after_seconds
-from sidecar.throttle import HURRIED_S, Backoff, Pace, SinkState, Throttle
 
 
 def new_throttle(jitter: float = 0.5) -> Throttle:

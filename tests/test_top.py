@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import web
 
-from sidecar.top_frame import Line, frame, rate, size
+from sidecar.operate.top_frame import Line, frame, rate, size
 from tests.support import make_event, running_app
 
 Json = dict[str, Any]

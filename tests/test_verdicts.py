@@ -1,7 +1,7 @@
 """Three judges: is it the write that is bad, or the upstream?"""
 
-from sidecar.retries import Batch
-from sidecar.verdicts import Brake, Evidence, SizeLesson
+from sidecar.drain.evidence import Brake, Evidence, SizeLesson
+from sidecar.drain.retry_queue import Batch
 from tests.support import make_span
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sidecar.visitors import IDLE_S, MOST_AT_ONCE, MOST_BYTES, Said, Visitor, Visitors
+from sidecar.http.server import IDLE_S, MOST_AT_ONCE, MOST_BYTES, Said, Visitor, Visitors
 from tests.support import run_virtual
 
 LARGE = b"x" * 300_000

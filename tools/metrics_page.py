@@ -16,7 +16,7 @@ from prometheus_client.core import Metric
 
 from sidecar.app import App
 from sidecar.config import load
-from sidecar.exposition import PREFIX
+from sidecar.operate.prometheus import PREFIX
 
 _BOTH = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SGP_API_KEY": "key", "SGP_ACCOUNT_ID": "id"}
 # Families with another suffix in what Prometheus stores.

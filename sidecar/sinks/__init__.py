@@ -8,7 +8,7 @@ upstream said: its messages repeat the span (contracts/agentex.md 9).
 from collections.abc import Sequence
 from typing import Protocol
 
-from sidecar.spans import Span
+from sidecar.spans.span import Span
 
 
 class Sink(Protocol):

@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from sidecar.payloads import with_members
 from sidecar.sinks import Refused, SinkError, Unavailable
 from sidecar.sinks.http import TAKEN, Answer, HttpClient, decide
-from sidecar.spans import Span, to_json
+from sidecar.spans.raw_json import with_members
+from sidecar.spans.span import Span, to_json
 
 _EXISTS = b"Item already exists"
 _UNKNOWN_ID = b"Item with id"

@@ -19,9 +19,9 @@ from yarl import URL
 
 from sidecar import __version__
 from sidecar.credentials import Credentials, is_header_safe
+from sidecar.http.dialer import Dialer
+from sidecar.http.pool import Pool
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
-from sidecar.sinks.dialer import Dialer
-from sidecar.sinks.pool import Pool
 
 MAX_RETRY_AFTER_S = 86_400.0
 

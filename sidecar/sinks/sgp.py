@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from sidecar.payloads import with_members
 from sidecar.sinks.http import HttpClient, decide
-from sidecar.spans import Span
+from sidecar.spans.raw_json import with_members
+from sidecar.spans.span import Span
 
 # contracts/sgp.md 2.1
 SPAN_TYPES = frozenset(

@@ -12,11 +12,11 @@ import time
 
 import orjson
 
-from sidecar.books import IntakeBooks, LaneBooks
-from sidecar.budget import ByteBudget
-from sidecar.events import decode
-from sidecar.open_spans import OpenSpans
-from sidecar.span_queue import SpanQueue
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.open_spans import OpenSpans
+from sidecar.queue.span_queue import SpanQueue
+from sidecar.spans.decode import decode
+from sidecar.telemetry.accounting import IntakeBooks, LaneBooks
 
 DEPTHS = (100, 1_000, 10_000, 100_000)
 SPANS, ROUNDS, PAYLOAD = 2_000, 9, 1_000

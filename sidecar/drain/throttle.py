@@ -1,0 +1,206 @@
+"""How hard to push an upstream: pauses, back-off and pace. Arithmetic, no I/O, no clock.
+
+In: what became of each request, with loop times in seconds. Out: how many requests may be in
+flight (`limit`), until when none may be sent (`paused_until`), how many writes may go now
+(`allowance`), and the state that operators see.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sidecar.drain.concurrency import ConcurrencyLimit
+
+# So many failures in a row, each of a write that had not failed before, are an outage.
+DOWN_AFTER = 3
+# The longest back-off while the process stops.
+HURRIED_S = 1.0
+# An absence shorter than this has left no backlog worth pacing.
+OUTAGE_S = 2.0
+
+
+class SinkState(StrEnum):
+    """What an operator sees of an upstream."""
+
+    UP = "up"
+    THROTTLED = "throttled"  # it asked for a pause
+    DOWN = "down"  # it does not answer, or not as the API we look for
+    UNAUTHORIZED = "unauthorized"  # it does not accept the credential
+    BRAKED = "braked"  # it refuses most of what is sent (design.md D17)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential back-off with full jitter (design.md D7)."""
+
+    initial_s: float
+    max_s: float
+
+    def delay(self, attempt: int, jitter: float) -> float:
+        """Seconds to wait after `attempt` (from 1) failed; `jitter` is in [0, 1)."""
+        # The exponent is capped because a float overflows long before an outage of a week ends.
+        return min(self.max_s, self.initial_s * 2.0 ** min(attempt - 1, 60)) * jitter
+
+
+class Pace:
+    """Writes a second towards an upstream that just came back.
+
+    While it is up, the steady rate is learnt. After an outage `CALM_S` seconds pass at most
+    `FACTOR` times that; then the rate grows, so that a backlog ends, without a burst: a thousand
+    sidecars that come back at once must not be the next outage.
+    """
+
+    FACTOR = 1.2
+    CALM_S = 10.0
+    GROWTH_PER_S = 1.25
+    LEAST = 5.0
+    # Writes a second where no steady rate is known yet: half an Agentex worker (agentex.md 7).
+    UNKNOWN = 50.0
+    WINDOW_S = 5.0
+
+    def __init__(self) -> None:
+        self.steady = 0.0
+        self.active = False  # whether the rate is limited now
+        self._window_start: float | None = None
+        self._window_writes = 0
+        self._since: float | None = None
+        self._tokens = 0.0
+        self._filled_at = 0.0
+
+    def sent(self, now: float, writes: int) -> None:
+        """So many writes left."""
+        if self._since is not None:
+            self._tokens -= writes
+            return
+        if self._window_start is None:
+            self._window_start = now
+        elapsed = now - self._window_start
+        if elapsed >= self.WINDOW_S:
+            rate = self._window_writes / elapsed
+            self.steady = rate if not self.steady else (self.steady + rate) / 2
+            self._window_start, self._window_writes = now, 0
+        self._window_writes += writes
+
+    def came_back(self, now: float) -> None:
+        """The upstream was away and answers again."""
+        self._since = self._filled_at = now
+        self.active = True
+        self._tokens = 0.0
+        self._window_start, self._window_writes = None, 0
+
+    def caught_up(self) -> None:
+        """Nothing waits any more."""
+        self._since = None
+        self.active = False
+
+    def rate(self, now: float) -> float:
+        """Writes a second that may be sent at `now`."""
+        since = now if self._since is None else self._since
+        rate = self.FACTOR * max(self.LEAST, self.steady) if self.steady else self.UNKNOWN
+        late = min(max(0.0, now - since - self.CALM_S), 60.0)
+        return rate * float(self.GROWTH_PER_S**late)
+
+    def allowance(self, now: float) -> int:
+        """Writes that may be sent at once; refills as time goes by, at most a tenth of a second."""
+        rate = self.rate(now)
+        self._tokens = min(self._tokens + (now - self._filled_at) * rate, max(1.0, rate / 10))
+        self._filled_at = now
+        return int(self._tokens + 1e-6)
+
+    def next_at(self, now: float) -> float:
+        """Loop time at which one more write may be sent."""
+        # Never at once: a token that is full but for a rounding error would be waited for busily.
+        return now + max(0.001, (1.0 - self._tokens) / self.rate(now))
+
+
+class Throttle:
+    """What one lane may send now."""
+
+    def __init__(
+        self,
+        backoff: Backoff,
+        max_concurrency: int,
+        jitter: Callable[[], float],
+        *,
+        watch_latency: bool = False,
+    ) -> None:
+        self._backoff = backoff
+        self._jitter = jitter
+        self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
+        self.pace = Pace()
+        self.state = SinkState.UP
+        # Whether the next request only finds out if the upstream is back.
+        self.probing = False
+        self.paused_until = 0.0
+        self._away_since = 0.0
+        self._paused_at = float("-inf")
+        self._failed_in_a_row = 0
+        self._pauses = 0
+        self._most_s = float("inf")
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight; one, a probe, until an upstream is known to be back."""
+        return 1 if self.probing else self._concurrency.value
+
+    def sample(self, now: float, writes: int, in_flight: int, seconds: float) -> None:
+        """A batch of `writes` got through in `seconds`; `in_flight` were out, itself included."""
+        if not self.probing:
+            self._concurrency.sample(now, writes, in_flight, seconds)
+
+    def answered(self, now: float) -> bool:
+        """The upstream looked at a batch and decided: it is there. Whether it was away."""
+        self._failed_in_a_row = 0
+        if not self.probing:
+            return False
+        if now - self._away_since > OUTAGE_S:
+            self.pace.came_back(now)
+        self.state = SinkState.UP
+        self.probing = False
+        self.resume()
+        return True
+
+    def failed(
+        self, now: float, sent_at: float, *, retry_after: float, first: bool, outage: bool
+    ) -> None:
+        """A request was not taken, for a reason that will pass.
+
+        `retry_after`: seconds the upstream asked for, 0 for none. `first`: the write had not
+        failed before, so that one bad write alone never looks like an outage. `outage`: the
+        failure leaves no doubt (nobody listens there).
+        """
+        if sent_at < self._paused_at:
+            return  # sent before the pause that we are in: says nothing new
+        self._failed_in_a_row += first
+        if retry_after > 0:
+            self._concurrency.refused()
+            # Up to a tenth more, so that a thousand sidecars do not come back in one moment.
+            self._pause(now, SinkState.THROTTLED, retry_after * (1 + 0.1 * self._jitter()))
+        elif outage or self.probing or self._failed_in_a_row >= DOWN_AFTER:
+            self._concurrency.refused()
+            self.hold(now, sent_at, SinkState.DOWN)
+
+    def hold(self, now: float, sent_at: float, state: SinkState) -> None:
+        """The upstream is of no use now: wait longer each time, but keep probing."""
+        if sent_at < self._paused_at:
+            return
+        self._pauses += 1
+        delay = self._backoff.delay(self._pauses, self._jitter())
+        self._pause(now, state, min(delay, self._most_s))
+
+    def _pause(self, now: float, state: SinkState, seconds: float) -> None:
+        if not self.probing:
+            self._away_since = now
+        self.state = state
+        self.probing = True
+        self._paused_at = now
+        self.paused_until = max(self.paused_until, now + seconds)
+
+    def hurry(self) -> None:
+        """The process stops: never wait long, because the grace period ends."""
+        self._most_s = HURRIED_S
+
+    def resume(self) -> None:
+        """Probe at once: something changed (a new credential, or the process stops)."""
+        self.paused_until = 0.0
+        self._pauses = 0

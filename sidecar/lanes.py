@@ -1,0 +1,188 @@
+"""One lane: queue, drain, sink, credentials and numbers of one upstream, built and described."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from sidecar.config import AgentexConfig, Config, SgpConfig
+from sidecar.credentials import Credentials, Secret
+from sidecar.drain.throttle import Backoff, Throttle
+from sidecar.drain.workers import Drain, RetryPolicy
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.span_queue import SpanQueue
+from sidecar.sinks import Sink
+from sidecar.sinks.agentex import AgentexSink
+from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.http import HttpClient
+from sidecar.sinks.sgp import SgpSink, enrichment
+from sidecar.spool.spool import Spool
+from sidecar.telemetry.accounting import LaneBooks
+from sidecar.telemetry.metrics import LaneMetrics
+from sidecar.telemetry.recent import Recent
+
+# Kept in the spool's rows: never change their meaning.
+AGENTEX_BIT, SGP_BIT = 1, 2
+# With a spool, what a lane may hold in memory of queue.max_bytes: an upstream that is away must
+# not take the memory that the other one's writes pass through.
+LANE_SHARE = 0.25
+NO_UPSTREAM = (
+    "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
+    "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
+)
+# Variables that say: START and END of a span may come through different pods (design.md D20).
+_TEMPORAL = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What belongs to one upstream."""
+
+    sink: Sink
+    credentials: Credentials
+    queue: SpanQueue
+    throttle: Throttle
+    drain: Drain
+    metrics: LaneMetrics
+
+    def totals(self) -> dict[str, int]:
+        """The lane's books (design.md D15)."""
+        books = self.metrics.books
+        return {
+            "written": books.written,
+            "forwarded": books.forwarded.total(),
+            "superseded": books.superseded,
+            "skipped": books.skipped.total(),
+            "dead_lettered": books.dead_lettered.total(),
+            "lost": books.lost.total(),
+            "depth": self.queue.depth,
+            "imbalance": self.metrics.imbalance,
+        }
+
+
+def agentex_on(config: Config) -> bool:
+    """Agentex is on where it has a base URL."""
+    return bool(config.agentex.base_url)
+
+
+def sgp_on(config: Config) -> bool:
+    """SGP is on where it has a key and an account, or takes them from the agent."""
+    sgp = config.sgp
+    return sgp.relay or bool((sgp.api_key or sgp.api_key_file) and sgp.account_id)
+
+
+def build_lanes(
+    config: Config,
+    environ: Mapping[str, str],
+    budget: ByteBudget,
+    dead_letters: DeadLetters,
+    spool: Spool | None = None,
+    recent: Recent | None = None,
+) -> list[Lane]:
+    """The lanes that `config` turns on. `environ`: the pod's variables, for SGP's metadata."""
+    builder = _Builder(config, environ, budget, dead_letters, spool, recent)
+    lanes: list[Lane] = []
+    if agentex_on(config):
+        lanes.append(builder.agentex(AGENTEX_BIT))
+    if sgp_on(config):
+        lanes.append(builder.sgp(SGP_BIT))
+    return lanes
+
+
+def lane_bits(config: Config) -> int:
+    """The bits of the lanes that `config` turns on; the spool's rows keep them."""
+    return agentex_on(config) * AGENTEX_BIT | sgp_on(config) * SGP_BIT
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    config: Config
+    environ: Mapping[str, str]
+    budget: ByteBudget
+    dead_letters: DeadLetters
+    spool: Spool | None
+    recent: Recent | None
+
+    def agentex(self, bit: int) -> Lane:
+        section = self.config.agentex
+        credentials = Credentials(
+            {"x-agent-api-key": section.api_key},
+            key_header="x-agent-api-key",
+            key_file=section.api_key_file,
+            relay=True,
+            # A deployment without authentication wants no key, and refuses a wrong one.
+            required=bool(section.api_key_file),
+        )
+        metrics = LaneMetrics("agentex", LaneBooks(), self.recent)
+        client = _client(section, credentials, metrics)
+        return self._lane(AgentexSink(client, bit), credentials, metrics, bit, section, 0.0)
+
+    def sgp(self, bit: int) -> Lane:
+        section = self.config.sgp
+        credentials = Credentials(
+            {"x-api-key": section.api_key, "x-selected-account-id": Secret(section.account_id)},
+            key_header="x-api-key",
+            key_file=section.api_key_file,
+            relay=section.relay,
+            required=True,
+        )
+        metrics = LaneMetrics("sgp", LaneBooks(), self.recent)
+        open_writes = section.open_writes
+        if open_writes == "auto":
+            open_writes = not any(self.environ.get(name) for name in _TEMPORAL)
+        sink = SgpSink(
+            _client(section, credentials, metrics),
+            max_batch=section.max_batch,
+            max_batch_bytes=section.max_batch_bytes,
+            enrichment=enrichment(self.environ),
+            open_writes=open_writes,
+        )
+        return self._lane(sink, credentials, metrics, bit, section, section.linger_s)
+
+    def _lane(
+        self,
+        sink: Sink,
+        credentials: Credentials,
+        metrics: LaneMetrics,
+        bit: int,
+        section: AgentexConfig | SgpConfig,
+        linger_s: float,
+    ) -> Lane:
+        retry = self.config.retry
+        backoff = Backoff(retry.initial_s, retry.max_s)
+        share = int(self.budget.limit * LANE_SHARE)
+        queue = SpanQueue(self.budget, metrics.books, bit, spool=self.spool, share=share)
+        throttle = Throttle(
+            backoff,
+            section.max_concurrency,
+            random.random,
+            # One span a request: its answers are alike, those to SGP's batches are not.
+            watch_latency=sink.max_batch == 1,
+        )
+        drain = Drain(
+            sink,
+            queue,
+            throttle,
+            RetryPolicy(backoff, retry.max_age_s, retry.max_attempts, random.random),
+            metrics,
+            linger_s=linger_s,
+            dead_letter=partial(self.dead_letters.add, sink.name),
+        )
+        credentials.on_change = drain.probe
+        metrics.depth = lambda: queue.depth
+        metrics.in_flight = lambda: queue.in_flight
+        metrics.limit = lambda: throttle.limit
+        metrics.oldest = queue.oldest
+        return Lane(sink, credentials, queue, throttle, drain, metrics)
+
+
+def _client(
+    section: AgentexConfig | SgpConfig, credentials: Credentials, metrics: LaneMetrics
+) -> HttpClient:
+    return HttpClient(
+        section.base_url,
+        credentials,
+        metrics.answered,
+        timeout_s=section.timeout_s,
+        max_connections=section.max_concurrency,
+    )

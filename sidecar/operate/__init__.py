@@ -1,0 +1,1 @@
+"""What operators use: the admin port and the command line tools around a running sidecar."""

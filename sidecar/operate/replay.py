@@ -1,0 +1,195 @@
+"""Dead letters again: list them, or send them once more.
+
+Sent through a running sidecar (`to`: its listener's URL; each by the route that it came by, and an
+event therefore to every upstream: writes are idempotent), or by a sidecar of its own for the time
+it takes, where each letter goes to the upstream that refused it and nowhere else.
+
+An open write is not sent again where it might replace a finished row, because its END may have got
+through since (contracts/sgp.md 3): only Agentex, which never replaces on a POST, gets those.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import structlog
+
+from sidecar.config import Config, ConfigError
+from sidecar.lanes import AGENTEX_BIT, SGP_BIT, Lane, build_lanes
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.sinks.dead_letters import DeadLetters, Head, Letter
+from sidecar.sinks.sgp import batch_as_sent
+from sidecar.spans.span import Span, from_row, to_json
+
+PER_REQUEST = 50
+DEADLINE_S = 300.0
+
+log = structlog.get_logger()
+
+
+class _Id(msgspec.Struct):
+    id: str
+
+
+class _Event(msgspec.Struct):
+    event_type: str
+    span: _Id
+
+
+class _LetterId(msgspec.Struct):
+    event: _Event
+
+
+class _Write(msgspec.Struct):
+    span: msgspec.Raw
+
+
+_HEAD = msgspec.json.Decoder(Head)
+_LETTER = msgspec.json.Decoder(Letter)
+_WRITE = msgspec.json.Decoder(_Write)
+_IDS = msgspec.json.Decoder(_LetterId)
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    _HEAD.decode(line)
+                except msgspec.MsgspecError:
+                    raise ConfigError(f"{path}:{number}: not a dead letter") from None
+                yield line
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def listing(path: str, sink: str | None) -> Iterator[str]:
+    """A line for each letter, oldest first: what, where, why; never the content."""
+    for line in _lines(path):
+        head, event = _HEAD.decode(line), _IDS.decode(line).event
+        if sink in {None, head.sink}:
+            yield (
+                f"{head.time}  {head.sink:8} {head.reason:10} {head.status or '-':>4}  "
+                f"{event.event_type:5}  {event.span.id}"
+            )
+
+
+async def through(path: str, sink: str | None, to: str) -> Counter[str]:
+    """Send the letters through the running sidecar at `to`; what became of them."""
+    done: Counter[str] = Counter()
+    by_route: defaultdict[int, list[Span]] = defaultdict(list)
+    for line in _chosen(path, sink):
+        span = _span(line)
+        if span is None or span.end_time is None:
+            done["rejected" if span is None else "skipped"] += 1
+        else:
+            by_route[span.route].append(span)
+    async with aiohttp.ClientSession(to.rstrip("/")) as session:
+        for route, spans in by_route.items():
+            size = 1 if route == AGENTEX_BIT else PER_REQUEST
+            for start in range(0, len(spans), size):
+                some = spans[start : start + size]
+                async with asyncio.timeout(DEADLINE_S):
+                    accepted = await _post(session, route, some)
+                done["accepted"] += accepted
+                done["rejected"] += len(some) - accepted
+    return done
+
+
+def _span(line: bytes) -> Span | None:
+    """The write of a letter; None when it can't be read."""
+    try:
+        return from_row(bytes(_WRITE.decode(_LETTER.decode(line).event).span), 0.0)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
+    """Method, path and body of the route that `spans` came by."""
+    if route == AGENTEX_BIT:
+        return "POST", "/spans", to_json(spans[0])
+    if route == SGP_BIT:
+        return "PUT", "/v5/spans/batch", batch_as_sent(spans)
+    events = (b'{"event_type":"end","span":%b}' % to_json(span) for span in spans)
+    return "POST", "/v1/spans", b"[%b]" % b",".join(events)
+
+
+async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span]) -> int:
+    """Send `spans` by their route; how many were taken."""
+    method, path, body = _request(route, spans)
+    headers = {"Content-Type": "application/json"}
+    while True:
+        try:
+            async with session.request(method, path, data=body, headers=headers) as response:
+                if response.status in {
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                }:
+                    await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
+                    continue
+                answer = await response.json()
+                if response.status == HTTPStatus.OK:
+                    return len(spans)
+                if "accepted" in answer:
+                    return int(answer["accepted"])
+                if response.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                    return len(spans) - len(answer.get("detail", spans))
+                raise ConfigError(f"{path}: HTTP {response.status}")
+        except aiohttp.ClientError as error:
+            raise ConfigError(f"{path}: {type(error).__name__}") from None
+
+
+def _chosen(path: str, sink: str | None) -> list[bytes]:
+    return [line for line in _lines(path) if sink in {None, _HEAD.decode(line).sink}]
+
+
+async def directly(
+    path: str, sink: str | None, config: Config, environ: Mapping[str, str]
+) -> Counter[str]:
+    """Send each letter to the upstream that refused it; what became of them.
+
+    What is refused again is kept as `config.dead_letters` says.
+    """
+    lines = _chosen(path, sink)
+    size = sum(map(len, lines))
+    letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
+    lanes = {
+        lane.sink.name: lane for lane in build_lanes(config, environ, ByteBudget(2 * size), letters)
+    }
+    now = asyncio.get_running_loop().time()
+    done: Counter[str] = Counter()
+    for line in lines:
+        sink_name = _HEAD.decode(line).sink
+        span = _span(line)
+        lane = lanes.get(sink_name)
+        if lane is None or span is None:
+            done["off" if lane is None else "rejected"] += 1
+        elif span.end_time is None and sink_name != "agentex":
+            done["skipped"] += 1
+        else:
+            span.accepted_at = now
+            lane.drain.put(span)
+    await _drain(list(lanes.values()))
+    for lane in lanes.values():
+        totals = lane.totals()
+        done["dead_lettered"] += totals["dead_lettered"]
+        done["forwarded"] += totals["forwarded"] + totals["superseded"] + totals["skipped"]
+        done["left"] += lane.drain.abandon()
+        await lane.sink.close()
+    return done
+
+
+async def _drain(lanes: Sequence[Lane]) -> None:
+    try:
+        async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
+            for lane in lanes:
+                tasks.create_task(lane.drain.run())
+                lane.drain.close()
+    except TimeoutError:
+        log.warning("replay_gave_up", after_s=DEADLINE_S)

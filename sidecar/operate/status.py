@@ -1,0 +1,250 @@
+"""The process as `/status` shows it; docs/status.md is the contract of every key.
+
+In: the parts, read when somebody asks, and once a second (`tick`) for rates and history. Out: plain
+values. Never any content of a span, and secrets as `***`.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+from sidecar import __version__
+from sidecar.config import Config, public
+from sidecar.drain.throttle import SinkState
+from sidecar.lanes import Lane
+from sidecar.operate.diagnosis import answers
+from sidecar.operate.history import SAMPLE_S, History, Window, quantile
+from sidecar.queue.admission import Intake
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.spool.spool import Spool
+from sidecar.telemetry.metrics import DELAY_S, UPSTREAM_S, Failure, IntakeMetrics
+
+TICK_S = 1.0
+# Rates are over so many readings, a second apart: steady enough to read, and quick to react.
+_RATE_READINGS = 6
+# Quantiles are over so many samples: the last minute.
+_QUANTILE_READINGS = 13
+_STATES = list(SinkState)
+_STATM = Path("/proc/self/statm")
+
+
+class Status:
+    """Describes one process; `now` is loop time in seconds. `ready`: whether it takes events."""
+
+    def __init__(
+        self,
+        config: Config,
+        intake: Intake,
+        metrics: IntakeMetrics,
+        lanes: Sequence[Lane],
+        budget: ByteBudget,
+        spool: Spool | None,
+        *,
+        memory_limit: int | None,
+        ready: Callable[[], bool],
+        now: float,
+    ) -> None:
+        self._config = config
+        self._intake = intake
+        self._metrics = metrics
+        self._lanes = {lane.sink.name: _Watched(lane) for lane in lanes}
+        self._budget = budget
+        self._spool = spool
+        self._memory_limit = memory_limit
+        self._ready = ready
+        self._started_at = now
+        self._sampled_at = float("-inf")
+        self._lag_s = 0.0
+        # Events taken, seconds of CPU, refusals by reason.
+        self._recent = Window(_RATE_READINGS)
+        names = ["events_per_s", "rss_bytes", "queue_bytes", "cpu"]
+        self._history = History([*names, *chain(*(_names(name) for name in self._lanes))])
+        self.tick(now, 0.0)
+
+    def tick(self, now: float, lag_s: float) -> None:
+        """Read what grows; once a second. `lag_s`: how late a timer of the loop was."""
+        self._lag_s = lag_s
+        rejected = self._metrics.rejected.values()
+        self._recent.add(now, (self._metrics.books.received, process_time(), *rejected))
+        for lane in self._lanes.values():
+            lane.tick(now)
+        # Half a tick of slack: ticks come a little late.
+        if now - self._sampled_at >= SAMPLE_S - TICK_S / 2:
+            self._sampled_at = now
+            self._sample(now)
+
+    def _sample(self, now: float) -> None:
+        events, cpu, *_ = self._recent.rates()
+        row = {
+            "events_per_s": events,
+            "rss_bytes": _rss(),
+            "queue_bytes": self._budget.used,
+            "cpu": cpu,
+        }
+        for name, lane in self._lanes.items():
+            row |= zip(_names(name), lane.sample(now), strict=True)
+        self._history.add(row)
+
+    def history(self, after: int) -> dict[str, Any]:
+        """Samples from number `after` on, as columns."""
+        return {"states": _STATES, **self._history.since(after)}
+
+    def report(self, now: float) -> dict[str, Any]:
+        """What `/status` answers."""
+        events_per_s, cpu, *rejected = self._recent.rates()
+        reasons = zip(self._metrics.rejected, rejected, strict=True)
+        report: dict[str, Any] = {
+            "version": __version__,
+            "host": socket.gethostname(),
+            "uptime_s": round(now - self._started_at, 1),
+            "ready": self._ready(),
+            "durability": self._durability(),
+            "spool": self._on_disk(),
+            "queue": {"bytes": self._budget.used, "limit_bytes": self._budget.limit},
+            "memory": {"rss_bytes": _rss(), "limit_bytes": self._memory_limit},
+            "cpu": round(cpu, 4),
+            "loop_lag_s": round(self._lag_s, 4),
+            "open_spans": len(self._intake.open_spans),
+            "intake": {
+                "events_per_s": round(events_per_s, 2),
+                "rejected_per_s": round(sum(rejected), 2),
+                "rejected_now": [reason for reason, rate in reasons if rate],
+                "rejected_by_reason": dict(self._metrics.rejected),
+                "requests_by_code": dict(self._metrics.requests),
+            },
+            "events": self.events(),
+            "sinks": {name: lane.report(now) for name, lane in self._lanes.items()},
+            "samples": self._history.count,
+            "config": public(self._config),
+        }
+        return {"answers": answers(report), **report}
+
+    def events(self) -> dict[str, int]:
+        """The books of the events (design.md D15)."""
+        books = self._metrics.books
+        return {
+            "received": books.received,
+            "replayed": books.replayed,
+            "joined": books.joined,
+            "held": books.held,
+            "written": books.written,
+            "imbalance": books.imbalance,
+        }
+
+    def _durability(self) -> str:
+        """What a 202 promises now (contracts/ingest.md)."""
+        return "memory" if self._spool is None or self._spool.degraded else "disk"
+
+    def _on_disk(self) -> dict[str, Any] | None:
+        spool = self._spool
+        if spool is None:
+            return None
+        return {
+            "degraded": spool.degraded,
+            "bytes": spool.size,
+            "limit_bytes": spool.limit,
+            "writes": spool.rows,
+            "errors": spool.errors,
+            "moved_aside": spool.moved_aside,
+        }
+
+
+class _Watched:
+    """A lane with what it did lately."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        # Writes forwarded, requests made, requests that failed.
+        self._recent = Window(_RATE_READINGS)
+        self._requests = Window(_QUANTILE_READINGS)
+        self._delays = Window(_QUANTILE_READINGS)
+        self._answered = Window(2)
+        self._worst = 0
+
+    def tick(self, now: float) -> None:
+        """Read what grows."""
+        metrics = self._lane.metrics
+        requests = metrics.requests.total()
+        failed = requests - metrics.requests["ok"]
+        self._recent.add(now, (metrics.books.forwarded.total(), requests, failed))
+        # A state that passed within a sample still shows in it.
+        self._worst = max(self._worst, _STATES.index(self._lane.throttle.state))
+
+    def sample(self, now: float) -> tuple[float | None, ...]:
+        """The numbers of `_names`, for the history."""
+        self._read_histograms(now)
+        lane, worst = self._lane, self._worst
+        self._worst = _STATES.index(lane.throttle.state)
+        latency = quantile(UPSTREAM_S, self._answered.growth(), 0.5)
+        return lane.queue.depth, self._recent.rates()[0], latency, _age(lane, now), worst
+
+    def _read_histograms(self, now: float) -> None:
+        metrics = self._lane.metrics
+        self._requests.add(now, metrics.request_seconds.counts)
+        self._answered.add(now, metrics.request_seconds.counts)
+        self._delays.add(now, metrics.delay.counts)
+
+    def report(self, now: float) -> dict[str, Any]:
+        """The lane as an operator sees it."""
+        lane, books = self._lane, self._lane.metrics.books
+        forwarded, requests, failed = self._recent.rates()
+        took = self._requests.growth(lane.metrics.request_seconds.counts)
+        delays = self._delays.growth(lane.metrics.delay.counts)
+        return {
+            "state": lane.throttle.state,
+            "next_attempt_s": round(max(0.0, lane.throttle.paused_until - now), 3),
+            "last_error": _error(lane.metrics.failure, now),
+            "depth": lane.queue.depth,
+            "in_flight": lane.queue.in_flight,
+            "on_disk": lane.queue.on_disk,
+            "concurrency_limit": lane.throttle.limit,
+            "oldest_write_age_s": round(_age(lane, now), 3),
+            "has_credential": lane.credentials.headers() is not None,
+            "forwarded_per_s": round(forwarded, 2),
+            "requests_per_s": round(requests, 2),
+            "failed_requests_per_s": round(failed, 2),
+            "request_p50_s": _rounded(quantile(UPSTREAM_S, took, 0.5)),
+            "request_p95_s": _rounded(quantile(UPSTREAM_S, took, 0.95)),
+            "delay_p50_s": _rounded(quantile(DELAY_S, delays, 0.5)),
+            "delay_p95_s": _rounded(quantile(DELAY_S, delays, 0.95)),
+            "retries": lane.metrics.retries,
+            **lane.totals(),
+            "forwarded_by_kind": dict(books.forwarded),
+            "skipped_by_reason": dict(books.skipped),
+            "dead_lettered_by_reason": dict(books.dead_lettered),
+            "lost_by_reason": dict(books.lost),
+            "requests_by_outcome": dict(lane.metrics.requests),
+        }
+
+
+def _names(sink: str) -> list[str]:
+    return [
+        f"{sink}.{what}" for what in ("depth", "forwarded_per_s", "request_s", "age_s", "state")
+    ]
+
+
+def _age(lane: Lane, now: float) -> float:
+    oldest = lane.queue.oldest()
+    return 0.0 if oldest is None else now - oldest
+
+
+def _error(failure: Failure | None, now: float) -> dict[str, Any] | None:
+    if failure is None:
+        return None
+    return {"kind": failure.kind, "text": failure.text, "age_s": round(now - failure.at, 1)}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
+
+
+def _rss() -> int | None:
+    """Resident bytes, as `process_resident_memory_bytes`; None where the system does not say."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None

@@ -1,0 +1,184 @@
+"""What `sidecar top` shows: lines of text made of what `/status` says. No I/O.
+
+Readable at 80 columns, and in plain ASCII but for the sparklines, which are there only for a
+terminal that can show them. Levels are words as well as colours.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
+
+from sidecar.operate.diagnosis import BAD, OK, WARN, duration
+
+Json = Mapping[str, Any]
+
+WIDTH = 80  # what is narrower is cut
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_SPARK = 45  # characters: 20 seconds each
+_TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}
+_STATES = {"up": OK, "throttled": WARN}
+_COLORS = {OK: "32", WARN: "33", BAD: "1;31", "soft": "2", "strong": "1", "": ""}
+_WHOLE_FROM = 10  # a rate below has one decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line; the first `styled` characters of it, or all for 0, look like `style`."""
+
+    text: str = ""
+    style: str = ""  # a key of _COLORS
+    styled: int = 0
+
+    def show(self, width: int, *, color: bool) -> str:
+        """At most `width` columns; nothing that a terminal would obey but our own colours."""
+        text = "".join(c if c.isprintable() else "?" for c in self.text)[:width]
+        if not color or not self.style:
+            return text
+        at = self.styled or len(text)
+        return f"\x1b[{_COLORS[self.style]}m{text[:at]}\x1b[0m{text[at:]}"
+
+
+def frame(report: Json, history: Json | None) -> list[Line]:
+    """All lines, most important first; `history` is what `/status/history` says."""
+    lines = [_head(report), Line()]
+    for answer in report["answers"]:
+        lines += _answer(answer)
+    lines += [Line(), *_intake(report), Line(), *_lanes(report["sinks"]), Line()]
+    lines += _books(report)
+    if history is not None and history["next"]:
+        lines += [Line(), *_sparks(report, history)]
+    return lines
+
+
+def _head(report: Json) -> Line:
+    memory = report["memory"]
+    parts = [
+        "trace sidecar",
+        str(report["host"]),
+        f"version {report['version']}",
+        f"up {duration(report['uptime_s'])}",
+        *([size(memory["rss_bytes"])] if memory["rss_bytes"] else []),
+        f"{report['cpu']:.1%} CPU",
+    ]
+    return Line("  ".join(parts), "strong", len(parts[0]))
+
+
+def _answer(answer: Json) -> Iterator[Line]:
+    tag = _TAGS[answer["level"]]
+    head = f"{tag} {answer['question']:<24}"
+    text = f"{answer['answer']}: {answer['detail']}"
+    first, *others = wrap(text, WIDTH - len(head)) or [""]
+    yield Line(head + first, answer["level"], len(tag))
+    for other in others:
+        yield Line(" " * len(head) + other)
+
+
+def _intake(report: Json) -> Iterator[Line]:
+    intake, events, queue, spool = (report[k] for k in ("intake", "events", "queue", "spool"))
+    where = "on disk" if report["durability"] == "disk" else "in memory"
+    yield Line(
+        f"listener    {rate(intake['events_per_s'])} events/s   taken {events['received']:,}   "
+        f"refused {rate(intake['rejected_per_s'])} /s   kept {where}"
+    )
+    yield Line(
+        f"open spans  {report['open_spans']:,} running   held {events['held']:,}   "
+        f"joined {events['joined']:,}"
+    )
+    yield Line(f"memory      {_meter(queue)}")
+    if spool is not None:
+        broken = "   its disk can't be used" if spool["degraded"] else ""
+        yield Line(f"spool       {_meter(spool)}{broken}", BAD if broken else "")
+
+
+def _meter(part: Json) -> str:
+    share = part["bytes"] / part["limit_bytes"]
+    bar = "#" * round(min(1.0, share) * 20)
+    return f"[{bar:.<20}] {size(part['bytes'])} of {size(part['limit_bytes'])}"
+
+
+def _lanes(sinks: Json) -> Iterator[Line]:
+    yield Line(
+        f"{'upstream':<9}{'state':<13}{'waiting':>8}{'oldest':>12}{'sent/s':>8}"
+        f"{'p50':>8}{'p95':>8}{'fail/s':>7}{'limit':>6}",
+        "soft",
+    )
+    for name, sink in sinks.items():
+        state = sink["state"] if sink["has_credential"] else "no credential"
+        level = _STATES.get(state, BAD)
+        oldest = duration(sink["oldest_write_age_s"]) if sink["depth"] else "-"
+        took = [_time(sink["request_p50_s"]), _time(sink["request_p95_s"])]
+        yield Line(
+            f"{name:<9}{state:<13}{sink['depth']:>8,}{oldest:>12}"
+            f"{rate(sink['forwarded_per_s']):>8}{took[0]:>8}{took[1]:>8}"
+            f"{rate(sink['failed_requests_per_s']):>7}{sink['concurrency_limit']:>6}",
+            "" if level == OK else level,
+        )
+        if (error := sink["last_error"]) is not None:
+            text = f"{error['text']} ({error['kind']}) {duration(error['age_s'])} ago"
+            wait = sink["next_attempt_s"]
+            soon = f"; next try {f'in {duration(wait)}' if wait else 'now'}"
+            yield Line(f"  {text}{'' if level == OK else soon}", "soft")
+
+
+def _books(report: Json) -> Iterator[Line]:
+    columns = ("written", "forwarded", "superseded", "skipped", "dead", "lost", "in lane", "diff")
+    keys = (*columns[:4], "dead_lettered", "lost", "depth", "imbalance")
+    widths = (9, 10, 11, 8, 7, 7, 9, 6)
+    heads = "".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
+    yield Line(f"{'books':<9}{heads}", "soft")
+    for name, sink in report["sinks"].items():
+        cells = "".join(f"{sink[key]:>{width},}" for key, width in zip(keys, widths, strict=True))
+        bad = sink["lost"] or sink["imbalance"]
+        yield Line(f"{name:<9}{cells}", BAD if bad else WARN if sink["dead_lettered"] else "")
+    events = report["events"]
+    text = "received + replayed - joined - held - written"
+    yield Line(f"events   {text} = {events['imbalance']}", BAD if events["imbalance"] else "")
+
+
+def _sparks(report: Json, history: Json) -> Iterator[Line]:
+    yield Line("last 15 minutes", "soft")
+    rows: list[tuple[str, str, Callable[[float], str]]] = [
+        ("events/s", "events_per_s", rate),
+        ("memory", "rss_bytes", size),
+    ]
+    for name in report["sinks"]:
+        rows.append((f"{name} waiting", f"{name}.depth", "{:,.0f}".format))
+        rows.append((f"{name} oldest", f"{name}.age_s", duration))
+    for title, series, shown in rows:
+        values = history["series"][series]
+        most = max((value for value in values if value is not None), default=0.0)
+        spark = _spark(values, most, history["kept"])
+        yield Line(f"{title:<16}{spark}  max {shown(most)}")
+
+
+def _spark(values: Sequence[float | None], most: float, kept: int) -> str:
+    """The newest at the right; each character is the highest of its samples."""
+    each = kept // _SPARK
+    padded = [None] * (kept - len(values)) + list(values)
+    text = ""
+    for start in range(0, kept, each):
+        known = [value for value in padded[start : start + each] if value is not None]
+        if not known:
+            text += " "
+        else:
+            share = max(known) / most if most else 0.0
+            text += _BLOCKS[min(len(_BLOCKS) - 1, int(share * len(_BLOCKS)))]
+    return text
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
+
+
+def rate(value: float) -> str:
+    """A number for people, with one decimal where that says something."""
+    return f"{value:.1f}" if 0 < value < _WHOLE_FROM else f"{value:,.0f}"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 2**power:
+            return f"{count / 2**power:.1f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,1 @@
+"""The process and its machine: memory, addresses, the exit report."""

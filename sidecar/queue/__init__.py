@@ -1,0 +1,1 @@
+"""What waits, within bounds: admission, open spans, and one queue per lane."""

@@ -1,0 +1,165 @@
+"""Where accepted events enter: all of a request or none, then open spans, then every lane.
+
+In: the spans of one request. Out: writes in the lanes. Guarantees that memory stays within the
+budget (design.md D3, D4): what does not fit is not taken, and nothing older is dropped for it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from sidecar.drain.workers import Drain
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.open_spans import OpenSpans
+from sidecar.spans.span import Span, total_size
+from sidecar.spool.spool import Spool
+from sidecar.telemetry.accounting import IntakeBooks
+
+# For so many writes waiting at a healthy upstream, a request waits one round of the loop, up to a
+# bound: agents are slowed down by milliseconds, never stopped.
+BEHIND = 100
+MOST_ROUNDS = 8
+
+
+class NoRoom(Exception):
+    """The request does not fit now."""
+
+
+class NeverFits(Exception):
+    """The request would not fit into an empty queue."""
+
+
+class Intake:
+    """Takes spans into `lanes`; one timer releases held STARTs."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Drain],
+        budget: ByteBudget,
+        books: IntakeBooks,
+        *,
+        hold_s: float,
+        ttl_s: float,
+        spool: Spool | None = None,
+    ) -> None:
+        self._lanes = lanes
+        self._spool = spool
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+        self._hold_s = hold_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self.open_spans = OpenSpans(
+            self._write, budget, books, hold_s=hold_s, ttl_s=ttl_s, spool=spool
+        )
+        # With a spool, the lanes' shares are never free for a request.
+        self._most = budget.limit - sum(lane.unused_share for lane in lanes)
+        self.last_taken_at = self._loop.time()
+
+    @property
+    def limit(self) -> int:
+        """`queue.max_bytes`."""
+        return self._budget.limit
+
+    def take(self, spans: Sequence[Span]) -> None:
+        """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
+        size = total_size(spans)
+        if size > self._most or (self._spool is not None and _too_large(spans, self._spool)):
+            raise NeverFits
+        if not self._has_room(size):
+            raise NoRoom
+        for span in spans:
+            self.open_spans.take(span)
+        now = self.last_taken_at = self._loop.time()
+        if self._timer is None or self._timer_due > now + self._hold_s:
+            self._arm()
+
+    def _has_room(self, size: int) -> bool:
+        if self._spool is None:
+            return self._budget.fits(size) or self.open_spans.make_room(size)
+        # What the lanes may still bring back from disk is theirs.
+        theirs = self._spool.adding + sum(lane.unused_share for lane in self._lanes)
+        return self._spool.fits(size) and self.open_spans.make_room(size + theirs)
+
+    def waits(self) -> bool:
+        """Whether an answer has to wait: for the disk, or for drains that are behind."""
+        if self._spool is not None:
+            return True
+        for lane in self._lanes:  # noqa: SIM110 (asked for every request, and a generator costs)
+            if len(lane.line) >= BEHIND and lane.behind >= BEHIND:
+                return True
+        return False
+
+    async def take_durably(self, spans: Sequence[Span]) -> None:
+        """As `take`; returns once the spool, where there is one, has the events on disk."""
+        if self._spool is None:
+            self.take(spans)
+            return
+        needed = self.open_spans.needed(spans)
+        if needed:
+            self._make_room_for(spans, needed, self._spool)
+        for start in needed:
+            await self._bring_back(start, self._spool)
+        self.take(spans)
+        await self._spool.commit()
+
+    def _make_room_for(self, spans: Sequence[Span], needed: Sequence[Span], spool: Spool) -> None:
+        """What comes back from disk must fit, too: not a byte of it is loaded before."""
+        size = total_size(spans) + sum(start.stored for start in needed)
+        if size > self._most:
+            raise NeverFits
+        if not (spool.fits(total_size(spans)) and self.open_spans.make_room(size)):
+            raise NoRoom
+
+    async def _bring_back(self, start: Span, spool: Spool) -> None:
+        _, stored = await spool.load([start.seq], 1)
+        if stored:
+            self.open_spans.restore(start, stored[0])
+
+    def recover(self, spans: Sequence[Span]) -> None:
+        """Take back STARTs that an earlier process left in the spool."""
+        for span in spans:
+            self.open_spans.recover(span)
+        self._arm()
+
+    async def give_way(self) -> None:
+        """Let the drains have a round of the loop when they can't keep up with the intake.
+
+        Both share one core: without this, agents that post as fast as they are answered would
+        grow the queue although the upstreams have room.
+        """
+        behind = max((lane.behind for lane in self._lanes), default=0)
+        for _ in range(min(behind // BEHIND, MOST_ROUNDS)):
+            await asyncio.sleep(0)
+
+    def release_held(self) -> None:
+        """The process stops: no END will come for the STARTs that wait for one."""
+        self.open_spans.release_all()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _write(self, span: Span) -> None:
+        for lane in self._lanes:
+            if span.lanes & lane.bit:
+                lane.put(span)
+
+    def _arm(self) -> None:
+        due = self.open_spans.next_due()
+        if due is None:
+            return
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            # It waits for a kept START to expire; a held one is due long before.
+            self._timer.cancel()
+        # Kept apart: uvloop's handle of a time that has come does not know it.
+        self._timer_due = due
+        self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.open_spans.tick(self._loop.time())
+        self._arm()
+
+
+def _too_large(spans: Sequence[Span], spool: Spool) -> bool:
+    return any(span.size > spool.largest for span in spans)

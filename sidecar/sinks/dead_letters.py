@@ -1,0 +1,83 @@
+"""Dead letters: writes that an upstream will never take, kept in a bounded file for a person.
+
+JSON lines: `time`, `sink`, `reason`, `status`, and the write as the event it came as, so that
+`sidecar replay` can send it again. Two files at most: when the current one is half of `max_bytes`
+it takes the place of the older one, whose lines are counted as dropped. Without a path nothing is
+kept; the log has each id and reason either way. A disk that fails never stops the lane.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from sidecar.sinks import SinkError
+from sidecar.spans.span import Span, to_row
+
+log = structlog.get_logger()
+
+
+class Head(msgspec.Struct):
+    """What a dead letter says of itself, without the write's content."""
+
+    time: str
+    sink: str
+    reason: str
+    status: int
+
+
+class Letter(Head):
+    """A dead letter: its head, and the write as an event of contracts/ingest.md."""
+
+    event: msgspec.Raw
+
+
+class DeadLetters:
+    """Appends to the file at `path`, which is made at the first letter; "" keeps none."""
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        self._path = Path(path) if path else None
+        self._half = max_bytes // 2
+        self._size = 0
+        if self._path is not None and self._path.exists():
+            self._size = self._path.stat().st_size
+        self.dropped = 0  # letters that made room for newer ones
+        self.errors = 0  # letters that the disk did not take
+
+    def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
+        """Keep one write that `sink` will never take."""
+        if self._path is None:
+            return
+        kind = b"start" if span.end_time is None else b"end"
+        head = msgspec.json.encode(
+            Head(datetime.now(UTC).isoformat(timespec="milliseconds"), sink, reason, error.status)
+        )
+        line = b'%b,"event":{"event_type":"%b","span":%b}}\n' % (head[:-1], kind, to_row(span))
+        try:
+            self._append(self._path, line)
+        except OSError as failure:
+            self.errors += 1
+            log.error(  # noqa: TRY400 (the trace would say nothing more)
+                "dead_letter_not_kept", span_id=span.id, error=failure.strerror
+            )
+
+    def _append(self, path: Path, line: bytes) -> None:
+        if self._size and self._size + len(line) > self._half:
+            older = path.with_name(path.name + ".1")
+            dropped = _count_lines(older) if older.exists() else 0
+            path.replace(older)
+            self.dropped += dropped
+            self._size = 0
+        if len(line) > self._half:
+            raise OSError(0, "larger than half of dead_letters.max_bytes")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(line)
+        self._size += len(line)
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)

@@ -1,0 +1,239 @@
+"""Events as they come: decode and validate one request body, no I/O, no clock.
+
+In: a body (contracts/ingest.md). Out: `Span` objects whose `input`, `output` and `data` are the
+agent's own JSON bytes, copied once, and one `Rejection` for each event that was not taken.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
+from sidecar.spans.span import Key, Span, WireSpan, measure
+from sidecar.spans.validation import (
+    MAX_ID_BYTES,
+    FieldError,
+    check_ids,
+    check_order,
+    check_time,
+    checked_payload,
+    with_offset,
+)
+
+_T = TypeVar("_T")
+
+
+class Rejection(NamedTuple):
+    """One event of a request that was not taken: which, and why. Never holds its content.
+
+    `field`: what is wrong in it, where one field is; `identity`: upstreams answer 400 for that.
+    """
+
+    position: int
+    id: str | None
+    error: str
+    reason: str
+    field: str = ""
+    identity: bool = False
+
+
+class Decoded(NamedTuple):
+    """What a body held."""
+
+    spans: list[Span]
+    rejected: list[Rejection]
+
+
+class MalformedBody(ValueError):
+    """The body is not JSON at all, so no event of it can be named."""
+
+
+class EventError(ValueError):
+    """The envelope of one event breaks a rule of contracts/ingest.md."""
+
+
+class _WireEvent(msgspec.Struct, gc=False):
+    event_type: str
+    span: WireSpan
+
+
+class _SpanId(msgspec.Struct):
+    id: str
+
+
+class _EventId(msgspec.Struct):
+    span: _SpanId
+
+
+_ONE = msgspec.json.Decoder(_WireEvent)
+_MANY = msgspec.json.Decoder(list[_WireEvent])
+_ID = msgspec.json.Decoder(_EventId)
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+_UTC = ("Z", "+00:00")
+_NOT_UTF8 = "not valid UTF-8"
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
+_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
+
+# Gives the START of the span with this key, if one is known.
+Started = Callable[[Key], Span | None]
+
+
+def _nothing_started(_: Key) -> None:
+    """No START is known."""
+
+
+def decode(
+    body: bytes, now: float, *, ndjson: bool = False, started: Started = _nothing_started
+) -> Decoded:
+    """Decode a whole body at once; item by item only when something in it is wrong.
+
+    `now` is loop time in seconds; `started` gives the START of a span whose END may be in `body`.
+    Raises `MalformedBody` when it is not JSON.
+    """
+    if not is_utf8(body):
+        if ndjson:
+            return _one_by_one(_lines(body), now, started)
+        raise MalformedBody(f"the body is {_NOT_UTF8}")
+    array = not ndjson and (body if body[:1] > b" " else body.lstrip())[:1] == b"["
+    try:
+        if ndjson:
+            events = _ONE.decode_lines(body)
+        else:
+            if not array:
+                return Decoded([_checked(_ONE.decode(body), now, started)], [])
+            events = _MANY.decode(body)
+        return Decoded([_checked(event, now, started) for event in events], [])
+    except (*_ERRORS, EventError, FieldError):
+        # Most likely nothing is wrong but one event, or a lone surrogate that we repair.
+        pass
+    repaired = replace_lone_surrogates(body)
+    items: Iterable[bytes | msgspec.Raw]
+    if ndjson:
+        items = _lines(repaired)
+    elif array:
+        items = _items(repaired)
+    else:
+        _decoded(msgspec.json.Decoder(msgspec.Raw).decode, repaired)
+        items = [repaired]
+    return _one_by_one(items, now, started)
+
+
+def _decoded(decode_: Callable[[bytes], _T], body: bytes) -> _T:
+    try:
+        return decode_(body)
+    except _ERRORS as error:
+        raise MalformedBody(_reason(error)) from None
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in body.split(b"\n") if line.strip()]
+
+
+def _items(body: bytes) -> Iterable[bytes | msgspec.Raw]:
+    """The items of an array; one that is nested without end must not refuse the others."""
+    try:
+        return _ITEMS.decode(body)
+    except RecursionError:
+        return list(_items_of_deep_array(body))
+    except _ERRORS as error:
+        raise MalformedBody(_reason(error)) from None
+
+
+def _items_of_deep_array(body: bytes) -> Iterable[bytes]:
+    depth, start = 0, 0
+    for token in _TOKEN.finditer(body):
+        mark = token[0]
+        if depth == 1 and mark in {b",", b"]"}:
+            yield body[start : token.start()]
+            start = token.end()
+        if mark in {b"[", b"{"}:
+            depth += 1
+            start = token.end() if depth == 1 else start
+        elif mark in {b"]", b"}"}:
+            depth -= 1
+    if depth:
+        raise MalformedBody("nested more than 200 levels deep, and not closed")
+
+
+def _one_by_one(items: Iterable[bytes | msgspec.Raw], now: float, started: Started) -> Decoded:
+    spans: list[Span] = []
+    rejected: list[Rejection] = []
+    for index, item in enumerate(items):
+        try:
+            if isinstance(item, bytes) and not is_utf8(item):
+                rejected.append(Rejection(index, None, _NOT_UTF8, "malformed"))
+                continue
+            spans.append(_checked(_ONE.decode(item), now, started))
+        except (EventError, FieldError) as error:
+            rejected.append(Rejection(index, _id_of(item), str(error), "invalid"))
+        except _ERRORS as error:
+            rejected.append(Rejection(index, _id_of(item), _reason(error), "malformed"))
+    return Decoded(spans, rejected)
+
+
+def _id_of(item: bytes | msgspec.Raw) -> str | None:
+    try:
+        return _ID.decode(item).span.id[:MAX_ID_BYTES]
+    except _ERRORS:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested more than 200 levels deep"
+    if isinstance(error, UnicodeDecodeError):
+        return _NOT_UTF8
+    if isinstance(error, msgspec.ValidationError):
+        what, _, where = str(error).partition(" - at `$.")
+        return f"{where.rstrip('`')}: {what}" if where else what
+    return f"not JSON: {error}"
+
+
+def _checked(event: _WireEvent, now: float, started: Started) -> Span:
+    """The span of an event that keeps every rule of contracts/ingest.md, or `FieldError`."""
+    wire = event.span
+    if event.event_type == "end":
+        if wire.end_time is None:
+            raise FieldError("end_time", "is required at end")
+        return checked(wire, now, start=started((wire.trace_id, wire.id)))
+    if event.event_type != "start":
+        msg = 'event_type must be "start" or "end"'
+        raise EventError(msg)
+    wire.end_time = None
+    return checked(wire, now)
+
+
+def checked(wire: WireSpan, now: float, route: int = 0, start: Span | None = None) -> Span:
+    """The span of `wire`, open without an `end_time`, or `FieldError`; `now` is loop time.
+
+    What it repeats of its `start` is not looked at, nor kept, a second time.
+    """
+    end = wire.end_time
+    if end is None:
+        check_time(wire.start_time, "start_time")
+    else:
+        check_order(wire.start_time, end, "start_time", "end_time")
+        end = end if end.endswith(_UTC) else with_offset(end)
+    begun = wire.start_time
+    check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name)
+    span = Span(
+        wire.id,
+        wire.trace_id,
+        wire.name,
+        begun if begun.endswith(_UTC) else with_offset(begun),
+        end,
+        wire.parent_id or None,
+        wire.task_id or None,
+        checked_payload(wire.input, "input", b"" if start is None else start.input),
+        checked_payload(wire.output, "output", b"" if start is None else start.output),
+        checked_payload(wire.data, "data", b"" if start is None else start.data),
+        now,
+        size=0,
+        lanes=route or -1,
+        route=route,
+    )
+    span.size = measure(span)
+    return span

@@ -1,0 +1,1 @@
+"""What happened, as plain numbers: accounting, metrics, recent decisions."""

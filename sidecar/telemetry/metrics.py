@@ -1,0 +1,229 @@
+"""What happened, as plain numbers, and the past-tense recorders that keep them.
+
+The hot path only adds to integers (books.py) and to small histograms; exposition.py reads them
+when Prometheus asks. No number is ever kept by anything of a span's content.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
+
+import structlog
+
+from sidecar.drain.throttle import SinkState
+from sidecar.sinks import (
+    Misdirected,
+    Refused,
+    SinkError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+from sidecar.spans.span import Span
+from sidecar.telemetry.accounting import KINDS, IntakeBooks, LaneBooks
+from sidecar.telemetry.log_rate_limiter import Repeats
+from sidecar.telemetry.recent import Recent
+
+OUTCOMES = (
+    "ok",
+    "refused",
+    "too_large",
+    "unavailable",
+    "unauthorized",
+    "misdirected",
+    "timeout",
+    "connection",
+)
+REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
+# What became of a request that was handed on to SGP (pass_through.py).
+PASSED = ("answered", "unreachable", "timeout", "broken", "aborted")
+CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")
+
+UPSTREAM_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 1, 2.5, 5, 10, 30, 60)
+INGEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
+DELAY_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
+LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+SPANS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+BYTES = tuple(1024 * 4**power for power in range(9))
+
+# What to call a decision.
+_FAILURES: dict[type[SinkError], str] = {
+    Refused: "refused",
+    TooLarge: "too_large",
+    Unavailable: "unavailable",
+    Unauthorized: "unauthorized",
+    Misdirected: "misdirected",
+}
+
+log = structlog.get_logger()
+
+
+class Failure(NamedTuple):
+    """Why an upstream did not take a batch, and at which loop time."""
+
+    kind: str
+    text: str  # never what the upstream said (design.md D19)
+    at: float
+
+
+class Histogram:
+    """A histogram of plain integers; `bounds` are inclusive upper bounds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as Prometheus wants them."""
+        names = [str(float(bound)) for bound in self.bounds] + ["+Inf"]
+        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
+
+
+class LaneMetrics:
+    """What happened in one lane; `read` callbacks give what is read only when asked."""
+
+    def __init__(self, sink: str, books: LaneBooks, recent: Recent | None = None) -> None:
+        self.sink = sink
+        self._note = (recent or Recent()).note
+        self.books = books
+        self.state = SinkState.UP
+        self.failure: Failure | None = None  # the last one
+        self.retries = 0
+        self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.request_seconds = Histogram(UPSTREAM_S)
+        self.batch_spans = Histogram(SPANS)
+        self.batch_bytes = Histogram(BYTES)
+        self.delay = Histogram(DELAY_S)
+        self.depth: Callable[[], int] = lambda: 0
+        self.in_flight: Callable[[], int] = lambda: 0
+        self.limit: Callable[[], int] = lambda: 0
+        self.oldest: Callable[[], float | None] = lambda: None
+        self._log = log.bind(sink=sink)
+        self._letters = Repeats()
+
+    @property
+    def imbalance(self) -> int:
+        """Writes unaccounted for; 0 unless there is a bug."""
+        return self.books.imbalance(self.depth())
+
+    def superseded(self, span: Span, now: float) -> None:
+        """An open write was overtaken by the complete one of its span."""
+        self.books.superseded += 1
+        self._note((now, span.id, "superseded", self.sink, span.kind))
+
+    def forwarded(self, batch: Sequence[Span], now: float) -> None:
+        """The upstream has `batch`; `now` is loop time in seconds."""
+        self.batch_spans.observe(len(batch))
+        for span in batch:
+            kind = KINDS[span.end_time is not None]
+            self.books.forwarded[kind] += 1
+            self.delay.observe(now - span.accepted_at)
+            self._note((now, span.id, "forwarded", self.sink, kind))
+
+    def skipped(self, span: Span, reason: str, now: float) -> None:
+        """A write does not go to this upstream, on purpose."""
+        self._note((now, span.id, "skipped", self.sink, reason))
+
+    def failed(self, batch: Sequence[Span], error: SinkError, now: float) -> None:
+        """The upstream did not take `batch`. Only the text stays: the error holds the batch."""
+        self.failure = Failure(_FAILURES[type(error)], str(error), now)
+        for span in batch:
+            self._note((now, span.id, "not taken", self.sink, str(error)))
+
+    def dead_lettered(
+        self, spans: Sequence[Span], reason: str, error: SinkError, now: float
+    ) -> None:
+        """The upstream will never take these writes: the only place where they are set aside."""
+        self.books.dead_lettered[reason] += len(spans)
+        for span in spans:
+            self._note((now, span.id, "dead letter", self.sink, reason))
+            if (repeats := self._letters.repeats(now)) is None:
+                continue
+            self._log.error(
+                "write_dead_lettered",
+                reason=reason,
+                status=error.status,
+                span_id=span.id,
+                kind=span.kind,
+                **({"not_logged": repeats} if repeats else {}),
+            )
+
+    def lost(self, count: int, reason: str) -> None:
+        """Writes are gone that were accepted: the only place where they may go."""
+        self.books.lost[reason] += count
+        if count:
+            self._log.error("writes_lost", count=count, reason=reason)
+
+    def retried(self) -> None:
+        """A batch goes again, whole or in halves."""
+        self.retries += 1
+
+    def answered(self, outcome: str, seconds: float, size: int) -> None:
+        """One HTTP request of `size` bytes ended."""
+        self.requests[outcome] += 1
+        self.request_seconds.observe(seconds)
+        self.batch_bytes.observe(size)
+
+    def state_changed(self, state: SinkState, error: SinkError | None, pause_s: float) -> None:
+        """The upstream is seen in `state`; logged only when it differs from before."""
+        if state is self.state:
+            return
+        self.state = state
+        if state is SinkState.UP:
+            self._log.info("upstream_up")
+        else:
+            self._log.warning(
+                f"upstream_{state}", error=str(error), next_attempt_s=round(max(pause_s, 0), 1)
+            )
+
+
+@dataclass(slots=True)
+class IntakeMetrics:
+    """What happened at the listener."""
+
+    books: IntakeBooks
+    recent: Recent = field(default_factory=Recent)
+    refusing: bool = False
+    _refusals: Repeats = field(default_factory=lambda: Repeats(most=1))
+    rejected: Counter[str] = field(
+        default_factory=lambda: Counter(dict.fromkeys(REJECT_REASONS, 0))
+    )
+    requests: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(CODES, 0)))
+    passed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(PASSED, 0)))
+    seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
+
+    def accepted(self, spans: Sequence[Span], now: float) -> None:
+        """Every event of a request was taken; `now` is loop time in seconds."""
+        if self.refusing:
+            self.refusing = False
+            log.info("intake_taking")
+        for span in spans:
+            event = "start" if span.end_time is None else "end"
+            self.recent.note((now, span.id, "accepted", "", event))
+
+    def refused(self, reason: str, now: float) -> None:
+        """A request was not taken, or no more than its head; agents will come again."""
+        if reason == "not_ours":
+            return  # no event was in it: the answer's code is counted
+        self.rejected[reason] += 1
+        if reason != "no_room":
+            return
+        self.refusing = True
+        if (repeats := self._refusals.repeats(now)) is not None:
+            log.warning("intake_refusing", reason=reason, not_logged=repeats)
+
+    def answered(self, status: int, seconds: float) -> None:
+        """One request was answered."""
+        self.requests[str(status)] += 1
+        self.seconds.observe(seconds)
