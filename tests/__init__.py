@@ -1,1 +1,1 @@
-"""The tests: flat, one file for each module, real sockets at the boundary."""
+"""The tests mirror the folders of the daemon; faults/ and e2e/ test the whole of it."""

@@ -8,8 +8,8 @@ import pytest
 from sidecar.app import App
 from sidecar.config import load
 from sidecar.drain.retry_queue import Batch
-from tests.spool_support import until
-from tests.support import NOWHERE, make_event, running_app, upstream
+from tests.support.spool import until
+from tests.support.world import NOWHERE, make_event, running_app, upstream
 
 ENVIRON = {
     "AGENTEX_BASE_URL": NOWHERE,

@@ -128,7 +128,7 @@ def test_pure_modules_stay_pure() -> None:
 
 def test_aiohttp_is_loaded_when_it_is_needed() -> None:
     """Plain requests and operators' questions need none of it; it is a fifth of the memory."""
-    command = [sys.executable, "-m", "tests.at_work"]
+    command = [sys.executable, "-m", "tests.support.loaded_modules"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     said = [line for line in done.stdout.splitlines() if line.startswith("asked")]
     assert said == ["asked 200 False", "asked 202 False", "asked 200 False", "asked 202 True"]

@@ -4,7 +4,7 @@
 
 Names, types, labels and buckets come from the code, as a scrape shows them; what they mean is said
 here. A metric without an entry, an entry without a metric and a stale page fail
-tests/test_metrics_page.py.
+tests/tools/test_metrics_page.py.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _FREE_LABELS = {"version"}
 INTRODUCTION = """\
 # Metrics
 
-What `GET :9318/metrics` shows. The names, types and labels are a contract: `tests/metrics.golden`
+What `GET :9318/metrics` shows. The names, types and labels are a contract: `tests/operate/metrics.golden`
 holds them, and a change there is in the changelog. This page is made by `tools/metrics_page.py`.
 
 - Every label set is there from the start, at 0; `sink` is `agentex` or `sgp`, those that are on.

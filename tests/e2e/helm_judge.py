@@ -1,7 +1,7 @@
 """Judges what charts render; a program of its own, for the packages that only it needs.
 
 Run by the interpreter of a virtual environment with PyYAML, kubernetes-validate, cel-python and
-jsonpatch; see tests/helm_support.py. One JSON request on standard input, one JSON answer:
+jsonpatch; see tests/support/helm.py. One JSON request on standard input, one JSON answer:
 
     {"do": "parse", "text": YAML}                   -> the documents
     {"do": "validate", "objects": [...], "version"} -> [[object's name, message], ...]

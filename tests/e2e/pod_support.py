@@ -20,7 +20,7 @@ from typing import Any
 from tests.e2e import image_support as images
 from tests.e2e import parts
 from tests.e2e.image_support import Json, eventually
-from tests.helm_support import admit_one, agent_pod, sidecar_of
+from tests.support.helm import admit_one, agent_pod, sidecar_of
 
 TAG = "pod"
 IMAGE = f"{images.IMAGE}:{TAG}"

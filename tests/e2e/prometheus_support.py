@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.e2e import parts
-from tests.kill_support import Life
+from tests.support.kill import Life
 
 T = TypeVar("T")
 Labels = dict[str, str]

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.e2e.kube_support import Answer, Cluster, Json, cluster, custom_resources, poll
-from tests.helm_support import CHART, OPTED_IN, consumer, helm
+from tests.support.helm import CHART, OPTED_IN, consumer, helm
 
 SIDECAR = "trace-sidecar"
 # A chart of an agent that has the sidecar by the library's templates, without the policies.

@@ -17,7 +17,7 @@ import aiohttp
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from tests.e2e import parts
-from tests.kill_support import Life, Rig
+from tests.support.kill import Life, Rig
 
 Row = dict[str, Any]
 

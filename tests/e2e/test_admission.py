@@ -15,7 +15,7 @@ from tests.e2e.release_support import (
     sidecars,
     stripped,
 )
-from tests.helm_support import OPTED_IN
+from tests.support.helm import OPTED_IN
 
 URL = "http://127.0.0.1:8318"
 SGP = "SGP_CLIENT_BASE_URL"

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from sidecar.config import load
-from tests.helm_support import (
+from tests.support.helm import (
     CHART,
     LIBRARY,
     OPTED_IN,

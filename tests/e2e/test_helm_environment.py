@@ -5,8 +5,8 @@ import re
 import pytest
 
 from sidecar.config import ConfigError, load
-from tests.helm_support import Json, agent_pod, only, render, sidecar_of
-from tests.helm_support import admit_one as one
+from tests.support.helm import Json, agent_pod, only, render, sidecar_of
+from tests.support.helm import admit_one as one
 
 URL = "http://127.0.0.1:8318"
 SECRET = {"secretKeyRef": {"name": "sgp", "key": "key"}}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helm_support import (
+from tests.support.helm import (
     Json,
     admit,
     agent_pod,
@@ -13,7 +13,7 @@ from tests.helm_support import (
     render,
     sidecar_of,
 )
-from tests.helm_support import (
+from tests.support.helm import (
     admit_one as one,
 )
 

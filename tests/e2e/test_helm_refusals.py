@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.config import ConfigError, load
-from tests.helm_support import Json, chart_with_files, nested, refusal, template
+from tests.support.helm import Json, chart_with_files, nested, refusal, template
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import sidecar
-from tests.helm_support import (
+from tests.support.helm import (
     CHART,
     LIBRARY,
     Json,

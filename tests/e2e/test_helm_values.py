@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from sidecar.config import Config, load, public
-from tests.helm_support import (
+from tests.support.helm import (
     CHART,
     LIBRARY,
     Json,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helm_support import (
+from tests.support.helm import (
     CHART,
     DASHBOARD,
     Json,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.kube_support import Cluster, Json, poll
 from tests.e2e.release_support import SIDECAR, Release, agent, agents_cluster, sidecars
-from tests.helm_support import CHART, OPTED_IN, ROOT, kustomize, render
+from tests.support.helm import CHART, OPTED_IN, ROOT, kustomize, render
 
 COMPONENT = ROOT / "deploy/kustomize/component"
 EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))

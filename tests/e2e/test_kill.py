@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_support import Rig
+from tests.support.kill import Rig
 
 ROUNDS = 50
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import parts
-from tests.helm_support import (
+from tests.support.helm import (
     HELM,
     ROOT,
     Json,

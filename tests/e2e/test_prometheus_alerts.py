@@ -21,7 +21,7 @@ from tests.e2e.prometheus_support import (
     prometheus,
     shortened,
 )
-from tests.kill_support import Life, Rig
+from tests.support.kill import Life, Rig
 
 SOON = {"SIDECAR_RETRY__MAX_S": "0.5", "SIDECAR_SHUTDOWN__GRACE_S": "0"}
 

@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 from tests.e2e.prometheus_support import RULES, program, shortened
-from tests.support import running_app
-from tests.test_exposition import BOTH, scrape
+from tests.operate.test_prometheus import BOTH, scrape
+from tests.support.world import running_app
 
 CASES = sorted((Path(__file__).parents[1] / "rules").glob("*.yaml"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.demo.stand_in import Answer
 from tests.e2e.browser import DESKTOP, PHONE, Browser, browser
-from tests.kill_support import Life, Rig
+from tests.support.kill import Life, Rig
 
 TAKEN = "document.querySelector('#journey dd').textContent"
 STATE = "document.querySelectorAll('.lane .state')[arguments[0]]?.textContent"

@@ -13,7 +13,7 @@ import pytest
 
 from sidecar.demo.stand_in import Answer
 from tests.e2e import parts
-from tests.kill_support import Rig
+from tests.support.kill import Rig
 
 DEADLINE_S = 60.0
 POLL_S = 0.1

@@ -1,0 +1,233 @@
+"""A sidecar whose spool's disk makes trouble: it says so, goes on in memory, and comes back."""
+
+import asyncio
+import os
+import random
+import re
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sidecar.config import ConfigError
+from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.sgp import SgpStandIn
+from sidecar.spool.spool import SHRINK_BYTES
+from tests.faults.test_spool import EAGER, depths, down, large, up
+from tests.support.faults import end, span, start
+from tests.support.spool import (
+    SpoolWorld,
+    files_size,
+    no_file_grows_beyond,
+    retry_s,
+    spool_world,
+    until,
+)
+from tests.support.world import NOWHERE, running_app
+
+NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def _soon() -> Iterator[None]:
+    with retry_s(0.05):
+        yield
+
+
+@contextmanager
+def without_root() -> Iterator[None]:
+    """Root may write anywhere: be someone else."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+async def metric(w: SpoolWorld, name: str) -> float:
+    """A metric without labels, as Prometheus sees it."""
+    async with w.running.client.get(w.running.admin_url + "/metrics") as reply:
+        text = await reply.text()
+    found = re.search(rf"^trace_sidecar_{name} (\S+)$", text, re.MULTILINE)
+    assert found is not None, name
+    return float(found[1])
+
+
+async def assert_works(w: SpoolWorld, *, on: str, id_: str = "new") -> None:
+    """A new span is delivered, and what its 202 promises is said everywhere."""
+    assert on == w.app.status()["durability"]
+    assert (on == "memory") == bool(await metric(w, "spool_degraded"))
+    await w.post(end(span(id_)))
+    await w.finish()
+
+
+async def test_a_path_that_can_not_be(tmp_path: Path) -> None:
+    """A file where the directory should be: memory until it is gone, then disk."""
+    path = tmp_path / "spool"
+    path.write_bytes(b"")
+    async with spool_world(path, AgentexStandIn(), SgpStandIn()) as w:
+        await assert_works(w, on="memory")
+        assert await metric(w, "spool_errors_total") >= 1
+        path.unlink()
+        await w.until(lambda: not w.spool.degraded)
+        await assert_works(w, on="disk", id_="newer")
+        assert path.is_dir()
+
+
+async def test_a_directory_that_is_read_only() -> None:
+    """Memory until it may be written to."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spool"
+        path.mkdir(mode=0o555)
+        path.parent.chmod(0o755)
+        if not os.geteuid():
+            os.chown(path, NOBODY, NOBODY)
+        with without_root():
+            async with spool_world(path, AgentexStandIn(), SgpStandIn()) as w:
+                await assert_works(w, on="memory")
+                path.chmod(0o755)
+                await w.until(lambda: not w.spool.degraded)
+                await assert_works(w, on="disk", id_="newer")
+
+
+async def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    """Writes fail at work: what was promised is delivered, and it comes back with the room."""
+    agentex, sgp = AgentexStandIn(), SgpStandIn()
+    down(agentex, sgp)
+    async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
+        with no_file_grows_beyond(600_000) as make_room:
+            for number in range(40):
+                await w.post(end(large(f"s{number}")))
+            assert w.spool.degraded
+            assert w.app.status()["durability"] == "memory"
+            up(agentex, sgp)
+            await w.finish()
+            make_room()
+        await w.until(lambda: not w.spool.degraded)
+        await w.until(lambda: w.spool.rows == 0)
+        await assert_works(w, on="disk")
+
+
+async def test_a_full_disk_at_the_end_is_counted(tmp_path: Path) -> None:
+    """What is in memory only when the process ends is lost, and it says so."""
+    agentex, sgp = AgentexStandIn(), SgpStandIn()
+    down(agentex, sgp)
+    async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
+        with no_file_grows_beyond(600_000):
+            for number in range(30):
+                await w.post(end(large(f"s{number}")))
+            assert w.spool.degraded
+            assert not await w.running.stop()
+    up(agentex, sgp)
+    lost = w.lane("agentex")["lost"]
+    async with spool_world(tmp_path, agentex, sgp, **EAGER) as again:
+        await again.finish()
+        assert len(w.accepted) == lost + len(agentex.complete)
+
+
+async def test_what_is_no_database(tmp_path: Path) -> None:
+    """Moved aside, counted, and work goes on with a fresh file."""
+    (tmp_path / "spool.db").write_bytes(b"no database" * 9999)
+    async with spool_world(tmp_path, AgentexStandIn(), SgpStandIn()) as w:
+        assert await metric(w, "spool_moved_aside_total") == 1
+        assert w.app.status()["spool"]["moved_aside"] == 1
+        await assert_works(w, on="disk")
+
+
+async def test_another_version(tmp_path: Path) -> None:
+    """Moved aside as well."""
+    agentex, sgp = AgentexStandIn(), SgpStandIn()
+    async with spool_world(tmp_path, agentex, sgp) as w:
+        await assert_works(w, on="disk")
+    connection = sqlite3.connect(tmp_path / "spool.db")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    async with spool_world(tmp_path, agentex, sgp) as w:
+        assert await metric(w, "spool_moved_aside_total") == 1
+        await assert_works(w, on="disk", id_="newer")
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_pages_that_the_disk_changed(tmp_path: Path, seed: int) -> None:
+    """Anywhere but at the front: it starts, stays, delivers what it can and counts the rest."""
+    agentex, sgp = AgentexStandIn(), SgpStandIn()
+    down(agentex, sgp)
+    async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=1800, **EAGER) as before:
+        await before.post(*(end(large(f"s{n}", 20_000)) for n in range(50)))
+        await before.post(*(start(large(f"o{n}", 20_000)) for n in range(50)))
+    up(agentex, sgp)
+    generator = random.Random(seed)
+    with (tmp_path / "spool.db").open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        for _ in range(5):
+            file.seek(generator.randrange(4 * 16384, size))
+            file.write(generator.randbytes(3000))
+    async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
+        await w.until(lambda: not (depths(w) != (0, 0) or w.app.books.held or w.spool.degraded))
+        await w.post(end(span("new")))
+        await w.until(lambda: "new" in agentex.complete and "new" in sgp.complete)
+        assert len(agentex.complete) > 25 or w.spool.moved_aside
+
+
+async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
+    """The second one does not start; the first one is not disturbed."""
+    async with spool_world(tmp_path, AgentexStandIn(), SgpStandIn()) as w:
+        with pytest.raises(ConfigError, match=str(tmp_path)):
+            async with running_app(spool__path=tmp_path):
+                pass
+        environ = {
+            **os.environ,
+            "AGENTEX_BASE_URL": NOWHERE,
+            "SIDECAR_LISTENER__PORT": "0",
+            "SIDECAR_ADMIN__PORT": "0",
+            "SIDECAR_SPOOL__PATH": str(tmp_path),
+        }
+        command = (sys.executable, "-m", "sidecar", "run")
+        second = await asyncio.create_subprocess_exec(*command, env=environ, stderr=-1)
+        _, errors = await second.communicate()
+        assert second.returncode == 2
+        assert str(tmp_path) in errors.decode().splitlines()[-1]
+        await assert_works(w, on="disk")
+
+
+async def test_a_backlog_on_a_disk_that_comes_late(tmp_path: Path) -> None:
+    """It is delivered then; a START whose END came meanwhile is not written after it."""
+    agentex, sgp = AgentexStandIn(), SgpStandIn()
+    down(agentex, sgp)
+    path, away = tmp_path / "spool", tmp_path / "away"
+    async with spool_world(path, agentex, sgp, **EAGER) as before:
+        await before.post(end(span("left")), start(span("long")), start(span("again")))
+        await before.until(lambda: before.app.books.held == 0)
+    path.rename(away)
+    path.write_bytes(b"")
+    up(agentex, sgp)
+    async with spool_world(path, agentex, sgp, **EAGER) as w:
+        await w.post(end(span("long")), start(span("again")))
+        await w.until(lambda: "long" in agentex.complete and "long" in sgp.complete)
+        path.unlink()
+        away.rename(path)
+        await w.until(lambda: {"left", "long"} <= agentex.complete & sgp.complete)
+        await w.post(end(span("again")))
+        w.accepted |= before.accepted
+        await w.finish()
+        await w.until(lambda: w.spool.rows == 0)
+
+
+async def test_space_comes_back_after_an_outage(tmp_path: Path) -> None:
+    """While the sidecar runs, without a restart."""
+    agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
+    down(agentex, sgp)
+    async with spool_world(tmp_path, agentex, sgp, queue__max_bytes="4MiB", **EAGER) as w:
+        for number in range(80):
+            await w.post(*(end(large(f"s{number}-{n}")) for n in range(10)))
+        assert files_size(tmp_path) > 30 * 2**20
+        up(agentex, sgp)
+        await w.finish()
+        await until(lambda: files_size(tmp_path) <= SHRINK_BYTES + 2**20)

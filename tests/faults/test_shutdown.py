@@ -1,0 +1,187 @@
+"""SIGTERM in the middle of trouble: within the grace period all is delivered, or counted as lost.
+
+`world` itself checks at its end that `App.run` says False exactly when something was lost.
+"""
+
+import asyncio
+import json
+
+import pytest
+
+from sidecar.demo.stand_in import Answer, Hang
+from tests.support.faults import World, end, fast, for_a_while, now, span, start, world
+
+GRACE_S = 25.0
+# Closing the ports may take a little longer than the grace period.
+CLOSE_S = 3.0
+
+
+async def stopped(w: World) -> bool:
+    """Tell it to stop; whether nothing was lost."""
+    began = now()
+    w.app.stop()
+    await asyncio.wait([w.running.task])
+    assert now() - began <= GRACE_S + CLOSE_S
+    return w.running.task.result()
+
+
+def accounted_for(w: World) -> int:
+    """What is not upstream is counted as lost; returns how many writes are."""
+    lost = 0
+    for upstream, lane in zip(w.upstreams, w.app.lanes, strict=True):
+        totals = lane.totals()
+        assert (totals["depth"], totals["imbalance"], totals["dead_lettered"]) == (0, 0, 0)
+        assert len(set(w.accepted) - upstream.complete) <= totals["lost"]
+        assert len(set(w.opened) - set(upstream.history)) <= totals["lost"]
+        assert upstream.late_opens == 0
+        lost += totals["lost"]
+    return lost
+
+
+@pytest.mark.parametrize("spans", [10, 1000])
+@fast
+async def test_slow_upstreams(spans: int) -> None:
+    """5 s a request: few spans get through in time; of many, the rest is counted."""
+    async with world(shutdown__grace_s=GRACE_S) as w:
+        for upstream in w.upstreams:
+            upstream.latency_s = 5.0
+        await w.post(*[end(span(f"s{number}")) for number in range(spans)])
+        good = await stopped(w)
+        lost = accounted_for(w)
+        assert good is (lost == 0) is (spans == 10)
+
+
+@fast
+async def test_hung_upstreams() -> None:
+    """Nobody answers: it ends with the grace period, and says what is lost."""
+    async with world(shutdown__grace_s=GRACE_S) as w:
+        for upstream in w.upstreams:
+            upstream.rule = lambda _: Hang()
+        await w.feed(5)
+        assert not await stopped(w)
+        assert accounted_for(w) >= 2 * len(w.accepted)
+
+
+@fast
+async def test_stop_twice() -> None:
+    """A second signal ends it at once; a third, and one after the end, do no harm."""
+    async with world(shutdown__grace_s=3600) as w:
+        for upstream in w.upstreams:
+            upstream.rule = lambda _: Hang()
+        await w.feed(5)
+        w.app.stop()
+        await asyncio.sleep(5)
+        assert not w.running.task.done()
+        again = now()
+        w.app.stop()
+        await asyncio.sleep(0)
+        w.app.stop()
+        await asyncio.wait([w.running.task])
+        assert now() - again <= CLOSE_S
+        w.app.stop()
+        assert accounted_for(w) >= 2 * len(w.accepted)
+
+
+@fast
+async def test_two_signals_in_one_moment() -> None:
+    """Stop, stop: it ends at once, although it had no time to begin."""
+    async with world(shutdown__grace_s=3600) as w:
+        for upstream in w.upstreams:
+            upstream.rule = lambda _: Hang()
+        await w.feed(5)
+        began = now()
+        w.app.stop()
+        w.app.stop()
+        await asyncio.wait([w.running.task])
+        assert now() - began <= CLOSE_S
+
+
+@fast
+async def test_the_last_ends_come_after_the_signal() -> None:
+    """While agents still send it stays open; then new events are refused, not lost."""
+    async with world(shutdown__grace_s=GRACE_S, shutdown__quiet_s=2) as w:
+        for upstream in w.upstreams:
+            upstream.latency_s = 3.0
+        running = [span(f"s{number}") for number in range(6)]
+        await w.post(*map(start, running))
+        w.app.stop()
+        for made in running:
+            await asyncio.sleep(1)
+            await w.post(end(made))
+        await asyncio.sleep(2.5)
+        reply = await w.send(json.dumps(end(span("late"))).encode())
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        assert await w.running.task
+        assert accounted_for(w) == 0
+        assert "late" not in w.agentex.spans
+
+
+@fast
+async def test_held_starts_are_written() -> None:
+    """A STARTed span whose END never comes is upstream, open, when the sidecar has stopped."""
+    async with world(shutdown__grace_s=GRACE_S, queue__start_hold_s=600) as w:
+        await w.post(*[start(span(f"s{number}")) for number in range(50)])
+        assert await stopped(w)
+        assert w.agentex.history == w.sgp.history == {f"s{n}": ["open"] for n in range(50)}
+
+
+@fast
+async def test_stop_in_the_middle_of_retry_after() -> None:
+    """A pause of two minutes is cut short by the signal: upstreams are tried once more at once."""
+    async with world(shutdown__grace_s=GRACE_S) as w:
+        for upstream in w.upstreams:
+            upstream.script = [Answer(503, headers={"Retry-After": "120"})] * 10
+        await w.feed(5)
+        assert w.lane("sgp")["state"] == w.lane("agentex")["state"] == "throttled"
+        for upstream in w.upstreams:
+            upstream.script = []
+        assert await stopped(w)
+        assert accounted_for(w) == 0
+
+
+@fast
+async def test_an_outage_that_ends_in_time() -> None:
+    """Upstreams come back within the grace period: what waited goes out without any pacing."""
+    # By default one back-off may be longer than the whole grace period.
+    async with world(shutdown__grace_s=GRACE_S, retry__max_s=5) as w:
+        for upstream in w.upstreams:
+            upstream.rule = for_a_while(72, 503)
+        for number in range(15):
+            await w.post(*[end(span(f"{number}-{n}")) for n in range(100)])
+        await asyncio.sleep(60 - now())
+        assert await stopped(w)
+        assert accounted_for(w) == 0
+
+
+@fast
+async def test_stop_during_an_outage() -> None:
+    """Nobody listens any more: all that waits is counted as lost, and the agents' port closes."""
+    async with world(shutdown__grace_s=GRACE_S) as w:
+        for upstream in w.upstreams:
+            await upstream.stop()
+        await w.feed(10)
+        assert not await stopped(w)
+        assert accounted_for(w) >= 2 * len(w.accepted)
+
+
+@fast
+async def test_stop_with_a_body_under_way() -> None:
+    """An agent that never ends its body does not hold up the end."""
+    async with world(shutdown__grace_s=GRACE_S) as w:
+        _, writer = await asyncio.open_connection("127.0.0.1", w.running.port)
+        writer.write(b"POST /v1/spans HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n")
+        writer.write(b"Content-Type: application/json\r\n\r\n{")
+        await w.feed(3)
+        assert await stopped(w)
+        assert accounted_for(w) == 0
+        writer.close()
+        await writer.wait_closed()
+
+
+@fast
+async def test_stop_of_an_idle_sidecar() -> None:
+    """With nothing to do it ends after the quiet period."""
+    async with world(shutdown__grace_s=GRACE_S, shutdown__quiet_s=1) as w:
+        began = now()
+        assert await stopped(w)
+        assert now() - began <= 1 + CLOSE_S

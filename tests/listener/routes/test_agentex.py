@@ -1,0 +1,183 @@
+"""What the Agentex SDK sends: `POST /spans` and `PATCH /spans/{id}` (contracts/ingest.md)."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.sgp import SgpStandIn
+from tests.support.world import END_TIME, NOWHERE, START_TIME, Reply, Running, running_app
+
+
+def span(id: str | None = "s1", *, ended: bool = True, **fields: Any) -> dict[str, Any]:  # noqa: A002
+    """A body of POST as the SDK makes it: all ten keys."""
+    return {
+        "id": id,
+        "trace_id": "t1",
+        "name": "turn",
+        "start_time": START_TIME,
+        "end_time": END_TIME if ended else None,
+        "parent_id": None,
+        "task_id": None,
+        "input": {"q": 1.50},
+        "output": {"a": 2} if ended else None,
+        "data": {"k": "v"},
+    } | fields
+
+
+def end(**fields: Any) -> dict[str, Any]:
+    """A body of PATCH as the SDK makes it: what is not null."""
+    times = {"start_time": START_TIME, "end_time": END_TIME}
+    return {"trace_id": "t1", "name": "turn"} | times | fields
+
+
+@pytest.fixture
+async def agentex() -> AsyncIterator[AgentexStandIn]:
+    """The Agentex server."""
+    async with AgentexStandIn() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+async def app(agentex: AgentexStandIn) -> AsyncIterator[Running]:
+    """A sidecar with both upstreams; SGP must not get any of it."""
+    async with SgpStandIn() as sgp:
+        environ = {
+            "AGENTEX_BASE_URL": agentex.url,
+            "SGP_CLIENT_BASE_URL": sgp.url,
+            "SGP_API_KEY": "k",
+            "SGP_ACCOUNT_ID": "a",
+        }
+        async with running_app(environ) as running:
+            yield running
+        assert not sgp.spans
+
+
+async def post(app: Running, body: object) -> Reply:
+    """Create a span."""
+    return await app.request("POST", "/spans", json=body)
+
+
+async def patch(app: Running, id_: str, body: object) -> Reply:
+    """End a span."""
+    return await app.request("PATCH", f"/spans/{id_}", json=body)
+
+
+async def sent(app: Running, agentex: AgentexStandIn) -> list[tuple[str, Any]]:
+    """All requests that the server got, once the app has delivered everything."""
+    assert await app.stop()
+    return [(request.method, json.loads(request.body)) for request in agentex.requests]
+
+
+async def test_a_complete_span(app: Running, agentex: AgentexStandIn) -> None:
+    """It is answered as the server would, and arrives as it was sent."""
+    reply = await post(app, span())
+    assert (reply.status, reply.body) == (200, span())
+    assert await sent(app, agentex) == [("POST", span())]
+
+
+async def test_start_and_end_become_one_post(app: Running, agentex: AgentexStandIn) -> None:
+    """POST and PATCH are joined; the answer to the PATCH is the whole span."""
+    await post(app, span(ended=False))
+    reply = await patch(app, "s1", end(output={"a": 2}))
+    assert (reply.status, reply.body) == (200, span())
+    assert await sent(app, agentex) == [("POST", span())]
+
+
+async def test_data_of_an_end_is_laid_over_that_of_its_start(
+    app: Running, agentex: AgentexStandIn
+) -> None:
+    """Shallow, as the server does it (contracts/agentex.md 2)."""
+    await post(app, span(ended=False, data={"a": 1, "b": {"c": 1}}))
+    reply = await patch(app, "s1", end(data={"b": {"d": 2}, "e": None}))
+    data = {"a": 1, "b": {"d": 2}, "e": None}
+    assert reply.body["data"] == data
+    ((_, body),) = await sent(app, agentex)
+    assert body["data"] == data
+
+
+async def test_an_end_without_its_start(app: Running, agentex: AgentexStandIn) -> None:
+    """Its START went another way: the sink creates it, or completes what is there."""
+    assert (await patch(app, "a%20b", end(output={"a": 2}))).status == 200
+    ((method, body),) = await sent(app, agentex)
+    assert (method, body["id"], body["output"]) == ("POST", "a b", {"a": 2})
+
+
+async def test_a_span_without_an_id_gets_one(app: Running, agentex: AgentexStandIn) -> None:
+    """As at the server; a retry must not make a second one."""
+    reply = await post(app, span(None))
+    await sent(app, agentex)
+    assert list(agentex.spans) == [reply.body["id"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (span(name=""), "name"),
+        (span(input="text"), "input"),
+        (span(data=[1]), "data"),
+        (span(start_time="soon"), "start_time"),
+        (span(end_time="2020-01-01T00:00:00Z"), "end_time"),
+        (span("x" * 300), "id"),
+        ({"id": "s1"}, "trace_id"),
+        ([], "object"),
+    ],
+)
+async def test_bad_spans_are_refused_in_the_servers_words(
+    app: Running, body: object, where: str
+) -> None:
+    """422 with the server's three keys; the message names the field and has no content."""
+    reply = await post(app, body)
+    assert reply.status == 422
+    assert set(reply.body) == {"status_code", "message", "data"}
+    assert where in reply.body["message"]
+    assert "text" not in reply.body["message"]
+
+
+async def test_a_patch_that_is_no_end_is_refused(app: Running) -> None:
+    """It says what it needs; the SDK never sends one."""
+    reply = await patch(app, "s1", {"output": {"a": 1}})
+    assert reply.status == 422
+    reply = await patch(app, "s1", end(end_time=None))
+    assert "end_time" in reply.body["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
+async def test_what_is_not_json(app: Running, body: bytes) -> None:
+    """422, as at the server."""
+    headers = {"content-type": "application/json"}
+    reply = await app.request("POST", "/spans", data=body, headers=headers)
+    assert reply.status == 422
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/spans/s1"), ("GET", "/spans"), ("DELETE", "/spans/s1")]
+)
+async def test_the_rest_of_the_api_is_not_ours(app: Running, method: str, path: str) -> None:
+    """404: the server has them."""
+    assert (await app.request(method, path)).status == 404
+
+
+async def test_where_agentex_is_off() -> None:
+    """404 says what to set."""
+    environ = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a", "SGP_CLIENT_BASE_URL": NOWHERE}
+    async with running_app(environ, shutdown__grace_s=0) as app:
+        reply = await post(app, span())
+    assert reply.status == 404
+    assert "agentex.base_url" in reply.body["detail"]
+
+
+async def test_a_start_outlives_a_restart(agentex: AgentexStandIn, tmp_path: Path) -> None:
+    """The END finds it in the spool, payload and all, and is one POST with it."""
+    async with running_app(
+        spool__path=tmp_path, queue__start_hold_s=60, shutdown__grace_s=0
+    ) as app:
+        await post(app, span(ended=False, data={"a": 1}))
+    async with running_app({"AGENTEX_BASE_URL": agentex.url}, spool__path=tmp_path) as app:
+        await patch(app, "s1", end(output={"a": 2}, data={"b": 2}))
+        assert await app.stop()
+    assert agentex.spans["s1"]["data"] == {"a": 1, "b": 2}
+    assert agentex.spans["s1"]["input"] == {"q": 1.5}

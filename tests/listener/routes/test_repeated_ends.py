@@ -1,0 +1,152 @@
+"""ENDs that come twice, and spans whose START and END come by different routes."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.sgp import SgpStandIn
+from tests.support.world import END_TIME, START_TIME, Running, make_event, running_app, upstream
+
+SMALL = {"queue__max_bytes": "4MiB", "spool__max_bytes": "256MiB", "queue__start_hold_s": 0}
+
+
+def start(id: str = "s1", **fields: Any) -> dict[str, Any]:  # noqa: A002
+    """A body of POST /spans: a START."""
+    return {
+        "id": id,
+        "trace_id": "t1",
+        "name": "turn",
+        "start_time": START_TIME,
+        "input": {"q": 1},
+        "output": None,
+        "data": {"a": 1},
+    } | fields
+
+
+def end(**fields: Any) -> dict[str, Any]:
+    """A body of PATCH /spans/{id}."""
+    times = {"start_time": START_TIME, "end_time": END_TIME}
+    return {"trace_id": "t1", "name": "turn"} | times | fields
+
+
+async def taken(app: Running, event: dict[str, Any]) -> None:
+    """Post until there is room: the lane has to send some first."""
+    async with asyncio.timeout(30):
+        while (await app.post(event)).status != 202:
+            pass
+
+
+async def test_a_repeated_patch_does_not_blank_a_waiting_end() -> None:
+    """The SDK sends a PATCH again when an answer is lost; the span keeps input and data."""
+    async with upstream(stalled=True) as agentex:
+        environ = {"AGENTEX_BASE_URL": agentex.url}
+        async with running_app(environ, agentex__max_concurrency=1) as app:
+            await app.request("POST", "/spans", json=start("busy", end_time=END_TIME))
+            await agentex.asked.wait()
+            await app.request("POST", "/spans", json=start())
+            for _ in range(2):
+                await app.request("PATCH", "/spans/s1", json=end(output={"x": 2}, data={"b": 2}))
+            agentex.gate.set()
+            assert await app.stop()
+    (got,) = [request.body for request in agentex.requests if request.body.get("id") == "s1"]
+    assert (got["input"], got["data"]) == ({"q": 1}, {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("how", ["patch", "event"])
+async def test_a_repeated_end_after_a_restart_does_not_blank_the_first(
+    tmp_path: Path, how: str
+) -> None:
+    """An agent that got no answer sends its thin END again to the next life."""
+    async with upstream(stalled=True) as agentex:
+        environ = {"AGENTEX_BASE_URL": agentex.url}
+        settings = {"spool__path": tmp_path, "agentex__max_concurrency": 1}
+        event = make_event(kind="end", output={"x": 2})
+        async with running_app(environ, **settings, shutdown__grace_s=0) as app:
+            await app.request("POST", "/spans", json=start("busy", end_time=END_TIME))
+            await agentex.asked.wait()
+            if how == "patch":
+                await app.request("POST", "/spans", json=start())
+                await app.request("PATCH", "/spans/s1", json=end(output={"x": 2}))
+            else:
+                await app.post(make_event(input={"q": 1}))
+                await app.post(event)
+        agentex.requests.clear()
+        async with running_app(environ, **settings) as app:
+            if how == "patch":
+                await app.request("PATCH", "/spans/s1", json=end(output={"x": 2}))
+            else:
+                await app.post(event)
+            agentex.gate.set()
+            assert await app.stop()
+    first, *_ = [request.body for request in agentex.requests if request.body.get("id") == "s1"]
+    assert first["input"] == {"q": 1}
+
+
+async def test_start_by_event_end_by_patch() -> None:
+    """The END takes from the START what it leaves out."""
+    async with AgentexStandIn() as agentex:
+        async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
+            await app.post(make_event(input={"q": 1}))
+            await app.request("PATCH", "/spans/s1", json=end(output={"x": 2}))
+            assert await app.stop()
+        assert agentex.spans["s1"]["input"] == {"q": 1}
+        assert agentex.spans["s1"]["end_time"]
+
+
+@pytest.mark.parametrize("spool", [False, True])
+async def test_no_open_write_follows_an_end_that_came_by_another_route(
+    tmp_path: Path, spool: bool
+) -> None:
+    """The held START goes to the other lane only: at SGP it would replace the finished row."""
+    async with SgpStandIn() as sgp, AgentexStandIn() as agentex:
+        environ = {
+            "SGP_CLIENT_BASE_URL": sgp.url,
+            "SGP_API_KEY": "k",
+            "SGP_ACCOUNT_ID": "a",
+            "AGENTEX_BASE_URL": agentex.url,
+        }
+        settings = {"spool__path": tmp_path} if spool else {}
+        async with running_app(environ, **settings) as app:
+            await app.post(make_event(input={"q": 1}))
+            item = {
+                "id": "s1",
+                "trace_id": "t1",
+                "name": "turn",
+                "start_timestamp": START_TIME,
+                "end_timestamp": END_TIME,
+                "output": {"x": 2},
+            }
+            reply = await app.request("PUT", "/v5/spans/batch", json={"items": [item]})
+            assert reply.status == 200
+            assert await app.stop()
+        ((row,),) = [json.loads(request.body)["items"] for request in sgp.requests]
+        assert (row["input"], row["end_timestamp"]) == ({"q": 1}, END_TIME)
+        assert agentex.spans["s1"]["end_time"] is None
+
+
+async def test_thin_ends_of_starts_on_disk_keep_to_the_memory_bound(tmp_path: Path) -> None:
+    """What would come back from disk is counted before; a refusal leaves room for others."""
+    async with upstream() as agentex:
+        environ = {"AGENTEX_BASE_URL": agentex.url}
+        async with running_app(environ, spool__path=tmp_path, **SMALL) as app:
+            for number in range(100):
+                event = make_event(f"s{number}", input={"q": "x" * 100_000})
+                await taken(app, event)
+            ends = [make_event(f"s{n}", kind="end", output={"x": 1}) for n in range(100)]
+            reply = await app.post(ends)
+            assert reply.status == 413
+            assert app.app.budget.used <= app.app.budget.limit
+            for thin in ends:
+                await taken(app, thin)
+                assert app.app.budget.used <= app.app.budget.limit
+            assert await app.stop()
+    done = {
+        request.path.rpartition("/")[2] if request.method == "PATCH" else request.body["id"]
+        for request in agentex.requests
+        if request.body.get("end_time") and request.body["input"]
+    }
+    assert len(done) == 100

@@ -1,0 +1,256 @@
+"""The listener over real HTTP: every answer of contracts/ingest.md."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+
+from tests.support.world import Running, make_event, running_app, upstream
+
+EVENT = orjson.dumps(make_event())
+BAD = make_event("bad", kind="end", end_time="2025-01-01T00:00:00Z")
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[Running]:
+    """An app whose upstream is out of reach."""
+    async with running_app() as running:
+        yield running
+
+
+def post(*headers: bytes, body: bytes = EVENT, line: bytes = b"POST /v1/spans HTTP/1.1") -> bytes:
+    """A request as bytes, for what no client would send."""
+    head = [line, b"Content-Type: application/json", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*head, b"", body])
+
+
+async def test_202(app: Running) -> None:
+    """What is valid is taken, as one object, an array, or lines."""
+    one, two = make_event("a"), make_event("a", kind="end")
+    reply = await app.post(one)
+    assert (reply.status, reply.body) == (202, {"accepted": 1, "rejected": []})
+    assert reply.headers["Content-Type"] == "application/json"
+    reply = await app.post([two, one])
+    assert (reply.status, reply.body) == (202, {"accepted": 2, "rejected": []})
+    lines = orjson.dumps(one) + b"\n" + orjson.dumps(two) + b"\n"
+    reply = await app.post(lines, content_type="application/x-ndjson")
+    assert (reply.status, reply.body) == (202, {"accepted": 2, "rejected": []})
+    assert app.app.books.received == 5
+
+
+async def test_what_an_end_repeats_is_kept_once(app: Running) -> None:
+    """The input of a START that waits, or was written, is not copied out of its END."""
+    for end in ("a", "b"):
+        await app.post(make_event(end, input={"q": end}))
+        start = app.app.intake.open_spans.started(("t1", end))
+        assert start is not None
+        await app.post(make_event(end, kind="end", input={"q": end}, output={}))
+        queue = app.app.lanes[0].queue
+        writes = [*queue.line.values(), *queue._in_flight.values()]
+        write = next(write for write in writes if write.id == end)
+        assert write.end_time is not None
+        assert write.input is start.input
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        "application/json;",
+    ],
+)
+async def test_content_types(app: Running, content_type: str) -> None:
+    """Parameters and case of the content type mean nothing."""
+    assert (await app.post(make_event(), content_type=content_type)).status == 202
+
+
+async def test_202_for_the_valid_ones(app: Running) -> None:
+    """Of several events the valid ones are taken, the others are named."""
+    reply = await app.post([make_event("a"), BAD])
+    assert reply.status == 202
+    error = "span.end_time is before span.start_time"
+    rejected = [{"index": 1, "id": "bad", "error": error}]
+    assert reply.body == {"accepted": 1, "rejected": rejected}
+    assert app.app.books.received == 1
+
+
+async def test_400_for_no_valid_event(app: Running) -> None:
+    """Without a valid event the same body comes with a 400."""
+    reply = await app.post([BAD])
+    assert reply.status == 400
+    assert reply.body["accepted"] == 0
+    assert [(r["index"], r["id"]) for r in reply.body["rejected"]] == [(0, "bad")]
+    assert app.app.books.received == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"5"])
+async def test_400_for_no_json(app: Running, body: bytes) -> None:
+    """What is no JSON, or no event, is one rejection without an id."""
+    reply = await app.post(body)
+    assert reply.status == 400
+    assert reply.body["accepted"] == 0
+    assert [(r["index"], r["id"]) for r in reply.body["rejected"]] == [(0, None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"), [(b"[]", "application/json"), (b"\n", "application/x-ndjson")]
+)
+async def test_400_for_nothing(app: Running, body: bytes, content_type: str) -> None:
+    """A body with no event at all has no valid event in it."""
+    reply = await app.post(body, content_type=content_type)
+    assert (reply.status, reply.body) == (400, {"accepted": 0, "rejected": []})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content_type": "text/plain"},
+        {"content_type": "application/xml"},
+        {"content_type": ""},
+        {"content_encoding": "br"},
+        {"content_encoding": "gzip, gzip"},
+    ],
+)
+async def test_415(app: Running, headers: dict[str, str]) -> None:
+    """Another content type or encoding is refused, with what would be taken."""
+    reply = await app.post(EVENT, **headers)
+    assert reply.status == 415
+    assert "must be" in reply.body["error"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/v2/spans"), ("PUT", "/x")])
+async def test_404(app: Running, method: str, path: str) -> None:
+    """A path that is none says where to go."""
+    reply = await app.request(method, path, data=EVENT)
+    assert reply.status == 404
+    assert "/v1/spans" in reply.body["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v1/spans", "POST"), ("PUT", "/v1/spans", "POST"), ("POST", "/readyz", "GET")],
+)
+async def test_405(app: Running, method: str, path: str, allowed: str) -> None:
+    """A path with another method says which one it takes."""
+    reply = await app.request(method, path)
+    assert (reply.status, reply.headers["Allow"]) == (405, allowed)
+    assert allowed in reply.body["error"]
+
+
+HOSTS = [
+    (b"localhost", 202),
+    (b"localhost:8318", 202),
+    (b"127.0.0.1:8318", 202),
+    (b"127.1.2.3", 202),
+    (b"[::1]:8318", 202),
+    (b"evil.example", 403),
+    (b"evil.example:8318", 403),
+    (b"localhost.evil.example", 403),
+    (b"10.0.0.1", 403),
+    (b"[::2]", 403),
+    (b"LocalHost", 202),
+    (b"127.evil.example", 403),
+]
+
+
+@pytest.mark.parametrize(("host", "status"), HOSTS)
+async def test_403_for_another_host(app: Running, host: bytes, status: int) -> None:
+    """Only loopback names are this port's names: no page gets here by its own DNS."""
+    answered, body = await app.raw(post(b"Host: " + host))
+    assert answered == status
+    assert status == 202 or "error" in orjson.loads(body)
+
+
+async def test_no_host_at_all(app: Running) -> None:
+    """HTTP/1.0 needs no Host."""
+    line = b"POST /v1/spans HTTP/1.0"
+    assert (await app.raw(post(line=line)))[0] == 202
+
+
+@pytest.mark.parametrize("path", ["/v1/spans", "/readyz", "/x"])
+async def test_403_for_web_pages(app: Running, path: str) -> None:
+    """A request of a page is refused, wherever it goes and from wherever it comes."""
+    reply = await app.request("POST", path, headers={"Origin": app.url}, data=EVENT)
+    assert reply.status == 403
+    assert app.app.books.received == 0
+
+
+async def test_readyz(app: Running) -> None:
+    """The agents' port says that it takes events."""
+    assert (await app.request("GET", "/readyz")).status == 200
+    assert (await app.request("HEAD", "/readyz")).status == 200
+
+
+async def test_413_for_what_never_fits() -> None:
+    """A request that an empty queue could not hold is too large, now and later."""
+    async with running_app(queue__max_bytes="8KiB") as app:
+        reply = await app.post([make_event(str(number)) for number in range(9)])
+        assert reply.status == 413
+        assert "8192" in reply.body["error"]
+        assert (await app.post([make_event(str(number)) for number in range(2)])).status == 202
+
+
+async def test_429_takes_nothing_of_a_request() -> None:
+    """A request that does not fit now is not taken, not even in part; nothing older is dropped."""
+    async with running_app(queue__max_bytes="64KiB") as app:
+        events = [make_event(str(n), kind="end", input={"p": "x" * 9000}) for n in range(5)]
+        assert (await app.post(events)).status == 202
+        before = app.app.budget.used
+        reply = await app.post([make_event("small"), *events[:2]])
+        assert (reply.status, reply.body.keys()) == (429, {"error"})
+        assert reply.headers["Retry-After"] == "1"
+        assert (app.app.budget.used, app.app.books.received) == (before, 5)
+        assert (await app.post(make_event("small"))).status == 202
+
+
+async def test_503_while_stopping() -> None:
+    """While it drains, new events are refused; what was taken arrives."""
+    async with upstream(stalled=True) as agentex:
+        async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
+            assert (await app.post(make_event("a", kind="end"))).status == 202
+            await agentex.asked.wait()
+            app.app.stop()
+            while (await app.request("GET", "/readyz")).status == 200:
+                pass
+            for reply in (await app.post(make_event()), await app.request("GET", "/readyz")):
+                assert (reply.status, reply.body.keys()) == (503, {"error"})
+                assert reply.headers["Retry-After"] == "1"
+            agentex.gate.set()
+            assert await app.task
+        assert [request.body["id"] for request in agentex.requests] == ["a"]
+
+
+async def test_keep_alive(app: Running) -> None:
+    """A connection takes one request after another, refused ones too."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    statuses = []
+    host = b"Host: localhost"
+    line = b"POST /x HTTP/1.1"
+    for request in (post(host), post(host, body=b"{"), post(host, line=line), post(host)):
+        writer.write(request)
+        statuses.append(int((await reader.readuntil(b"\r\n\r\n")).split()[1]))
+        await reader.readuntil(b"}" if statuses[-1] == 404 else b"]}")
+    writer.close()
+    await writer.wait_closed()
+    assert statuses == [202, 400, 404, 202]
+
+
+async def test_every_answer_is_counted(app: Running) -> None:
+    """Requests are counted by status, rejected events by reason."""
+    await app.post([make_event("a"), BAD])
+    await app.post(b"{")
+    await app.post(EVENT, content_type="text/plain")
+    async with app.client.get(app.admin_url + "/metrics") as response:
+        lines = (await response.text()).splitlines()
+    for line in (
+        'trace_sidecar_ingest_requests_total{code="202"} 1.0',
+        'trace_sidecar_ingest_requests_total{code="400"} 1.0',
+        'trace_sidecar_ingest_requests_total{code="415"} 1.0',
+        'trace_sidecar_rejected_events_total{reason="invalid"} 1.0',
+        'trace_sidecar_rejected_events_total{reason="malformed"} 1.0',
+        'trace_sidecar_received_events_total{kind="start"} 1.0',
+    ):
+        assert line in lines

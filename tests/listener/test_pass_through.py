@@ -1,0 +1,222 @@
+"""Other requests of the SGP client: handed on as they are, streaming, or refused with a reason."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tests.support.world import NOWHERE, Running, running_app
+
+
+class Far:
+    """An SGP whose answers a test writes itself."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.gate = asyncio.Event()
+        self.asked = asyncio.Event()
+        self.hung_up = asyncio.Event()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer by path."""
+        self.asked.set()
+        if request.path.endswith("/slow"):
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.hung_up.set()
+                raise
+        if request.path.endswith("/events"):
+            return await self._events(request)
+        body = await request.read()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append((request.method, request.rel_url.raw_path_qs, headers, body))
+        if request.path.endswith("/moved"):
+            return web.Response(status=307, headers={"Location": "http://elsewhere.invalid/"})
+        return web.Response(
+            status=201,
+            body=b"echo:" + body,
+            headers={"X-Far": "yes", "Connection": "X-Hop", "X-Hop": "1", "Keep-Alive": "3"},
+        )
+
+    async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: 1\n\n")
+        await self.gate.wait()
+        if request.path.startswith("/public/v5/broken"):
+            assert request.transport is not None
+            request.transport.abort()
+            return response
+        await response.write(b"data: 2\n\n")
+        return response
+
+
+@asynccontextmanager
+async def far_away() -> AsyncIterator[Far]:
+    """A running `Far`."""
+    far = Far()
+    server = web.Server(far.handle, access_log=None, handler_cancellation=True)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        far.url = f"http://127.0.0.1:{runner.addresses[0][1]}/public"
+        yield far
+    finally:
+        far.gate.set()
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def far() -> AsyncIterator[Far]:
+    """An SGP behind a path prefix."""
+    async with far_away() as running:
+        yield running
+
+
+@pytest.fixture
+async def app(far: Far) -> AsyncIterator[Running]:
+    """A sidecar that hands requests on to it."""
+    environ = {"SGP_CLIENT_BASE_URL": far.url}
+    async with running_app(environ, sgp__relay="true", listener__pass_through="true") as running:
+        yield running
+
+
+def passed(app: Running) -> dict[str, int]:
+    """What became of requests, by outcome, without the zeros."""
+    return dict(+app.app.listener._metrics.passed)
+
+
+async def test_a_request_goes_as_it_is(app: Running, far: Far) -> None:
+    """Method, path, query, headers and body; the credential is the agent's own."""
+    headers = {"x-api-key": "agent", "Connection": "X-Secret-Hop", "X-Secret-Hop": "1"}
+    path = "/v5/files/a%2Fb?x=%20y&z="
+    async with app.client.post(app.url + path, data=b"body", headers=headers) as response:
+        assert (response.status, await response.read()) == (201, b"echo:body")
+        assert response.headers["X-Far"] == "yes"
+        assert not {"X-Hop", "Keep-Alive"} & set(response.headers)
+    ((method, target, got, body),) = far.requests
+    assert (method, target, body) == ("POST", "/public" + path, b"body")
+    assert got["x-api-key"] == "agent"
+    assert "x-secret-hop" not in got
+    assert got["host"] == far.url.split("/")[2]
+    assert passed(app) == {"answered": 1}
+    assert app.app.books.received == 0
+
+
+async def test_an_answer_streams(app: Running, far: Far) -> None:
+    """The first event is here before the second one exists."""
+    async with app.client.get(f"{app.url}/v5/events") as response:
+        assert response.content_type == "text/event-stream"
+        assert await response.content.readany() == b"data: 1\n\n"
+        far.gate.set()
+        assert await response.content.read() == b"data: 2\n\n"
+
+
+async def test_a_request_streams(app: Running, far: Far) -> None:
+    """The upstream is asked while the body still comes, and gets all of it."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"first"
+        await far.asked.wait()
+        yield b"second"
+
+    async with app.client.post(f"{app.url}/v5/files", data=body()) as response:
+        assert await response.read() == b"echo:firstsecond"
+
+
+async def test_an_answer_that_breaks_off_breaks_off_here_too(app: Running, far: Far) -> None:
+    """The agent must not take a half answer for a whole one."""
+    async with app.client.get(f"{app.url}/v5/broken/events") as response:
+        await response.content.readany()
+        far.gate.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.content.read()
+    assert passed(app) == {"broken": 1}
+
+
+async def test_an_agent_that_hangs_up_ends_the_request(app: Running, far: Far) -> None:
+    """Its time-out is the one that counts: nothing keeps running at SGP."""
+    with pytest.raises(TimeoutError):
+        async with (
+            asyncio.timeout(0.2),
+            app.client.get(f"{app.url}/v5/slow"),
+        ):
+            raise AssertionError("no answer was to come")
+    async with asyncio.timeout(5):
+        await far.hung_up.wait()
+
+
+async def test_a_long_answer_is_not_idle(app: Running, far: Far) -> None:
+    """Connections without a request for minutes are closed; one that is being answered is not."""
+    async with app.client.get(f"{app.url}/v5/events") as response:
+        await response.content.readany()
+        app.app.listener.sweep(asyncio.get_running_loop().time() + 10_000)
+        far.gate.set()
+        assert await response.content.read() == b"data: 2\n\n"
+
+
+async def test_a_silent_upstream_is_a_504(app: Running) -> None:
+    """The client says how long it waits (contracts/sgp.md 1.1)."""
+    headers = {"x-stainless-read-timeout": "0.05"}
+    reply = await app.request("GET", "/v5/slow", headers=headers)
+    assert (reply.status, list(reply.body)) == (504, ["detail"])
+    assert passed(app) == {"timeout": 1}
+
+
+async def test_an_upstream_that_is_away_is_a_502() -> None:
+    """At once, and never tried again."""
+    environ = {"SGP_CLIENT_BASE_URL": NOWHERE}
+    async with running_app(environ, sgp__relay="true", listener__pass_through="true") as app:
+        reply = await app.request("GET", "/v5/models")
+        assert (reply.status, list(reply.body)) == (502, ["detail"])
+        assert passed(app) == {"unreachable": 1}
+
+
+async def test_redirects_are_the_clients_to_follow(app: Running) -> None:
+    """The proxy reaches the configured upstream only."""
+    async with app.client.get(f"{app.url}/v5/moved", allow_redirects=False) as response:
+        assert response.status == 307
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"/v5/../admin", b"/v5/%2e%2e/admin", b"http://elsewhere.invalid/v5/../x"],
+)
+async def test_nothing_but_the_base_url_can_be_reached(
+    app: Running, far: Far, target: bytes
+) -> None:
+    """No path leads out of it."""
+    status, _ = await app.raw(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % target)
+    assert status in {400, 403, 404}
+    assert not far.requests
+
+
+async def test_another_host_in_the_target_is_still_our_upstream(app: Running, far: Far) -> None:
+    """An absolute target names a host: it is not asked."""
+    request = b"GET http://elsewhere.invalid/v5/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    status, _ = await app.raw(request)
+    assert status in {201, 400, 403}
+    assert all(target == "/public/v5/models" for _, target, _, _ in far.requests)
+
+
+async def test_it_is_off_by_default(far: Far) -> None:
+    """404 says what to set, and nothing is asked."""
+    environ = {"SGP_CLIENT_BASE_URL": far.url}
+    async with running_app(environ, sgp__relay="true") as app:
+        reply = await app.request("GET", "/v5/models")
+    assert reply.status == 404
+    assert "listener.pass_through" in reply.body["error"]
+    assert not far.requests
+
+
+async def test_spans_are_still_taken(app: Running, far: Far) -> None:
+    """The batch route is ours, also with pass-through on."""
+    reply = await app.request("PUT", "/v5/spans/batch", json={"items": []})
+    assert reply.status == 200
+    assert not far.requests

@@ -1,0 +1,104 @@
+"""`sidecar explain`: what became of a span."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sidecar.demo.behaviours import Answer
+from sidecar.demo.sgp import SgpStandIn
+from sidecar.operate import explain
+from tests.support.world import NOWHERE, Running, make_event, running_app
+
+SGP = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[Running]:
+    """A sidecar with an SGP that works and an Agentex that is away."""
+    async with SgpStandIn() as sgp:
+        environ = SGP | {"SGP_CLIENT_BASE_URL": sgp.url, "AGENTEX_BASE_URL": NOWHERE}
+        async with running_app(environ, shutdown__grace_s=0) as running:
+            yield running
+
+
+async def ask(
+    app: Running, capsys: pytest.CaptureFixture[str], id_: str, letters: str = ""
+) -> tuple[int, str]:
+    """The exit code and what is printed."""
+    code = await asyncio.to_thread(explain.run, id_, app.admin_url, letters, as_json=False)
+    return code, capsys.readouterr().out
+
+
+async def until(app: Running, id_: str, what: str) -> None:
+    """Return once the decision `what` was made about a span."""
+    async with asyncio.timeout(10):
+        while what not in {each.what for each in app.app.recent.about(id_)}:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # the ring tells nobody: it is on the hot path
+
+
+async def test_accepted_sent_and_waiting(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """What happened at each sink, and what is still to come; no content."""
+    await app.post(make_event(kind="start", input={"secret": "prompt"}))
+    await app.post(make_event(kind="end"))
+    await until(app, "s1", "forwarded")
+    await until(app, "s1", "not taken")
+    code, said = await ask(app, capsys, "s1")
+    assert code == explain.KNOWN
+    for words in ("accepted (start)", "accepted (end)", "sgp      forwarded (complete)"):
+        assert words in said
+    assert "agentex  not taken (ConnectionRefusedError)" in said
+    assert "agentex waits for another try" in said
+    assert "prompt" not in said
+
+
+async def test_an_open_span(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its START waits for the END."""
+    await app.post(make_event("open"))
+    code, said = await ask(app, capsys, "open")
+    assert (code, "its START is held for its END" in said) == (explain.KNOWN, True)
+
+
+async def test_a_span_that_never_came(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code says so, for scripts."""
+    code, said = await ask(app, capsys, "no/such span?")
+    assert (code, "nothing is known" in said) == (explain.UNKNOWN, True)
+
+
+async def test_a_dead_letter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Found in the file too, where the sidecar that wrote it is long gone."""
+    letters = str(tmp_path / "letters.jsonl")
+    async with SgpStandIn() as sgp:
+        sgp.rule = lambda _: Answer(422, b"{}")
+        environ = SGP | {"SGP_CLIENT_BASE_URL": sgp.url}
+        async with running_app(environ, dead_letters__path=letters) as app:
+            await app.post(make_event(kind="end"))
+            await until(app, "s1", "dead letter")
+    async with running_app(shutdown__grace_s=0) as later:
+        code, said = await ask(later, capsys, "s1", letters)
+    assert code == explain.KNOWN
+    assert "dead letter: " in said
+    assert "422" in said
+
+
+async def test_json_for_scripts(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """The documented keys."""
+    await app.post(make_event("open"))
+    await asyncio.to_thread(explain.run, "open", app.admin_url, "", as_json=True)
+    known = json.loads(capsys.readouterr().out)
+    assert set(known) == {"id", "start", "lanes", "recent", "dead_letters"}
+    assert set(known["lanes"]) == {"agentex", "sgp"}
+
+
+def test_a_sidecar_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+    """An exit code of its own, and where it was looked for."""
+    assert explain.run("s1", NOWHERE, "", as_json=False) == explain.AWAY
+    assert NOWHERE in capsys.readouterr().err
+
+
+async def test_an_id_is_needed(app: Running) -> None:
+    """400 says so."""
+    async with app.client.get(f"{app.admin_url}/explain") as response:
+        assert response.status == 400

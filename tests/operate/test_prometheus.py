@@ -1,0 +1,57 @@
+"""The metrics contract: names, types and label sets, and what a scrape shows."""
+
+import re
+from pathlib import Path
+
+from tests.support.world import Running, make_event, running_app
+
+GOLDEN = Path(__file__).parent / "metrics.golden"
+BOTH = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
+
+
+async def scrape(app: Running) -> str:
+    """What Prometheus gets."""
+    async with app.client.get(f"{app.admin_url}/metrics") as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/plain")
+        return await response.text()
+
+
+def series(text: str) -> str:
+    """Every type and every series of ours, without values; histograms by their bounds."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("# TYPE trace_sidecar_"):
+            lines.append(line.removeprefix("# TYPE "))
+        elif line.startswith("trace_sidecar_"):
+            lines.append(re.sub(r'version="[^"]*"', 'version="…"', line.rpartition(" ")[0]))
+    return "\n".join(lines) + "\n"
+
+
+async def test_names_and_labels_are_the_contract() -> None:
+    """All series are there from the start; a change of metrics.golden is a change for operators."""
+    async with running_app(BOTH, shutdown__grace_s=0) as app:
+        assert series(await scrape(app)) == GOLDEN.read_text()
+
+
+async def test_everything_counts_from_zero() -> None:
+    """Counters begin at 0, and so does the imbalance."""
+    async with running_app(BOTH, shutdown__grace_s=0) as app:
+        for line in (await scrape(app)).splitlines():
+            if re.match(r"trace_sidecar_\w+_total|trace_sidecar_accounting", line):
+                assert line.endswith(" 0.0"), line
+
+
+async def test_depth_and_rss_are_read_at_the_scrape() -> None:
+    """What operators watch: depth for each sink, bytes against the limit, RSS."""
+    async with running_app(BOTH, shutdown__grace_s=0) as app:
+        event = make_event(kind="end")
+        async with app.client.post(f"{app.url}/v1/spans", json=event) as response:
+            assert response.status == 202
+        text = await scrape(app)
+    assert 'trace_sidecar_queue_depth{sink="agentex"} 1.0' in text
+    assert 'trace_sidecar_received_events_total{kind="end"} 1.0' in text
+    assert 'trace_sidecar_ingest_requests_total{code="202"} 1.0' in text
+    rss = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
+    assert rss is not None
+    assert float(rss[1]) > 1e6

@@ -1,0 +1,99 @@
+"""Dead letters again: listed, through a running sidecar, and by one of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.config import ConfigError, load
+from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.sgp import SgpStandIn
+from sidecar.lanes import AGENTEX_BIT, SGP_BIT
+from sidecar.operate import replay
+from sidecar.sinks import Refused
+from sidecar.sinks.dead_letters import DeadLetters
+from tests.support.world import make_span, running_app
+
+ERROR = Refused("HTTP 422", 422)
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    """Three letters: complete ones of both sinks, and an open one of SGP."""
+    file = tmp_path / "letters.jsonl"
+    dead = DeadLetters(str(file), 100_000)
+    dead.add("sgp", make_span("a", input=b'{"secret": "prompt"}'), "refused", ERROR)
+    dead.add("agentex", make_span("b"), "failing", ERROR)
+    dead.add("sgp", make_span("c", complete=False), "refused", ERROR)
+    return file
+
+
+def test_the_listing_shows_reasons_and_no_content(letters: Path) -> None:
+    """A line a letter; `sink` chooses."""
+    lines = list(replay.listing(str(letters), None))
+    assert [line.split()[-1] for line in lines] == ["a", "b", "c"]
+    assert "refused" in lines[0]
+    assert "422" in lines[0]
+    assert "prompt" not in "".join(lines)
+    assert len(list(replay.listing(str(letters), "agentex"))) == 1
+
+
+async def test_each_letter_goes_to_the_sink_that_refused_it(letters: Path) -> None:
+    """And nowhere else; an open one is not sent to SGP, where it could replace a finished row."""
+    async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
+        environ = {
+            "AGENTEX_BASE_URL": agentex.url,
+            "SGP_CLIENT_BASE_URL": sgp.url,
+            "SGP_API_KEY": "k",
+            "SGP_ACCOUNT_ID": "a",
+        }
+        done = await replay.directly(str(letters), None, load(None, environ), environ)
+        assert dict(+done) == {"forwarded": 2, "skipped": 1}
+        assert set(agentex.spans) == {"b"}
+        assert {key[1] for key in sgp.spans} == {"a"}
+
+
+async def test_through_a_running_sidecar(letters: Path) -> None:
+    """It takes the complete ones as events."""
+    async with AgentexStandIn() as agentex:
+        async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
+            done = await replay.through(str(letters), "sgp", app.url)
+            assert dict(+done) == {"accepted": 1, "skipped": 1}
+        assert set(agentex.spans) == {"a"}
+
+
+async def test_a_letter_goes_by_the_route_that_it_came_by(tmp_path: Path) -> None:
+    """What an SDK sent to one upstream alone is sent to that one alone, as it was."""
+    file = tmp_path / "letters.jsonl"
+    dead = DeadLetters(str(file), 100_000)
+    extra = b'"status":"SUCCESS","type":"CUSTOM"'
+    dead.add("sgp", make_span("a", route=SGP_BIT, extra=extra), "refused", ERROR)
+    dead.add("agentex", make_span("b", route=AGENTEX_BIT), "failing", ERROR)
+    async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
+        environ = {
+            "AGENTEX_BASE_URL": agentex.url,
+            "SGP_CLIENT_BASE_URL": sgp.url,
+            "SGP_API_KEY": "k",
+            "SGP_ACCOUNT_ID": "a",
+        }
+        async with running_app(environ) as app:
+            done = await replay.through(str(file), None, app.url)
+            assert dict(+done) == {"accepted": 2}
+            await sgp.arrived(1)
+            await replay.through(str(file), "sgp", app.url)
+            await sgp.arrived(2)  # what was refused once is not taken for a repeat
+        assert set(agentex.spans) == {"b"}
+        (row,) = sgp.spans.values()
+        assert "metadata" not in row
+        done = await replay.directly(str(file), "sgp", load(None, environ), environ)
+        assert dict(+done) == {"forwarded": 1}
+        assert list(sgp.spans.values()) == [row]
+
+
+def test_what_is_no_dead_letter_is_named(tmp_path: Path) -> None:
+    """File and line."""
+    file = tmp_path / "letters.jsonl"
+    file.write_text("what?\n")
+    with pytest.raises(ConfigError, match=r"letters.jsonl:1: not a dead letter"):
+        list(replay.listing(str(file), None))
+    with pytest.raises(ConfigError, match="No such file"):
+        list(replay.listing(str(tmp_path / "none"), None))

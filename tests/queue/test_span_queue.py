@@ -1,0 +1,143 @@
+"""The queue of one lane, by hand and against a model."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.span_queue import SpanQueue
+from sidecar.spans.span import Span
+from sidecar.telemetry.accounting import LaneBooks
+from tests.support.world import make_span
+
+IDS = st.sampled_from("abcdef")
+
+
+def new_queue() -> tuple[SpanQueue, LaneBooks, ByteBudget]:
+    """An empty queue and what it counts with."""
+    books, budget = LaneBooks(), ByteBudget(2**30)
+    return SpanQueue(budget, books, bit=1), books, budget
+
+
+def test_writes_leave_in_the_order_they_came() -> None:
+    """Take gives the oldest writes first, at most as many as asked for."""
+    queue, _, _ = new_queue()
+    for id_ in "abc":
+        queue.put(make_span(id_))
+    assert [span.id for span in queue.take(2, 2**20)] == ["a", "b"]
+    assert [span.id for span in queue.take(2, 2**20)] == ["c"]
+
+
+def test_a_batch_ends_before_it_is_too_large() -> None:
+    """Take stops at max_bytes, but always gives one write."""
+    queue, _, _ = new_queue()
+    for id_ in "abc":
+        queue.put(make_span(id_, input=b'{"p":"%s"}' % (b"x" * 5000)))
+    assert len(queue.take(9, 13_000)) == 2
+    assert len(queue.take(9, 10)) == 1
+
+
+def test_a_complete_write_takes_the_place_of_a_waiting_open_one() -> None:
+    """The open write is superseded; the complete one keeps its place in the line."""
+    queue, books, _ = new_queue()
+    queue.put(make_span("a", complete=False))
+    queue.put(make_span("b"))
+    queue.put(make_span("a"))
+    batch = queue.take(9, 2**20)
+    assert [(span.id, span.kind) for span in batch] == [("a", "complete"), ("b", "complete")]
+    assert books.superseded == 1
+
+
+def test_an_open_write_never_takes_the_place_of_a_complete_one() -> None:
+    """A START that comes late is superseded by the complete write that waits."""
+    queue, books, _ = new_queue()
+    queue.put(make_span("a"))
+    queue.put(make_span("a", complete=False))
+    assert [span.kind for span in queue.take(9, 2**20)] == ["complete"]
+    assert books.superseded == 1
+
+
+def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
+    """A newer write waits behind the one in flight, and is the next after it."""
+    queue, _, _ = new_queue()
+    queue.put(make_span("a", complete=False))
+    (open_write,) = queue.take(1, 2**20)
+    queue.put(make_span("b"))
+    queue.put(make_span("a"))
+    assert queue.overtaken(open_write)
+    assert [span.id for span in queue.take(9, 2**20)] == ["b"]
+    queue.settle(open_write)
+    assert [span.id for span in queue.take(9, 2**20)] == ["a"]
+
+
+def test_a_span_in_two_lanes_is_counted_once_in_bytes() -> None:
+    """The budget counts a shared span once, until the last lane lets it go."""
+    budget = ByteBudget(2**30)
+    lanes = [SpanQueue(budget, LaneBooks(), bit) for bit in (1, 2)]
+    span = make_span("a")
+    for lane in lanes:
+        lane.put(span)
+    assert budget.used == span.size
+    for lane, left in zip(lanes, (span.size, 0), strict=True):
+        lane.settle(lane.take(1, 2**20)[0])
+        assert left == budget.used
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """The queue against the simplest thing that could be right: a list."""
+
+    batches: Bundle[list[Span]] = Bundle("batches")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue, self.books, self.budget = new_queue()
+        self.line: list[Span] = []
+        self.in_flight: dict[str, Span] = {}
+
+    @rule(id_=IDS, complete=st.booleans(), size=st.integers(0, 3000))
+    def put(self, id_: str, complete: bool, size: int) -> None:
+        """Put a write: in the place of an older one of its span, or at the end."""
+        span = make_span(id_, complete=complete, input=b"{%b}" % (b" " * size))
+        self.queue.put(span)
+        for place, waiting in enumerate(self.line):
+            if waiting.id == id_:
+                if complete or waiting.end_time is None:
+                    self.line[place] = span
+                return
+        self.line.append(span)
+
+    @rule(most=st.integers(1, 4), target=batches)
+    def take(self, most: int) -> list[Span]:
+        """Take the first writes whose spans are not in flight."""
+        ready = [span for span in self.line if span.id not in self.in_flight][:most]
+        taken = self.queue.take(most, 2**30)
+        assert list(map(id, ready)) == list(map(id, taken))
+        for span in taken:
+            self.line = [other for other in self.line if other is not span]
+            self.in_flight[span.id] = span
+        return taken
+
+    @rule(batch=consumes(batches))
+    def settle(self, batch: list[Span]) -> None:
+        """Settle a batch; what waited behind it comes to the front of the line."""
+        for span in batch:
+            self.queue.settle(span)
+            del self.in_flight[span.id]
+            self.books.forwarded[span.kind] += 1
+            behind = [other for other in self.line if other.id == span.id]
+            self.line = behind + [other for other in self.line if other.id != span.id]
+
+    @invariant()
+    def balanced(self) -> None:
+        """Depth, bytes and books agree with the model."""
+        held = [*self.line, *self.in_flight.values()]
+        assert self.queue.depth == len(held)
+        assert self.queue.in_flight == len(self.in_flight)
+        assert self.budget.used == sum(span.size for span in held)
+        ready = [span for span in self.line if span.id not in self.in_flight]
+        assert self.queue.waiting_bytes == sum(span.size for span in ready)
+        assert self.books.imbalance(self.queue.depth) == 0
+
+
+TestQueueMachine: Any = QueueMachine.TestCase

@@ -1,0 +1,310 @@
+"""Decoding one event: every rule of contracts/ingest.md, and errors that say which one."""
+
+import json
+import math
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.spans.decode import MalformedBody, decode
+from sidecar.spans.span import SPAN_OVERHEAD, Span, from_row, to_row
+from tests.support.world import END_TIME, START_TIME, make_event, make_span
+
+# What must never come back in an error text.
+CONTENT = "this is a prompt"
+
+
+def take(event: object) -> Span:
+    """The span of an event that must be taken."""
+    spans, rejected = decode(orjson.dumps(event), 7.0)
+    assert rejected == []
+    assert len(spans) == 1
+    return spans[0]
+
+
+def error(event: object) -> str:
+    """The error text of an event that must be rejected."""
+    spans, rejected = decode(orjson.dumps(event), 7.0)
+    assert spans == []
+    assert len(rejected) == 1
+    return rejected[0].error
+
+
+def having(field: str, value: object, kind: str = "start") -> dict[str, Any]:
+    """An event with that field in its span."""
+    event = make_event(kind=kind)
+    event["span"][field] = value
+    return event
+
+
+def with_input(raw: bytes) -> bytes:
+    """A START whose input is `raw`."""
+    return orjson.dumps(make_event(input="HERE")).replace(b'"HERE"', raw)
+
+
+def test_a_start_becomes_an_open_span() -> None:
+    """Everything that the contract names is kept, and when it was accepted."""
+    span = take(make_event("a", parent_id="p", task_id="k", input={"q": 1}, output={}, data={}))
+    assert (span.id, span.trace_id, span.name) == ("a", "t1", "turn")
+    assert (span.parent_id, span.task_id) == ("p", "k")
+    assert (span.start_time, span.end_time) == (START_TIME, None)
+    assert (span.input, span.output, span.data) == (b'{"q":1}', b"{}", b"{}")
+    assert span.accepted_at == 7.0
+    assert span.size == SPAN_OVERHEAD + len(b'{"q":1}{}{}')
+    assert span.kind == "open"
+
+
+def test_an_end_becomes_a_complete_span() -> None:
+    """An END has its end time, and what it leaves out is empty."""
+    span = take(make_event(kind="end", parent_id=None, input=None))
+    assert (span.end_time, span.kind) == (END_TIME, "complete")
+    assert (span.parent_id, span.task_id) == (None, None)
+    assert (span.input, span.output, span.data) == (b"", b"", b"")
+
+
+def test_anything_else_is_ignored() -> None:
+    """Unknown fields do no harm, nor does the end time of a START."""
+    assert take(make_event(end_time=END_TIME, status="x") | {"extra": [1]}).kind == "open"
+
+
+@pytest.mark.parametrize("field", ["id", "trace_id", "name", "start_time"])
+@pytest.mark.parametrize("value", ["", None, 5, [CONTENT], ...])
+def test_required_fields(field: str, value: object) -> None:
+    """Absent, null, empty or no text: refused, and the field is named."""
+    event = make_event(kind="end", input={"text": CONTENT})
+    event["span"][field] = value
+    if value is ...:
+        del event["span"][field]
+    text = error(event)
+    assert "span" in text
+    assert field in text
+    assert CONTENT not in text
+
+
+@pytest.mark.parametrize("field", ["parent_id", "task_id", "end_time"])
+def test_optional_fields_are_texts_or_null(field: str) -> None:
+    """A number where a text belongs is refused."""
+    assert f"span.{field}" in error(having(field, 5))
+
+
+@pytest.mark.parametrize(
+    ("id_", "taken"),
+    [("i" * 256, True), ("i" * 257, False), ("é" * 128, True), ("é" * 129, False)],
+)
+def test_the_length_of_an_id(id_: str, taken: bool) -> None:
+    """An id has at most 256 bytes of UTF-8."""
+    assert bool(decode(orjson.dumps(make_event(id_)), 0.0).spans) is taken
+    if not taken:
+        assert error(make_event(id_)) == "span.id is longer than 256 bytes"
+
+
+@pytest.mark.parametrize("field", ["id", "trace_id", "parent_id"])
+def test_no_nul_in_ids(field: str) -> None:
+    """A NUL is refused where no upstream could store it and no repair would be right."""
+    assert error(having(field, "a\0b")) == f"span.{field} has a NUL character"
+
+
+def test_a_nul_elsewhere_is_taken() -> None:
+    """A NUL in the name or in content is not the agent's to fix."""
+    span = take(make_event(name="a\0b", task_id="\0", input={"a": "\0"}))
+    assert (span.name, span.task_id, span.input) == ("a\0b", "\0", b'{"a":"\\u0000"}')
+
+
+@pytest.mark.parametrize("event_type", ["START", "", "update", "end "])
+def test_event_types(event_type: str) -> None:
+    """Only `start` and `end` are events."""
+    text = error(make_event() | {"event_type": event_type})
+    assert text == 'event_type must be "start" or "end"'
+
+
+@pytest.mark.parametrize("event", [{}, {"event_type": "start"}, {"span": {}}, 5, "x", None, True])
+def test_no_event_at_all(event: object) -> None:
+    """Another JSON value is no event."""
+    assert error(event)
+
+
+@pytest.mark.parametrize(
+    ("text", "forwarded"),
+    [
+        ("2026-01-02T03:04:05", "2026-01-02T03:04:05+00:00"),
+        ("2026-01-02T03:04:05.6", "2026-01-02T03:04:05.6+00:00"),
+        ("2026-01-02 03:04:05", "2026-01-02 03:04:05+00:00"),
+        ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        ("2026-01-02t03:04:05z", "2026-01-02t03:04:05z"),
+        ("2026-01-02T03:04:05.678901234Z", "2026-01-02T03:04:05.678901234Z"),
+        ("2026-01-02T03:04:05-08:00", "2026-01-02T03:04:05-08:00"),
+        ("2026-01-02T03:04:05.1+05:30", "2026-01-02T03:04:05.1+05:30"),
+    ],
+)
+def test_times_are_forwarded_as_they_came(text: str, forwarded: str) -> None:
+    """Only a missing offset is added; start and end go the same way."""
+    assert take(make_event(start_time=text)).start_time == forwarded
+    assert take(make_event(kind="end", start_time=text, end_time=text)).end_time == forwarded
+
+
+offsets = st.integers(-23 * 60, 23 * 60).map(lambda m: timezone(timedelta(minutes=m)))
+
+
+@given(st.datetimes(timezones=st.none() | offsets))
+def test_every_isoformat_is_a_time(at: datetime) -> None:
+    """What `isoformat` writes is taken, and still names the same instant."""
+    span = take(make_event(start_time=at.isoformat()))
+    came = datetime.fromisoformat(span.start_time)
+    assert came.tzinfo is not None
+    assert came.replace(tzinfo=None) == at.replace(tzinfo=None)
+    assert came.utcoffset() == (at.utcoffset() or came.utcoffset())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "now",
+        "2026-01-02",
+        "20260102T030405Z",
+        "2026-W01-1T03:04:05Z",
+        "2026-13-02T03:04:05Z",
+        "2026-01-02T25:04:05Z",
+        "2026-01-02X03:04:05Z",
+        "03:04:05",
+        "1767323045",
+        "2026-01-02T03:04:05 UTC",
+        "\ufffd",
+    ],
+)
+@pytest.mark.parametrize("field", ["start_time", "end_time"])
+def test_what_is_no_time(field: str, text: str) -> None:
+    """A text that names no instant is refused, without being repeated."""
+    assert error(having(field, text, "end")) == f"span.{field} is not an RFC 3339 time"
+
+
+def test_an_end_needs_its_end_time() -> None:
+    """An END without an end time is refused."""
+    text = "span.end_time is required at end"
+    assert error(make_event(kind="end", end_time=None)) == text
+
+
+@pytest.mark.parametrize(
+    ("end", "taken"),
+    [
+        ("2026-01-02T03:04:05.678901Z", True),
+        ("2026-01-02T03:04:05.6789Z", False),
+        ("2026-01-02T04:04:05.678901+01:00", True),
+        ("2026-01-02T03:04:06+01:00", False),
+        ("2026-01-02T03:04:06", True),
+        ("2026-01-01T23:04:06-08:00", True),
+    ],
+)
+def test_an_end_is_not_before_its_start(end: str, taken: bool) -> None:
+    """Instants are compared, not texts; none is UTC; an empty span is a span."""
+    event = make_event(kind="end", start_time="2026-01-02T03:04:05.678901Z", end_time=end)
+    if taken:
+        assert take(event).end_time is not None
+    else:
+        assert error(event) == "span.end_time is before span.start_time"
+
+
+@pytest.mark.parametrize("field", ["input", "output", "data"])
+@pytest.mark.parametrize("value", [1, 1.5, True, False, CONTENT, "", [1], [{}, CONTENT], [[{}]]])
+def test_payloads_of_a_wrong_shape(field: str, value: object) -> None:
+    """Payloads are objects, arrays of objects, or null; content is never repeated."""
+    text = error(having(field, value))
+    assert text.startswith(f"span.{field} must ")
+    assert CONTENT not in text
+
+
+@pytest.mark.parametrize("field", ["input", "output", "data"])
+def test_nesting_is_limited(field: str) -> None:
+    """201 levels are refused; far more than that too, instead of ending the process."""
+    value: Any = {}
+    for _ in range(199):
+        value = {"a": value}
+    assert take(having(field, value))
+    assert error(having(field, {"a": value})) == (
+        f"span.{field} is nested more than 200 levels deep"
+    )
+    deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    body = orjson.dumps(having(field, "HERE")).replace(b'"HERE"', deep)
+    with pytest.raises(MalformedBody, match="nested"):
+        decode(body, 0.0)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_end_that_repeats_its_start(many: bool) -> None:
+    """What it says again is kept once; what differs is looked at like anything else."""
+    start = make_span("a", complete=False, input=b'{"q":1}', data=b'{"d":1}')
+    deep: Any = {}
+    for _ in range(200):
+        deep = {"a": deep}
+    fields = {"input": {"q": 1}, "output": {"a": 2}, "data": {"d": 2}}
+    good, bad = (make_event(id_, kind="end", **fields) for id_ in ("a", "a"))
+    bad["span"]["data"] = deep
+    spans, rejected = decode(
+        orjson.dumps([good, bad] if many else good),
+        7.0,
+        started=lambda key: start if key == ("t1", "a") else None,
+    )
+    assert spans[0].input is start.input
+    assert (spans[0].output, spans[0].data) == (b'{"a":2}', b'{"d":2}')
+    assert spans[0].size == SPAN_OVERHEAD + len(b'{"q":1}{"a":2}{"d":2}')
+    assert [r.error for r in rejected] == ["span.data is nested more than 200 levels deep"] * many
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"n":123456789012345678901234567890,"f":1e400,"g":-0.0,"h":1E+2,"i":0.10000000000000000055}',
+        b'{"z":1,"a":2,"z":3}',
+        rb'{"e":"\u00e9\/\b\f\n\r\t\"\\","p":"\ud83d\ude00"}',
+        '{"t":"é漢\u2028😀\x7f"}'.encode(),
+        b'{ "a" :\t[ 1 ,\r\n2 ] }',
+        b'[ {"a":1},\n{} ]',
+        b"[]",
+        b"{}",
+    ],
+)
+def test_payloads_are_the_agents_own_bytes(raw: bytes) -> None:
+    """Big numbers, equal keys, escapes, order and blanks stay; blanks around them go."""
+    spans, rejected = decode(with_input(b" \n" + raw + b" \t"), 0.0)
+    assert rejected == []
+    assert [raw] == [span.input for span in spans]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats().filter(math.isfinite) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+objects = st.dictionaries(st.text(), json_values)
+
+
+@given(objects | st.lists(objects) | st.none(), st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_any_json_comes_out_as_it_went_in(payload: Any, ascii_: bool, indent: Any) -> None:  # noqa: ANN401
+    """Whoever wrote the JSON, the same bytes leave; in each place of them alike."""
+    raw = json.dumps(payload, ensure_ascii=ascii_, indent=indent).encode()
+    body = orjson.dumps(make_event(input="HERE", output="HERE", data="HERE"))
+    (span,) = decode(b"[%b]" % body.replace(b'"HERE"', raw), 0.0).spans
+    expected = b"" if payload is None else raw
+    assert (span.input, span.output, span.data) == (expected, expected, expected)
+
+
+@given(st.text(min_size=1), st.none() | st.text(), objects)
+def test_a_span_survives_its_own_json(name: str, task: str | None, payload: Any) -> None:  # noqa: ANN401
+    """`from_row` reads what `to_row` writes, and any reader finds the same span in it."""
+    span = make_span(name=name, task_id=task, data=json.dumps(payload).encode(), output=b"")
+    raw = to_row(span)
+    assert to_row(from_row(raw, 0.0)) == raw
+    read = json.loads(raw)
+    assert set(read) == {*span.__struct_fields__[:10]}
+    assert (read["name"], read["task_id"]) == (name, task)
+    assert (read["data"], read["output"]) == (payload, None)
+
+
+def test_a_long_name_is_counted() -> None:
+    """Memory is bounded whatever field is large (design.md D4)."""
+    body = orjson.dumps(make_event(name="n" * 100_000))
+    (span,) = decode(body, 0.0).spans
+    assert span.size >= 100_000

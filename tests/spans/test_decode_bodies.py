@@ -1,0 +1,219 @@
+"""Decoding whole bodies: arrays, NDJSON, what is partly wrong, and what is no JSON at all."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sidecar.spans.decode import Decoded, MalformedBody, decode
+from tests.support.world import make_event
+
+CONTENT = "this is a prompt"
+GOOD = orjson.dumps(make_event("good"))
+# A broken event each, what is said of it, and whether its id can be told.
+BROKEN: list[tuple[bytes, str, str | None]] = [
+    (orjson.dumps(make_event("bad", name="")), "span.name is empty", "bad"),
+    (
+        orjson.dumps(make_event("bad", trace_id=5)),
+        "span.trace_id: Expected `str`, got `int`",
+        "bad",
+    ),
+    (
+        orjson.dumps(make_event("bad", kind="end", end_time=None)),
+        "span.end_time is required",
+        "bad",
+    ),
+    (orjson.dumps({"event_type": "start"}), "missing required field `span`", None),
+    (orjson.dumps(make_event("bad", input=[CONTENT])), "span.input must hold objects", "bad"),
+    (b"17", "Expected `object`, got `int`", None),
+    (b"null", "Expected `object`, got `null`", None),
+    (b'"%b"' % CONTENT.encode(), "Expected `object`, got `str`", None),
+]
+
+
+def ids(decoded: Decoded) -> list[str]:
+    """Which spans were taken."""
+    return [span.id for span in decoded.spans]
+
+
+def body_of(events: list[bytes], ndjson: bool) -> bytes:
+    """Events as one body."""
+    return b"\n".join(events) if ndjson else b"[%b]" % b",".join(events)
+
+
+@pytest.mark.parametrize("ndjson", [False, True])
+@pytest.mark.parametrize(("broken", "text", "id_"), BROKEN)
+def test_the_valid_ones_of_several_are_taken(
+    broken: bytes, text: str, id_: str | None, ndjson: bool
+) -> None:
+    """A broken event is rejected by index, id and reason; its neighbours are taken."""
+    decoded = decode(body_of([GOOD, broken, GOOD, broken], ndjson), 0.0, ndjson=ndjson)
+    assert ids(decoded) == ["good", "good"]
+    assert [rejection.position for rejection in decoded.rejected] == [1, 3]
+    for rejection in decoded.rejected:
+        assert rejection.id == id_
+        assert text in rejection.error
+        assert CONTENT not in rejection.error
+
+
+@pytest.mark.parametrize("ndjson", [False, True])
+@given(kinds=st.lists(st.integers(-1, len(BROKEN) - 1), max_size=12))
+def test_every_event_is_taken_or_rejected(kinds: list[int], ndjson: bool) -> None:
+    """Good and broken events in any order: each is accounted for at its own place."""
+    events = [
+        orjson.dumps(make_event(str(at))) if kind < 0 else BROKEN[kind][0]
+        for at, kind in enumerate(kinds)
+    ]
+    decoded = decode(body_of(events, ndjson), 0.0, ndjson=ndjson)
+    assert ids(decoded) == [str(at) for at, kind in enumerate(kinds) if kind < 0]
+    assert [r.position for r in decoded.rejected] == [at for at, k in enumerate(kinds) if k >= 0]
+
+
+def test_only_one_line_of_ndjson_is_no_json() -> None:
+    """Where the lines are the events, a line that is no JSON does no harm to the others."""
+    half = GOOD[:40]
+    decoded = decode(b"\n".join([GOOD, half, GOOD]), 0.0, ndjson=True)
+    assert ids(decoded) == ["good", "good"]
+    assert [(rejection.position, rejection.id) for rejection in decoded.rejected] == [(1, None)]
+    assert decoded.rejected[0].error.startswith("not JSON: ")
+
+
+def test_blanks_between_lines() -> None:
+    """Empty lines, carriage returns and a last newline are no events."""
+    body = b"\n" + GOOD + b"\r\n\r\n  \n" + GOOD + b"\n\n"
+    assert ids(decode(body, 0.0, ndjson=True)) == ["good", "good"]
+    decoded = decode(b"\n\n" + GOOD + b"\r\n17\n", 0.0, ndjson=True)
+    assert [rejection.position for rejection in decoded.rejected] == [1]
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [
+        b"",
+        b" ",
+        b"\r\n\t " * 15,
+        b" " * 64,
+        b"\n" * 999,
+    ],
+)
+def test_blanks_around_a_body(blank: bytes) -> None:
+    """Blanks before and after an object or an array mean nothing."""
+    assert ids(decode(blank + GOOD + blank, 0.0)) == ["good"]
+    assert ids(decode(blank + b"[%b , %b ]" % (GOOD, GOOD) + blank, 0.0)) == ["good", "good"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"[ ]"])
+def test_an_empty_array_has_nothing(body: bytes) -> None:
+    """Nothing is taken and nothing rejected."""
+    assert decode(body, 0.0) == Decoded([], [])
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b" \r\n"])
+def test_ndjson_without_a_line_has_nothing(body: bytes) -> None:
+    """The same for lines."""
+    assert decode(body, 0.0, ndjson=True) == Decoded([], [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        GOOD[:-1],
+        GOOD + b"}",
+        GOOD + b"\n" + GOOD,
+        b"[%b" % GOOD,
+        b"[%b,]" % GOOD,
+        b"[%b %b]" % (GOOD, GOOD),
+        b"[" * 100_000,
+        b"prompt",
+        b"\xff\xfe{\x00}\x00",
+        b"\xef\xbb\xbf" + GOOD,
+        GOOD.replace(b"good", b"\xed\xa0\x80"),
+        GOOD.replace(b"good", b"\xc0\x80"),
+        GOOD.replace(b"good", b"a\nb"),
+        GOOD.replace(b"good", rb"\x41"),
+    ],
+)
+def test_what_is_no_json(body: bytes) -> None:
+    """Such a body is malformed as a whole, and the reason does not repeat it."""
+    with pytest.raises(MalformedBody) as caught:
+        decode(body, 0.0)
+    assert str(caught.value).startswith(("not JSON", "the body is not valid UTF-8", "nested"))
+    assert "prompt" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["NaN", "Infinity", "-Infinity", "01", "1.", ".5", "+1", "1e", "-", "tru", "'a'", "0x1", "1 2"],
+)
+def test_what_some_parsers_take_is_no_json(value: str) -> None:
+    """Content is checked although nobody parses it: upstream it would spoil a whole batch."""
+    body = orjson.dumps(make_event(data={"v": "HERE"})).replace(b'"HERE"', value.encode())
+    with pytest.raises(MalformedBody):
+        decode(body, 0.0)
+
+
+@given(st.binary(max_size=6), st.integers(0, 60), st.integers(0, 6))
+@example(b"\\ud800", 2, 0)
+@example(b'":[{', 5, 3)
+def test_mutated_content_is_json_or_rejected(junk: bytes, at: int, cut: int) -> None:
+    """Whatever is taken is JSON to a strict reader as well, in its own place."""
+    raw = rb'{"a": [1, 2.5, null, true], "t": "\u00e9 \ud83d\ude00 \" \\", "o": {"k": {}}}'
+    mutated = raw[:at] + junk + raw[at + cut :]
+    body = orjson.dumps(make_event(input="HERE")).replace(b'"HERE"', mutated)
+    try:
+        spans = decode(body, 0.0).spans
+    except MalformedBody:
+        return
+    for span in spans:
+        for payload in (span.input, span.output, span.data):
+            value = json.loads(payload or b"null", parse_constant=pytest.fail)
+            # A lone surrogate would not encode.
+            assert json.dumps(value, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("ndjson", [False, True])
+def test_lone_surrogates_are_repaired(ndjson: bool) -> None:
+    """Anywhere in a body they become U+FFFD; neighbours keep their bytes."""
+    broken = GOOD.replace(b'"good"', rb'"x\ud800"').replace(
+        b"}}", rb',"data":{"\uDc00":"\ud83d"}}}'
+    )
+    twin = GOOD.replace(b"}}", rb',"input":{"p":"\ud83d\ude00","b":"\\ud800"}}}')
+    decoded = decode(body_of([broken, twin], ndjson), 0.0, ndjson=ndjson)
+    assert decoded.rejected == []
+    assert ids(decoded) == ["x\ufffd", "good"]
+    assert decoded.spans[0].data == rb'{"\ufffd":"\ufffd"}'
+    assert decoded.spans[1].input == rb'{"p":"\ud83d\ude00","b":"\\ud800"}'
+
+
+@pytest.mark.parametrize(
+    "ndjson",
+    [True, False],
+)
+def test_one_event_nested_beyond_all_limits(ndjson: bool) -> None:
+    """Nesting that no parser follows costs its own event only."""
+    deep: Any = orjson.dumps(make_event("deep", data="HERE"))
+    deep = deep.replace(b'"HERE"', b'{"a":' * 20_000 + b"1" + b"}" * 20_000)
+    decoded = decode(body_of([GOOD, deep, GOOD], ndjson), 0.0, ndjson=ndjson)
+    assert ids(decoded) == ["good", "good"]
+    assert "nested" in decoded.rejected[0].error
+
+
+def test_one_line_that_is_not_utf8() -> None:
+    """A line of NDJSON that is no text costs its own event only."""
+    bad = GOOD.replace(b"good", b"b\xffd")
+    assert ids(decode(b"\n".join([GOOD, bad, GOOD]), 0.0, ndjson=True)) == ["good", "good"]
+
+
+def test_a_small_span_does_not_keep_a_large_body() -> None:
+    """Payloads are copies: what stays is as large as it says."""
+    large = orjson.dumps(make_event("large", input={"p": "x" * 10_000}))
+    small = orjson.dumps(make_event("small", input={"q": 1}))
+    span = decode(b"[%b,%b]" % (large, small), 0.0).spans[1]
+    assert type(span.input) is bytes
+    assert len(span.input) == len(b'{"q":1}')

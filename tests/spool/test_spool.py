@@ -1,0 +1,212 @@
+"""The spool on a disk that works, and how it reads back; test_spool_trouble.py has the others."""
+
+import asyncio
+import shutil
+import threading
+from pathlib import Path
+
+from sidecar.spans.span import Span
+from sidecar.spool.spool import REPLACED, Spool
+from sidecar.spool.sqlite_file import Backlog, Changes, SpoolFile
+from tests.support.spool import FlakyFile, running_spool, until
+from tests.support.world import make_span
+
+
+class GatedFile(FlakyFile):
+    """A disk that takes its time: a transaction waits for the gate."""
+
+    def __init__(self, directory: Path, max_bytes: int = 16 * 2**20) -> None:
+        super().__init__(directory, max_bytes)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waits = threading.Event()
+
+    def apply(self, changes: Changes) -> None:
+        """Wait, then apply or fail."""
+        self.waits.set()
+        self.gate.wait(60)
+        super().apply(changes)
+
+    async def under_way(self) -> None:
+        """Return once a transaction is there."""
+        await until(self.waits.is_set)
+
+
+def new_span(id_: str, *, complete: bool = True, size: int = 0) -> Span:
+    """A span accepted now."""
+    now = asyncio.get_running_loop().time()
+    return make_span(id_, complete=complete, input=b'{"p":"%b"}' % (b"x" * size), accepted_at=now)
+
+
+async def added(spool: Spool, *spans: Span) -> None:
+    """Add writes, and wait until they are on disk."""
+    for span in spans:
+        spool.add(span)
+    await spool.commit()
+
+
+def left_by_a_kill(directory: Path, copy: Path) -> Backlog:
+    """What the next process would find, if this one were killed now."""
+    shutil.copytree(directory, copy)
+    file = SpoolFile(str(copy), 16 * 2**20, sync_full=False)
+    try:
+        return file.open()
+    finally:
+        file.close()
+
+
+async def test_what_was_committed_outlives_a_kill(tmp_path: Path) -> None:
+    """`commit` returns when it is on disk, not before."""
+    async with running_spool(FlakyFile(tmp_path / "a")) as spool:
+        one, two = new_span("one"), new_span("two", complete=False)
+        await added(spool, one, two)
+        assert (one.seq, two.seq) == (1, 2)
+        assert Backlog([(2, 3)], [(1, 3)]) == left_by_a_kill(tmp_path / "a", tmp_path / "b")
+
+
+async def test_requests_share_a_transaction(tmp_path: Path) -> None:
+    """Those that come while one is written wait for the next, all together."""
+    file = GatedFile(tmp_path)
+    async with running_spool(file) as spool:
+        file.gate.clear()
+        first = asyncio.create_task(added(spool, new_span("first")))
+        await file.under_way()
+        before = file.tries
+        others = [asyncio.create_task(added(spool, new_span(f"s{n}"))) for n in range(50)]
+        await asyncio.sleep(0)
+        assert not first.done()
+        file.gate.set()
+        await asyncio.gather(first, *others)
+        assert file.tries - before <= 3
+        assert spool.rows == 51
+
+
+async def test_settled_writes_leave_by_themselves(tmp_path: Path) -> None:
+    """No request has to come for it; what one lane still owes stays."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        one, two = new_span("one"), new_span("two")
+        await added(spool, one, two)
+        for span, bit in ((one, 1), (one, 2), (two, 2)):
+            spool.settled(span, bit)
+        await until(lambda: spool.rows == 1)
+        assert [two.lanes & 3] == [1]
+
+
+async def test_a_write_is_settled_once(tmp_path: Path) -> None:
+    """A lane that says it again, or a lane that never had it, changes nothing."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        one, two = new_span("one"), new_span("two")
+        await added(spool, one, two)
+        spool.settled(one, 1)
+        spool.settled(one, 1)
+        spool.settled(two, 1)
+        spool.settled(two, 2)
+        await until(lambda: spool.rows == 1)
+
+
+async def test_an_open_write_stays_until_its_end(tmp_path: Path) -> None:
+    """Sent or not; a newer START takes its place, and `retire` lets it go."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        start, again = new_span("s", complete=False), new_span("s", complete=False)
+        await added(spool, start)
+        spool.settled(start, 1)
+        spool.settled(start, 2)
+        spool.replace(start)
+        await added(spool, again)
+        assert (start.seq, spool.rows) == (REPLACED, 1)
+        spool.settled(again, 1)
+        spool.settled(again, 2)
+        spool.retire(again)
+        await until(lambda: spool.rows == 0)
+
+
+async def test_an_end_brings_the_payloads_of_its_start(tmp_path: Path) -> None:
+    """What both have is on disk once, and back whole; the two go together."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        start, end = new_span("s", complete=False, size=100_000), new_span("s", size=100_000)
+        await added(spool, start)
+        used = spool.used
+        spool.add(end, start)
+        await spool.commit()
+        assert spool.used - used < 50_000
+        looked, (span,) = await spool.load([end.seq], 2**20)
+        assert (1, end.input, end.output, end.data) == (looked, span.input, span.output, span.data)
+        assert (end.seq, end.end_time) == (span.seq, span.end_time)
+        spool.settled(end, 1)
+        spool.settled(end, 2)
+        await until(lambda: spool.rows == 0)
+
+
+async def test_load_gives_what_fits_in_order(tmp_path: Path) -> None:
+    """At least one, about `max_bytes`, with its payloads and its age."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        spans = [new_span(f"s{n}", size=1000) for n in range(5)]
+        await added(spool, *spans)
+        seqs = [span.seq for span in spans]
+        looked, found = await spool.load(seqs, 2500)
+        assert (looked, [span.id for span in found]) == (3, ["s0", "s1", "s2"])
+        assert spans[0].input == found[0].input
+        assert abs(spans[0].accepted_at - found[0].accepted_at) < 60
+        assert (await spool.load(seqs, 1))[0] == 1
+        assert await spool.load([98, 99], 1000) == (2, [])
+
+
+async def test_load_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    """A write may be asked for at once."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        span = new_span("s")
+        spool.add(span)
+        _, (found,) = await spool.load([span.seq], 1000)
+        assert found.id == "s"
+
+
+async def test_a_replaced_write_is_known_to_be_replaced(tmp_path: Path) -> None:
+    """Each lane that has only its number is told so once: it is no loss."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        start = new_span("s", complete=False)
+        start.tails = 2
+        await added(spool, start)
+        seq = start.seq
+        spool.replace(start)
+        assert await spool.load([seq], 1000) == (1, [])
+        assert [spool.was_replaced(seq) for _ in range(3)] == [True, True, False]
+
+
+async def test_a_start_whose_end_came_is_not_sent_from_disk(tmp_path: Path) -> None:
+    """Its row is there, for the END's sake, but a lane that asks for it gets nothing."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        start, end = new_span("s", complete=False), new_span("s")
+        start.tails = 1
+        await added(spool, start)
+        seq = start.seq
+        spool.add(end, start)
+        assert await spool.load([seq], 1000) == (1, [])
+        assert spool.was_replaced(seq)
+
+
+async def test_what_is_being_written_takes_room(tmp_path: Path) -> None:
+    """Between a transaction's begin and its end no one else gets its place."""
+    file = GatedFile(tmp_path, 8 * 2**20)
+    async with running_spool(file) as spool:
+        file.gate.clear()
+        size = spool.limit // 3
+        first = asyncio.create_task(added(spool, new_span("first", size=size)))
+        await file.under_way()
+        while_it_is_written = spool.fits(size)
+        file.gate.set()
+        await first
+        assert [while_it_is_written, spool.fits(size)] == [False, False]
+
+
+async def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
+    """A new write never gets the number of one that is there."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        start, end = new_span("s", complete=False), new_span("s")
+        await added(spool, new_span("a"), start)
+        spool.add(end, start)
+        await added(spool, new_span("b", complete=False))
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        span = new_span("c")
+        await added(spool, span)
+        assert span.seq > end.seq
+        assert not spool.degraded

@@ -1,0 +1,238 @@
+"""The spool on a disk that fails: it degrades to memory, says so, and comes back."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from sidecar.spool.spool import Spool
+from sidecar.spool.sqlite_file import Backlog, SpoolFile, SpoolInUse
+from tests.spool.test_spool import GatedFile, added, new_span
+from tests.support.spool import FlakyFile, retry_s, running_spool, until
+
+
+@pytest.fixture(autouse=True)
+def _soon() -> Iterator[None]:
+    with retry_s(0.02):
+        yield
+
+
+def on_disk(directory: Path) -> Backlog:
+    """What the next process finds."""
+    file = SpoolFile(str(directory), 16 * 2**20, sync_full=False)
+    try:
+        return file.open()
+    finally:
+        file.close()
+        file.unlock()
+
+
+async def test_a_failing_disk_is_said(tmp_path: Path) -> None:
+    """The request is answered all the same; metric, log and `fits` know what it is worth."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        file.failing = {"apply", "open"}
+        with structlog.testing.capture_logs() as logs:
+            await added(spool, new_span("one"))
+            await until(lambda: spool.errors > 2)
+        assert spool.degraded
+        assert spool.fits(2**40)
+        assert [(line["event"], line["durability"]) for line in logs] == [
+            ("spool_degraded", "memory")
+        ]
+        span = new_span("two")
+        await added(spool, span)
+        assert span.seq == 0
+        file.failing = set()
+        with structlog.testing.capture_logs() as logs:
+            await until(lambda: not spool.degraded)
+        assert [line["event"] for line in logs] == ["spool_recovered"]
+
+
+async def test_what_failed_is_written_later(tmp_path: Path) -> None:
+    """Rows of the transaction that failed are readable meanwhile, and on disk afterwards."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        await added(spool, new_span("zero"))
+        file.failing = {"apply"}
+        start, end = new_span("s", complete=False), new_span("s")
+        spool.add(start)
+        await added(spool, new_span("two"))
+        spool.add(end, start)
+        await until(lambda: spool.degraded)
+        looked, (found,) = await spool.load([3, 1], 2**20)
+        assert (looked, found.id) == (1, "two")
+        looked, (found,) = await spool.load([1, 3], 2**20)
+        assert (looked, found.id) == (1, "zero")
+        file.failing = set()
+        await until(lambda: not spool.degraded)
+    assert list(on_disk(tmp_path).complete_rows)[:2] == [(1, 3), (3, 3)]
+
+
+async def test_what_came_during_the_failing_write_is_kept(tmp_path: Path) -> None:
+    """A request that came while the disk made up its mind is no worse off than one before."""
+    file = GatedFile(tmp_path)
+    async with running_spool(file) as spool:
+        file.gate.clear()
+        file.failing = {"apply"}
+        first = asyncio.create_task(added(spool, new_span("first")))
+        await file.under_way()
+        meanwhile = new_span("meanwhile")
+        second = asyncio.create_task(added(spool, meanwhile))
+        await asyncio.sleep(0)
+        file.gate.set()
+        await asyncio.gather(first, second)
+        _, (found,) = await spool.load([meanwhile.seq], 1000)
+        assert found.id == "meanwhile"
+        file.failing = set()
+        await until(lambda: not spool.degraded)
+    assert on_disk(tmp_path).complete_rows == [(1, 3), (2, 3)]
+
+
+async def test_what_was_settled_meanwhile_is_not_sent_again(tmp_path: Path) -> None:
+    """Settled, replaced, retired: all of it reaches the disk when that is back."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        spans = [new_span(f"s{n}", complete=n > 1) for n in range(5)]
+        await added(spool, *spans)
+        file.failing = {"apply"}
+        spool.settled(spans[2], 1)
+        await until(lambda: spool.degraded)
+        spool.settled(spans[2], 2)
+        spool.settled(spans[3], 2)
+        spool.replace(spans[0])
+        spool.retire(spans[1])
+        file.failing = set()
+        await until(lambda: not spool.degraded)
+    assert Backlog([], [(2, 3), (4, 1), (5, 3)]) == on_disk(tmp_path)
+
+
+async def test_after_the_return_settled_writes_leave_again(tmp_path: Path) -> None:
+    """By themselves: a spool that is full of settled writes would refuse every request."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        one, two = new_span("one"), new_span("two")
+        await added(spool, one, two)
+        file.failing = {"apply"}
+        spool.settled(one, 1)
+        await until(lambda: spool.degraded)
+        spool.settled(one, 2)
+        await until(lambda: spool.errors > 20)  # so long that its time has come and gone
+        file.failing = set()
+        await until(lambda: not spool.degraded)
+        spool.settled(two, 1)
+        spool.settled(two, 2)
+        await until(lambda: spool.rows == 0)
+
+
+async def test_load_waits_for_the_disk(tmp_path: Path) -> None:
+    """What is on disk only comes when the disk is back."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        span = new_span("s")
+        await added(spool, span)
+        file.failing = {"bodies", "open"}
+        loading = asyncio.create_task(spool.load([span.seq], 1000))
+        await until(lambda: spool.errors > 3)
+        assert not loading.done()
+        file.failing = set()
+        _, (found,) = await loading
+        assert found.id == "s"
+
+
+async def test_a_disk_that_is_not_there_at_the_start(tmp_path: Path) -> None:
+    """It runs in memory; what an earlier process left is told when the disk is there."""
+    async with running_spool(FlakyFile(tmp_path)) as spool:
+        await added(spool, new_span("left"))
+    file = FlakyFile(tmp_path)
+    file.failing, file.error = {"open"}, OSError(30, "Read-only file system")
+    found: list[Backlog] = []
+    async with running_spool(file) as spool:
+        spool.on_backlog = found.append
+        assert spool.degraded
+        await added(spool, new_span("in memory"))
+        file.failing = set()
+        await until(lambda: not spool.degraded)
+        assert [Backlog([], [(1, 3)])] == found
+        span = new_span("new")
+        await added(spool, span)
+        assert span.seq == 2
+
+
+async def test_another_sidecar_in_a_directory_that_came_late(tmp_path: Path) -> None:
+    """At the start it would have been refused; at work it goes on in memory."""
+    other = FlakyFile(tmp_path)
+    other.open()
+    file = FlakyFile(tmp_path)
+    file.failing = {"open"}
+    spool = Spool(file, 3)
+    await spool.open()
+    running = asyncio.create_task(spool.run())
+    file.failing = set()
+    await until(lambda: file.tries > 3 or running.done())
+    assert not running.done(), running.exception()
+    assert spool.degraded
+    other.close()
+    other.unlock()
+    await until(lambda: not spool.degraded)
+    running.cancel()
+    await spool.close()
+
+
+async def test_two_sidecars_at_the_start(tmp_path: Path) -> None:
+    """The second one is told whose directory it is."""
+    async with running_spool(FlakyFile(tmp_path)):
+        with pytest.raises(SpoolInUse, match=str(tmp_path)):
+            await Spool(FlakyFile(tmp_path), 3).open()
+
+
+async def test_the_end_tries_the_disk_once_more(tmp_path: Path) -> None:
+    """A disk that is back when the process ends has everything."""
+    file = FlakyFile(tmp_path)
+    with retry_s(3600):
+        async with running_spool(file) as spool:
+            file.failing = {"apply"}
+            await added(spool, new_span("one"))
+            file.failing = set()
+    assert on_disk(tmp_path).complete_rows == [(1, 3)]
+
+
+async def test_the_end_on_a_disk_that_is_gone(tmp_path: Path) -> None:
+    """It ends, whatever the disk says."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        await added(spool, new_span("one"))
+        spool.add(new_span("two"))
+        file.failing = {"apply", "shrink", "open"}
+    assert on_disk(tmp_path).complete_rows == [(1, 3)]
+
+
+@pytest.mark.parametrize("body", [b"\x00\xff garbage", b"{}", b'{"id":1}'])
+async def test_a_body_that_can_not_be_read(tmp_path: Path, body: bytes) -> None:
+    """Bytes that the disk changed are no bug of ours: the write is missing, others are not."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        await added(spool, new_span("one"), new_span("two"))
+        connection = file._connected()
+        connection.execute("UPDATE bodies SET body = ? WHERE seq = 1", (body,))
+        looked, found = await spool.load([1, 2], 2**20)
+        assert (looked, [span.id for span in found]) == (2, ["two"])
+
+
+async def test_a_file_that_breaks_at_work(tmp_path: Path) -> None:
+    """It is moved aside and a fresh one is begun; new writes are on disk again."""
+    file = FlakyFile(tmp_path)
+    async with running_spool(file) as spool:
+        await added(spool, new_span("one"))
+        file._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        file.failing, file.error = {"apply"}, sqlite3.DatabaseError("disk image is malformed")
+        (tmp_path / "spool.db").write_bytes(b"garbage" * 9999)
+        await added(spool, new_span("two"))
+        file.failing = set()
+        await until(lambda: not spool.degraded)
+        assert spool.moved_aside == 1
+        await added(spool, new_span("three"))
+        assert spool.rows >= 1

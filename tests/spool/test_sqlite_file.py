@@ -1,0 +1,255 @@
+"""The spool's file by hand; test_sqlite_file_model.py has the model."""
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+import structlog
+
+from sidecar.process.memory import Trimmer
+from sidecar.spool.sqlite_file import OPEN, Backlog, Changes, Found, SpoolFile, SpoolInUse
+from tests.support.spool import changes, files_size, make_row
+
+MIB = 2**20
+
+
+def opened(directory: Path, max_bytes: int = 4 * MIB, *, sync_full: bool = False) -> SpoolFile:
+    """A spool file at work."""
+    file = SpoolFile(str(directory), max_bytes, sync_full=sync_full)
+    file.open()
+    return file
+
+
+def reopened(file: SpoolFile, directory: Path) -> tuple[SpoolFile, Backlog]:
+    """Close it and open it again."""
+    file.close()
+    file.unlock()
+    again = SpoolFile(str(directory), file.max_bytes, sync_full=False)
+    return again, again.open()
+
+
+@pytest.mark.parametrize("sync_full", [False, True])
+def test_rows_outlive_the_process(tmp_path: Path, sync_full: bool) -> None:
+    """What was written is there again, open and complete rows apart, each with its lanes."""
+    file = opened(tmp_path, sync_full=sync_full)
+    file.apply(changes(make_row(1, kind=OPEN), make_row(2, b"two", lanes=1)))
+    file.apply(changes(make_row(3), settled=[(1, 1)]))
+    file, backlog = reopened(file, tmp_path)
+    assert Backlog([(1, 2)], [(2, 1), (3, 3)]) == backlog
+    assert file.rows == 3
+    assert (1, [Found(2, 0, 1.5, b"two", None)]) == file.bodies([2], MIB)
+    file.close()
+
+
+def test_a_complete_row_goes_when_its_last_lane_is_done(tmp_path: Path) -> None:
+    """Not before; an open one waits for its END, or until none is expected any more."""
+    file = opened(tmp_path)
+    file.apply(changes(make_row(1), make_row(2, kind=OPEN)))
+    file.apply(changes(settled=[(1, 1), (2, 1), (2, 2)]))
+    assert file.rows == 2
+    file.apply(changes(settled=[(1, 2)]))
+    assert (2, [row.seq for row in file.bodies([1, 2], MIB)[1]]) == (2, [2])
+    file.apply(changes(retired=[2]))
+    assert file.rows == 0
+    assert file.bodies([1, 2], MIB) == (2, [])
+    file.close()
+
+
+def test_an_end_and_its_start_go_together(tmp_path: Path) -> None:
+    """The START's row is no write any more, but has payloads of the END's until that is done."""
+    file = opened(tmp_path)
+    file.apply(changes(make_row(1, b"start", kind=OPEN, lanes=0)))
+    file.apply(changes(make_row(2, b"end", base=1, shared=1)))
+    assert (1, [Found(2, 1, 1.5, b"end", b"start")]) == file.bodies([2], MIB)
+    file, backlog = reopened(file, tmp_path)
+    assert Backlog([], [(2, 3)]) == backlog
+    file.apply(changes(settled=[(2, 1), (2, 2)]))
+    assert file.rows == 0
+    assert file.bodies([1, 2], MIB) == (2, [])
+    file.close()
+
+
+def test_bodies_stop_at_max_bytes(tmp_path: Path) -> None:
+    """At least one row comes, then no more than fit."""
+    file = opened(tmp_path)
+    file.apply(changes(*(make_row(seq, b"x" * 1000) for seq in (1, 2, 3, 5))))
+    looked, found = file.bodies([1, 2, 3, 4, 5], 1500)
+    assert (looked, [row.seq for row in found]) == (2, [1, 2])
+    looked, found = file.bodies([3, 4, 5], 1500)
+    assert (looked, [row.seq for row in found]) == (3, [3, 5])
+    assert file.bodies([1, 2], 1)[0] == 1
+    file.close()
+
+
+def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """All of it or none: not its rows, not what it settled, not in the counts."""
+    file = opened(tmp_path)
+    file.apply(changes(make_row(1)))
+    used = file.used
+    with pytest.raises(sqlite3.IntegrityError):
+        file.apply(changes(make_row(2), make_row(1)))
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        file.apply(changes(make_row(3), make_row(4, b"x" * 5 * MIB), removed=[1]))
+    assert (1, used) == (file.rows, file.used)
+    file.apply(changes(make_row(2)))
+    file, backlog = reopened(file, tmp_path)
+    assert Backlog([], [(1, 3), (2, 3)]) == backlog
+    file.close()
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 50_000, 400_000])
+def test_the_files_stay_below_the_limit(tmp_path: Path, size: int) -> None:
+    """Filled, emptied a bit, and filled again: the log counts too."""
+    limit = 4 * MIB
+    file = opened(tmp_path, limit)
+    sizes: list[int] = []
+    first = 1
+
+    def apply(transaction: Changes) -> None:
+        file.apply(transaction)
+        sizes.append(files_size(tmp_path))
+
+    for last in range(1, 401):
+        while file.used + size + size // 4 > file.room:
+            done = range(first, min(first + 5, last))
+            apply(changes(settled=[(seq, bit) for seq in done for bit in (1, 2)]))
+            first = done.stop
+        apply(changes(make_row(last, os.urandom(size))))
+    assert max(sizes) <= limit
+    file.close()
+
+
+def test_rows_that_go_are_not_written_once_more(tmp_path: Path) -> None:
+    """Deleting logs a few pages, not every page that becomes free (secure_delete)."""
+    file = opened(tmp_path, 64 * MIB)
+    file.apply(changes(*(make_row(seq, b"x" * 100_000) for seq in range(1, 101))))
+    file._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    file.apply(changes(settled=[(seq, bit) for seq in range(1, 101) for bit in (1, 2)]))
+    assert (tmp_path / "spool.db-wal").stat().st_size < MIB
+    file.close()
+
+
+def test_space_is_given_back(tmp_path: Path) -> None:
+    """An empty spool is small again after `shrink`."""
+    file = opened(tmp_path)
+    file.apply(changes(*(make_row(seq, b"x" * 50_000) for seq in range(1, 31))))
+    assert files_size(tmp_path) > MIB
+    file.apply(changes(settled=[(seq, bit) for seq in range(1, 31) for bit in (1, 2)]))
+    file.shrink()
+    assert files_size(tmp_path) == file.size < 200_000
+    file.close()
+
+
+def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
+    """Prompts are customers' data: 0600, the log and the lock too, whatever the umask."""
+    before = os.umask(0)
+    try:
+        file = opened(tmp_path / "new" / "spool")
+        file.apply(changes(make_row(1)))
+        modes = {
+            path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new/spool").iterdir()
+        }
+    finally:
+        os.umask(before)
+    assert set(modes) >= {"spool.db", "spool.db-wal", "spool.lock"}
+    assert {0o600} == set(modes.values())
+    file.close()
+
+
+def test_a_directory_has_one_sidecar(tmp_path: Path) -> None:
+    """The second is refused by name of the directory, until the first lets go."""
+    file = opened(tmp_path)
+    with pytest.raises(SpoolInUse, match=str(tmp_path)):
+        opened(tmp_path)
+    file.close()
+    file.unlock()
+    opened(tmp_path).close()
+
+
+@pytest.mark.parametrize("content", [b"no database" * 500, b"SQLite format 3\0" + b"\xff" * 999])
+def test_what_is_no_database_is_moved_aside(tmp_path: Path, content: bytes) -> None:
+    """It stays for a look at it, the log says where; a fresh one is begun."""
+    (tmp_path / "spool.db").write_bytes(content)
+    with structlog.testing.capture_logs() as logs:
+        file = opened(tmp_path)
+    assert file.moved_aside == 1
+    assert [line["event"] for line in logs] == ["spool_moved_aside"]
+    (aside,) = tmp_path.glob("spool.db.unreadable-*")
+    assert content == aside.read_bytes()
+    file.apply(changes(make_row(1)))
+    assert file.rows == 1
+    file.close()
+
+
+def test_another_version_is_moved_aside(tmp_path: Path) -> None:
+    """A spool of a sidecar that keeps its rows differently is not touched."""
+    file = opened(tmp_path)
+    file.apply(changes(make_row(1)))
+    file._connected().execute("PRAGMA user_version = 99")
+    with structlog.testing.capture_logs() as logs:
+        file, backlog = reopened(file, tmp_path)
+    assert Backlog([], []) == backlog
+    assert "99" in logs[0]["reason"]
+    file.close()
+
+
+def test_a_kill_inside_a_transaction(tmp_path: Path) -> None:
+    """What had reached the log before the commit is not there after it."""
+    file = opened(tmp_path / "one", 64 * MIB)
+    file.apply(changes(make_row(1), make_row(2)))
+    connection = file._connected()
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM writes WHERE seq = 1")
+    for seq in range(3, 200):  # beyond the page cache
+        connection.execute("INSERT INTO bodies VALUES (?, 0, ?)", (seq, b"x" * 50_000))
+    assert (tmp_path / "one/spool.db-wal").stat().st_size > 2 * MIB
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    connection.execute("ROLLBACK")
+    file.close()
+    file = SpoolFile(str(tmp_path / "two"), 64 * MIB, sync_full=False)
+    assert Backlog([], [(1, 3), (2, 3)]) == file.open()
+    assert file.bodies([3], MIB) == (1, [])
+    file.close()
+
+
+def test_power_is_lost_with_the_end_of_the_log(tmp_path: Path) -> None:
+    """Wherever the log ends: the transactions before that are there, each of them whole."""
+    file = opened(tmp_path / "file", 64 * MIB)
+    for seq in range(1, 11):
+        file.apply(changes(make_row(2 * seq, b"x" * 9000), make_row(2 * seq + 1), removed=[seq]))
+    states = set()
+    size = (tmp_path / "file/spool.db-wal").stat().st_size
+    for cut in range(40):
+        shutil.copytree(tmp_path / "file", tmp_path / str(cut))
+        os.truncate(tmp_path / str(cut) / "spool.db-wal", size * cut // 40)
+        torn = SpoolFile(str(tmp_path / str(cut)), 64 * MIB, sync_full=False)
+        states.add(tuple(seq for seq, _ in torn.open().complete_rows))
+        assert torn.moved_aside == 0
+        torn.close()
+    file.close()
+    expected = {tuple(s for s in range(2, 2 * n + 2) if s > n) for n in range(11)}
+    assert states <= expected
+    assert len(states) > 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_what_is_on_disk_is_not_in_memory_too(tmp_path: Path) -> None:
+    """However many rows were written at once, their bodies leave memory: 120 MiB here."""
+
+    def resident() -> int:
+        trimmer = Trimmer()
+        trimmer.look(MIB * 2**10)
+        trimmer.look(0)
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    file = opened(tmp_path, 64 * MIB)
+    body = b"x" * MIB
+    before = resident()
+    for count in range(1, 16):
+        rows = [make_row(number, body) for number in range(1, count + 1)]
+        file.apply(changes(*rows))
+        file.apply(changes(removed=[row.seq for row in rows]))
+    assert resident() - before < 16 * MIB
+    file.close()

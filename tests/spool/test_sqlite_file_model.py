@@ -1,0 +1,212 @@
+"""The spool's file against a dict, with crashes."""
+
+import random
+import shutil
+import sqlite3
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from sidecar.spool.sqlite_file import BASE, COMPLETE, OPEN, Changes, Found, Row, SpoolFile
+from tests.support.spool import changes, files_size, make_row
+
+LIMIT = 2 * 2**20
+KIND = st.sampled_from([OPEN, COMPLETE, COMPLETE])
+LANES = st.integers(1, 3)
+SIZE = st.sampled_from([2, 100, 5000, 20_000, 90_000])
+
+
+class Kept(NamedTuple):
+    """A row of the model."""
+
+    kind: int
+    lanes: int
+    base: int
+    shared: int
+    body: bytes
+
+
+Model = dict[int, Kept]
+
+
+def applied(model: Model, transaction: Changes) -> Model:
+    """What a transaction makes of the rows."""
+    rows = dict(model)
+    for row in transaction.added:
+        rows[row.seq] = Kept(row.kind, row.lanes, row.base, row.shared, row.body)
+    for base in {row.base for row in transaction.added} & set(rows):
+        rows[base] = rows[base]._replace(kind=BASE)
+    for seq in transaction.retired:
+        if seq in rows:
+            rows[seq] = rows[seq]._replace(kind=COMPLETE)
+    for seq, bit in transaction.settled:
+        if seq in rows:
+            rows[seq] = rows[seq]._replace(lanes=rows[seq].lanes & ~bit)
+    gone = set(transaction.removed)
+    for seq in {*transaction.retired, *(seq for seq, _ in transaction.settled)}:
+        kept = rows.get(seq)
+        if kept is not None and not kept.lanes and kept.kind == COMPLETE:
+            gone |= {seq, kept.base}
+    return {seq: row for seq, row in rows.items() if seq not in gone}
+
+
+class SpoolFileMachine(RuleBasedStateMachine):
+    """Transactions, good and bad; the file closed and killed in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.lives = 0
+        self.model: Model = {}
+        self.seq = 0
+        self.random = random.Random(0)
+
+    @property
+    def directory(self) -> Path:
+        """Where this life's files are."""
+        return self.folder / str(self.lives)
+
+    @initialize(sync_full=st.booleans())
+    def begin(self, sync_full: bool) -> None:
+        """Open a directory that is not there yet."""
+        self.file = SpoolFile(str(self.directory), LIMIT, sync_full=sync_full)
+        assert self.file.open() == ([], [])
+
+    def _seqs(self, data: st.DataObject, kind: int | None = None) -> list[int]:
+        known = [seq for seq, row in self.model.items() if kind in (None, row.kind)]
+        return data.draw(st.lists(st.sampled_from([0, *known]), max_size=8))
+
+    def _added(self, data: st.DataObject) -> list[Row]:
+        rows: list[Row] = []
+        for kind, lanes, size in data.draw(
+            st.lists(st.tuples(KIND, LANES, SIZE), max_size=5), label="added"
+        ):
+            self.seq += 1
+            starts = [seq for seq, row in self.model.items() if row.kind == OPEN]
+            taken = {row.base for row in rows}
+            base = next((seq for seq in starts if seq not in taken), 0) if kind == COMPLETE else 0
+            body = self.random.randbytes(size)
+            shared = self.seq % 8 if base else 0
+            rows.append(make_row(self.seq, body, kind=kind, lanes=lanes, base=base, shared=shared))
+        return rows
+
+    def _drawn(self, data: st.DataObject) -> Changes:
+        bits = st.sampled_from([1, 2])
+        settled = [(seq, data.draw(bits)) for seq in self._seqs(data)]
+        added = self._added(data)
+        bases = {row.base for row in added}
+        # A row ends once: it is a base, or retired, or removed.
+        retired = [seq for seq in self._seqs(data, OPEN) if seq not in bases]
+        removed = [seq for seq in self._seqs(data, OPEN) if seq not in bases]
+        return changes(*added, removed=removed, retired=retired, settled=settled)
+
+    @rule(data=st.data())
+    def apply(self, data: st.DataObject) -> None:
+        """All of a transaction is done, or, when the file is full, none."""
+        transaction = self._drawn(data).condensed()
+        try:
+            self.file.apply(transaction)
+        except sqlite3.OperationalError as error:
+            assert "full" in str(error)  # noqa: PT017 (most of them do not fail)
+        else:
+            self.model = applied(self.model, transaction)
+
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        """A transaction that fails at its end leaves nothing."""
+        transaction = self._drawn(data)
+        self.seq += 1
+        transaction.added.extend([make_row(self.seq), make_row(self.seq)])
+        try:
+            self.file.apply(transaction)
+        except sqlite3.Error:
+            return
+        raise AssertionError("a number was taken twice")
+
+    @rule()
+    def shrink(self) -> None:
+        """Giving space back changes no row, and leaves no more than is used."""
+        if self.file.used < LIMIT // 4:
+            self.file.shrink()
+            assert files_size(self.directory) <= self.file.used + 2**16
+
+    @rule()
+    def reopen(self) -> None:
+        """An orderly end."""
+        self.file.close()
+        self.file.unlock()
+        self._open()
+
+    @rule()
+    def kill(self) -> None:
+        """What a killed process leaves: the files as they are."""
+        self._next_life()
+        self._open()
+
+    @rule(statements=st.integers(1, 9))
+    def kill_inside(self, statements: int) -> None:
+        """The same, inside a transaction that was not committed."""
+        connection = self.file._connected()
+        connection.execute("BEGIN")
+        # A file that is nearly full ends the transaction by itself: it must not matter either.
+        with suppress(sqlite3.OperationalError):
+            for number in range(statements):
+                connection.execute(
+                    "INSERT INTO bodies VALUES (?, 0, zeroblob(99999))", (self.seq + 1 + number,)
+                )
+            connection.execute("DELETE FROM writes WHERE seq % 2")
+        self._next_life()
+        self._open()
+
+    def _next_life(self) -> None:
+        before = self.directory
+        self.lives += 1
+        shutil.copytree(before, self.directory)
+        old, self.file = self.file, SpoolFile(str(self.directory), LIMIT, sync_full=False)
+        old.close()
+        old.unlock()
+
+    def _open(self) -> None:
+        assert self.file.open() == self._backlog(self.model)
+        assert self.file.moved_aside == 0
+
+    @staticmethod
+    def _backlog(model: Model) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        rows = sorted(model.items())
+        opens, completes = (
+            [(seq, row.lanes) for seq, row in rows if row.kind == kind] for kind in (OPEN, COMPLETE)
+        )
+        return opens, completes
+
+    @invariant()
+    def same(self) -> None:
+        """Counts, sizes and bodies are those of the model."""
+        if not hasattr(self, "file"):
+            return
+        assert self.file.rows == len(self.model)
+        assert self.file.used <= self.file.room
+        assert self.file.size <= LIMIT
+        assert files_size(self.directory) <= LIMIT
+        looked, found = self.file.bodies([*self.model, self.seq + 1], 2**40)
+        assert looked == len(self.model) + 1
+        expected = []
+        for seq, row in self.model.items():
+            base = self.model.get(row.base)
+            expected.append(Found(seq, row.shared, 1.5, row.body, base and base.body))
+        assert found == expected
+
+    def teardown(self) -> None:
+        """Leave nothing behind."""
+        if hasattr(self, "file"):
+            self.file.close()
+            self.file.unlock()
+        shutil.rmtree(self.folder)
+
+
+TestSpoolFileMachine: Any = SpoolFileMachine.TestCase
+TestSpoolFileMachine.settings = settings(settings.default, stateful_step_count=25)

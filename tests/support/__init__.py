@@ -1,0 +1,1 @@
+"""What the tests share: a sidecar with its upstreams, fake clocks, fixtures."""

@@ -1,0 +1,271 @@
+"""A world for the fault tests: an agent, a sidecar and both stand-ins, over real HTTP.
+
+All of it runs in one event loop whose clock skips the time in which nothing happens: an outage of
+a minute takes as long as its requests do, and a slow machine sees the same times as a fast one.
+`World.finish` is how every test ends: it holds the sidecar's promise against what arrived.
+"""
+
+import asyncio
+import functools
+import io
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from sidecar.app import App
+from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.sgp import SgpStandIn
+from sidecar.demo.stand_in import Recorded, Scripted, StandIn
+from tests.support.world import END_TIME, START_TIME, Reply, Running, assert_balanced, running_app
+
+P = ParamSpec("P")
+Json = dict[str, Any]
+
+# Bytes on loopback are there at once; a busy kernel has this long, in seconds of the wall clock.
+IDLE_S = 0.0001
+# Loop time: longer than any test has to wait, so that a hang fails instead of hanging.
+DEADLINE_S = 2 * 3600.0
+
+
+class FastLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock stands still while there is something to do, and jumps when there isn't.
+
+    Only for programs whose every byte comes from a socket of the same process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def wait_or_jump(timeout: float | None) -> list[Any]:
+            ready: list[Any] = select(None if timeout is None else 0)
+            if not ready and timeout:
+                time.sleep(IDLE_S)  # select() itself waits for whole milliseconds
+                ready = select(0)
+                if not ready:
+                    self._now += timeout
+            return ready
+
+        self._selector.select = wait_or_jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        """Seconds that were skipped."""
+        return self._now
+
+
+def run_fast(story: Coroutine[Any, Any, None]) -> None:
+    """Run a test's story in a `FastLoop`."""
+
+    async def within_deadline() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await story
+
+    with asyncio.Runner(loop_factory=FastLoop) as runner:
+        runner.run(within_deadline())
+
+
+def fast(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a test of a coroutine function, by `run_fast`."""
+
+    @functools.wraps(story)
+    def test(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_fast(story(*args, **kwargs))
+
+    return test
+
+
+def now() -> float:
+    """Loop time, as in `Recorded.at`."""
+    return asyncio.get_running_loop().time()
+
+
+def span(id_: str, **fields: Any) -> Json:
+    """A complete span as the SDK gives it, whose payloads are its own."""
+    return {
+        "id": id_,
+        "trace_id": "trace",
+        "name": "step",
+        "start_time": START_TIME,
+        "end_time": END_TIME,
+        "parent_id": None,
+        "task_id": None,
+        "input": {"prompt": f"input of {id_}"},
+        "output": {"text": f"output of {id_}"},
+        "data": {"note": f"data of {id_}"},
+    } | fields
+
+
+def start(of: Json) -> Json:
+    """The START of a span."""
+    return {"event_type": "start", "span": of | {"end_time": None, "output": None}}
+
+
+def end(of: Json) -> Json:
+    """The END of a span."""
+    return {"event_type": "end", "span": of}
+
+
+def ids_in(request: Recorded) -> set[str]:
+    """The ids of the spans that a request to a stand-in carries."""
+    body = json.loads(request.body)
+    if "items" in body:
+        return {item["id"] for item in body["items"]}
+    return {body.get("id") or request.path.rpartition("/")[2]}
+
+
+def for_a_while(seconds: float, answer: Scripted) -> Callable[[Recorded], Scripted]:
+    """A rule: `answer` from now on for so long, then normally."""
+    well_at = now() + seconds
+    return lambda request: answer if request.at < well_at else None
+
+
+def for_ids(ids: Collection[str], answer: Scripted) -> Callable[[Recorded], Scripted]:
+    """A rule: `answer` to requests that carry one of these spans."""
+    return lambda request: None if ids_in(request).isdisjoint(ids) else answer
+
+
+@dataclass
+class World:
+    """An agent's view of the sidecar, and the upstreams' own."""
+
+    running: Running
+    agentex: AgentexStandIn
+    sgp: SgpStandIn
+    letters: Path
+    accepted: dict[str, Json] = field(default_factory=dict)  # spans whose END was taken
+    opened: dict[str, Json] = field(default_factory=dict)  # spans whose START was taken
+
+    @property
+    def app(self) -> App:
+        """The sidecar."""
+        return self.running.app
+
+    @property
+    def upstreams(self) -> tuple[StandIn, StandIn]:
+        """Both stand-ins."""
+        return self.agentex, self.sgp
+
+    def lane(self, name: str) -> Json:
+        """A lane as /status shows it."""
+        shown: Json = self.app.status()["sinks"][name]
+        return shown
+
+    async def send(self, body: bytes, **headers: str) -> Reply:
+        """Post a body as it is."""
+        named = {"content-type": "application/json"}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        # aiohttp warns of large bodies that come as bytes.
+        data = io.BytesIO(body)
+        return await self.running.request("POST", "/v1/spans", data=data, headers=named)
+
+    async def post(self, *events: Json, **headers: str) -> None:
+        """Post events that are taken, and remember what was promised."""
+        reply = await self.send(json.dumps(events).encode(), **headers)
+        assert reply.status == 202
+        assert reply.body == {"accepted": len(events), "rejected": []}
+        for event in events:
+            promised = self.opened if event["event_type"] == "start" else self.accepted
+            promised[event["span"]["id"]] = event["span"]
+
+    async def feed(self, seconds: float, *, per_s: float = 5.0, prefix: str = "s") -> None:
+        """A steady agent: every third span runs for longer than its START is held."""
+        due: dict[int, list[Json]] = {}
+        for number in range(int(seconds * per_s)):
+            made = span(f"{prefix}{number}")
+            long = int(3 * per_s) if number % 3 == 0 else 0
+            due.setdefault(number, []).append(start(made))
+            due.setdefault(number + long, []).append(end(made))
+        began = now()
+        for tick, events in sorted(due.items()):
+            await asyncio.sleep(began + tick / per_s - now())
+            await self.post(*events)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition` holds; looked at once a second of loop time."""
+        while not condition():
+            if self.running.task.done():
+                self.running.task.result()
+            await asyncio.sleep(1)
+
+    async def drained(self) -> None:
+        """Return once nothing waits: no held START, and no write in any lane."""
+        await self.until(
+            lambda: not (self.app.books.held or any(lane.queue.depth for lane in self.app.lanes))
+        )
+
+    def dead(self) -> Counter[tuple[str, str]]:
+        """Sink and span id of every dead letter in the file."""
+        if not self.letters.exists():
+            return Counter()
+        lines = self.letters.read_bytes().splitlines()
+        letters = [json.loads(line, parse_int=str) for line in lines]
+        return Counter((letter["sink"], letter["event"]["span"]["id"]) for letter in letters)
+
+    async def finish(self, dead: Collection[tuple[str, str]] = ()) -> None:
+        """The promise: all that was taken is upstream, whole, in order, or in `dead`; no more."""
+        await self.drained()
+        assert_balanced(self.app)
+        for lane in self.app.lanes:
+            assert lane.metrics.books.lost.total() == 0
+        assert self.dead() == Counter(dead)
+        for upstream in self.upstreams:
+            assert upstream.late_opens == 0
+            assert upstream.duplicates_in_batch == 0
+        assert self.sgp.second_rows == 0
+        for id_, sent in self.accepted.items():
+            if ("agentex", id_) not in dead:
+                row = self.agentex.spans[id_]
+                assert {key: row[key] for key in sent if key != "task_id"} == {
+                    key: value for key, value in sent.items() if key != "task_id"
+                }
+            if ("sgp", id_) not in dead:
+                self._stored_by_sgp(sent)
+        for id_, sent in self.opened.items():
+            if id_ not in self.accepted:
+                assert ("agentex", id_) in dead or self.agentex.spans[id_]["input"]
+                assert ("sgp", id_) in dead or (sent["trace_id"], id_) in self.sgp.spans
+
+    def _stored_by_sgp(self, sent: Json) -> None:
+        row = self.sgp.spans[sent["trace_id"], sent["id"]]
+        assert row["input"] == sent["input"]
+        assert row["output"] == sent["output"]
+        assert row["start_timestamp"] == sent["start_time"]
+        assert row["end_timestamp"] == sent["end_time"]
+        assert row["metadata"].items() >= sent["data"].items()
+
+
+@asynccontextmanager
+async def world(
+    agentex: AgentexStandIn | None = None,
+    sgp: SgpStandIn | None = None,
+    *,
+    without: tuple[str, ...] = (),
+    **settings: object,
+) -> AsyncIterator[World]:
+    """Run all of it; `settings` are keys such as `queue__start_hold_s`.
+
+    `without` names variables that the pod does not have.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        letters = Path(folder) / "letters.jsonl"
+        async with agentex or AgentexStandIn() as one, sgp or SgpStandIn() as many:
+            environ = {
+                "AGENT_NAME": "agent",
+                "AGENTEX_BASE_URL": one.url,
+                "SGP_CLIENT_BASE_URL": many.url,
+                "SGP_API_KEY": "key",
+                "SGP_ACCOUNT_ID": "account",
+            }
+            environ = {name: text for name, text in environ.items() if name not in without}
+            settings.setdefault("dead_letters__path", letters)
+            async with running_app(environ, **settings) as running:
+                yield World(running, one, many, letters)
+            lost = sum(lane.metrics.books.lost.total() for lane in running.app.lanes)
+            assert running.task.result() is (lost == 0)

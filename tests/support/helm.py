@@ -1,0 +1,171 @@
+"""Helm, and what judges its output, for the end-to-end tests of charts.
+
+The real helm and kustomize are built from their Go modules. YAML, the schemas of Kubernetes and CEL
+are read by `tests/e2e/helm_judge.py` in a virtual environment of its own.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.e2e import parts
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm/trace-sidecar"
+LIBRARY = ROOT / "helm/trace-sidecar-lib"
+
+HELM = ("helm.sh/helm/v4/cmd/helm", "v4.3.1")
+KUSTOMIZE = ("sigs.k8s.io/kustomize/kustomize/v5", "v5.8.0")
+JUDGE = ROOT / "tests/e2e/helm_judge.py"
+JUDGES = ("PyYAML>=6", "kubernetes-validate>=1.37", "cel-python>=0.4", "jsonpatch>=1.33")
+
+OPTED_IN = {"trace-sidecar/injection": "enabled"}
+
+Json = Any
+Done = subprocess.CompletedProcess[str]
+
+
+def helm(*arguments: str | Path, values: Json = None) -> Done:
+    """Helm's answer, whatever its exit code, with `values` where `--values -` asks for them."""
+    command: list[str | Path] = [parts.go_tool(*HELM), *arguments]
+    text = json.dumps(values or {}, ensure_ascii=False)
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def kustomize(folder: Path) -> list[Json]:
+    """The objects that a kustomization gives."""
+    program = parts.go_tool(*KUSTOMIZE)
+    # The folders of the repository lie outside those of a test.
+    command: list[str | Path] = [program, "build", "--load-restrictor=LoadRestrictionsNone", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return documents(done.stdout)
+
+
+def judge(do: str, **request: Json) -> Json:
+    """One answer of the judge."""
+    python = parts.venv("helm", *JUDGES)
+    asked = json.dumps({"do": do, **request})
+    done = subprocess.run([python, JUDGE], input=asked, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+def documents(text: str) -> list[Json]:
+    """The documents of a YAML text."""
+    found: list[Json] = judge("parse", text=text)
+    return found
+
+
+def template(
+    *options: str | Path, values: Json = None, chart: Path = CHART, name: str = "ts"
+) -> Done:
+    """`helm template` of a chart with `values`."""
+    base = ("template", name, chart, "--namespace", "obs", "--values", "-")
+    return helm(*base, *options, values=values)
+
+
+def render(*options: str | Path, values: Json = None, chart: Path = CHART) -> list[Json]:
+    """The objects that a chart gives."""
+    done = template(*options, values=values, chart=chart)
+    assert not done.returncode, done.stderr
+    return documents(done.stdout)
+
+
+def refusal(values: Json, chart: Path = CHART) -> str:
+    """What helm says against `values`."""
+    done = template(values=values, chart=chart)
+    assert done.returncode, "these values are taken"
+    return done.stderr
+
+
+def only(found: list[Json], kind: str) -> Json:
+    """The one object of a kind."""
+    (item,) = (item for item in found if item["kind"] == kind)
+    return item
+
+
+def admit(found: list[Json], *pods: Json, namespace: Json = None) -> list[Json]:
+    """Each pod after the chart's policies, as `{"pod": ..., "warnings": [...]}`."""
+    labels = OPTED_IN if namespace is None else namespace
+    cases = [{"pod": pod, "namespace": labels} for pod in pods]
+    answers: list[Json] = judge("admit", documents=found, pods=cases)
+    return answers
+
+
+def admit_one(values: Json, pod: Json, namespace: Json = None) -> Json:
+    """The answer for one pod, with the chart rendered from `values`."""
+    (answer,) = admit(render(values=values), pod, namespace=namespace)
+    return answer
+
+
+def agent_pod(labels: Json = None, **spec: Json) -> Json:
+    """A pod as an agent's Deployment makes it."""
+    container = {"name": "agent", "image": "agent:1"}
+    metadata = {"name": "agent-0", "namespace": "agents", "labels": labels or {}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 30, **spec},
+    }
+
+
+def sidecar_of(pod: Json) -> Json:
+    """The sidecar's container in a pod, wherever it is."""
+    spec = pod["spec"]
+    everything = spec["containers"] + spec.get("initContainers", [])
+    (container,) = (item for item in everything if item["name"] == "trace-sidecar")
+    return container
+
+
+def nested(path: str, value: Json) -> Json:
+    """`value` at a dotted path."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def consumer(folder: Path, files: dict[str, str], alias: str = "sidecar") -> Path:
+    """A chart in `folder` that has the library as a dependency, and these templates."""
+    (folder / "charts").mkdir(parents=True)
+    (folder / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
+    (folder / "templates").mkdir()
+    (folder / "Chart.yaml").write_text(
+        "apiVersion: v2\nname: agent\nversion: 1.0.0\ndependencies:\n"
+        f'  - {{name: trace-sidecar-lib, alias: {alias}, version: ">=0.0.0-0", repository: ""}}\n'
+    )
+    for name, text in files.items():
+        (folder / "templates" / name).write_text(text)
+    return folder
+
+
+RULES = """\
+groups:
+  - name: first
+    rules:
+      - {record: "a:b", expr: "vector(1)"}
+      - alert: Late
+        expr: vector(1) > 0
+        labels: {severity: warning}
+        annotations: {summary: "{{ $value }} is late.", runbook_url: docs/runbooks.md#late}
+  - name: second
+    rules:
+      - {alert: Lost, expr: "vector(1)", annotations: {runbook_url: docs/runbooks.md#lost}}
+"""
+DASHBOARD = '{"title": "{{pod}}", "panels": [{"legendFormat": "{{ .Values.nothing }}"}]}'
+
+
+def chart_with_files(folder: Path) -> Path:
+    """A copy of the chart with rules and a dashboard made for a test."""
+    chart = folder / "trace-sidecar"
+    shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("files", "dashboards", "charts"))
+    # Not what it links to: a relative link would lead elsewhere from here.
+    (chart / "charts").mkdir()
+    (chart / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
+    for name, text in (("files/rules.yaml", RULES), ("dashboards/one.json", DASHBOARD)):
+        (chart / name).parent.mkdir()
+        (chart / name).write_text(text)
+    return chart

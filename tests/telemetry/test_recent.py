@@ -1,0 +1,76 @@
+"""Recent decisions, repeated log lines, and a life's last words."""
+
+from pathlib import Path
+
+import pytest
+import structlog
+
+from sidecar.process.exit_report import LastWords, folder_of
+from sidecar.telemetry.log_rate_limiter import PERIOD_S, Repeats
+from sidecar.telemetry.recent import REMEMBERED, Recent
+from tests.support.world import make_event, running_app
+
+
+def test_the_ring_is_bounded() -> None:
+    """The oldest decision makes room for the newest."""
+    recent = Recent()
+    recent.note((0.0, "old", "accepted", "", "start"))
+    for number in range(REMEMBERED):
+        recent.note((1.0, "new", "accepted", "", number))
+    assert not list(recent.about("old"))
+    assert len(list(recent.about("new"))) == REMEMBERED
+
+
+def test_repeats_are_counted_instead_of_logged() -> None:
+    """A few lines a minute; the next one that is logged says how many were not."""
+    repeats = Repeats(most=2)
+    assert [repeats.repeats(0.0) for _ in range(4)] == [0, 0, None, None]
+    assert repeats.repeats(PERIOD_S) == 2
+    assert [repeats.repeats(PERIOD_S) for _ in range(2)] == [0, None]
+
+
+async def test_a_full_queue_is_one_line_and_so_is_its_end() -> None:
+    """However many requests are refused between them."""
+    with structlog.testing.capture_logs() as lines:
+        async with running_app(queue__max_bytes="8KiB", shutdown__grace_s=0) as app:
+            for number in range(20):
+                await app.post(make_event(str(number)))
+            assert (await app.post(make_event("more"))).status == 429
+            app.app.budget.used -= 8192
+            assert (await app.post(make_event("room"))).status == 202
+            app.app.budget.used += 8192
+    events = [line["event"] for line in lines if line["event"].startswith("intake_")]
+    assert events == ["intake_refusing", "intake_taking"]
+
+
+def test_last_words_are_the_next_lifes_first(tmp_path: Path) -> None:
+    """The number survives on the volume, and is in the container's termination message."""
+    message = tmp_path / "termination-log"
+    message.touch()
+    folder = folder_of(str(tmp_path), "")
+    first = LastWords(folder, message)
+    assert first.lost == 0
+    first.say(3)
+    assert message.read_text() == "lost 3 writes at shutdown\n"
+    second = LastWords(folder, message)
+    assert second.lost == 3
+    assert LastWords(folder, message).lost == 0  # the second was killed: it said nothing
+
+
+def test_where_nothing_outlives_a_life(tmp_path: Path) -> None:
+    """Nothing is known, and nothing fails; a broken file is as none."""
+    words = LastWords(folder_of("", ""), tmp_path / "none")
+    words.say(5)
+    assert words.lost == 0
+    assert folder_of("", str(tmp_path / "letters.jsonl")) == tmp_path
+    (tmp_path / "last_shutdown_lost").write_text("many")
+    assert LastWords(tmp_path).lost == 0
+
+
+@pytest.mark.parametrize("folder", ["none", "file"])
+def test_a_disk_that_fails_is_a_warning(tmp_path: Path, folder: str) -> None:
+    """The exit code says it, too: nothing is raised at the end of a life."""
+    (tmp_path / "file").touch()
+    with structlog.testing.capture_logs() as lines:
+        LastWords(tmp_path / folder).say(1)
+    assert [line["event"] for line in lines] == ["last_words_not_kept"]
