@@ -39,7 +39,7 @@ test: $(STAMP) ## run the tests
 lint: $(STAMP) ## check format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy --strict sidecar tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py
+	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py
 
 check: lint test ## lint and test: what a change must pass
 
@@ -63,7 +63,7 @@ $(STAMP): requirements.lock requirements-dev.lock
 	echo "Installing into $(VENV) with $$("$$py" --version) ..." >&2; \
 	"$$py" -m venv --clear $(VENV)
 	@$(BIN)/python $(PIP) --require-hashes -r requirements-dev.lock
-	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e . -e client
 	@touch $@
 
 # In a venv of its own: .venv can't be made while a lock is broken.

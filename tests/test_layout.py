@@ -20,7 +20,7 @@ LEVELS = [
     ),
     (
         "telemetry.recent telemetry.log_rate_limiter process.exit_report operate.diagnosis "
-        "client sizes process.addresses http.deadline http.server"
+        "sizes process.addresses http.deadline http.server"
     ),
     "operate.top_frame operate.admin",
     "operate.top",
@@ -50,7 +50,7 @@ LEVEL = {name: level for level, row in enumerate(LEVELS) for name in row.split()
 
 
 def names() -> dict[str, Path]:
-    """Every module by its name within the package; the demo's are one, and the client's."""
+    """Every module by its name within the package; the demo's are one."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -74,10 +74,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def layer(name: str) -> str:
     """What stands for a module in LEVELS."""
-    for package in ("demo", "client"):
-        if name.split(".", maxsplit=1)[0] == package:
-            return package
-    return name
+    return "demo" if name.split(".", maxsplit=1)[0] == "demo" else name
 
 
 def edges() -> set[tuple[str, str]]:

@@ -27,8 +27,9 @@ _FREE_LABELS = {"version"}
 INTRODUCTION = """\
 # Metrics
 
-What `GET :9318/metrics` shows. The names, types and labels are a contract: `tests/operate/metrics.golden`
-holds them, and a change there is in the changelog. This page is made by `tools/metrics_page.py`.
+What `GET :9318/metrics` shows. The names, types and labels are a contract:
+`tests/operate/metrics.golden` holds them, and a change there is in the changelog.
+This page is made by `tools/metrics_page.py`.
 
 - Every label set is there from the start, at 0; `sink` is `agentex` or `sgp`, those that are on.
 - No label and no value ever holds anything of a span.

@@ -2,8 +2,7 @@
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from sidecar.client.buffer import Buffer
+from trace_sidecar_client.buffer import Buffer
 
 MAX_BYTES, BATCH_BYTES, OVERHEAD = 2000, 500, 64
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trace_sidecar_client
+from trace_sidecar_client import AsyncSidecarProcessor, Sender, SyncSidecarProcessor, register
+from trace_sidecar_client import sender as sender_module
 
-import sidecar.client
-from sidecar.client import AsyncSidecarProcessor, Sender, SyncSidecarProcessor, register
-from sidecar.client import sender as sender_module
 from tests.support.client import ScriptedSidecar, scripted
 
-PACKAGE = Path(sidecar.client.__file__).parent
+PACKAGE = Path(trace_sidecar_client.__file__).parent
 
 
 class SdkSpan:
@@ -221,7 +221,7 @@ print([name for name in heavy if name in sys.modules])
 
 def test_importing_it_loads_no_sdk_and_no_part_of_the_daemon() -> None:
     """An agent pays for the standard library only."""
-    code = HEAVY.format(name="sidecar.client")
+    code = HEAVY.format(name="trace_sidecar_client")
     assert run(code, PACKAGE.parents[1]) == "[]\n"
 
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from trace_sidecar_client import Credentials, Sender
+from trace_sidecar_client import sender as module
 
-from sidecar.client import Credentials, Sender
-from sidecar.client import sender as module
 from tests.support.client import ACCEPTED, PATIENCE_S, Answer, ScriptedSidecar, scripted
 from tests.support.world import running_app, upstream
 
@@ -290,7 +290,7 @@ def test_after_a_fork_each_process_sends_its_own() -> None:
 
 
 AGENT = """
-import sys, sidecar.client as client
+import sys, trace_sidecar_client as client
 spans = client.Spans(sys.argv[1])
 with spans.span("last"):
     pass
@@ -344,7 +344,7 @@ def test_a_broken_answer_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch
 async def test_a_real_sidecar_takes_it() -> None:
     """End to end with the daemon: START and END joined, written once."""
     async with upstream() as agentex, running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
-        from sidecar.client import Spans
+        from trace_sidecar_client import Spans
 
         sender = Sender(app.url)
         async with Spans(sender=sender).span("turn", input={"q": 1}) as span:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from trace_sidecar_client import Sender, Spans, current
 
-from sidecar.client import Sender, Spans, current
 from tests.support.client import PATIENCE_S, ScriptedSidecar, scripted
 
 

@@ -16,11 +16,11 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trace_sidecar_client import Span, engines
+from trace_sidecar_client.engines import Engine, any_engine, bounded, model_engine
+from trace_sidecar_client.events import event
+from trace_sidecar_client.values import MAX_NESTING, encode, json_dumps, payload
 
-from sidecar.client import Span, engines
-from sidecar.client.engines import Engine, any_engine, bounded, model_engine
-from sidecar.client.events import event
-from sidecar.client.values import MAX_NESTING, encode, json_dumps, payload
 from sidecar.spans.decode import decode
 
 

@@ -8,8 +8,9 @@ import json
 import signal
 import sys
 
-from sidecar.client import Spans
-from sidecar.client.sender import Sender
+from trace_sidecar_client import Spans
+from trace_sidecar_client.sender import Sender
+
 from sidecar.demo.bodies import digest_of
 
 PACE_S = 0.01

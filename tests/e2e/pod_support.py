@@ -44,6 +44,11 @@ _VALUES = {
         "resources": {"limits": {"memory": f"{LIMIT_MIB}Mi"}},
     },
 }
+# The image has the daemon only: the agent brings its own code, and the client.
+_MOUNTED = {
+    "tests": images.SOURCE / "tests",
+    "client": images.SOURCE / "client" / "trace_sidecar_client",
+}
 # What an agent's container has already; the chart has the sidecar take it over.
 _ENVIRONMENT = {
     "PYTHONPATH": "/agent",
@@ -80,7 +85,10 @@ def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
             "command": list(agent),
             "env": [{"name": name, "value": value} for name, value in _ENVIRONMENT.items()],
             "securityContext": {"runAsUser": 0},
-            "volumeMounts": [{"name": "tests", "mountPath": "/agent/tests", "readOnly": True}],
+            "volumeMounts": [
+                {"name": name, "mountPath": f"/agent/{folder.name}", "readOnly": True}
+                for name, folder in _MOUNTED.items()
+            ],
         },
         {
             "name": STAND_INS,
@@ -94,8 +102,10 @@ def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
             ],
         },
     ]
-    tests = str(images.SOURCE / "tests")
-    pod["spec"]["volumes"] = [{"name": "tests", "hostPath": {"path": tests, "type": "Directory"}}]
+    pod["spec"]["volumes"] = [
+        {"name": name, "hostPath": {"path": str(folder), "type": "Directory"}}
+        for name, folder in _MOUNTED.items()
+    ]
     answer = admit_one(_VALUES, pod)
     assert not answer["warnings"]
     admitted: Json = answer["pod"]

@@ -110,7 +110,7 @@ class Pod:
         url = self.life.url if self.life else ""
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         settings = {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}",
             "ACP_URL": "http://127.0.0.1",
             "AGENTEX_BASE_URL": url or self.agentex.url,
             "SGP_CLIENT_BASE_URL": url or self.sgp.url,

@@ -32,7 +32,7 @@ class BenchError(Exception):
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Only what is meant: no setting of the shell may change what is measured."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT), **extra}
+    return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}", **extra}
 
 
 @contextlib.contextmanager

@@ -13,8 +13,7 @@ from agentex.lib.types.tracing import (  # type: ignore[import-not-found]
     AgentexTracingProcessorConfig,
     SGPTracingProcessorConfig,
 )
-
-from sidecar.client import register
+from trace_sidecar_client import register
 
 # The SDKs' own types: they are not installed where this is type-checked.
 Sdk: TypeAlias = Any

@@ -97,7 +97,7 @@ class OurProcessor(AgentexSdk):
     """`AsyncTracer` of the Agentex SDK with our processor in place of its own."""
 
     def _register(self) -> None:
-        client = import_module("sidecar.client")
+        client = import_module("trace_sidecar_client")
         client.register(os.environ["SIDECAR"])
         self._client = client.Spans(os.environ["SIDECAR"])
 
@@ -107,10 +107,10 @@ class OurProcessor(AgentexSdk):
 
 
 class OurClient:
-    """`sidecar.client.Spans`: for agents without an SDK."""
+    """`trace_sidecar_client.Spans`: for agents without an SDK."""
 
     def __init__(self) -> None:
-        self._spans = import_module("sidecar.client").Spans(os.environ["SIDECAR"])
+        self._spans = import_module("trace_sidecar_client").Spans(os.environ["SIDECAR"])
 
     async def start(self, number: int, input_: Payload) -> Span:
         """Enter the block."""

@@ -20,7 +20,7 @@ from typing import Any
 from .buffer import Buffer
 from .transport import DEFAULT_URL, URL_VARIABLE, Answer, Credentials, Transport, Unreachable
 
-LOG = logging.getLogger("sidecar.client")
+LOG = logging.getLogger("trace_sidecar_client")
 
 MAX_BYTES = 64 * 1024 * 1024
 BATCH_BYTES = 1024 * 1024
