@@ -8,12 +8,12 @@ One span's journey, file by file:
                                             `- spool (optional): on disk before the 202
 
 A request that is anything but plain (compressed, in chunks, of other paths) is read by aiohttp
-(`other_requests`, loaded when needed); `reception` is where both ways meet: from a body to an
+(`other_requests`, loaded when needed); `ingest` is where both ways meet: from a body to an
 answer.
 
 An accepted event ends in exactly one of: forwarded, superseded by its own END, skipped on purpose,
-a dead letter with a reason, lost with a counted reason. `books` adds this up all the time, and the
-difference is a metric that must read 0.
+a dead letter with a reason, lost with a counted reason. `accounting` adds this up all the time, and
+the difference is a metric that must read 0.
 
 When an upstream fails: its lane keeps what it has and tries again (drain, throttle); the other lane
 does not notice. A batch that is refused is halved until the one bad write is alone (drain). What is

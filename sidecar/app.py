@@ -22,16 +22,16 @@ from sidecar.operate.explain import Explainer
 from sidecar.operate.prometheus import SidecarCollector, new_registry
 from sidecar.operate.status import TICK_S, Status
 from sidecar.process.addresses import CanNotListen, bracketed, listen
-from sidecar.process.exit_report import LastWords, folder_of
+from sidecar.process.exit_report import ExitReport, folder_of
 from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
-from sidecar.queue.admission import Intake
-from sidecar.queue.memory_budget import ByteBudget
-from sidecar.recovery import Takeover
+from sidecar.queue.admission import Admission
+from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.recovery import SpoolRecovery
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.sizes import AUTO
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
-from sidecar.telemetry.accounting import IntakeBooks
+from sidecar.telemetry.accounting import IntakeAccounting
 from sidecar.telemetry.metrics import IntakeMetrics
 from sidecar.telemetry.recent import Recent
 
@@ -53,7 +53,7 @@ class App:
         self._loop = asyncio.get_running_loop()
         limit = container_limit()
         max_bytes = config.queue.max_bytes
-        self.budget = ByteBudget(
+        self.budget = MemoryBudget(
             automatic_max_bytes(limit) if max_bytes == AUTO else int(max_bytes)
         )
         letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
@@ -62,12 +62,12 @@ class App:
         self.lanes = build_lanes(config, environ, self.budget, letters, self.spool, self.recent)
         if not self.lanes:
             raise ConfigError(NO_UPSTREAM)
-        self.books = IntakeBooks()
-        intake_metrics = IntakeMetrics(self.books, self.recent)
-        self.intake = Intake(
+        self.accounting = IntakeAccounting()
+        intake_metrics = IntakeMetrics(self.accounting, self.recent)
+        self.admission = Admission(
             [lane.drain for lane in self.lanes],
             self.budget,
-            self.books,
+            self.accounting,
             hold_s=config.queue.start_hold_s,
             ttl_s=config.queue.open_span_ttl_s,
             spool=self.spool,
@@ -77,13 +77,15 @@ class App:
             if config.listener.pass_through
             else None
         )
-        self._takeover = (
-            Takeover(self.spool, self.lanes, self.intake, self.books, lane_bits(config))
+        self._recovery = (
+            SpoolRecovery(
+                self.spool, self.lanes, self.admission, self.accounting, lane_bits(config)
+            )
             if self.spool is not None
             else None
         )
         self.listener = Listener(
-            self.intake,
+            self.admission,
             Limits(self.budget, config.listener.max_body, config.listener.body_timeout_s),
             intake_metrics,
             [lane.credentials for lane in self.lanes],
@@ -92,22 +94,22 @@ class App:
             sgp_bit=lane_bits(config) & SGP_BIT,
             pass_through=self.pass_through,
         )
-        self._last_words = LastWords(folder_of(config.spool.path, config.dead_letters.path))
+        self._exit_report = ExitReport(folder_of(config.spool.path, config.dead_letters.path))
         self._collector = SidecarCollector(
             intake_metrics,
             [lane.metrics for lane in self.lanes],
             self.budget,
-            open_spans=lambda: len(self.intake.open_spans),
+            open_spans=lambda: len(self.admission.open_spans),
             clock=self._loop.time,
             memory_limit=limit,
             dead_letters=letters,
             spool=self.spool,
-            last_shutdown_lost=self._last_words.lost,
+            last_shutdown_lost=self._exit_report.lost,
         )
         self.registry = new_registry(self._collector)
         self._status = Status(
             config,
-            self.intake,
+            self.admission,
             intake_metrics,
             self.lanes,
             self.budget,
@@ -129,7 +131,7 @@ class App:
         return Spool(file, lane_bits(self._config))
 
     def stop(self) -> None:
-        """Stop in order; called again, give up at once (design.md D10)."""
+        """Stop in order; called again, give up at once (D10)."""
         deadline = self._deadline
         if self._stop.is_set() and deadline is not None and not deadline.expired():
             deadline.reschedule(self._loop.time())
@@ -139,12 +141,12 @@ class App:
     async def run(self, started: asyncio.Event | None = None) -> bool:
         """Serve until told to stop; whether nothing was lost.
 
-        A bug in any part ends this with its exception (design.md D13).
+        A bug in any part ends this with its exception (D13).
         """
         tasks = asyncio.TaskGroup()
-        if self._takeover is not None:
+        if self._recovery is not None:
             try:
-                await self._takeover.begin()
+                await self._recovery.begin()
             except SpoolInUse as error:
                 raise ConfigError(str(error)) from None
         async with self._serving():
@@ -175,7 +177,7 @@ class App:
         log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
         await self._quiet(shutdown.quiet_s)
         self.listener.stop()  # 1. no new events, but answers
-        self.intake.release_held()  # 2. no END will come any more
+        self.admission.release_held()  # 2. no END will come any more
         for lane in self.lanes:
             lane.drain.close()  # 3. what is queued is all there will be
         await asyncio.wait(drains)  # 4. forward it
@@ -197,7 +199,7 @@ class App:
         """Stay open while agents still send: their last ENDs come after SIGTERM."""
         stopped_at = self._loop.time()
         while True:
-            last = max(self.intake.last_taken_at, stopped_at)
+            last = max(self.admission.last_taken_at, stopped_at)
             left = last + quiet_s - self._loop.time()
             if left <= 0:
                 return
@@ -213,7 +215,7 @@ class App:
             await lane.sink.close()
         totals = {lane.sink.name: lane.totals() for lane in self.lanes}
         lost = sum(total["lost"] for total in totals.values())
-        self._last_words.say(lost)
+        self._exit_report.say(lost)
         log.info("stopped", lost=lost, events=self._status.events(), writes=totals)
         return lost == 0
 
@@ -224,7 +226,9 @@ class App:
             self.registry,
             self.status,
             self._status.history,
-            about=Explainer(self.recent, self.intake.open_spans, self.lanes, self._loop.time).about,
+            about=Explainer(
+                self.recent, self.admission.open_spans, self.lanes, self._loop.time
+            ).about,
             ready=lambda: not self.listener.stopping,
         )
         config = self._config
@@ -270,8 +274,8 @@ class App:
             self.listener.sweep(self._loop.time())
             for lane in self.lanes:
                 lane.credentials.refresh()
-            if self.spool is not None and self._takeover is not None:
-                await self._takeover.go_on()
+            if self.spool is not None and self._recovery is not None:
+                await self._recovery.go_on()
                 await self.spool.shrink()
 
     def _depth(self) -> int:

@@ -23,7 +23,7 @@ from sidecar.operate import explain, top
 LOST = 1
 USAGE = 2
 # `top --every`: not a busy loop, and not one that looks dead.
-LEAST_S, MOST_S = 0.1, 3600.0
+MIN_S, MAX_S = 0.1, 3600.0
 
 Command = argparse.ArgumentParser
 
@@ -148,8 +148,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not LEAST_S <= seconds <= MOST_S:
-        raise argparse.ArgumentTypeError(f"expected {LEAST_S} to {MOST_S} seconds")
+    if not MIN_S <= seconds <= MAX_S:
+        raise argparse.ArgumentTypeError(f"expected {MIN_S} to {MAX_S} seconds")
     return seconds
 
 

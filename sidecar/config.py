@@ -1,7 +1,7 @@
 """Configuration: the structs with their defaults, and `load`.
 
 TOML, and every key also as `SIDECAR_<SECTION>__<KEY>` in the environment, which wins. What an agent
-pod has anyway is taken where no key is set (design.md, Configuration). Unknown keys and bad values
+pod has anyway is taken where no key is set. Unknown keys and bad values
 stop the start with a path and a reason. Sizes are texts such as `"64MiB"`, names end in `_s` for
 seconds.
 """
@@ -20,7 +20,7 @@ from sidecar.process.addresses import is_here
 from sidecar.sizes import AUTO, Size
 
 ENV_PREFIX = "SIDECAR_"
-LEAST_SPOOL = 2**20
+MIN_SPOOL_BYTES = 2**20
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -99,7 +99,7 @@ class SpoolConfig(_Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse what can't work."""
-        _require(self.max_bytes >= LEAST_SPOOL, "max_bytes must be at least 1MiB")
+        _require(self.max_bytes >= MIN_SPOOL_BYTES, "max_bytes must be at least 1MiB")
 
 
 class AgentexConfig(_Section, frozen=True):
@@ -216,7 +216,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     for name, (section, key) in FROM_THE_POD.items():
         given = values.setdefault(section, {})
         if isinstance(given, dict):
-            # Templates set the variable to "", which means unset (contracts/sgp.md 1.1).
+            # Templates set the variable to "", which means unset (docs/upstreams.md S1.1).
             if not given.get(key, True):
                 del given[key]
             if text := environ.get(name, "").strip():

@@ -1,6 +1,6 @@
 """Credentials: configured, in a file that may change, or relayed by the agent; never shown.
 
-design.md D14 and contracts/ingest.md ("Credentials that come with a request"): what is configured
+D14 and docs/api.md ("Credentials that come with a request"): what is configured
 wins; where nothing is, the latest one that an agent sent is used, for what already waits too.
 """
 

@@ -9,7 +9,7 @@ from sidecar.config import AgentexConfig, Config, SgpConfig
 from sidecar.credentials import Credentials, Secret
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain, RetryPolicy
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Sink
 from sidecar.sinks.agentex import AgentexSink
@@ -17,7 +17,7 @@ from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.sinks.http import HttpClient
 from sidecar.sinks.sgp import SgpSink, enrichment
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.accounting import LaneBooks
+from sidecar.telemetry.accounting import LaneAccounting
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.recent import Recent
 
@@ -30,7 +30,7 @@ NO_UPSTREAM = (
     "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
     "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
 )
-# Variables that say: START and END of a span may come through different pods (design.md D20).
+# Variables that say: START and END of a span may come through different pods (D20).
 _TEMPORAL = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
 
 
@@ -46,15 +46,15 @@ class Lane:
     metrics: LaneMetrics
 
     def totals(self) -> dict[str, int]:
-        """The lane's books (design.md D15)."""
-        books = self.metrics.books
+        """The lane's books (D15)."""
+        accounting = self.metrics.accounting
         return {
-            "written": books.written,
-            "forwarded": books.forwarded.total(),
-            "superseded": books.superseded,
-            "skipped": books.skipped.total(),
-            "dead_lettered": books.dead_lettered.total(),
-            "lost": books.lost.total(),
+            "written": accounting.written,
+            "forwarded": accounting.forwarded.total(),
+            "superseded": accounting.superseded,
+            "skipped": accounting.skipped.total(),
+            "dead_lettered": accounting.dead_lettered.total(),
+            "lost": accounting.lost.total(),
             "depth": self.queue.depth,
             "imbalance": self.metrics.imbalance,
         }
@@ -74,7 +74,7 @@ def sgp_on(config: Config) -> bool:
 def build_lanes(
     config: Config,
     environ: Mapping[str, str],
-    budget: ByteBudget,
+    budget: MemoryBudget,
     dead_letters: DeadLetters,
     spool: Spool | None = None,
     recent: Recent | None = None,
@@ -98,7 +98,7 @@ def lane_bits(config: Config) -> int:
 class _Builder:
     config: Config
     environ: Mapping[str, str]
-    budget: ByteBudget
+    budget: MemoryBudget
     dead_letters: DeadLetters
     spool: Spool | None
     recent: Recent | None
@@ -113,7 +113,7 @@ class _Builder:
             # A deployment without authentication wants no key, and refuses a wrong one.
             required=bool(section.api_key_file),
         )
-        metrics = LaneMetrics("agentex", LaneBooks(), self.recent)
+        metrics = LaneMetrics("agentex", LaneAccounting(), self.recent)
         client = _client(section, credentials, metrics)
         return self._lane(AgentexSink(client, bit), credentials, metrics, bit, section, 0.0)
 
@@ -126,7 +126,7 @@ class _Builder:
             relay=section.relay,
             required=True,
         )
-        metrics = LaneMetrics("sgp", LaneBooks(), self.recent)
+        metrics = LaneMetrics("sgp", LaneAccounting(), self.recent)
         open_writes = section.open_writes
         if open_writes == "auto":
             open_writes = not any(self.environ.get(name) for name in _TEMPORAL)
@@ -151,7 +151,7 @@ class _Builder:
         retry = self.config.retry
         backoff = Backoff(retry.initial_s, retry.max_s)
         share = int(self.budget.limit * LANE_SHARE)
-        queue = SpanQueue(self.budget, metrics.books, bit, spool=self.spool, share=share)
+        queue = SpanQueue(self.budget, metrics.accounting, bit, spool=self.spool, share=share)
         throttle = Throttle(
             backoff,
             section.max_concurrency,

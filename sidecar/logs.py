@@ -1,6 +1,6 @@
 """structlog set-up: one JSON object a line on standard error, or text for a terminal.
 
-Logs never hold span content (design.md D19): ids, counts, reasons and statuses only.
+Logs never hold span content (D19): ids, counts, reasons and statuses only.
 """
 
 import logging

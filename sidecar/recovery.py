@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import structlog
 
 from sidecar.lanes import Lane
-from sidecar.queue.admission import Intake
+from sidecar.queue.admission import Admission
 from sidecar.queue.span_queue import LOADED_AT_ONCE
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import Backlog
-from sidecar.telemetry.accounting import IntakeBooks
+from sidecar.telemetry.accounting import IntakeAccounting
 
 # Open rows come back in pieces of about this size.
 RECOVERED_BYTES = 2**20
@@ -22,21 +22,21 @@ RECOVERED_BYTES = 2**20
 log = structlog.get_logger()
 
 
-class Takeover:
-    """Hands a spool's backlog to `lanes` and `intake`; `lane_bits` are those of all lanes."""
+class SpoolRecovery:
+    """Hands a spool's backlog to `lanes` and `admission`; `lane_bits` are those of all lanes."""
 
     def __init__(
         self,
         spool: Spool,
         lanes: Sequence[Lane],
-        intake: Intake,
-        books: IntakeBooks,
+        admission: Admission,
+        accounting: IntakeAccounting,
         lane_bits: int,
     ) -> None:
         self._spool = spool
         self._lanes = lanes
-        self._intake = intake
-        self._books = books
+        self._admission = admission
+        self._accounting = accounting
         self._lane_bits = lane_bits
         self._loop = asyncio.get_running_loop()
         # What a disk that was not there at the start held, once it is.
@@ -63,8 +63,8 @@ class Takeover:
             bit = lane.queue.bit
             lane.queue.recover(seq for seq, lanes in backlog.complete_rows if lanes & bit)
             lane.drain.wake()
-        self._books.replayed += len(backlog.complete_rows)
-        self._books.written += len(backlog.complete_rows)
+        self._accounting.replayed += len(backlog.complete_rows)
+        self._accounting.written += len(backlog.complete_rows)
         lanes_of = dict(backlog.open_rows)
         seqs = list(lanes_of)
         while seqs:
@@ -73,5 +73,5 @@ class Takeover:
             for span in spans:
                 span.lanes = lanes_of[span.seq] & self._lane_bits
                 span.accepted_at = self._loop.time()
-            self._intake.recover(spans)
+            self._admission.recover(spans)
         log.info("spool_recovered", writes=self._spool.rows, open_spans=len(lanes_of))

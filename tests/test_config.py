@@ -200,7 +200,7 @@ def test_urls_that_are_none(url: str) -> None:
 
 
 def test_an_empty_url_is_unset(tmp_path: Path) -> None:
-    """An empty URL means the default: taken as it is, it would lose everything (sgp.md F23)."""
+    """An empty URL means the default: it would lose everything (docs/upstreams.md S4.3 F23)."""
     file = tmp_path / "config.toml"
     file.write_text('[sgp]\nbase_url = ""\n')
     for environ in ({"SIDECAR_SGP__BASE_URL": ""}, {"SGP_CLIENT_BASE_URL": ""}):

@@ -30,7 +30,7 @@ LEVELS = [
         "queue.open_spans queue.span_queue drain.evidence sinks.dead_letters "
         "telemetry.metrics listener.body http.dialer http.connection"
     ),
-    "http.pool listener.body_reader listener.origin",
+    "http.pool listener.body_reader listener.host_check",
     "sinks.http",
     "sinks.agentex sinks.sgp drain.workers operate.prometheus",
     "queue.admission lanes listener.routes listener.pass_through",

@@ -1,4 +1,4 @@
-"""A stand-in for the Agentex spans API, as measured in contracts/agentex.md.
+"""A stand-in for the Agentex spans API, as measured in docs/upstreams.md.
 
 In: POST, PATCH and GET on spans. Out: the real server's answers, its 500s that do write the row
 included. Guarantee: what the real server refuses, this one refuses, with the same status and shape.

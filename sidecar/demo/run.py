@@ -102,7 +102,8 @@ async def _lines(app: App, session: aiohttp.ClientSession, admin: str) -> None:
             for name, lane in app.status()["sinks"].items()
         )
         _say(
-            f"received {app.books.received:6} events   {lanes}   RSS of all {rss / 2**20:5.1f} MiB"
+            f"received {app.accounting.received:6} events   {lanes}   "
+            f"RSS of all {rss / 2**20:5.1f} MiB"
         )
         await asyncio.sleep(LINE_EVERY_S)
 

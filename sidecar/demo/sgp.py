@@ -1,4 +1,4 @@
-"""A stand-in for SGP's span upsert, as documented in contracts/sgp.md, 1.4 above all.
+"""A stand-in for SGP's span upsert, as documented in docs/upstreams.md S1.4 above all.
 
 In: `PUT /v5/spans/batch`. Out: all items stored and echoed, or none and the reason. Where the
 documents leave two readings, the one that is harder on a client is taken: a repeated item replaces

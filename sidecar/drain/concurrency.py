@@ -2,7 +2,7 @@
 
 The limit climbs while more requests at once get more writes through, and descends while fewer do
 not get less through. So it settles at the knee: the real Agentex server gets slower beyond about
-10 requests at once (contracts/agentex.md 7).
+10 requests at once (docs/upstreams.md A7).
 
 Goodput alone is blind to others: of an upstream that many sidecars share, a higher limit always
 gets a larger share, at everybody's cost. So where the answers of an upstream are alike, their
@@ -38,7 +38,7 @@ class ConcurrencyLimit:
     SHORT, LONG, SHARED = (16, 0.02), (96, 0.25), (16, 0.25)
     # Crowded: so many seconds even for the quickest answer of a window, and so much more than the
     # quickest of the last seconds (a link may be slow). At 0.15 s an Agentex worker has about 15
-    # requests at once, and serves 92 % of what it can (contracts/agentex.md 7).
+    # requests at once, and serves 92 % of what it can (docs/upstreams.md A7).
     CROWDED_S, CROWDED_SHARE = 0.15, 1.3
     # Short, so that those who came when it was crowded soon see what the others see: every cut of
     # the limits shows all of them the same quick answers.

@@ -8,8 +8,8 @@ from collections import deque
 from sidecar.drain.retry_queue import Batch
 
 
-class Evidence:
-    """Whether a failing batch is bad, compared with what else was sent (design.md D8).
+class PoisonDetector:
+    """Whether a failing batch is bad, compared with what else was sent (D8).
 
     A 500 counts against a batch only when something got through since it failed last, and when
     most of the last first attempts did: a half-broken upstream proves nothing. With a quarter of
@@ -41,7 +41,7 @@ class Evidence:
         return since and sum(self._firsts) >= self.SHARE * (len(self._firsts) - 1)
 
 
-class Brake:
+class CircuitBreaker:
     """Stops the lane before a wrong setting empties the queue into the dead letters (D17).
 
     On when, of the last writes that were decided, more were refused than taken, and not just a few.
@@ -71,7 +71,7 @@ class Brake:
         return self.on
 
 
-class SizeLesson:
+class BatchSizeLimit:
     """How many bytes an upstream takes at once, learnt from its 413s.
 
     Grows back by a sixteenth after a hundred good batches: limits of proxies do change.
@@ -80,7 +80,7 @@ class SizeLesson:
     GOOD_BATCHES = 100
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self._max = most
         self._good = 0
         self.max_bytes = most
 
@@ -91,9 +91,9 @@ class SizeLesson:
 
     def taken(self) -> None:
         """A batch was taken."""
-        if self.max_bytes == self._most:
+        if self.max_bytes == self._max:
             return
         self._good += 1
         if self._good >= self.GOOD_BATCHES:
-            self.max_bytes = min(self._most, self.max_bytes + self.max_bytes // 16 + 1)
+            self.max_bytes = min(self._max, self.max_bytes + self.max_bytes // 16 + 1)
             self._good = 0

@@ -1,7 +1,7 @@
 """Batches in a lane's hand: sent together, and kept until they may be sent again.
 
 A batch that failed is not put back into the queue: its spans stay in flight, so that nothing of
-theirs overtakes it (design.md, Queue).
+theirs overtakes it (docs/architecture.md, Queue).
 """
 
 import heapq
@@ -43,7 +43,7 @@ class Batch:
         return replace(self, spans=first), replace(self, spans=rest)
 
 
-class Retries:
+class RetryQueue:
     """Batches that wait for their time; `heap` is for looking at only."""
 
     def __init__(self) -> None:

@@ -26,12 +26,12 @@ class SinkState(StrEnum):
     THROTTLED = "throttled"  # it asked for a pause
     DOWN = "down"  # it does not answer, or not as the API we look for
     UNAUTHORIZED = "unauthorized"  # it does not accept the credential
-    BRAKED = "braked"  # it refuses most of what is sent (design.md D17)
+    BRAKED = "braked"  # it refuses most of what is sent (D17)
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential back-off with full jitter (design.md D7)."""
+    """Exponential back-off with full jitter (D7)."""
 
     initial_s: float
     max_s: float
@@ -53,8 +53,8 @@ class Pace:
     FACTOR = 1.2
     CALM_S = 10.0
     GROWTH_PER_S = 1.25
-    LEAST = 5.0
-    # Writes a second where no steady rate is known yet: half an Agentex worker (agentex.md 7).
+    MIN_RATE = 5.0
+    # Writes a second where no steady rate is known yet: half a worker (docs/upstreams.md A7).
     UNKNOWN = 50.0
     WINDOW_S = 5.0
 
@@ -96,7 +96,7 @@ class Pace:
     def rate(self, now: float) -> float:
         """Writes a second that may be sent at `now`."""
         since = now if self._since is None else self._since
-        rate = self.FACTOR * max(self.LEAST, self.steady) if self.steady else self.UNKNOWN
+        rate = self.FACTOR * max(self.MIN_RATE, self.steady) if self.steady else self.UNKNOWN
         late = min(max(0.0, now - since - self.CALM_S), 60.0)
         return rate * float(self.GROWTH_PER_S**late)
 
@@ -136,7 +136,7 @@ class Throttle:
         self._paused_at = float("-inf")
         self._failed_in_a_row = 0
         self._pauses = 0
-        self._most_s = float("inf")
+        self._max_s = float("inf")
 
     @property
     def limit(self) -> int:
@@ -186,7 +186,7 @@ class Throttle:
             return
         self._pauses += 1
         delay = self._backoff.delay(self._pauses, self._jitter())
-        self._pause(now, state, min(delay, self._most_s))
+        self._pause(now, state, min(delay, self._max_s))
 
     def _pause(self, now: float, state: SinkState, seconds: float) -> None:
         if not self.probing:
@@ -198,7 +198,7 @@ class Throttle:
 
     def hurry(self) -> None:
         """The process stops: never wait long, because the grace period ends."""
-        self._most_s = HURRIED_S
+        self._max_s = HURRIED_S
 
     def resume(self) -> None:
         """Probe at once: something changed (a new credential, or the process stops)."""

@@ -1,7 +1,7 @@
 """The drain of one lane: takes batches from the queue, sends them, settles every write.
 
 In: a `SpanQueue` and a `Sink`. Out: nothing but settled writes: forwarded, superseded, or dead
-letters. It is the only place that retries (design.md D7). A batch that failed stays in hand, its
+letters. It is the only place that retries (D7). A batch that failed stays in hand, its
 spans in flight, so that nothing of theirs overtakes it; it is sent again later, or in halves.
 
 Workers are equal and made when there is work for one more; while all are busy, writes pile up in
@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.drain.evidence import Brake, Evidence, SizeLesson
-from sidecar.drain.retry_queue import Batch, Retries
+from sidecar.drain.evidence import BatchSizeLimit, CircuitBreaker, PoisonDetector
+from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.drain.throttle import HURRIED_S, Backoff, SinkState, Throttle
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import (
@@ -33,7 +33,7 @@ from sidecar.telemetry.metrics import LaneMetrics
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to try again, and when no more. Seconds, and failures (design.md D7, D8)."""
+    """When to try again, and when no more. Seconds, and failures (D7, D8)."""
 
     backoff: Backoff
     max_age_s: float
@@ -62,17 +62,17 @@ class Drain:
         self._sink = sink
         self._queue = queue
         self.bit = queue.bit  # the lane's in `Span.lanes`
-        self.line = queue.line  # what waits in memory
+        self.ready = queue.ready  # what waits in memory
         self._throttle = throttle
         self._policy = policy
         self._metrics = metrics
         self._linger_s = linger_s
         self._dead_letter = dead_letter
         self._loop = asyncio.get_running_loop()
-        self._retries = Retries()
-        self._evidence = Evidence()
-        self._brake = Brake()
-        self._size = SizeLesson(sink.max_batch_bytes)
+        self._retry_queue = RetryQueue()
+        self._poison_detector = PoisonDetector()
+        self._breaker = CircuitBreaker()
+        self._size_limit = BatchSizeLimit(sink.max_batch_bytes)
         self._idle: deque[asyncio.Future[Batch]] = deque()
         self._sending = 0
         self._workers: asyncio.TaskGroup | None = None
@@ -115,9 +115,9 @@ class Drain:
         return self._queue.unused_share
 
     @property
-    def behind(self) -> int:
+    def backlog(self) -> int:
         """Writes waiting although the upstream is healthy: we may not get round to sending."""
-        return 0 if self._throttle.probing else len(self.line)
+        return 0 if self._throttle.probing else len(self.ready)
 
     def wake(self) -> None:
         """Look for work in the next round of the loop: something changed."""
@@ -128,7 +128,7 @@ class Drain:
     def probe(self) -> None:
         """Try a held upstream now: it may answer differently, say with a new credential."""
         self._throttle.resume()
-        self._retries.bring_forward(self._loop.time(), suspects=True)
+        self._retry_queue.bring_forward(self._loop.time(), suspects=True)
         self.wake()
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Drain:
     def waits_for(self, id_: str) -> dict[str, Any] | None:
         """What a write of the span `id_` waits for, None where there is none in memory."""
         now = self._loop.time()
-        for batch in self._retries:
+        for batch in self._retry_queue:
             if any(span.id == id_ for span in batch.spans):
                 due = max(batch.not_before, self._throttle.paused_until)
                 return {
@@ -188,7 +188,7 @@ class Drain:
     @property
     def _may_send(self) -> bool:
         """Whether there is anything that `_next` has to think about."""
-        return bool(self.line or self._retries.heap or self._throttle.pace.active)
+        return bool(self.ready or self._retry_queue.heap or self._throttle.pace.active)
 
     def _next(self) -> Batch | None:
         """The batch to send now, or None; then something will wake us when there may be one."""
@@ -203,7 +203,7 @@ class Drain:
         most = 1 if probing else self._sink.max_batch
         pace = throttle.pace
         if pace.active and not probing and not self._closing:
-            if not self._retries.heap and not self.line:
+            if not self._retry_queue.heap and not self.ready:
                 pace.caught_up()
             elif (allowed := pace.allowance(now)) < 1:
                 self._wake_at(pace.next_at(now))
@@ -215,7 +215,7 @@ class Drain:
         if self._fresh_first:
             batch = self._fresh(now, most) or self._retry(now, most)
         else:
-            batch = (self._retry(now, most) if self._retries.heap else None) or self._fresh(
+            batch = (self._retry(now, most) if self._retry_queue.heap else None) or self._fresh(
                 now, most
             )
         if batch is not None:
@@ -225,26 +225,26 @@ class Drain:
         return batch
 
     def _retry(self, now: float, most: int) -> Batch | None:
-        while (due := self._retries.next_due) is not None and due <= now:
-            batch = self._retries.pop()
+        while (due := self._retry_queue.next_due) is not None and due <= now:
+            batch = self._retry_queue.pop()
             self._drop_overtaken(batch)
             if len(batch.spans) > (most := min(most, self._fitting(batch))):
                 # A probe is one write: it costs an upstream that comes back as little as can be,
                 # and a bad write in a batch does not keep the others from being the probe.
                 batch, rest = batch.split(most)
-                self._retries.add(rest)
+                self._retry_queue.add(rest)
             if batch.spans:
                 return batch
         return None
 
     def _fresh(self, now: float, most: int) -> Batch | None:
         queue = self._queue
-        due = self._retries.next_due if self._retries.heap else None
-        first = queue.first if self.line else None
+        due = self._retry_queue.next_due if self._retry_queue.heap else None
+        first = queue.first if self.ready else None
         if first is not None:
             ripe_at = first.accepted_at + self._linger_s
             if ripe_at <= now or self._is_full or self._closing:
-                return Batch(queue.take(most, self._size.max_bytes))
+                return Batch(queue.take(most, self._size_limit.max_bytes))
             due = ripe_at if due is None else min(due, ripe_at)
         if due is not None:
             self._wake_at(due)
@@ -253,15 +253,15 @@ class Drain:
     @property
     def _is_full(self) -> bool:
         """Whether what waits fills a batch."""
-        full = len(self.line) >= self._sink.max_batch
-        return full or self._queue.waiting_bytes >= self._size.max_bytes
+        full = len(self.ready) >= self._sink.max_batch
+        return full or self._queue.waiting_bytes >= self._size_limit.max_bytes
 
     def _fitting(self, batch: Batch) -> int:
         """How many writes of a batch are as large as the upstream takes by now; at least one."""
         size = 0
         for count, span in enumerate(batch.spans):
             size += span.size
-            if size > self._size.max_bytes:
+            if size > self._size_limit.max_bytes:
                 return max(1, count)
         return max(1, len(batch.spans))
 
@@ -330,9 +330,9 @@ class Drain:
         self._throttle.sample(now, len(batch.spans), in_flight, now - sent_at)
         if self._throttle.answered(now):
             self._came_back(now)
-        self._evidence.succeeded(first=batch.attempts == 0)
-        self._brake.forwarded(len(batch.spans))
-        self._size.taken()
+        self._poison_detector.succeeded(first=batch.attempts == 0)
+        self._breaker.forwarded(len(batch.spans))
+        self._size_limit.taken()
         for span in batch.spans:
             self._queue.settle(span)
         self._metrics.forwarded(batch.spans, now)
@@ -344,7 +344,7 @@ class Drain:
     def _came_back(self, now: float) -> None:
         """What waits for an upstream that was away may go now."""
         self._metrics.state_changed(SinkState.UP, None, 0.0)
-        self._retries.bring_forward(now, suspects=False)
+        self._retry_queue.bring_forward(now, suspects=False)
         self.wake()
 
     def _failed(self, batch: Batch, error: SinkError, now: float, sent_at: float) -> None:
@@ -364,14 +364,14 @@ class Drain:
 
     def _refused(self, batch: Batch, error: SinkError, now: float, sent_at: float) -> None:
         if isinstance(error, TooLarge):
-            self._size.too_large(total_size(batch.spans))
+            self._size_limit.too_large(total_size(batch.spans))
         if len(batch.spans) > 1:
             self._answered(now)
             self._halve(batch)
         elif isinstance(error, TooLarge):
             self._answered(now)
             self._give_up(batch.spans, "too_large", error)
-        elif self._brake.refused():
+        elif self._breaker.refused():
             self._hold(batch, error, now, sent_at, SinkState.BRAKED)
         else:
             self._answered(now)
@@ -390,7 +390,7 @@ class Drain:
         self._give_up(expired, "expired", error)
         if not batch.spans:
             return
-        if error.suspect and self._evidence.against(batch, first=first):
+        if error.suspect and self._poison_detector.against(batch, first=first):
             batch.suspicion += 1
             if len(batch.spans) > 1:
                 self._halve(batch)
@@ -416,12 +416,12 @@ class Drain:
 
     def _again(self, batch: Batch, not_before: float) -> None:
         batch.not_before = not_before
-        self._retries.add(batch)
+        self._retry_queue.add(batch)
         self._metrics.retried()
 
     def _halve(self, batch: Batch) -> None:
         batch.not_before = 0.0
-        self._retries.add(*batch.split(len(batch.spans) // 2))
+        self._retry_queue.add(*batch.split(len(batch.spans) // 2))
         self._metrics.retried()
 
     def _give_up(self, spans: Sequence[Span], reason: str, error: SinkError) -> None:

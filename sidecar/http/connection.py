@@ -14,7 +14,7 @@ from sidecar.sinks import Unavailable
 
 # Of the body of an error; no other body is kept.
 HEAD_BYTES = 4096
-# An answer echoes the batch (contracts/sgp.md 1.3); more than this is not worth the connection.
+# An answer echoes the batch (docs/upstreams.md S1.3); more than this is not worth the connection.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 # In a row, of what is not body: the header, informational answers, trailers.
 MAX_HEADER_BYTES = 64 * 1024
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         """Whether it ended unused since its last answer, as far as we can know.
 
         The upstream may have closed it before the request came. Or not: but every request may come
-        twice (contracts/agentex.md 9, sgp.md 3), and the drain would send it again, too.
+        twice (docs/upstreams.md A9, S3), and the drain would send it again, too.
         """
         return self._answered_before and not self._heard
 

@@ -13,7 +13,7 @@ from sidecar.http.dialer import Dialer
 from sidecar.http.timeouts import Deadlines
 from sidecar.sinks import Unavailable
 
-# Idle connections end before the server's 5 s, or they would be reset (contracts/agentex.md 6).
+# Idle connections end before the server's 5 s, or they would be reset (docs/upstreams.md A6).
 KEEPALIVE_S = 4.0
 
 
@@ -25,7 +25,7 @@ class Pool:
 
     def __init__(self, dialer: Dialer, *, timeout_s: float, most: int) -> None:
         self._dialer = dialer
-        self._most = most
+        self._max = most
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
         self._deadlines = Deadlines(timeout_s, Deadline.expire)
@@ -86,7 +86,7 @@ class Pool:
 
     async def _new_one(self, deadline: Deadline, *, first: bool = False) -> Connection:
         """A new connection, or one that another request is done with; `first`: before others."""
-        if self._places_taken < self._most:
+        if self._places_taken < self._max:
             self._places_taken += 1
         elif (given := await self._place(deadline, first=first)) is not None:
             return given

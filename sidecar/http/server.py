@@ -20,13 +20,13 @@ from sidecar.http.timeouts import Deadlines
 IDLE_S = 75.0
 # Of one request, body included; and how many may come at once on one connection: each answer takes
 # the loop milliseconds, and agents wait for it meanwhile.
-MOST_BYTES = 64 * 1024
-MOST_AT_ONCE = 8
+MAX_REQUEST_BYTES = 64 * 1024
+MAX_PIPELINED = 8
 _READS = (b"GET", b"HEAD")
 _TEXT = "text/plain; charset=utf-8"
 
 
-class Said(NamedTuple):
+class Response(NamedTuple):
     """An answer: its body, and what that is."""
 
     body: bytes
@@ -36,22 +36,22 @@ class Said(NamedTuple):
 
 
 # Gives the answer for a query; its first value for each name.
-Handler = Callable[[Mapping[str, str]], Said]
+Handler = Callable[[Mapping[str, str]], Response]
 
 
-class Visitors:
+class HttpServer:
     """What all connections share: a handler for each path, and headers for every answer."""
 
     def __init__(self, handlers: Mapping[str, Handler], headers: Mapping[str, str]) -> None:
         self._handlers = handlers
         self._headers = headers
         self._loop = asyncio.get_running_loop()
-        self.connections: set[Visitor] = set()
-        self.idle = Deadlines(IDLE_S, Visitor.hang_up)
+        self.connections: set[ServerConnection] = set()
+        self.idle = Deadlines(IDLE_S, ServerConnection.hang_up)
 
-    def connect(self) -> "Visitor":
+    def connect(self) -> "ServerConnection":
         """The protocol of a new connection."""
-        return Visitor(self)
+        return ServerConnection(self)
 
     def close(self) -> None:
         """End every connection, once its answers have gone."""
@@ -68,7 +68,7 @@ class Visitors:
         """What is said last to a visitor that can't be understood, or does not come to an end."""
         return b"".join(self._written(bad_request("no request that is understood"), stays=False))
 
-    def _written(self, said: Said, *, stays: bool) -> tuple[bytes, bytes]:
+    def _written(self, said: Response, *, stays: bool) -> tuple[bytes, bytes]:
         headers = {
             "Content-Type": said.content_type,
             "Content-Length": str(len(said.body)),
@@ -81,7 +81,7 @@ class Visitors:
         head = f"HTTP/1.1 {said.status.value} {said.status.phrase}\r\n{lines}\r\n".encode()
         return head, said.body
 
-    def _said(self, method: bytes, url: bytes) -> Said:
+    def _said(self, method: bytes, url: bytes) -> Response:
         try:
             parsed = parse_url(url)
             path, query = (parsed.path or b"").decode(), (parsed.query or b"").decode()
@@ -89,27 +89,27 @@ class Visitors:
             return bad_request("the address is none")
         handler = self._handlers.get(path)
         if handler is None:
-            return Said(b"no such path\n", status=HTTPStatus.NOT_FOUND)
+            return Response(b"no such path\n", status=HTTPStatus.NOT_FOUND)
         if method not in _READS:
             allowed = {"Allow": "GET, HEAD"}
-            return Said(b"use GET\n", status=HTTPStatus.METHOD_NOT_ALLOWED, headers=allowed)
+            return Response(b"use GET\n", status=HTTPStatus.METHOD_NOT_ALLOWED, headers=allowed)
         try:
             return handler(dict(reversed(parse_qsl(query, keep_blank_values=True))))
         except Exception as bug:  # noqa: BLE001 (whoever looks must not end what is looked at)
             context = {"message": f"no answer for {path}", "exception": bug}
             self._loop.call_exception_handler(context)
-            return Said(b"see the log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
+            return Response(b"see the log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def bad_request(text: str) -> Said:
+def bad_request(text: str) -> Response:
     """The answer to what can't be understood."""
-    return Said(text.encode() + b"\n", status=HTTPStatus.BAD_REQUEST)
+    return Response(text.encode() + b"\n", status=HTTPStatus.BAD_REQUEST)
 
 
-class Visitor(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, visitors: Visitors) -> None:
+    def __init__(self, visitors: HttpServer) -> None:
         self._visitors = visitors
         self._transport: asyncio.Transport
         self._parser = HttpRequestParser(self)
@@ -148,13 +148,13 @@ class Visitor(asyncio.Protocol):
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             broken = True
-        if len(self._asked) > MOST_AT_ONCE:
+        if len(self._asked) > MAX_PIPELINED:
             self.hang_up()
             return
         self._answer_all()
         if self._transport.is_closing():
             return
-        if broken or self._size > MOST_BYTES:
+        if broken or self._size > MAX_REQUEST_BYTES:
             self._transport.write(self._visitors.refusal())
             self.close()
 

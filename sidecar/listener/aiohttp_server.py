@@ -15,15 +15,15 @@ from aiohttp import web
 
 from sidecar.listener.body import Limits, Refusal, media_type, stopping
 from sidecar.listener.body_reader import BodyReader
-from sidecar.listener.ingest import Reception
-from sidecar.listener.origin import Callers
+from sidecar.listener.host_check import HostCheck
+from sidecar.listener.ingest import Ingest
 from sidecar.listener.pass_through import PREFIXES, PassThrough
 from sidecar.listener.routes import Answer, Request, Route, retry_after
 from sidecar.listener.routes.agentex import PREFIX
 from sidecar.spans.decode import MalformedBody
 from sidecar.telemetry.metrics import IntakeMetrics
 
-# aiohttp logs what it could not parse, and that may be span content (design.md D19).
+# aiohttp logs what it could not parse, and that may be span content (D19).
 _quiet = logging.getLogger("sidecar.listener.http")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
@@ -40,18 +40,18 @@ class OtherRequests:
 
     def __init__(
         self,
-        reception: Reception,
+        ingest: Ingest,
         routes: Mapping[str, Route],
-        callers: Callers,
+        host_check: HostCheck,
         limits: Limits,
         metrics: IntakeMetrics,
         pass_through: PassThrough | None,
         bug: Callable[[Exception], None],
     ) -> None:
-        self._reception = reception
+        self._ingest = ingest
         self._own, self._sgp = routes["/v1/spans"], routes["/v5/spans/batch"]
         self._agentex = routes["/spans"]
-        self._callers = callers
+        self._host_check = host_check
         self._bodies = BodyReader(limits)
         self._metrics = metrics
         self._pass_through = pass_through
@@ -98,12 +98,12 @@ class OtherRequests:
         self._begun[request.protocol] = self._loop.time()
         response: web.StreamResponse
         try:
-            self._callers.refuse_pages(request.headers)
+            self._host_check.refuse_pages(request.headers)
             if self._pass_through is not None and self._is_sgps(request.path):
                 return await self._hand_on(request, self._pass_through)
             response = await self._route(request)
         except Refusal as refusal:
-            response = _response(self._reception.refused(self._own, refusal))
+            response = _response(self._ingest.refused(self._own, refusal))
         except Exception as bug:
             self._bug(bug)
             raise
@@ -124,7 +124,7 @@ class OtherRequests:
         if path == "/readyz":
             if method not in {"GET", "HEAD"}:
                 return _use("GET")
-            if self._reception.stopping:
+            if self._ingest.stopping:
                 raise stopping()
             return web.Response(text="ready\n")
         text = f"no such path; agents post to /v1/spans of this port, not {method} here"
@@ -141,7 +141,7 @@ class OtherRequests:
         # A model may answer for minutes: such a connection is not idle.
         self._begun[request.protocol] = inf
         try:
-            if self._reception.stopping:
+            if self._ingest.stopping:
                 raise stopping()
             return await pass_through.answer(request)
         except Refusal as refusal:
@@ -154,14 +154,14 @@ class OtherRequests:
         said = Request(request.method, request.rel_url.raw_path, headers, media_type(headers))
         try:
             route.check(said)
-            if self._reception.stopping:
+            if self._ingest.stopping:
                 raise stopping()
             # Not kept here: the budget does not know of it any more.
-            answer = self._reception.answer(route, said, await self._bodies.read(request))
+            answer = self._ingest.answer(route, said, await self._bodies.read(request))
         except Refusal as refusal:
-            return _response(self._reception.refused(route, refusal))
+            return _response(self._ingest.refused(route, refusal))
         except MalformedBody as error:
-            return _response(self._reception.malformed(route, said, error))
+            return _response(self._ingest.malformed(route, said, error))
         return _response(await answer)
 
 

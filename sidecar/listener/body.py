@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 
 
 class Refusal(Exception):
@@ -23,7 +23,7 @@ class Refusal(Exception):
 class Limits(NamedTuple):
     """What bodies may take: room in the budget, bytes each (decompressed), seconds to arrive."""
 
-    budget: ByteBudget
+    budget: MemoryBudget
     max_body: int
     timeout_s: float
 

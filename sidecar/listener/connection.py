@@ -16,15 +16,15 @@ from typing import cast
 
 from sidecar.http.timeouts import Deadlines
 from sidecar.listener.body import Limits, Refusal, ended_early, no_room, too_slow
-from sidecar.listener.head_cache import Found, KnownHead, KnownHeads
-from sidecar.listener.ingest import Reception
+from sidecar.listener.head_cache import CachedHead, Found, HeadCache
+from sidecar.listener.ingest import Ingest
 from sidecar.listener.routes import Answer, retry_after
 from sidecar.telemetry.metrics import IntakeMetrics
 
 # What an agent that was too slow is given to read the answer.
 LEAVE_S = 10.0
 # What may come behind a request that is not answered yet.
-_MOST_UNREAD = 256 * 1024
+_MAX_PENDING_INPUT = 256 * 1024
 
 
 def _head_of(status: HTTPStatus) -> bytes:
@@ -39,7 +39,7 @@ _HEADS = {status: _head_of(status) for status in HTTPStatus}
 
 
 @dataclass(eq=False)
-class Desk:
+class ServerState:
     """What all connections share.
 
     `load` sets `others`, which makes the protocol for what is not plain; `bug` is told of an
@@ -48,8 +48,8 @@ class Desk:
     answer.
     """
 
-    heads: KnownHeads
-    reception: Reception
+    heads: HeadCache
+    ingest: Ingest
     metrics: IntakeMetrics
     limits: Limits
     load: Callable[[], Awaitable[None]]
@@ -88,8 +88,8 @@ class Desk:
 class AgentConnection(asyncio.Protocol):
     """One connection, until it ends or goes over to aiohttp."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: ServerState) -> None:
+        self._state = desk
         self._transport: asyncio.Transport
         # When the last request began: in loop time, and for its duration.
         self.begun = desk.loop.time()
@@ -101,39 +101,39 @@ class AgentConnection(asyncio.Protocol):
         self._full = False  # there is no room for it
         # What waits for an answer that can't be given at once, and what came behind its request.
         self.answering: asyncio.Task[None] | None = None
-        self._unread: list[bytes] = []
-        self._stuck = False  # the agent does not read
-        self._deaf = False  # nothing is answered any more
+        self._pending_input: list[bytes] = []
+        self._write_paused = False  # the agent does not read
+        self._closing = False  # nothing is answered any more
         self._waits_for_aiohttp = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """An agent is there."""
         self._transport = cast("asyncio.Transport", transport)
-        self._desk.connections.add(self)
+        self._state.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """It is gone, maybe in the middle of a body."""
-        self._desk.connections.discard(self)
+        self._state.connections.discard(self)
         if self._found is not None:
             self._gave_up(self._found[0], ended_early())
-        self._unread = []
-        self._desk.leaving.discard(self)
+        self._pending_input = []
+        self._state.leaving.discard(self)
 
     def pause_writing(self) -> None:
         """The agent does not read its answers: nor do we read what else it asks."""
-        self._stuck = True
+        self._write_paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It does again."""
-        self._stuck = False
-        if not self._unread and not self._waits_for_aiohttp:
+        self._write_paused = False
+        if not self._pending_input and not self._waits_for_aiohttp:
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         try:
-            if self._deaf:
+            if self._closing:
                 return
             if self.answering is not None:
                 self._keep(data)
@@ -145,7 +145,7 @@ class AgentConnection(asyncio.Protocol):
             self._failed(bug)
 
     def _begin(self, data: bytes) -> None:
-        desk = self._desk
+        desk = self._state
         while data:
             found = desk.heads.find(data)
             if found is None or found[2] > desk.limits.max_body:
@@ -166,7 +166,7 @@ class AgentConnection(asyncio.Protocol):
 
     def _go_on(self, found: Found, data: bytes) -> None:
         head, start, _ = found
-        budget = self._desk.limits.budget
+        budget = self._state.limits.budget
         data, behind = data[: self._missing], data[self._missing :]
         self._missing -= len(data)
         if not self._full:
@@ -195,41 +195,41 @@ class AgentConnection(asyncio.Protocol):
         """The request that was arriving is whole now, or never will be."""
         self._drop_pieces()
         self._found, self._full = None, False
-        self._desk.arriving.discard(self)
+        self._state.arriving.discard(self)
 
     def _drop_pieces(self) -> None:
-        self._desk.limits.budget.reading -= sum(map(len, self._pieces))
+        self._state.limits.budget.reading -= sum(map(len, self._pieces))
         self._pieces = []
 
     def too_slow(self) -> None:
         """The body did not come in time."""
         if self._found is not None:
-            self._gave_up(self._found[0], too_slow(self._desk.limits.timeout_s))
+            self._gave_up(self._found[0], too_slow(self._state.limits.timeout_s))
             # Closed at once, an agent that still sends would get a reset instead of its answer.
-            self._deaf = True
-            self._desk.leaving.add(self)
+            self._closing = True
+            self._state.leaving.add(self)
             self._transport.write_eof()
 
-    def _gave_up(self, head: KnownHead, refusal: Refusal) -> None:
+    def _gave_up(self, head: CachedHead, refusal: Refusal) -> None:
         self._forget()
         self._refuse(head, refusal)
 
-    def _refuse(self, head: KnownHead, refusal: Refusal) -> None:
-        self._write(self._desk.reception.refused(head.route, refusal))
+    def _refuse(self, head: CachedHead, refusal: Refusal) -> None:
+        self._write(self._state.ingest.refused(head.route, refusal))
 
     def _hand_over(self, received: bytes) -> None:
         """Let aiohttp have the connection, from the request that begins with `received` on."""
-        if self._desk.others is None:
+        if self._state.others is None:
             # Nothing more is read meanwhile: nor is the end of the connection.
             self._waits_for_aiohttp = True
             self._transport.pause_reading()
-            self.answering = self._desk.loop.create_task(self._hand_over_later(received))
+            self.answering = self._state.loop.create_task(self._hand_over_later(received))
             return
-        self._desk.connections.discard(self)
-        successor = self._desk.others()
+        self._state.connections.discard(self)
+        successor = self._state.others()
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
-        if self._stuck:
+        if self._write_paused:
             successor.pause_writing()
         self._transport.resume_reading()
         successor.data_received(received)
@@ -237,23 +237,23 @@ class AgentConnection(asyncio.Protocol):
     async def _hand_over_later(self, received: bytes) -> None:
         """As `_hand_over`, once aiohttp is loaded."""
         try:
-            await self._desk.load()
+            await self._state.load()
             self.answering = None
             if not self._transport.is_closing():
-                self._hand_over(b"".join([received, *self._unread]))
+                self._hand_over(b"".join([received, *self._pending_input]))
         except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
             self._failed(bug)
 
     # Answering.
 
-    def _answered(self, head: KnownHead, body: bytes) -> bool:
+    def _answered(self, head: CachedHead, body: bytes) -> bool:
         """Take a request; False when its answer has to wait."""
-        reception = self._desk.reception
-        if not reception.waits():
-            self._write(reception.answer_now(head.route, head.request, body))
+        ingest = self._state.ingest
+        if not ingest.waits():
+            self._write(ingest.answer_now(head.route, head.request, body))
             return True
-        answer = reception.answer(head.route, head.request, body)
-        self.answering = self._desk.loop.create_task(self._answer_later(answer))
+        answer = ingest.answer(head.route, head.request, body)
+        self.answering = self._state.loop.create_task(self._answer_later(answer))
         return False
 
     async def _answer_later(self, answer: Coroutine[None, None, Answer]) -> None:
@@ -262,9 +262,9 @@ class AgentConnection(asyncio.Protocol):
             said = await answer
             self.answering = None
             self._write(said)
-            if self._unread and not self._transport.is_closing():
-                data, self._unread = b"".join(self._unread), []
-                if not self._stuck:
+            if self._pending_input and not self._transport.is_closing():
+                data, self._pending_input = b"".join(self._pending_input), []
+                if not self._write_paused:
                     self._transport.resume_reading()
                 self._begin(data)
         except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
@@ -273,17 +273,17 @@ class AgentConnection(asyncio.Protocol):
     def _keep(self, data: bytes) -> None:
         """Let `data` wait until the request before it is answered."""
         if data:
-            self._unread.append(data)
-            if sum(map(len, self._unread)) > _MOST_UNREAD:
+            self._pending_input.append(data)
+            if sum(map(len, self._pending_input)) > _MAX_PENDING_INPUT:
                 self._transport.pause_reading()
 
     def _write(self, answer: Answer) -> None:
-        self._desk.metrics.answered(answer.status, perf_counter() - self._started)
+        self._state.metrics.answered(answer.status, perf_counter() - self._started)
         if not self._transport.is_closing():
-            self._transport.write(self._desk.whole(answer))
+            self._transport.write(self._state.whole(answer))
 
     def _failed(self, bug: Exception) -> None:
-        self._desk.bug(bug)
+        self._state.bug(bug)
         self._transport.abort()
 
     def close(self) -> None:

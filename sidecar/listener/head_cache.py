@@ -24,18 +24,18 @@ _STARTS = (
     b"POST /spans HTTP/1.1\r\n",
     _READYZ,
 )
-_MOST_DIGITS = 12
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % _MOST_DIGITS)
+_MAX_DIGITS = 12
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % _MAX_DIGITS)
 _END = b"\r\n\r\n"
 _NOT_PLAIN = (
     "content-encoding expect proxy-connection te trailer transfer-encoding upgrade".split()  # noqa: SIM905
 )
-_MOST_BYTES = 8192
+_MAX_BYTES = 8192
 # An agent whose heads always differ (a trace id in each) does not fill the memory.
-_MOST = 64
+_MAX_HEADS = 64
 
 
-class KnownHead(NamedTuple):
+class CachedHead(NamedTuple):
     """A head that was understood, and the route that takes its body."""
 
     request: Request
@@ -43,17 +43,17 @@ class KnownHead(NamedTuple):
 
 
 # A head in what was received; where its body begins, and its length in bytes.
-Found = tuple[KnownHead, int, int]
+Found = tuple[CachedHead, int, int]
 
 
-class KnownHeads:
+class HeadCache:
     """Finds heads. `route_of` gives the route of a request that may come in here, or None."""
 
     def __init__(self, route_of: Callable[[Request], Route | None]) -> None:
         self._route_of = route_of
-        self._known: dict[bytes, KnownHead] = {}
+        self._known: dict[bytes, CachedHead] = {}
         # The last one: what comes before its length, what after it, and what it is.
-        self._last: tuple[bytes, bytes, KnownHead] | None = None
+        self._last: tuple[bytes, bytes, CachedHead] | None = None
 
     def __len__(self) -> int:
         """How many are remembered."""
@@ -66,7 +66,7 @@ class KnownHeads:
             before, after, known = self._last
             if received.startswith(before):
                 at = len(before)
-                end = received.find(b"\r\n", at, at + _MOST_DIGITS + 2)
+                end = received.find(b"\r\n", at, at + _MAX_DIGITS + 2)
                 digits = received[at : max(at, end)]
                 if digits.isdigit() and received.startswith(after, end):
                     return known, end + len(after), int(digits)
@@ -75,7 +75,7 @@ class KnownHeads:
     def _look_up(self, received: bytes) -> Found | None:
         if not received.startswith(_STARTS):
             return None
-        end = received.find(_END, 0, _MOST_BYTES)
+        end = received.find(_END, 0, _MAX_BYTES)
         if end < 0:
             return None
         head = received[: end + len(_END)]
@@ -93,18 +93,18 @@ class KnownHeads:
         self._last = before, after, known
         return known, len(head), int(length[1])
 
-    def _learnt(self, key: bytes, head: bytes) -> KnownHead | None:
+    def _learnt(self, key: bytes, head: bytes) -> CachedHead | None:
         known = self._known.get(key)
         if known is None:
             known = self._learn(head)
             if known is None:
                 return None
-            if len(self._known) >= _MOST:
+            if len(self._known) >= _MAX_HEADS:
                 self._known.clear()
             self._known[key] = known
         return known
 
-    def _learn(self, head: bytes) -> KnownHead | None:
+    def _learn(self, head: bytes) -> CachedHead | None:
         parsed = _Parsed()
         try:
             httptools.HttpRequestParser(parsed).feed_data(head)
@@ -116,7 +116,7 @@ class KnownHeads:
         method, path, _ = head.split(b" ", 2)
         request = Request(method.decode(), path.decode(), headers, media_type(headers))
         route = self._route_of(request)
-        return None if route is None else KnownHead(request, route)
+        return None if route is None else CachedHead(request, route)
 
 
 class _Parsed:

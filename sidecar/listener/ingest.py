@@ -1,7 +1,7 @@
 """Takes the spans of a request and says what was taken, whichever way the request was read.
 
 In: a route, a request's head and its whole body. Out: the answer, in the words of the route
-(contracts/ingest.md). All of a request is taken or none, and what is refused is counted.
+(docs/api.md). All of a request is taken or none, and what is refused is counted.
 """
 
 import asyncio
@@ -11,28 +11,28 @@ from http import HTTPStatus
 from sidecar.credentials import Credentials
 from sidecar.listener.body import Refusal, no_room, stopping
 from sidecar.listener.routes import Answer, Request, Route
-from sidecar.queue.admission import Intake, NeverFits, NoRoom
+from sidecar.queue.admission import Admission, NeverFits, NoRoom
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection
 from sidecar.telemetry.metrics import IntakeMetrics
 
-# contracts/ingest.md, "Credentials that come with a request".
+# docs/api.md, "Credentials that come with a request".
 _BRINGS_CREDENTIALS = frozenset({"POST", "PUT", "PATCH"})
 
 
-class Reception:
+class Ingest:
     """The way from a body to an answer. `stopping` makes it refuse what is new with 503."""
 
     def __init__(
-        self, intake: Intake, metrics: IntakeMetrics, credentials: Sequence[Credentials]
+        self, admission: Admission, metrics: IntakeMetrics, credentials: Sequence[Credentials]
     ) -> None:
-        self._intake = intake
+        self._admission = admission
         self._metrics = metrics
         self._credentials = credentials
         self._loop = asyncio.get_running_loop()
         self._offered: Mapping[str, str] | None = None
         self.stopping = False
         # Whether an answer has to wait, for the disk or for the drains: then `answer` gives it.
-        self.waits = intake.waits
+        self.waits = admission.waits
 
     def answer_now(self, route: Route, request: Request, body: bytes) -> Answer:
         """Take what `body` holds; only when nothing `waits`."""
@@ -40,7 +40,7 @@ class Reception:
             decoded = self._decoded(route, request, body)
             if decoded.spans:
                 try:
-                    self._intake.take(decoded.spans)
+                    self._admission.take(decoded.spans)
                 except (NeverFits, NoRoom) as error:
                     raise self._does_not_fit(error, len(body)) from None
         except Refusal as refusal:
@@ -55,10 +55,10 @@ class Reception:
             del body
             if decoded.spans:
                 try:
-                    await self._intake.take_durably(decoded.spans)
+                    await self._admission.take_durably(decoded.spans)
                 except (NeverFits, NoRoom) as error:
                     raise self._does_not_fit(error, size) from None
-                await self._intake.give_way()
+                await self._admission.yield_to_drain()
         except Refusal as refusal:
             return self.refused(route, refusal)
         return self._taken(route, request, decoded)
@@ -91,7 +91,7 @@ class Reception:
     def _does_not_fit(self, error: NeverFits | NoRoom, size: int) -> Refusal:
         if isinstance(error, NoRoom):
             return no_room()
-        limit = self._intake.limit
+        limit = self._admission.limit
         text = f"{size} bytes never fit: see queue.max_bytes ({limit}) and spool.max_bytes"
         return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, "too_large")
 

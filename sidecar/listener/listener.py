@@ -1,4 +1,4 @@
-"""The agents' port: contracts/ingest.md to the letter.
+"""The agents' port: docs/api.md to the letter.
 
 In: connections of agents in this pod. Out: spans handed to the reception, all of a request or none,
 and an answer that says what was taken, in the words of the route it came by. Plain requests are
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from sidecar.credentials import Credentials
 from sidecar.listener.body import Limits, Refusal
-from sidecar.listener.connection import AgentConnection, Desk
-from sidecar.listener.head_cache import KnownHeads
-from sidecar.listener.ingest import Reception
-from sidecar.listener.origin import Callers
+from sidecar.listener.connection import AgentConnection, ServerState
+from sidecar.listener.head_cache import HeadCache
+from sidecar.listener.host_check import HostCheck
+from sidecar.listener.ingest import Ingest
 from sidecar.listener.routes import Request, Route
 from sidecar.listener.routes.agentex import AgentexRoute
 from sidecar.listener.routes.ingest import IngestRoute
 from sidecar.listener.routes.ready import ReadyRoute
 from sidecar.listener.routes.sgp import SgpRoute
-from sidecar.queue.admission import Intake
+from sidecar.queue.admission import Admission
 from sidecar.telemetry.metrics import IntakeMetrics
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Listener:
 
     def __init__(
         self,
-        intake: Intake,
+        admission: Admission,
         limits: Limits,
         metrics: IntakeMetrics,
         credentials: Sequence[Credentials],
@@ -49,10 +49,10 @@ class Listener:
     ) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._reception = Reception(intake, metrics, credentials)
-        self._callers = Callers(hosts)
+        self._ingest = Ingest(admission, metrics, credentials)
+        self._host_check = HostCheck(hosts)
         self._routes: dict[str, Route] = {
-            "/v1/spans": IngestRoute(intake.open_spans.started),
+            "/v1/spans": IngestRoute(admission.open_spans.started),
             "/v5/spans/batch": SgpRoute(sgp_bit),
             "/spans": AgentexRoute(agentex_bit),
             "/readyz": ReadyRoute(),
@@ -63,9 +63,9 @@ class Listener:
         self.idle_s = IDLE_S
         self._others: OtherRequests | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._desk = Desk(
-            KnownHeads(self._route_of),
-            self._reception,
+        self._state = ServerState(
+            HeadCache(self._route_of),
+            self._ingest,
             metrics,
             limits,
             load=self.load_others,
@@ -75,15 +75,15 @@ class Listener:
     @property
     def stopping(self) -> bool:
         """Whether new events are answered 503."""
-        return self._reception.stopping
+        return self._ingest.stopping
 
     def stop(self) -> None:
         """Answer 503 to new events from now on."""
-        self._reception.stopping = True
+        self._ingest.stopping = True
 
     def connect(self) -> AgentConnection:
         """The protocol of a new connection."""
-        return AgentConnection(self._desk)
+        return AgentConnection(self._state)
 
     async def load_others(self) -> None:
         """Be ready for requests that are not plain.
@@ -97,27 +97,27 @@ class Listener:
     async def _load_others(self) -> None:
         make = await asyncio.to_thread(_other_requests)
         self._others = make(
-            self._reception,
+            self._ingest,
             self._routes,
-            self._callers,
+            self._host_check,
             self._limits,
             self._metrics,
             self._pass_through,
             self._bug,
         )
-        self._desk.others = self._others.connect
+        self._state.others = self._others.connect
 
     def sweep(self, now: float) -> None:
         """Close connections on which no request began for `idle_s`; called now and then."""
         if self._others is not None:
             self._others.sweep(now, self.idle_s)
-        for connection in list(self._desk.connections):
+        for connection in list(self._state.connections):
             if connection.answering is None and now - connection.begun > self.idle_s:
                 connection.close()
 
     async def close(self, timeout_s: float) -> None:
         """Close every connection; what is being answered has `timeout_s` for it."""
-        connections = self._desk.connections
+        connections = self._state.connections
         for connection in list(connections):
             if connection.answering is None:
                 connection.close()
@@ -141,7 +141,7 @@ class Listener:
         """The route of a plain request, None where it would be refused by its head alone."""
         route = self._routes[request.path]
         try:
-            self._callers.refuse_pages(request.headers)
+            self._host_check.refuse_pages(request.headers)
             route.check(request)
         except Refusal:
             return None

@@ -21,7 +21,7 @@ from sidecar.listener.body_reader import say_continue
 PREFIXES = ("/v4/", "/v5/")
 CONNECT_S = 10.0
 KEEPALIVE_S = 4.0
-# A model may think for long; a client that says how long it waits is believed (contracts/sgp.md
+# A model may think for long; a client that says how long it waits is believed (docs/upstreams.md
 # 1.1), and one that hangs up ends the request at once.
 SILENCE_S = 600.0
 MAX_SILENCE_S = 3600.0
@@ -89,7 +89,7 @@ class PassThrough:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 # The agent sets the number of requests at once. Connections that SGP may have
-                # closed are not used again: uvicorn's default is 5 s (contracts/agentex.md 6).
+                # closed are not used again: uvicorn's default is 5 s (docs/upstreams.md A6).
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -1,7 +1,7 @@
 """The operators' side, on the pod's address: metrics, probes, `/status`, and the page at `/`.
 
 Read only. Ready means that the listener takes events; it does not depend on the upstreams, so that
-an outage there never takes agents out of service (design.md D11, D12).
+an outage there never takes agents out of service (D11, D12).
 
 Any `Host` is answered: people come through port forwards, probes by address. So a web page that
 points its own name at this port could read what is here: counts, ages, error kinds and the
@@ -19,7 +19,7 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from sidecar.http.server import Said, Visitors, bad_request
+from sidecar.http.server import HttpServer, Response, bad_request
 
 _PAGE = Path(__file__).parent / "page"
 _DIGITS = 18
@@ -43,7 +43,7 @@ def visitors(
     *,
     about: Callable[[str], dict[str, Any]],
     ready: Callable[[], bool],
-) -> Visitors:
+) -> HttpServer:
     """The admin port's answers. Make it inside a running loop.
 
     `history` gives samples from a number on, `about` what is known of a span by its id.
@@ -58,7 +58,7 @@ def visitors(
         "/status/history": answers.history,
         "/explain": answers.explain,
     }
-    return Visitors(handlers, _HEADERS)
+    return HttpServer(handlers, _HEADERS)
 
 
 Query = Mapping[str, str]
@@ -82,36 +82,36 @@ class _Answers:
         self._ready = ready
         self._text, self._policy = _page()
 
-    def page(self, _: Query) -> Said:
+    def page(self, _: Query) -> Response:
         headers = {"Content-Security-Policy": self._policy}
-        return Said(self._text.encode(), "text/html; charset=utf-8", headers=headers)
+        return Response(self._text.encode(), "text/html; charset=utf-8", headers=headers)
 
-    def metrics(self, _: Query) -> Said:
-        return Said(generate_latest(self._registry), CONTENT_TYPE_LATEST)
+    def metrics(self, _: Query) -> Response:
+        return Response(generate_latest(self._registry), CONTENT_TYPE_LATEST)
 
-    def livez(self, _: Query) -> Said:
-        return Said(b"alive\n")
+    def livez(self, _: Query) -> Response:
+        return Response(b"alive\n")
 
-    def readyz(self, _: Query) -> Said:
+    def readyz(self, _: Query) -> Response:
         if self._ready():
-            return Said(b"ready\n")
+            return Response(b"ready\n")
         text = b"the listener does not take events\n"
-        return Said(text, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return Response(text, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
-    def status(self, _: Query) -> Said:
-        return Said(orjson.dumps(self._status(), option=orjson.OPT_INDENT_2), _JSON)
+    def status(self, _: Query) -> Response:
+        return Response(orjson.dumps(self._status(), option=orjson.OPT_INDENT_2), _JSON)
 
-    def history(self, query: Query) -> Said:
+    def history(self, query: Query) -> Response:
         after = query.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= _DIGITS):
             return bad_request("after: the number of a sample")
-        return Said(orjson.dumps(self._history(int(after))), _JSON)
+        return Response(orjson.dumps(self._history(int(after))), _JSON)
 
-    def explain(self, query: Query) -> Said:
+    def explain(self, query: Query) -> Response:
         id_ = query.get("id", "")
         if not id_:
             return bad_request("id: the id of a span")
-        return Said(orjson.dumps(self._about(id_)), _JSON)
+        return Response(orjson.dumps(self._about(id_)), _JSON)
 
 
 def _page() -> tuple[str, str]:

@@ -14,7 +14,7 @@ LATE_S, VERY_LATE_S = 5.0, 60.0
 # Of queue.max_bytes or spool.max_bytes: agents will be refused soon.
 NEARLY_FULL = 0.8
 # An upstream that is up has so many seconds of work waiting.
-BEHIND_S = 2.0
+BACKLOG_S = 2.0
 
 TENTHS_BELOW_S = 10
 
@@ -119,7 +119,7 @@ def _of_sinks(sinks: Json) -> Iterator[tuple[str, str, str]]:
             said = f"{error['text']}; " if error else ""
             when = f"in {duration(wait)}" if wait else "now"
             yield BAD, f"{_NAMES[name]} {_STATES[sink['state']]}", f"{said}next attempt {when}"
-        elif sink["oldest_write_age_s"] >= BEHIND_S and sink["depth"] > BEHIND_S * max(
+        elif sink["oldest_write_age_s"] >= BACKLOG_S and sink["depth"] > BACKLOG_S * max(
             1.0, sink["forwarded_per_s"]
         ):
             detail = f"{sink['depth']:,} wait, {sink['concurrency_limit']:,} requests at once"

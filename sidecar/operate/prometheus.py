@@ -1,4 +1,4 @@
-"""Every metric: name, unit and labels are a contract (design.md, Metrics).
+"""Every metric: name, unit and labels are a contract (docs/architecture.md, Metrics).
 
 Turns what metrics.py and books.py hold into metric families when Prometheus scrapes. Every label
 set is there from the start, at 0. No label ever holds anything of a span.
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from sidecar import __version__
 from sidecar.drain.throttle import SinkState
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.metrics import LAG_S, Histogram, IntakeMetrics, LaneMetrics
@@ -40,7 +40,7 @@ class SidecarCollector(Collector):
         self,
         intake: IntakeMetrics,
         lanes: Sequence[LaneMetrics],
-        budget: ByteBudget,
+        budget: MemoryBudget,
         *,
         open_spans: Callable[[], int],
         clock: Callable[[], float],
@@ -101,24 +101,27 @@ class SidecarCollector(Collector):
         yield _gauge("spool_degraded", "1 while the disk can't be used", degraded)
         yield _counter("spool_errors", "Disk errors", errors)
         yield _counter("spool_moved_aside", "Unreadable files moved out of the way", moved)
-        replayed = self._intake.books.replayed
+        replayed = self._intake.accounting.replayed
         yield _counter("spool_replayed_events", "Left by an earlier process", replayed)
 
     def _promise(self) -> Iterator[Metric]:
         now, lanes = self._clock(), self._lanes
         rows = [([lane.sink], lane.imbalance) for lane in lanes]
-        rows.append((["intake"], self._intake.books.imbalance))
+        rows.append((["intake"], self._intake.accounting.imbalance))
         yield _gauges("accounting_imbalance", "Unaccounted for; must be 0", ["sink"], rows)
         ages = [([lane.sink], _age(lane.oldest(), now)) for lane in lanes]
         yield _gauges("oldest_write_age_seconds", "Age of the oldest write", ["sink"], ages)
-        lost = _by_reason(lanes, lambda lane: lane.books.lost)
+        lost = _by_reason(lanes, lambda lane: lane.accounting.lost)
         yield _counters("lost_writes", "Accepted writes that are gone", ["sink", "reason"], lost)
         last = "Writes that the previous process lost when it stopped"
         yield _gauge("last_shutdown_lost", last, self._last_lost)
 
     def _at_intake(self) -> Iterator[Metric]:
         intake = self._intake
-        kinds = [(["start"], intake.books.received_start), (["end"], intake.books.received_end)]
+        kinds = [
+            (["start"], intake.accounting.received_start),
+            (["end"], intake.accounting.received_end),
+        ]
         yield _counters("received_events", "Events taken", ["kind"], kinds)
         rejected = [([reason], count) for reason, count in intake.rejected.items()]
         yield _counters(
@@ -131,7 +134,7 @@ class SidecarCollector(Collector):
         )
         passed = [([outcome], count) for outcome, count in intake.passed.items()]
         yield _counters("passed_through_requests", "Handed on to SGP", ["outcome"], passed)
-        yield _counter("joined_events", "Events gone out inside another", intake.books.joined)
+        yield _counter("joined_events", "Events gone out inside another", intake.accounting.joined)
 
     def _in_lanes(self) -> Iterator[Metric]:
         lanes = self._lanes
@@ -143,15 +146,15 @@ class SidecarCollector(Collector):
         )
         two = ["sink", "reason"]
         yield _counters(
-            "written_writes", "Writes put", one, _rows(lanes, lambda x: x.books.written)
+            "written_writes", "Writes put", one, _rows(lanes, lambda x: x.accounting.written)
         )
-        forwarded = _by_reason(lanes, lambda lane: lane.books.forwarded)
+        forwarded = _by_reason(lanes, lambda lane: lane.accounting.forwarded)
         yield _counters("forwarded_writes", "The upstream has them", ["sink", "kind"], forwarded)
-        superseded = _rows(lanes, lambda lane: lane.books.superseded)
+        superseded = _rows(lanes, lambda lane: lane.accounting.superseded)
         yield _counters("superseded_writes", "Overtaken by a newer write", one, superseded)
-        skipped = _by_reason(lanes, lambda lane: lane.books.skipped)
+        skipped = _by_reason(lanes, lambda lane: lane.accounting.skipped)
         yield _counters("skipped_writes", "Not sent on purpose", two, skipped)
-        dead = _by_reason(lanes, lambda lane: lane.books.dead_lettered)
+        dead = _by_reason(lanes, lambda lane: lane.accounting.dead_lettered)
         yield _counters("dead_lettered_writes", "Set aside for good", two, dead)
         requests = _by_reason(lanes, lambda lane: lane.requests)
         yield _counters("upstream_requests", "By outcome", ["sink", "outcome"], requests)

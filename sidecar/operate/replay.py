@@ -5,7 +5,7 @@ event therefore to every upstream: writes are idempotent), or by a sidecar of it
 it takes, where each letter goes to the upstream that refused it and nowhere else.
 
 An open write is not sent again where it might replace a finished row, because its END may have got
-through since (contracts/sgp.md 3): only Agentex, which never replaces on a POST, gets those.
+through since (docs/upstreams.md S3): only Agentex, which never replaces on a POST, gets those.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import structlog
 
 from sidecar.config import Config, ConfigError
 from sidecar.lanes import AGENTEX_BIT, SGP_BIT, Lane, build_lanes
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.sinks.dead_letters import DeadLetters, Head, Letter
 from sidecar.sinks.sgp import batch_as_sent
 from sidecar.spans.span import Span, from_row, to_json
@@ -160,7 +160,8 @@ async def directly(
     size = sum(map(len, lines))
     letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
     lanes = {
-        lane.sink.name: lane for lane in build_lanes(config, environ, ByteBudget(2 * size), letters)
+        lane.sink.name: lane
+        for lane in build_lanes(config, environ, MemoryBudget(2 * size), letters)
     }
     now = asyncio.get_running_loop().time()
     done: Counter[str] = Counter()

@@ -18,8 +18,8 @@ from sidecar.drain.throttle import SinkState
 from sidecar.lanes import Lane
 from sidecar.operate.diagnosis import answers
 from sidecar.operate.history import SAMPLE_S, History, Window, quantile
-from sidecar.queue.admission import Intake
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.admission import Admission
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.metrics import DELAY_S, UPSTREAM_S, Failure, IntakeMetrics
 
@@ -38,10 +38,10 @@ class Status:
     def __init__(
         self,
         config: Config,
-        intake: Intake,
+        admission: Admission,
         metrics: IntakeMetrics,
         lanes: Sequence[Lane],
-        budget: ByteBudget,
+        budget: MemoryBudget,
         spool: Spool | None,
         *,
         memory_limit: int | None,
@@ -49,7 +49,7 @@ class Status:
         now: float,
     ) -> None:
         self._config = config
-        self._intake = intake
+        self._admission = admission
         self._metrics = metrics
         self._lanes = {lane.sink.name: _Watched(lane) for lane in lanes}
         self._budget = budget
@@ -69,7 +69,7 @@ class Status:
         """Read what grows; once a second. `lag_s`: how late a timer of the loop was."""
         self._lag_s = lag_s
         rejected = self._metrics.rejected.values()
-        self._recent.add(now, (self._metrics.books.received, process_time(), *rejected))
+        self._recent.add(now, (self._metrics.accounting.received, process_time(), *rejected))
         for lane in self._lanes.values():
             lane.tick(now)
         # Half a tick of slack: ticks come a little late.
@@ -108,7 +108,7 @@ class Status:
             "memory": {"rss_bytes": _rss(), "limit_bytes": self._memory_limit},
             "cpu": round(cpu, 4),
             "loop_lag_s": round(self._lag_s, 4),
-            "open_spans": len(self._intake.open_spans),
+            "open_spans": len(self._admission.open_spans),
             "intake": {
                 "events_per_s": round(events_per_s, 2),
                 "rejected_per_s": round(sum(rejected), 2),
@@ -124,19 +124,19 @@ class Status:
         return {"answers": answers(report), **report}
 
     def events(self) -> dict[str, int]:
-        """The books of the events (design.md D15)."""
-        books = self._metrics.books
+        """The books of the events (D15)."""
+        accounting = self._metrics.accounting
         return {
-            "received": books.received,
-            "replayed": books.replayed,
-            "joined": books.joined,
-            "held": books.held,
-            "written": books.written,
-            "imbalance": books.imbalance,
+            "received": accounting.received,
+            "replayed": accounting.replayed,
+            "joined": accounting.joined,
+            "held": accounting.held,
+            "written": accounting.written,
+            "imbalance": accounting.imbalance,
         }
 
     def _durability(self) -> str:
-        """What a 202 promises now (contracts/ingest.md)."""
+        """What a 202 promises now (docs/api.md)."""
         return "memory" if self._spool is None or self._spool.degraded else "disk"
 
     def _on_disk(self) -> dict[str, Any] | None:
@@ -170,7 +170,7 @@ class _Watched:
         metrics = self._lane.metrics
         requests = metrics.requests.total()
         failed = requests - metrics.requests["ok"]
-        self._recent.add(now, (metrics.books.forwarded.total(), requests, failed))
+        self._recent.add(now, (metrics.accounting.forwarded.total(), requests, failed))
         # A state that passed within a sample still shows in it.
         self._worst = max(self._worst, _STATES.index(self._lane.throttle.state))
 
@@ -190,7 +190,7 @@ class _Watched:
 
     def report(self, now: float) -> dict[str, Any]:
         """The lane as an operator sees it."""
-        lane, books = self._lane, self._lane.metrics.books
+        lane, accounting = self._lane, self._lane.metrics.accounting
         forwarded, requests, failed = self._recent.rates()
         took = self._requests.growth(lane.metrics.request_seconds.counts)
         delays = self._delays.growth(lane.metrics.delay.counts)
@@ -213,10 +213,10 @@ class _Watched:
             "delay_p95_s": _rounded(quantile(DELAY_S, delays, 0.95)),
             "retries": lane.metrics.retries,
             **lane.totals(),
-            "forwarded_by_kind": dict(books.forwarded),
-            "skipped_by_reason": dict(books.skipped),
-            "dead_lettered_by_reason": dict(books.dead_lettered),
-            "lost_by_reason": dict(books.lost),
+            "forwarded_by_kind": dict(accounting.forwarded),
+            "skipped_by_reason": dict(accounting.skipped),
+            "dead_lettered_by_reason": dict(accounting.dead_lettered),
+            "lost_by_reason": dict(accounting.lost),
             "requests_by_outcome": dict(lane.metrics.requests),
         }
 

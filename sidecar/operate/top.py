@@ -26,7 +26,7 @@ from sidecar.operate.top_frame import WIDTH, Line, frame
 LOSING = 1
 AWAY = 3
 PATIENCE_S = 4.0
-_MOST_BYTES = 2**20
+_MAX_BYTES = 2**20
 # A pipe has no width: whoever reads it cuts lines himself.
 _UNCUT = 10_000
 
@@ -91,7 +91,7 @@ class _Sidecar:
     def _get(self, path: str) -> Json:
         try:
             with self._opener.open(self._url + path, timeout=PATIENCE_S) as reply:
-                body = reply.read(_MOST_BYTES)
+                body = reply.read(_MAX_BYTES)
         except urllib.error.HTTPError as error:
             raise Away(f"{self._url}{path} answers HTTP {error.code}") from None
         except (OSError, http.client.HTTPException) as error:

@@ -45,7 +45,7 @@ def frame(report: Json, history: Json | None) -> list[Line]:
     for answer in report["answers"]:
         lines += _answer(answer)
     lines += [Line(), *_intake(report), Line(), *_lanes(report["sinks"]), Line()]
-    lines += _books(report)
+    lines += _accounting(report)
     if history is not None and history["next"]:
         lines += [Line(), *_sparks(report, history)]
     return lines
@@ -121,12 +121,12 @@ def _lanes(sinks: Json) -> Iterator[Line]:
             yield Line(f"  {text}{'' if level == OK else soon}", "soft")
 
 
-def _books(report: Json) -> Iterator[Line]:
+def _accounting(report: Json) -> Iterator[Line]:
     columns = ("written", "forwarded", "superseded", "skipped", "dead", "lost", "in lane", "diff")
     keys = (*columns[:4], "dead_lettered", "lost", "depth", "imbalance")
     widths = (9, 10, 11, 8, 7, 7, 9, 6)
     heads = "".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
-    yield Line(f"{'books':<9}{heads}", "soft")
+    yield Line(f"{'writes':<9}{heads}", "soft")
     for name, sink in report["sinks"].items():
         cells = "".join(f"{sink[key]:>{width},}" for key, width in zip(keys, widths, strict=True))
         bad = sink["lost"] or sink["imbalance"]

@@ -17,7 +17,7 @@ NAME = "last_shutdown_lost"
 log = structlog.get_logger()
 
 
-class LastWords:
+class ExitReport:
     """Reads the last life's words, and writes this one's. `folder` is None where none outlives us.
 
     `lost`: writes that the last life lost at its shutdown, 0 where nobody knows.

@@ -1,6 +1,6 @@
 """The process's memory: what the container allows, and giving back what is free.
 
-`queue.max_bytes = "auto"` is a share of the container's own limit (design.md D4); the cgroup file
+`queue.max_bytes = "auto"` is a share of the container's own limit (D4); the cgroup file
 system says what that is, in its version 2 or 1 form.
 """
 
@@ -14,7 +14,7 @@ MIB = 2**20
 # way in and out, and what the allocator can't give back.
 SHARE = 0.25
 WITHOUT_LIMIT = 256 * MIB
-LEAST, MOST = 8 * MIB, 1024 * MIB
+MIN_AUTO_BYTES, MAX_AUTO_BYTES = 8 * MIB, 1024 * MIB
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 # cgroup v1 says "no limit" with a number near 2**63.
@@ -59,7 +59,7 @@ def automatic_max_bytes(limit: int | None) -> int:
     """`queue.max_bytes` for a container that may use `limit` bytes."""
     if limit is None:
         return WITHOUT_LIMIT
-    return max(LEAST, min(MOST, int(limit * SHARE)))
+    return max(MIN_AUTO_BYTES, min(MAX_AUTO_BYTES, int(limit * SHARE)))
 
 
 def _find_trim() -> Callable[[int], object] | None:

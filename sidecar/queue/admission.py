@@ -1,23 +1,23 @@
 """Where accepted events enter: all of a request or none, then open spans, then every lane.
 
 In: the spans of one request. Out: writes in the lanes. Guarantees that memory stays within the
-budget (design.md D3, D4): what does not fit is not taken, and nothing older is dropped for it.
+budget (D3, D4): what does not fit is not taken, and nothing older is dropped for it.
 """
 
 import asyncio
 from collections.abc import Sequence
 
 from sidecar.drain.workers import Drain
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.spans.span import Span, total_size
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.accounting import IntakeBooks
+from sidecar.telemetry.accounting import IntakeAccounting
 
 # For so many writes waiting at a healthy upstream, a request waits one round of the loop, up to a
 # bound: agents are slowed down by milliseconds, never stopped.
-BEHIND = 100
-MOST_ROUNDS = 8
+BACKLOG = 100
+MAX_ROUNDS = 8
 
 
 class NoRoom(Exception):
@@ -28,14 +28,14 @@ class NeverFits(Exception):
     """The request would not fit into an empty queue."""
 
 
-class Intake:
+class Admission:
     """Takes spans into `lanes`; one timer releases held STARTs."""
 
     def __init__(
         self,
         lanes: Sequence[Drain],
-        budget: ByteBudget,
-        books: IntakeBooks,
+        budget: MemoryBudget,
+        accounting: IntakeAccounting,
         *,
         hold_s: float,
         ttl_s: float,
@@ -49,10 +49,10 @@ class Intake:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self.open_spans = OpenSpans(
-            self._write, budget, books, hold_s=hold_s, ttl_s=ttl_s, spool=spool
+            self._write, budget, accounting, hold_s=hold_s, ttl_s=ttl_s, spool=spool
         )
         # With a spool, the lanes' shares are never free for a request.
-        self._most = budget.limit - sum(lane.unused_share for lane in lanes)
+        self._max = budget.limit - sum(lane.unused_share for lane in lanes)
         self.last_taken_at = self._loop.time()
 
     @property
@@ -63,7 +63,7 @@ class Intake:
     def take(self, spans: Sequence[Span]) -> None:
         """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
         size = total_size(spans)
-        if size > self._most or (self._spool is not None and _too_large(spans, self._spool)):
+        if size > self._max or (self._spool is not None and _too_large(spans, self._spool)):
             raise NeverFits
         if not self._has_room(size):
             raise NoRoom
@@ -85,7 +85,7 @@ class Intake:
         if self._spool is not None:
             return True
         for lane in self._lanes:  # noqa: SIM110 (asked for every request, and a generator costs)
-            if len(lane.line) >= BEHIND and lane.behind >= BEHIND:
+            if len(lane.ready) >= BACKLOG and lane.backlog >= BACKLOG:
                 return True
         return False
 
@@ -105,7 +105,7 @@ class Intake:
     def _make_room_for(self, spans: Sequence[Span], needed: Sequence[Span], spool: Spool) -> None:
         """What comes back from disk must fit, too: not a byte of it is loaded before."""
         size = total_size(spans) + sum(start.stored for start in needed)
-        if size > self._most:
+        if size > self._max:
             raise NeverFits
         if not (spool.fits(total_size(spans)) and self.open_spans.make_room(size)):
             raise NoRoom
@@ -121,14 +121,14 @@ class Intake:
             self.open_spans.recover(span)
         self._arm()
 
-    async def give_way(self) -> None:
+    async def yield_to_drain(self) -> None:
         """Let the drains have a round of the loop when they can't keep up with the intake.
 
         Both share one core: without this, agents that post as fast as they are answered would
         grow the queue although the upstreams have room.
         """
-        behind = max((lane.behind for lane in self._lanes), default=0)
-        for _ in range(min(behind // BEHIND, MOST_ROUNDS)):
+        behind = max((lane.backlog for lane in self._lanes), default=0)
+        for _ in range(min(behind // BACKLOG, MAX_ROUNDS)):
             await asyncio.sleep(0)
 
     def release_held(self) -> None:

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable
 
 
-class Tail:
+class OnDiskFifo:
     """A queue of row numbers."""
 
     COMPACT = 65_536

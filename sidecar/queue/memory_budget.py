@@ -3,10 +3,10 @@
 from sidecar.spans.span import Span
 
 
-class ByteBudget:
+class MemoryBudget:
     """Counts bytes against `queue.max_bytes`.
 
-    A span is counted once however many places hold it (design.md, Queue): `hold` when a place
+    A span is counted once however many places hold it (D4): `hold` when a place
     takes it, `release` when that place lets it go.
     """
 

@@ -3,7 +3,7 @@
 In: spans in the order they were accepted. Out: writes, by the `write` callback: *complete* ones,
 filled from the START where the END left something out, and *open* ones for STARTs whose END did
 not come within `hold_s`. A released START is kept until its END, because SGP replaces whole rows
-and an END may omit what it does not change (design.md, Open spans; contracts/sgp.md 3).
+and an END may omit what it does not change (docs/upstreams.md S3).
 
 No I/O and no clock: `now` is loop time in seconds, given by the caller.
 """
@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.spans.raw_json import merged
 from sidecar.spans.span import (
     DATA_BIT,
@@ -24,7 +24,7 @@ from sidecar.spans.span import (
     which_payloads,
 )
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.accounting import IntakeBooks
+from sidecar.telemetry.accounting import IntakeAccounting
 
 # How many finished spans are remembered (by hash, about 100 bytes each), to know a late START or
 # a repeated END for what it is. At 500 spans/s these are the last 20 seconds.
@@ -42,8 +42,8 @@ class OpenSpans:
     def __init__(
         self,
         write: Callable[[Span], None],
-        budget: ByteBudget,
-        books: IntakeBooks,
+        budget: MemoryBudget,
+        accounting: IntakeAccounting,
         *,
         hold_s: float,
         ttl_s: float,
@@ -52,7 +52,7 @@ class OpenSpans:
         self._spool = spool
         self._write = write
         self._budget = budget
-        self._books = books
+        self._accounting = accounting
         self._hold_s = hold_s
         self._ttl_s = ttl_s
         self._held: OrderedDict[Key, Span] = OrderedDict()
@@ -69,21 +69,21 @@ class OpenSpans:
     def take(self, span: Span) -> None:
         """Take one accepted event."""
         if span.end_time is None:
-            self._books.received_start += 1
+            self._accounting.received_start += 1
             self._start(span)
         else:
-            self._books.received_end += 1
+            self._accounting.received_end += 1
             self._end(span)
 
     def _start(self, span: Span) -> None:
         key = span.join_key
         if hash(key) in self._ended:
-            # Written now it would replace the finished row at SGP (contracts/sgp.md 3, unknown 1).
-            self._books.joined += 1
+            # Written now it would replace the finished row at SGP (docs/upstreams.md S3).
+            self._accounting.joined += 1
             return
         if key in self._kept:
             # Written already: its END will say what changed.
-            self._books.joined += 1
+            self._accounting.joined += 1
             return
         earlier = self._held.get(key)
         if earlier is not None:
@@ -92,11 +92,11 @@ class OpenSpans:
             self._held[key] = span
             self._keep(span)
             self._replace(earlier)
-            self._books.joined += 1
+            self._accounting.joined += 1
             return
         self._held[key] = span
         self._keep(span)
-        self._books.held += 1
+        self._accounting.held += 1
 
     def _keep(self, span: Span) -> None:
         self._budget.hold(span)
@@ -129,20 +129,20 @@ class OpenSpans:
         if start is not None:
             self._remember(key, _fill(span, start))
             if self._held.pop(key, None) is not None:
-                self._books.held -= 1
-                self._books.joined += 1
+                self._accounting.held -= 1
+                self._accounting.joined += 1
             else:
                 del self._kept[key]
-                span.known_to = start.known_to
+                span.open_sent_to = start.open_sent_to
         else:
             seen = self._ended.get(hash(key))
             if seen and seen == _signature(span):
                 # The same END again, whose START is gone by now: sent as it is, it would blank
                 # upstream what the first one was filled with.
-                self._books.joined += 1
+                self._accounting.joined += 1
                 return
             self._remember(key, seen or 0)
-        self._books.written += 1
+        self._accounting.written += 1
         if self._spool is not None:
             self._spool.add(span, start)
         if start is not None:
@@ -157,7 +157,7 @@ class OpenSpans:
         start = self.started((span.trace_id, span.id))
         if start is None:
             return
-        if not start.dropped:
+        if not start.payloads_on_disk:
             _fill(span, start)
         if self._spool is not None:
             self._spool.settled(start, span.route)
@@ -169,8 +169,8 @@ class OpenSpans:
             self._ended.popitem(last=False)
 
     def _write_open(self, span: Span) -> None:
-        self._books.held -= 1
-        self._books.written += 1
+        self._accounting.held -= 1
+        self._accounting.written += 1
         self._write(span)
 
     def next_due(self) -> float | None:
@@ -255,13 +255,13 @@ class OpenSpans:
             if start is None:
                 continue
             wanted = ~which_payloads(span) | (DATA_BIT if span.merges else 0)
-            if start.dropped & wanted:
+            if start.payloads_on_disk & wanted:
                 starts.append(start)
         return starts
 
     def restore(self, start: Span, stored: Span) -> None:
         """The payloads of `start` are back from disk; they may go there again."""
-        if start.dropped and start.holders:
+        if start.payloads_on_disk and start.holders:
             before = start.size
             restore_payloads(start, stored)
             self._budget.used += start.size - before
@@ -277,8 +277,8 @@ class OpenSpans:
         drop_payloads(span)
         self._budget.hold(span)
         if span.lanes:
-            self._books.replayed += 1
-            self._books.held += 1
+            self._accounting.replayed += 1
+            self._accounting.held += 1
             self._held[span.join_key] = span
         else:
             self._kept[span.join_key] = span

@@ -1,8 +1,8 @@
 """What a lane knows of its upstream: the `Sink` protocol, and errors that are decisions.
 
-An error says what to do, not what happened (design.md D5). `sinks/http.py` is the one place that
+An error says what to do, not what happened (D5). `sinks/http.py` is the one place that
 knows status codes; the drain only knows these classes. Texts of errors never hold anything an
-upstream said: its messages repeat the span (contracts/agentex.md 9).
+upstream said: its messages repeat the span (docs/upstreams.md A9).
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Unavailable(SinkError):
     """The same batch may be taken later, not before `retry_after` seconds.
 
     `outage`: nobody answered at all. `suspect`: the upstream stumbled over this batch, which may be
-    its own fault or the batch's (design.md D8).
+    its own fault or the batch's (D8).
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The Agentex sink: one span a request, POST to create and PATCH to complete.
 
-Everything about its answers is from contracts/agentex.md: a duplicate POST is a 400 that says so
+Everything about its answers is from docs/upstreams.md: a duplicate POST is a 400 that says so
 (1), null in a PATCH leaves a field alone (2), an id with a slash can't be addressed (2), an unknown
 task is a 500 that lasts (1), list-shaped `data` breaks a PATCH (2).
 """
@@ -57,7 +57,7 @@ class AgentexSink:
                 raise error
 
     async def _write(self, span: Span) -> Answer:
-        if span.end_time is not None and span.known_to & self._bit and _addressable(span.id):
+        if span.end_time is not None and span.open_sent_to & self._bit and _addressable(span.id):
             answer = await self._patch(span)
             if not _is(answer, 404, _UNKNOWN_ID):
                 return answer
@@ -69,7 +69,7 @@ class AgentexSink:
         # Stored before: by its START, maybe through another sidecar, or by a reply that got lost.
         answer = await self._patch(span)
         if _is(answer, 404, _UNKNOWN_ID):
-            # It exists and it doesn't: a read replica that lags (agentex.md 2).
+            # It exists and it doesn't: a read replica that lags (docs/upstreams.md A2).
             raise Unavailable("HTTP 404 right after a duplicate", 404)
         return answer
 
@@ -93,14 +93,14 @@ def _is(answer: Answer, status: int, mark: bytes) -> bool:
 
 
 def _addressable(id_: str) -> bool:
-    # %2F is decoded before routing, and clients normalise the dots (agentex.md 2).
+    # %2F is decoded before routing, and clients normalise the dots (docs/upstreams.md A2).
     return "/" not in id_ and id_ not in {".", ".."}
 
 
 def repaired(span: Span, *, task_in_data: bool = False) -> Span:
     """`span` without what the server can never take: the same object when there is nothing.
 
-    A NUL in a text column is a 500 for ever (contracts/agentex.md 1). A task that the server does
+    A NUL in a text column is a 500 for ever (docs/upstreams.md A1). A task that the server does
     not know is kept inside `data`.
     """
     name = span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name
@@ -122,7 +122,7 @@ def _with_task(data: bytes, task: str) -> bytes:
 
 
 def patch_body(span: Span) -> bytes:
-    """What the span says, without nulls; list-shaped `data` stays out (contracts/agentex.md 2)."""
+    """What the span says, without nulls; list-shaped `data` stays out (docs/upstreams.md A2)."""
     fields = (
         (b'"trace_id":', _text(span.trace_id)),
         (b'"name":', _text(span.name)),

@@ -29,7 +29,7 @@ class Head(msgspec.Struct):
 
 
 class Letter(Head):
-    """A dead letter: its head, and the write as an event of contracts/ingest.md."""
+    """A dead letter: its head, and the write as an event of docs/api.md."""
 
     event: msgspec.Raw
 

@@ -1,8 +1,8 @@
 """HTTP to one upstream: requests, credentials, and every status mapped to a decision.
 
 In: method, path, body. Out: the first bytes of the answer, or a `SinkError`. Never retries: that is
-the drain's (design.md D7). Bodies of answers are read and thrown away, because they echo the spans;
-only a short head of an error is looked at for the marks that contracts/agentex.md 6 names, and is
+the drain's (D7). Bodies of answers are read and thrown away, because they echo the spans;
+only a short head of an error is looked at for the marks that docs/upstreams.md A6 names, and is
 never passed on.
 """
 
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 def decide(answer: Answer) -> SinkError | None:
     """The decision for an answer: None when the upstream has the batch.
 
-    Sources: contracts/agentex.md 6, contracts/sgp.md 1.5. What one upstream means by a status in a
+    Sources: docs/upstreams.md A6, S1.5. What one upstream means by a status in a
     way of its own is its sink's to know, before it asks here.
     """
     status = answer.status

@@ -1,6 +1,6 @@
 """The SGP sink: `PUT /v5/spans/batch`, items joined from bytes.
 
-The mapping is the SDK's (contracts/sgp.md 2.2), so that search filters and billing see the same
+The mapping is the SDK's (docs/upstreams.md S2.2), so that search filters and billing see the same
 spans; where the SDK would lose a whole batch, the item is repaired instead (1.4, 4.3 F2): lists
 become `{"items": [...]}`, an unknown type `CUSTOM`, a broken `__error__` still makes an error.
 """
@@ -15,7 +15,7 @@ from sidecar.sinks.http import HttpClient, decide
 from sidecar.spans.raw_json import with_members
 from sidecar.spans.span import Span
 
-# contracts/sgp.md 2.1
+# docs/upstreams.md S2.1
 SPAN_TYPES = frozenset(
     {
         "TEXT_INPUT",
@@ -64,7 +64,7 @@ _MARKS = msgspec.json.Decoder(_Marks)
 def enrichment(environ: Mapping[str, str]) -> tuple[bytes, bytes]:
     """Members for every span's metadata: those that give way to the agent's own, those that don't.
 
-    contracts/sgp.md 2.2: `__acp_type__` is `async` where nobody says otherwise.
+    docs/upstreams.md S2.2: `__acp_type__` is `async` where nobody says otherwise.
     """
     known = {
         "__acp_type__": environ.get("ACP_TYPE", ""),
@@ -84,7 +84,7 @@ class SgpSink:
     """Delivers batches to `{base_url}/v5/spans/batch`.
 
     `enrichment`: see the function of that name. `open_writes`: whether spans that still run are
-    written, which is unsafe where START and END come through different sidecars (design.md D20).
+    written, which is unsafe where START and END come through different sidecars (D20).
     """
 
     name = "sgp"
@@ -179,7 +179,7 @@ def _head(span: Span, parts: list[bytes]) -> None:
         b',"trace_id":',
         _text(span.trace_id),
         b',"name":',
-        # SGP would do the same (contracts/sgp.md 1.4.5).
+        # SGP would do the same (docs/upstreams.md S1.4.5).
         _text(span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name),
         b',"start_timestamp":',
         _text(span.start_time),
@@ -202,7 +202,7 @@ def _as_sent(span: Span, parts: list[bytes]) -> None:
 
 
 def _object(raw: bytes, parts: list[bytes]) -> None:
-    """SGP takes objects only: null becomes `{}`, a list is wrapped (design.md D18)."""
+    """SGP takes objects only: null becomes `{}`, a list is wrapped (D18)."""
     if raw[:1] == b"[":
         parts += (b'{"items":', raw, b"}")
     else:

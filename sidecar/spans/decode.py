@@ -1,6 +1,6 @@
 """Events as they come: decode and validate one request body, no I/O, no clock.
 
-In: a body (contracts/ingest.md). Out: `Span` objects whose `input`, `output` and `data` are the
+In: a body (docs/api.md). Out: `Span` objects whose `input`, `output` and `data` are the
 agent's own JSON bytes, copied once, and one `Rejection` for each event that was not taken.
 """
 
@@ -51,7 +51,7 @@ class MalformedBody(ValueError):
 
 
 class EventError(ValueError):
-    """The envelope of one event breaks a rule of contracts/ingest.md."""
+    """The envelope of one event breaks a rule of docs/api.md."""
 
 
 class _WireEvent(msgspec.Struct, gc=False):
@@ -193,7 +193,7 @@ def _reason(error: Exception) -> str:
 
 
 def _checked(event: _WireEvent, now: float, started: Started) -> Span:
-    """The span of an event that keeps every rule of contracts/ingest.md, or `FieldError`."""
+    """The span of an event that keeps every rule of docs/api.md, or `FieldError`."""
     wire = event.span
     if event.event_type == "end":
         if wire.end_time is None:

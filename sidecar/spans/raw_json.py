@@ -2,8 +2,8 @@
 
 `input`, `output` and `data` are customers' bytes. They are forwarded as they came (big integers,
 `1e400`, key order, duplicate keys, escapes), so everything here looks at bytes or changes bytes.
-Every function is pure. Sources: contracts/agentex.md 1 and 6 (what poisons a trace upstream),
-contracts/ingest.md (what the listener promises to take).
+Every function is pure. Sources: docs/upstreams.md A1 and A6 (what poisons a trace upstream),
+docs/api.md (what the listener promises to take).
 """
 
 import codecs
@@ -14,7 +14,7 @@ import msgspec
 MAX_NESTING = 200
 _CHUNK = 64 * 1024
 _AT_ONCE = 256 * 1024
-_FEW, _SPARSE = 4, 250
+_FEW_BRACKETS, _BYTES_PER_FIND = 4, 250
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -56,7 +56,7 @@ def is_utf8(body: bytes) -> bool:
 def replace_lone_surrogates(raw: bytes) -> bytes:
     """Escapes of surrogates that have no partner become U+FFFD; all else stays.
 
-    At the Agentex server one such escape makes the whole trace unreadable (agentex.md 1).
+    At the Agentex server one such escape makes the whole trace unreadable (docs/upstreams.md A1).
     """
     if b"\\ud" not in raw and b"\\uD" not in raw:
         return raw
@@ -66,7 +66,7 @@ def replace_lone_surrogates(raw: bytes) -> bytes:
 def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
     """Whether arrays and objects are nested more than `limit` levels deep.
 
-    The Agentex server stores from level 255 on what it can never read again (agentex.md 1).
+    The Agentex server stores from level 255 on what it can never read again (docs/upstreams.md A1).
     """
     if len(raw) <= 2 * limit:
         return False
@@ -79,11 +79,11 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
 def _count(raw: bytes, bracket: bytes, most: int) -> int:
     """How often `bracket` is in `raw`; at least more than `most` when it is."""
     # Most prompts have few brackets: find() goes over them at memory speed, where count() looks at
-    # every byte; but each find() costs as much as `_SPARSE` bytes of count().
+    # every byte; but each find() costs as much as `_BYTES_PER_FIND` bytes of count().
     found, at = 0, raw.find(bracket)
     while at >= 0:
         found += 1
-        if found >= _FEW and at < _SPARSE * found:
+        if found >= _FEW_BRACKETS and at < _BYTES_PER_FIND * found:
             return found + raw.count(bracket, at + 1)
         if found > most:
             break
@@ -127,7 +127,7 @@ def with_members(raw: bytes, first: bytes = b"", last: bytes = b"") -> bytes:
 def merged(raw: bytes, over: bytes) -> bytes:
     """The members of the JSON object `raw`, and over them those of the object `over`.
 
-    Shallow, as the Agentex server merges `data` (contracts/agentex.md 2); values stay as they came.
+    Shallow, as the Agentex server merges `data` (docs/upstreams.md A2); values stay as they came.
     """
     members = _RAW_DICT.decode(raw) | _RAW_DICT.decode(over)
     return b"{%b}" % b",".join(

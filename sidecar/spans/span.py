@@ -27,7 +27,7 @@ class Span(msgspec.Struct, gc=False, eq=False):
 
     Payloads are raw JSON bytes, empty for null. `size` is the bytes it holds in memory,
     `accepted_at` the loop time of its 202. It is shared by all lanes; `holders` counts the places
-    that keep it, `known_to` has the bit of each lane that sent an open write of this span before.
+    that hold it, `open_sent_to` has the bit of each lane that already sent an open write of it.
     """
 
     id: str
@@ -43,13 +43,13 @@ class Span(msgspec.Struct, gc=False, eq=False):
     accepted_at: float
     size: int
     holders: int = 0
-    known_to: int = 0
+    open_sent_to: int = 0
     # With a spool: its row there, 0 for none; the bits of the lanes that owe it to their upstream;
     # how many of them have it on disk only; which payloads are on disk only (bits of `PAYLOADS`).
     seq: int = 0
     lanes: int = -1
-    tails: int = 0
-    dropped: int = 0
+    lanes_on_disk: int = 0
+    payloads_on_disk: int = 0
     # The bit of the one lane it was sent to, by an SDK that speaks that upstream's own API; 0 for
     # an event, which is for every lane. `extra`: the members of an SGP item that have no field
     # here, as they came.
@@ -62,7 +62,7 @@ class Span(msgspec.Struct, gc=False, eq=False):
 
     @property
     def key(self) -> Key:
-        """What makes it this span: ids are unique in a trace only (contracts/sgp.md 1.4.8)."""
+        """What makes it this span: ids are unique in a trace only (docs/upstreams.md S1.4.8)."""
         return self.trace_id, self.id
 
     @property
@@ -112,7 +112,7 @@ _ROW = msgspec.json.Decoder(_Row)
 
 
 def to_json(span: Span, leave_out: int = 0) -> bytes:
-    """The span as its ten keys, null where unset, as the SDK sends it (contracts/agentex.md 8.2).
+    """The span as its ten keys, null where unset, as the SDK sends it (docs/upstreams.md A8.2).
 
     Joined from bytes: payloads are not rebuilt. `leave_out`: bits of `PAYLOADS` to be null.
     """
@@ -190,8 +190,8 @@ def adds_nothing(span: Span, earlier: Span) -> bool:
     """
     if span.end_time is None or span.end_time != earlier.end_time:
         return False
-    there = which_payloads(earlier) | earlier.dropped
-    return bool(there & ~(which_payloads(span) | span.dropped))
+    there = which_payloads(earlier) | earlier.payloads_on_disk
+    return bool(there & ~(which_payloads(span) | span.payloads_on_disk))
 
 
 def shared_payloads(span: Span, start: Span) -> int:
@@ -214,7 +214,7 @@ def fill_payloads(span: Span, start: Span, which: int) -> None:
 
 def drop_payloads(span: Span) -> None:
     """Let the payloads of `span` be on disk only."""
-    span.dropped |= which_payloads(span)
+    span.payloads_on_disk |= which_payloads(span)
     span.stored += len(span.input) + len(span.output) + len(span.data)
     span.input = span.output = span.data = b""
     span.size = measure(span)
@@ -223,7 +223,7 @@ def drop_payloads(span: Span) -> None:
 def restore_payloads(span: Span, stored: Span) -> None:
     """Give `span` the payloads that `stored` brought back from disk."""
     span.input, span.output, span.data = stored.input, stored.output, stored.data
-    span.dropped = span.stored = 0
+    span.payloads_on_disk = span.stored = 0
     span.size = measure(span)
 
 

@@ -1,4 +1,4 @@
-"""The rules for one span's fields (contracts/ingest.md), however the span came. Pure.
+"""The rules for one span's fields (docs/api.md), however the span came. Pure.
 
 Every error names its field, as the routes call it, and says what is wrong; it never repeats the
 value, which is customers' data.

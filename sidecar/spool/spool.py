@@ -162,8 +162,8 @@ class Spool:
 
     def _hand_over(self, start: Span) -> None:
         """`start` has no row of its own any more: lanes that ask for it have a newer write."""
-        if start.tails:
-            self._replaced[start.seq] = start.tails
+        if start.lanes_on_disk:
+            self._replaced[start.seq] = start.lanes_on_disk
         start.seq = REPLACED
 
     def replace(self, span: Span) -> None:

@@ -1,4 +1,4 @@
-"""The spool's file: SQLite in WAL mode, on one thread. Recovery is not our code (design.md D16).
+"""The spool's file: SQLite in WAL mode, on one thread. Recovery is not our code (D16).
 
 A row is one write: its JSON (`bodies`), its kind, and the lanes that still owe it to their
 upstream (`writes.lanes`, a bit each). An open row stays until its END comes, so that a thin END
@@ -24,7 +24,7 @@ VERSION = 1
 PAGE = 16 * 1024
 # Of spool.max_bytes, what the write-ahead log may take; the rest is the database's.
 LOG_SHARE = 0.25
-LOG_MOST = 128 * 2**20
+MAX_LOG_BYTES = 128 * 2**20
 # Of that, when the log is written back: seldom, because pages are used over and over before.
 CHECKPOINT_SHARE = 0.5
 # Of that, how large one row may be, and about one transaction.
@@ -139,7 +139,7 @@ class SpoolFile:
         self._directory = Path(directory)
         self.max_bytes = max_bytes
         self._path = self._directory / "spool.db"
-        self._log_bytes = int(min(LOG_MOST, max_bytes * LOG_SHARE))
+        self._log_bytes = int(min(MAX_LOG_BYTES, max_bytes * LOG_SHARE))
         self.largest = int(self._log_bytes * ROW_SHARE)
         self.transaction_bytes = int(self._log_bytes * TRANSACTION_SHARE)
         self._pages = max(8, (max_bytes - self._log_bytes) // PAGE)

@@ -1,6 +1,6 @@
 """The books: where every event and every write went, as plain integers.
 
-design.md D15. Events: `received + replayed = joined + held +
+D15. Events: `received + replayed = joined + held +
 written`. Writes, for each lane:
 `written = forwarded + superseded + skipped + dead_lettered + lost + depth`. The sums are made of
 counters kept at different places, so that a loss shows as an imbalance that is not 0.
@@ -16,7 +16,7 @@ LOSS_REASONS = ("shutdown", "spool")
 
 
 @dataclass(slots=True)
-class IntakeBooks:
+class IntakeAccounting:
     """What came in, and how it left the stage of open spans."""
 
     received_start: int = 0
@@ -38,7 +38,7 @@ class IntakeBooks:
 
 
 @dataclass(slots=True)
-class LaneBooks:
+class LaneAccounting:
     """What became of the writes of one lane."""
 
     written: int = 0

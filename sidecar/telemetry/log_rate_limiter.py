@@ -3,11 +3,11 @@
 PERIOD_S = 60.0
 
 
-class Repeats:
+class LogRateLimiter:
     """Lets `most` lines through in each minute."""
 
     def __init__(self, most: int = 10) -> None:
-        self._most = most
+        self._max = most
         self._since = float("-inf")
         self._logged = 0
         self._left_out = 0
@@ -19,7 +19,7 @@ class Repeats:
         """
         if now - self._since >= PERIOD_S:
             self._since, self._logged = now, 0
-        if self._logged == self._most:
+        if self._logged == self._max:
             self._left_out += 1
             return None
         self._logged += 1

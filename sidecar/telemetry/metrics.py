@@ -23,8 +23,8 @@ from sidecar.sinks import (
     Unavailable,
 )
 from sidecar.spans.span import Span
-from sidecar.telemetry.accounting import KINDS, IntakeBooks, LaneBooks
-from sidecar.telemetry.log_rate_limiter import Repeats
+from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting
+from sidecar.telemetry.log_rate_limiter import LogRateLimiter
 from sidecar.telemetry.recent import Recent
 
 OUTCOMES = (
@@ -65,7 +65,7 @@ class Failure(NamedTuple):
     """Why an upstream did not take a batch, and at which loop time."""
 
     kind: str
-    text: str  # never what the upstream said (design.md D19)
+    text: str  # never what the upstream said (D19)
     at: float
 
 
@@ -93,10 +93,10 @@ class Histogram:
 class LaneMetrics:
     """What happened in one lane; `read` callbacks give what is read only when asked."""
 
-    def __init__(self, sink: str, books: LaneBooks, recent: Recent | None = None) -> None:
+    def __init__(self, sink: str, accounting: LaneAccounting, recent: Recent | None = None) -> None:
         self.sink = sink
         self._note = (recent or Recent()).note
-        self.books = books
+        self.accounting = accounting
         self.state = SinkState.UP
         self.failure: Failure | None = None  # the last one
         self.retries = 0
@@ -110,16 +110,16 @@ class LaneMetrics:
         self.limit: Callable[[], int] = lambda: 0
         self.oldest: Callable[[], float | None] = lambda: None
         self._log = log.bind(sink=sink)
-        self._letters = Repeats()
+        self._letters = LogRateLimiter()
 
     @property
     def imbalance(self) -> int:
         """Writes unaccounted for; 0 unless there is a bug."""
-        return self.books.imbalance(self.depth())
+        return self.accounting.imbalance(self.depth())
 
     def superseded(self, span: Span, now: float) -> None:
         """An open write was overtaken by the complete one of its span."""
-        self.books.superseded += 1
+        self.accounting.superseded += 1
         self._note((now, span.id, "superseded", self.sink, span.kind))
 
     def forwarded(self, batch: Sequence[Span], now: float) -> None:
@@ -127,7 +127,7 @@ class LaneMetrics:
         self.batch_spans.observe(len(batch))
         for span in batch:
             kind = KINDS[span.end_time is not None]
-            self.books.forwarded[kind] += 1
+            self.accounting.forwarded[kind] += 1
             self.delay.observe(now - span.accepted_at)
             self._note((now, span.id, "forwarded", self.sink, kind))
 
@@ -145,7 +145,7 @@ class LaneMetrics:
         self, spans: Sequence[Span], reason: str, error: SinkError, now: float
     ) -> None:
         """The upstream will never take these writes: the only place where they are set aside."""
-        self.books.dead_lettered[reason] += len(spans)
+        self.accounting.dead_lettered[reason] += len(spans)
         for span in spans:
             self._note((now, span.id, "dead letter", self.sink, reason))
             if (repeats := self._letters.repeats(now)) is None:
@@ -161,7 +161,7 @@ class LaneMetrics:
 
     def lost(self, count: int, reason: str) -> None:
         """Writes are gone that were accepted: the only place where they may go."""
-        self.books.lost[reason] += count
+        self.accounting.lost[reason] += count
         if count:
             self._log.error("writes_lost", count=count, reason=reason)
 
@@ -192,10 +192,10 @@ class LaneMetrics:
 class IntakeMetrics:
     """What happened at the listener."""
 
-    books: IntakeBooks
+    accounting: IntakeAccounting
     recent: Recent = field(default_factory=Recent)
     refusing: bool = False
-    _refusals: Repeats = field(default_factory=lambda: Repeats(most=1))
+    _refusals: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(most=1))
     rejected: Counter[str] = field(
         default_factory=lambda: Counter(dict.fromkeys(REJECT_REASONS, 0))
     )

@@ -50,7 +50,7 @@ class BufferMachine(RuleBasedStateMachine):
         del self.in_hand[:count]
 
     @invariant()
-    def books(self) -> None:
+    def accounting(self) -> None:
         """Held is what waits and what is in hand, and never above the bound."""
         held = [*self.waiting, *self.in_hand]
         assert (self.buffer.held, self.buffer.depth) == (size(held), len(held))

@@ -66,7 +66,7 @@ def test_jitter_is_no_crowd() -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_the_real_agentex_server(noise: float) -> None:
-    """128 writes/s with one request out, less with many (agentex.md 7): stays near the knee."""
+    """128 writes/s with one request out, less with many (docs/upstreams.md A7): at the knee."""
     table = kneed(125, 0.0078, slope=0.004)
     limit, goodput = simulate(table, 120, noise=noise)
     assert limit.value <= 10

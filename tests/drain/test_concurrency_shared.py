@@ -14,7 +14,7 @@ SECONDS, COUNTED_FROM = 600.0, 120.0
 
 
 def agentex(workers: int) -> Callable[[int], float]:
-    """Writes a second with so many requests out: contracts/agentex.md 7, a worker at a time."""
+    """Writes a second with so many requests out: docs/upstreams.md A7, a worker at a time."""
     points = ((0, 0.0), (1, 128.0), (10, 121.0), (50, 100.0), (10**6, 60.0))
 
     def rate(out: int) -> float:

@@ -1,7 +1,7 @@
 """Open spans, queue, drain and throttle together, against upstreams that do anything.
 
 Virtual time, no sockets: hypothesis decides what agents post, what upstreams answer and when time
-passes. After every step the books balance (design.md D15) and the order law holds: an open write
+passes. After every step the books balance (D15) and the order law holds: an open write
 never lands after the complete one, a span is never in flight twice, or twice in a batch.
 """
 
@@ -15,12 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain, RetryPolicy
-from sidecar.queue.admission import Intake, NoRoom
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.admission import Admission, NoRoom
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
 from sidecar.spans.span import Span
-from sidecar.telemetry.accounting import IntakeBooks, LaneBooks
+from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
 from sidecar.telemetry.metrics import LaneMetrics
 from tests.support.world import VirtualTimeLoop, make_span
 
@@ -102,15 +102,15 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self._build())
 
     async def _build(self) -> None:
-        self.budget = ByteBudget(60_000)
+        self.budget = MemoryBudget(60_000)
         self.upstreams = [Upstream("one", 1), Upstream("many", 4)]
-        self.books = IntakeBooks()
+        self.accounting = IntakeAccounting()
         self.lanes = []
         for number, upstream in enumerate(self.upstreams):
-            books = LaneBooks()
-            metrics = LaneMetrics(upstream.name, books)
+            accounting = LaneAccounting()
+            metrics = LaneMetrics(upstream.name, accounting)
             backoff = Backoff(0.5, 30.0)
-            queue = SpanQueue(self.budget, books, 1 << number)
+            queue = SpanQueue(self.budget, accounting, 1 << number)
             metrics.depth = lambda queue=queue: queue.depth  # type: ignore[misc]
             drain = Drain(
                 upstream,
@@ -123,7 +123,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             )
             self.lanes.append((queue, drain, metrics))
         drains = [drain for _, drain, _ in self.lanes]
-        self.intake = Intake(drains, self.budget, self.books, hold_s=2.0, ttl_s=30.0)
+        self.intake = Admission(drains, self.budget, self.accounting, hold_s=2.0, ttl_s=30.0)
         self.runs = [self.loop.create_task(drain.run()) for drain in drains]
 
     def _note_dead(self, name: str) -> Callable[[Span, str, SinkError], None]:
@@ -192,7 +192,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @invariant()
     def balanced(self) -> None:
         """No event and no write is unaccounted for; memory is within its bound."""
-        assert self.books.imbalance == 0
+        assert self.accounting.imbalance == 0
         for _, _, metrics in self.lanes:
             assert metrics.imbalance == 0
         assert 0 <= self.budget.used <= 2 * self.budget.limit
@@ -212,7 +212,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.balanced()
             for (queue, _, metrics), upstream in zip(self.lanes, self.upstreams, strict=True):
                 assert queue.depth == 0
-                assert metrics.books.lost.total() == 0
+                assert metrics.accounting.lost.total() == 0
                 ended = {str(number) for number in self.ended}
                 complete = {id_ for id_, kind in upstream.rows.items() if kind == "complete"}
                 assert ended <= complete | self.dead[upstream.name]

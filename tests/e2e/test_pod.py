@@ -45,7 +45,7 @@ def reckon(pod: Pod) -> None:
     assert agent == {"flushed": True, "sent": 2 * len(spans), "dropped": {}}
     stopped = pod.log(SIDECAR)[-1]
     assert (stopped["event"], stopped["lost"]) == ("stopped", 0)
-    assert {books["depth"] for books in stopped["writes"].values()} == {0}
+    assert {accounting["depth"] for accounting in stopped["writes"].values()} == {0}
     sent = {span["id"]: span["input"] for span in spans}
     assert len(sent) > SENT
     for port in SINKS.values():

@@ -154,9 +154,9 @@ async def test_spans_that_never_end() -> None:
     async with world(queue__open_span_ttl_s="600") as w:
         await w.post(*[start(span(f"s{number}")) for number in range(100)])
         await asyncio.sleep(300)
-        assert len(w.app.intake.open_spans) == 100
+        assert len(w.app.admission.open_spans) == 100
         await asyncio.sleep(400)
-        assert len(w.app.intake.open_spans) == w.app.budget.used == 0
+        assert len(w.app.admission.open_spans) == w.app.budget.used == 0
         await w.finish()
 
 

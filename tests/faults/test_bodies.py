@@ -77,7 +77,7 @@ async def test_an_aborted_body(chunked: bool, caplog: pytest.LogCaptureFixture) 
                 await writer.drain()
                 await asyncio.sleep(1)
             await asyncio.sleep(1)
-        assert w.app.books.received == 0
+        assert w.app.accounting.received == 0
         await still_well(w)
     assert [record.getMessage() for record in caplog.records] == []
 

@@ -170,7 +170,9 @@ async def test_pages_that_the_disk_changed(tmp_path: Path, seed: int) -> None:
             file.seek(generator.randrange(4 * 16384, size))
             file.write(generator.randbytes(3000))
     async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
-        await w.until(lambda: not (depths(w) != (0, 0) or w.app.books.held or w.spool.degraded))
+        await w.until(
+            lambda: not (depths(w) != (0, 0) or w.app.accounting.held or w.spool.degraded)
+        )
         await w.post(end(span("new")))
         await w.until(lambda: "new" in agentex.complete and "new" in sgp.complete)
         assert len(agentex.complete) > 25 or w.spool.moved_aside
@@ -204,7 +206,7 @@ async def test_a_backlog_on_a_disk_that_comes_late(tmp_path: Path) -> None:
     path, away = tmp_path / "spool", tmp_path / "away"
     async with spool_world(path, agentex, sgp, **EAGER) as before:
         await before.post(end(span("left")), start(span("long")), start(span("again")))
-        await before.until(lambda: before.app.books.held == 0)
+        await before.until(lambda: before.app.accounting.held == 0)
     path.rename(away)
     path.write_bytes(b"")
     up(agentex, sgp)

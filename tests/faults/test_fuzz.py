@@ -55,11 +55,11 @@ class Fuzzed:
         self.runner.run(self._answer(body, content_type, encoding))
 
     async def _answer(self, body: bytes, content_type: str, encoding: str) -> None:
-        before = self.w.app.books.received
+        before = self.w.app.accounting.received
         reply = await self.w.send(body, content_type=content_type, content_encoding=encoding)
         assert reply.status in ANSWERS
         taken = reply.body["accepted"] if reply.status == 202 else 0
-        assert self.w.app.books.received - before == taken
+        assert self.w.app.accounting.received - before == taken
         await self._well()
 
     def torrent(self, sent: bytes) -> None:

@@ -168,7 +168,7 @@ async def test_a_slow_upstream_holds_back_itself_only(sick: str) -> None:
         slow.latency_s = 20.0
         other = "sgp" if sick == "agentex" else "agentex"
         await w.feed(20)
-        await w.until(lambda: not w.app.books.held and not w.lane(other)["depth"])
+        await w.until(lambda: not w.app.accounting.held and not w.lane(other)["depth"])
         assert w.lane(sick)["depth"] > 0
         assert well.complete == set(w.accepted)
         slow.latency_s = 0.0

@@ -68,7 +68,7 @@ async def test_a_restart_delivers_to_each_what_it_is_owed(tmp_path: Path) -> Non
     up(agentex)
     asked = sgp.requests_total
     async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
-        assert w.app.books.replayed == 50
+        assert w.app.accounting.replayed == 50
         w.accepted |= before.accepted
         await w.finish()
         assert asked == sgp.requests_total
@@ -85,8 +85,8 @@ async def test_nothing_is_left_after_all_was_delivered(tmp_path: Path) -> None:
         await before.post(*(end(span(f"s{n}")) for n in range(50)))
         await before.finish()
     async with spool_world(tmp_path, agentex, sgp) as w:
-        assert (w.app.books.replayed, w.spool.rows) == (0, 0)
-        assert len(w.app.intake.open_spans) == 0
+        assert (w.app.accounting.replayed, w.spool.rows) == (0, 0)
+        assert len(w.app.admission.open_spans) == 0
 
 
 @pytest.mark.parametrize("upstreams", [up, down])
@@ -101,11 +101,11 @@ async def test_a_thin_end_after_a_restart_is_completed(
     async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=hold_s, **EAGER) as before:
         await before.post(start(made))
         if hold_s < 1:
-            await before.until(lambda: before.app.books.held == 0)
+            await before.until(lambda: before.app.accounting.held == 0)
             await before.until(lambda: upstreams is down or depths(before) == (0, 0))
     up(agentex, sgp)
     async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=hold_s, **EAGER) as w:
-        assert len(w.app.intake.open_spans) == 1
+        assert len(w.app.admission.open_spans) == 1
         thin = {key: made[key] for key in ("id", "trace_id", "name", "start_time", "end_time")}
         await w.post(end(thin | {"output": made["output"]}))
         w.accepted["s"] = made
@@ -147,7 +147,7 @@ async def test_open_spans_on_disk_stay_within_bounds(tmp_path: Path) -> None:
         for made in spans:
             await post_patiently(before, start(made))
     async with spool_world(tmp_path, agentex, sgp, **settings) as w:
-        assert len(spans) == len(w.app.intake.open_spans)
+        assert len(spans) == len(w.app.admission.open_spans)
         for made in spans:
             await post_patiently(w, end(made | {"input": None}))
             w.accepted[made["id"]] = made
@@ -205,11 +205,11 @@ async def test_a_repeated_start_leaves_the_spool(tmp_path: Path) -> None:
     ttl = {"queue__open_span_ttl_s": 0.5}
     async with spool_world(tmp_path, agentex, sgp, **ttl, **EAGER) as w:
         await w.post(start(span("s")))
-        await w.until(lambda: w.app.books.held == 0)
+        await w.until(lambda: w.app.accounting.held == 0)
         await w.post(start(span("s")))
         up(agentex, sgp)
         await w.finish()
-        await w.until(lambda: len(w.app.intake.open_spans) == 0)
+        await w.until(lambda: len(w.app.admission.open_spans) == 0)
         await w.until(lambda: w.spool.rows == 0)
 
 

@@ -8,19 +8,26 @@ from dataclasses import dataclass
 
 import pytest
 
-from sidecar.http.server import IDLE_S, MOST_AT_ONCE, MOST_BYTES, Said, Visitor, Visitors
+from sidecar.http.server import (
+    IDLE_S,
+    MAX_PIPELINED,
+    MAX_REQUEST_BYTES,
+    HttpServer,
+    Response,
+    ServerConnection,
+)
 from tests.support.world import run_virtual
 
 LARGE = b"x" * 300_000
 DEADLINE_S = 10.0
 
 
-def echo(query: Mapping[str, str]) -> Said:
+def echo(query: Mapping[str, str]) -> Response:
     """What was asked, in the order of the names."""
-    return Said(" ".join(f"{name}={query[name]}" for name in sorted(query)).encode())
+    return Response(" ".join(f"{name}={query[name]}" for name in sorted(query)).encode())
 
 
-def bug(_: Mapping[str, str]) -> Said:
+def bug(_: Mapping[str, str]) -> Response:
     """A handler that fails."""
     raise ZeroDivisionError
 
@@ -33,9 +40,9 @@ class Wire(asyncio.Transport):
         self._room = room
         self.written = b""
         self.paused = self.aborted = False
-        self.visitor: Visitor
+        self.visitor: ServerConnection
 
-    def carry(self, visitor: Visitor) -> Visitor:
+    def carry(self, visitor: ServerConnection) -> ServerConnection:
         """Let `visitor` be at this end."""
         self.visitor = visitor
         visitor.connection_made(self)
@@ -70,7 +77,7 @@ class Wire(asyncio.Transport):
 class Place:
     """A running server."""
 
-    visitors: Visitors
+    visitors: HttpServer
     port: int
 
     async def ask(self, *pieces: bytes) -> bytes:
@@ -88,8 +95,8 @@ class Place:
 @asynccontextmanager
 async def place() -> AsyncIterator[Place]:
     """A server with a few handlers."""
-    handlers = {"/": echo, "/large": lambda _: Said(LARGE), "/bug": bug}
-    visitors = Visitors(handlers, {"X-All": "yes"})
+    handlers = {"/": echo, "/large": lambda _: Response(LARGE), "/bug": bug}
+    visitors = HttpServer(handlers, {"X-All": "yes"})
     server = await asyncio.get_running_loop().create_server(visitors.connect, "127.0.0.1", 0)
     try:
         yield Place(visitors, server.sockets[0].getsockname()[1])
@@ -173,12 +180,14 @@ async def test_an_address_that_is_none(line: bytes) -> None:
 
 
 async def test_a_request_without_end() -> None:
-    """A header, or a body, of more than `MOST_BYTES` ends the connection."""
+    """A header, or a body, of more than `MAX_REQUEST_BYTES` ends the connection."""
     async with place() as there:
-        header = await there.ask(b"GET / HTTP/1.1\r\nX: ", *[b"x" * 4096] * (MOST_BYTES // 4096))
+        header = await there.ask(
+            b"GET / HTTP/1.1\r\nX: ", *[b"x" * 4096] * (MAX_REQUEST_BYTES // 4096)
+        )
         assert header.startswith(b"HTTP/1.1 400 ")
         body = request(b"POST / HTTP/1.1", b"Content-Length: 10000000")
-        said = await there.ask(body, *[b"x" * 4096] * (MOST_BYTES // 4096))
+        said = await there.ask(body, *[b"x" * 4096] * (MAX_REQUEST_BYTES // 4096))
         assert said.startswith(b"HTTP/1.1 400 ")
 
 
@@ -195,7 +204,7 @@ def test_somebody_who_says_nothing() -> None:
     """A connection without a request, or with half of one, ends after `IDLE_S`."""
 
     async def story() -> None:
-        visitors = Visitors({"/": echo}, {})
+        visitors = HttpServer({"/": echo}, {})
         wires = [Wire(), Wire()]
         for wire in wires:
             visitor = wire.carry(visitors.connect())
@@ -213,22 +222,22 @@ def test_somebody_who_says_nothing() -> None:
 
 
 async def test_many_questions_at_once() -> None:
-    """More than `MOST_AT_ONCE` behind each other would hold up the loop: hung up on."""
+    """More than `MAX_PIPELINED` behind each other would hold up the loop: hung up on."""
     asked = 0
 
-    def count(_: Mapping[str, str]) -> Said:
+    def count(_: Mapping[str, str]) -> Response:
         nonlocal asked
         asked += 1
-        return Said(b"")
+        return Response(b"")
 
-    visitor = Visitors({"/": count}, {}).connect()
+    visitor = HttpServer({"/": count}, {}).connect()
     wire = Wire()
     wire.carry(visitor)
-    visitor.data_received(request(b"HEAD / HTTP/1.1") * MOST_AT_ONCE)
-    assert asked == MOST_AT_ONCE
+    visitor.data_received(request(b"HEAD / HTTP/1.1") * MAX_PIPELINED)
+    assert asked == MAX_PIPELINED
     assert not wire.aborted
-    visitor.data_received(request(b"HEAD / HTTP/1.1") * (MOST_AT_ONCE + 1))
-    assert asked == MOST_AT_ONCE
+    visitor.data_received(request(b"HEAD / HTTP/1.1") * (MAX_PIPELINED + 1))
+    assert asked == MAX_PIPELINED
     assert wire.aborted
 
 
@@ -236,7 +245,7 @@ def test_somebody_who_does_not_read() -> None:
     """More questions while the answers are not taken: hung up on, not kept in memory."""
 
     async def story() -> None:
-        visitors = Visitors({"/": echo}, {})
+        visitors = HttpServer({"/": echo}, {})
         wire = Wire(room=1)
         visitor = wire.carry(visitors.connect())
         visitor.data_received(request(b"GET / HTTP/1.1"))

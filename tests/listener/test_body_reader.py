@@ -68,7 +68,7 @@ async def test_truncated_streams(app: Running, encoding: str, compress: Compress
         reply = await app.post(body, content_encoding=encoding)
         assert reply.status == 400
         assert "error" in reply.body or reply.body["rejected"]
-    assert app.app.books.received == 0
+    assert app.app.accounting.received == 0
 
 
 async def test_400_has_one_form(app: Running) -> None:
@@ -163,7 +163,7 @@ async def test_an_aborted_body(app: Running) -> None:
     await writer.wait_closed()
     assert await reader.read() == b""
     assert (await app.post(EVENTS)).status == 202
-    assert (app.app.budget.reading, app.app.books.received) == (0, 20)
+    assert (app.app.budget.reading, app.app.accounting.received) == (0, 20)
 
 
 async def test_an_aborted_body_is_no_error(app: Running, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.listener.head_cache import KnownHeads
+from sidecar.listener.head_cache import HeadCache
 from sidecar.listener.routes import Request
 from sidecar.listener.routes.ingest import IngestRoute
 from tests.support.spool import until
@@ -150,7 +150,7 @@ def test_pieces_do_not_matter(sizes: list[int], cuts: set[int]) -> None:
             for start, end in zip(edges, [*edges[1:], len(sent)], strict=True):
                 connection.data_received(sent[start:end])
             assert answers.statuses == [202] * len(sizes)
-            assert app.app.books.received == len(sizes)
+            assert app.app.accounting.received == len(sizes)
             assert app.app.budget.reading == 0
             assert wire.protocol is None
             connection.connection_lost(None)
@@ -172,7 +172,7 @@ async def test_a_head_in_pieces(app: Running) -> None:
         app.port, *(request[at : at + 7] for at in range(0, len(request), 7)), plain("b"), answers=2
     )
     assert got.statuses == [202, 202]
-    assert app.app.books.received == 2
+    assert app.app.accounting.received == 2
 
 
 async def test_other_requests_between(app: Running) -> None:
@@ -189,7 +189,7 @@ async def test_other_requests_between(app: Running) -> None:
         answers=6,
     )
     assert got.statuses == [202, 202, 202, 200, 400, 202]
-    assert app.app.books.received == 4
+    assert app.app.accounting.received == 4
 
 
 async def test_refusals_keep_the_connection(app: Running) -> None:
@@ -214,7 +214,7 @@ async def test_a_body_without_room() -> None:
         assert answers.statuses == [429, 202]
         assert max(held) <= 64 * 1024
         assert held[-1] == 0
-        assert app.app.books.received == 1
+        assert app.app.accounting.received == 1
 
 
 async def test_a_body_that_does_not_come(app: Running) -> None:
@@ -240,7 +240,7 @@ async def test_an_agent_that_hangs_up(app: Running) -> None:
     assert app.app.budget.reading > 0
     connection.connection_lost(None)
     assert app.app.budget.reading == 0
-    assert app.app.books.received == 0
+    assert app.app.accounting.received == 0
 
 
 async def test_an_answer_that_comes_while_the_agent_sends(app: Running) -> None:
@@ -258,7 +258,7 @@ async def test_an_answer_that_comes_while_the_agent_sends(app: Running) -> None:
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"Connection: close\r\n" in head
     assert "in time" in body.decode() or "within" in body.decode()
-    assert app.app.books.received == 0
+    assert app.app.accounting.received == 0
 
 
 async def test_an_offer_to_upgrade_is_not_taken(app: Running) -> None:
@@ -306,7 +306,7 @@ async def test_stopping_waits_for_answers(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
         writer.write(plain("a"))
         async with asyncio.timeout(DEADLINE_S):
-            await until(lambda: app.app.books.received)
+            await until(lambda: app.app.accounting.received)
             app.app.stop()
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 202 ")
         writer.close()
@@ -319,7 +319,7 @@ async def test_answers_wait_for_the_spool(tmp_path: Path) -> None:
         sent = b"".join(plain(f"s{n}", size=400 * n) for n in range(50))
         got = await talk(app.port, sent, answers=50)
         assert got.statuses == [202] * 50
-        assert app.app.books.received == 50
+        assert app.app.accounting.received == 50
         assert app.app.spool is not None
         assert app.app.spool.rows == 50
 
@@ -369,7 +369,7 @@ NOT_PLAIN = [
 @pytest.mark.parametrize("received", NOT_PLAIN)
 def test_what_is_not_plain(received: bytes) -> None:
     """Anything but a plain request is left to aiohttp."""
-    assert KnownHeads(lambda _: OWN).find(received) is None
+    assert HeadCache(lambda _: OWN).find(received) is None
 
 
 READYZ = b"GET /readyz HTTP/1.1\r\nHost: a\r\n"
@@ -389,7 +389,7 @@ READYZ = b"GET /readyz HTTP/1.1\r\nHost: a\r\n"
 )
 def test_a_question_with_a_body_is_not_plain(line: bytes) -> None:
     """Whether it is ready is asked without a body; one that has one may hide a request in it."""
-    heads = KnownHeads(lambda _: OWN)
+    heads = HeadCache(lambda _: OWN)
     assert heads.find(READYZ + line + b"\r\n\r\n") is None
     found = heads.find(READYZ + b"\r\n" + READYZ)
     assert found is not None
@@ -404,7 +404,7 @@ def test_a_head_is_parsed_once() -> None:
         asked.append(request)
         return OWN
 
-    heads = KnownHeads(route_of)
+    heads = HeadCache(route_of)
     first, second = heads.find(plain("a")), heads.find(plain("b", size=500))
     other = heads.find(plain("a", headers=(b"x-agent-api-key: k",)))
     assert first is not None
@@ -419,7 +419,7 @@ def test_a_head_is_parsed_once() -> None:
 
 def test_heads_without_end() -> None:
     """An agent with another head each time is served, and a bounded number is remembered."""
-    heads = KnownHeads(lambda _: OWN)
+    heads = HeadCache(lambda _: OWN)
     for number in range(1000):
         assert heads.find(plain("a", headers=(b"traceparent: %d" % number,))) is not None
     assert len(heads) <= 64
@@ -427,7 +427,7 @@ def test_heads_without_end() -> None:
 
 def test_a_head_that_is_refused_is_not_remembered() -> None:
     """What the route would refuse by its head is aiohttp's, each time."""
-    heads = KnownHeads(lambda _: None)
+    heads = HeadCache(lambda _: None)
     assert heads.find(plain("a")) is None
     assert len(heads) == 0
 
@@ -436,7 +436,7 @@ def test_a_head_that_is_refused_is_not_remembered() -> None:
 async def test_agents_that_wait_for_aiohttp() -> None:
     """While it is loaded plain requests are taken; then those that wait, also from who hung up."""
     async with running_app() as app:
-        desk = app.app.listener._desk
+        desk = app.app.listener._state
         load, may_load, loads = desk.load, asyncio.Event(), 0
 
         async def load_late() -> None:
@@ -455,12 +455,12 @@ async def test_agents_that_wait_for_aiohttp() -> None:
         writers[1].write_eof()
         await until(lambda: loads == 3)
         assert (await talk(app.port, plain("d"), answers=1)).statuses == [202]
-        assert app.app.books.received == 1
+        assert app.app.accounting.received == 1
         may_load.set()
         assert (
             await talk(app.port, chunked(orjson.dumps(make_event("e"))), answers=1)
         ).statuses == [202]
-        await until(lambda: app.app.books.received == 5)
+        await until(lambda: app.app.accounting.received == 5)
         for writer in writers:
             writer.close()
 
@@ -469,7 +469,7 @@ async def test_agents_that_wait_for_aiohttp() -> None:
 async def test_a_stop_while_aiohttp_is_loaded() -> None:
     """Who waits for it then is closed, and the app ends in order."""
     async with running_app() as app:
-        desk = app.app.listener._desk
+        desk = app.app.listener._state
         asked = asyncio.Event()
 
         async def never() -> None:

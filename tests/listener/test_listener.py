@@ -1,4 +1,4 @@
-"""The listener over real HTTP: every answer of contracts/ingest.md."""
+"""The listener over real HTTP: every answer of docs/api.md."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,18 +36,18 @@ async def test_202(app: Running) -> None:
     lines = orjson.dumps(one) + b"\n" + orjson.dumps(two) + b"\n"
     reply = await app.post(lines, content_type="application/x-ndjson")
     assert (reply.status, reply.body) == (202, {"accepted": 2, "rejected": []})
-    assert app.app.books.received == 5
+    assert app.app.accounting.received == 5
 
 
 async def test_what_an_end_repeats_is_kept_once(app: Running) -> None:
     """The input of a START that waits, or was written, is not copied out of its END."""
     for end in ("a", "b"):
         await app.post(make_event(end, input={"q": end}))
-        start = app.app.intake.open_spans.started(("t1", end))
+        start = app.app.admission.open_spans.started(("t1", end))
         assert start is not None
         await app.post(make_event(end, kind="end", input={"q": end}, output={}))
         queue = app.app.lanes[0].queue
-        writes = [*queue.line.values(), *queue._in_flight.values()]
+        writes = [*queue.ready.values(), *queue._in_flight.values()]
         write = next(write for write in writes if write.id == end)
         assert write.end_time is not None
         assert write.input is start.input
@@ -74,7 +74,7 @@ async def test_202_for_the_valid_ones(app: Running) -> None:
     error = "span.end_time is before span.start_time"
     rejected = [{"index": 1, "id": "bad", "error": error}]
     assert reply.body == {"accepted": 1, "rejected": rejected}
-    assert app.app.books.received == 1
+    assert app.app.accounting.received == 1
 
 
 async def test_400_for_no_valid_event(app: Running) -> None:
@@ -83,7 +83,7 @@ async def test_400_for_no_valid_event(app: Running) -> None:
     assert reply.status == 400
     assert reply.body["accepted"] == 0
     assert [(r["index"], r["id"]) for r in reply.body["rejected"]] == [(0, "bad")]
-    assert app.app.books.received == 0
+    assert app.app.accounting.received == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"5"])
@@ -175,7 +175,7 @@ async def test_403_for_web_pages(app: Running, path: str) -> None:
     """A request of a page is refused, wherever it goes and from wherever it comes."""
     reply = await app.request("POST", path, headers={"Origin": app.url}, data=EVENT)
     assert reply.status == 403
-    assert app.app.books.received == 0
+    assert app.app.accounting.received == 0
 
 
 async def test_readyz(app: Running) -> None:
@@ -202,7 +202,7 @@ async def test_429_takes_nothing_of_a_request() -> None:
         reply = await app.post([make_event("small"), *events[:2]])
         assert (reply.status, reply.body.keys()) == (429, {"error"})
         assert reply.headers["Retry-After"] == "1"
-        assert (app.app.budget.used, app.app.books.received) == (before, 5)
+        assert (app.app.budget.used, app.app.accounting.received) == (before, 5)
         assert (await app.post(make_event("small"))).status == 202
 
 

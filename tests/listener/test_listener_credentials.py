@@ -1,4 +1,4 @@
-"""Credentials that come with a request: used upstream, shown nowhere (contracts/ingest.md)."""
+"""Credentials that come with a request: used upstream, shown nowhere (docs/api.md)."""
 
 from collections.abc import Mapping
 

@@ -106,7 +106,7 @@ async def test_a_request_goes_as_it_is(app: Running, far: Far) -> None:
     assert "x-secret-hop" not in got
     assert got["host"] == far.url.split("/")[2]
     assert passed(app) == {"answered": 1}
-    assert app.app.books.received == 0
+    assert app.app.accounting.received == 0
 
 
 async def test_an_answer_streams(app: Running, far: Far) -> None:
@@ -162,7 +162,7 @@ async def test_a_long_answer_is_not_idle(app: Running, far: Far) -> None:
 
 
 async def test_a_silent_upstream_is_a_504(app: Running) -> None:
-    """The client says how long it waits (contracts/sgp.md 1.1)."""
+    """The client says how long it waits (docs/upstreams.md S1.1)."""
     headers = {"x-stainless-read-timeout": "0.05"}
     reply = await app.request("GET", "/v5/slow", headers=headers)
     assert (reply.status, list(reply.body)) == (504, ["detail"])

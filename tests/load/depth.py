@@ -12,11 +12,11 @@ import time
 
 import orjson
 
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.spans.decode import decode
-from sidecar.telemetry.accounting import IntakeBooks, LaneBooks
+from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
 
 DEPTHS = (100, 1_000, 10_000, 100_000)
 SPANS, ROUNDS, PAYLOAD = 2_000, 9, 1_000
@@ -40,10 +40,10 @@ class Bench:
     """A queue of `depth` writes, and the parts that lead to it."""
 
     def __init__(self, depth: int) -> None:
-        self.budget = ByteBudget(2**34)
-        self.queue = SpanQueue(self.budget, LaneBooks(), 1)
+        self.budget = MemoryBudget(2**34)
+        self.queue = SpanQueue(self.budget, LaneAccounting(), 1)
         self.open_spans = OpenSpans(
-            self.queue.put, self.budget, IntakeBooks(), hold_s=60.0, ttl_s=3600.0
+            self.queue.put, self.budget, IntakeAccounting(), hold_s=60.0, ttl_s=3600.0
         )
         self.number = 0
         for _ in range(depth):

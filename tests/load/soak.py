@@ -160,12 +160,12 @@ async def soak(
     late = [sample for sample in samples if sample[0] > WARM_UP_SHARE * seconds]
     lost = {up: len(agents.spans - names.complete) for up, names in
             (("agentex", agentex), ("sgp", sgp))}  # fmt: skip
-    books = (
+    accounting = (
         status["events"]["imbalance"],
         *(status["sinks"][sink]["imbalance"] for sink in ("agentex", "sgp")),
     )
     print(f"spans {len(agents.spans)}, asked to come again {agents.again}, lost {lost}")
-    print(f"imbalance {books}, dead letters and losses "
+    print(f"imbalance {accounting}, dead letters and losses "
           f"{[(s['dead_lettered'], s['lost']) for s in status['sinks'].values()]}")  # fmt: skip
     print(f"CPU {1000 * watched.cpu_s() / len(agents.spans):.3f} ms a span")
     print(f"RSS min {min(m for _, m in late):.1f} max {max(m for _, m in late):.1f} MiB")
@@ -178,7 +178,7 @@ async def soak(
             f"RSS slope {slope_mb_per_h(still):+.2f} MB/h of {len(still)} samples without backlog,"
             f" from {min(m for _, m in still):.1f} to {max(m for _, m in still):.1f} MiB"
         )
-    return 1 if any(lost.values()) or any(books) else 0
+    return 1 if any(lost.values()) or any(accounting) else 0
 
 
 async def _drained(watched: Sidecar) -> dict[str, dict[str, dict[str, int]]]:

@@ -209,7 +209,7 @@ def samples(times: list[float]) -> int:
             told = app.app
             status = Status(
                 told._config,
-                told.intake,
+                told.admission,
                 told.listener._metrics,
                 told.lanes,
                 told.budget,

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sidecar.queue.disk_fifo import Tail
+from sidecar.queue.disk_fifo import OnDiskFifo
 
 SEQS = st.lists(st.integers(1, 2**62), max_size=20)
 
@@ -15,7 +15,7 @@ class TailMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tail = Tail()
+        self.tail = OnDiskFifo()
         self.tail.COMPACT = 8  # so that it happens here
         self.model: list[int] = []
 
@@ -50,9 +50,9 @@ TestTailMachine: Any = TailMachine.TestCase
 
 def test_a_million_numbers_take_eight_bytes_each() -> None:
     """A long backlog costs little memory, also while it is worked off."""
-    tail = Tail()
+    tail = OnDiskFifo()
     tail.extend(range(1_000_000))
     for _ in range(900):
         tail.drop(len(tail.first(1000)))
     assert list(range(900_000, 900_003)) == tail.first(3)
-    assert len(tail._seqs) < 100_000 + 2 * Tail.COMPACT
+    assert len(tail._seqs) < 100_000 + 2 * OnDiskFifo.COMPACT

@@ -5,19 +5,19 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from sidecar.queue.memory_budget import ByteBudget
+from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.spans.span import Span
-from sidecar.telemetry.accounting import LaneBooks
+from sidecar.telemetry.accounting import LaneAccounting
 from tests.support.world import make_span
 
 IDS = st.sampled_from("abcdef")
 
 
-def new_queue() -> tuple[SpanQueue, LaneBooks, ByteBudget]:
+def new_queue() -> tuple[SpanQueue, LaneAccounting, MemoryBudget]:
     """An empty queue and what it counts with."""
-    books, budget = LaneBooks(), ByteBudget(2**30)
-    return SpanQueue(budget, books, bit=1), books, budget
+    accounting, budget = LaneAccounting(), MemoryBudget(2**30)
+    return SpanQueue(budget, accounting, bit=1), accounting, budget
 
 
 def test_writes_leave_in_the_order_they_came() -> None:
@@ -40,22 +40,22 @@ def test_a_batch_ends_before_it_is_too_large() -> None:
 
 def test_a_complete_write_takes_the_place_of_a_waiting_open_one() -> None:
     """The open write is superseded; the complete one keeps its place in the line."""
-    queue, books, _ = new_queue()
+    queue, accounting, _ = new_queue()
     queue.put(make_span("a", complete=False))
     queue.put(make_span("b"))
     queue.put(make_span("a"))
     batch = queue.take(9, 2**20)
     assert [(span.id, span.kind) for span in batch] == [("a", "complete"), ("b", "complete")]
-    assert books.superseded == 1
+    assert accounting.superseded == 1
 
 
 def test_an_open_write_never_takes_the_place_of_a_complete_one() -> None:
     """A START that comes late is superseded by the complete write that waits."""
-    queue, books, _ = new_queue()
+    queue, accounting, _ = new_queue()
     queue.put(make_span("a"))
     queue.put(make_span("a", complete=False))
     assert [span.kind for span in queue.take(9, 2**20)] == ["complete"]
-    assert books.superseded == 1
+    assert accounting.superseded == 1
 
 
 def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
@@ -73,8 +73,8 @@ def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
 
 def test_a_span_in_two_lanes_is_counted_once_in_bytes() -> None:
     """The budget counts a shared span once, until the last lane lets it go."""
-    budget = ByteBudget(2**30)
-    lanes = [SpanQueue(budget, LaneBooks(), bit) for bit in (1, 2)]
+    budget = MemoryBudget(2**30)
+    lanes = [SpanQueue(budget, LaneAccounting(), bit) for bit in (1, 2)]
     span = make_span("a")
     for lane in lanes:
         lane.put(span)
@@ -91,8 +91,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue, self.books, self.budget = new_queue()
-        self.line: list[Span] = []
+        self.queue, self.accounting, self.budget = new_queue()
+        self.ready: list[Span] = []
         self.in_flight: dict[str, Span] = {}
 
     @rule(id_=IDS, complete=st.booleans(), size=st.integers(0, 3000))
@@ -100,21 +100,21 @@ class QueueMachine(RuleBasedStateMachine):
         """Put a write: in the place of an older one of its span, or at the end."""
         span = make_span(id_, complete=complete, input=b"{%b}" % (b" " * size))
         self.queue.put(span)
-        for place, waiting in enumerate(self.line):
+        for place, waiting in enumerate(self.ready):
             if waiting.id == id_:
                 if complete or waiting.end_time is None:
-                    self.line[place] = span
+                    self.ready[place] = span
                 return
-        self.line.append(span)
+        self.ready.append(span)
 
     @rule(most=st.integers(1, 4), target=batches)
     def take(self, most: int) -> list[Span]:
         """Take the first writes whose spans are not in flight."""
-        ready = [span for span in self.line if span.id not in self.in_flight][:most]
+        ready = [span for span in self.ready if span.id not in self.in_flight][:most]
         taken = self.queue.take(most, 2**30)
         assert list(map(id, ready)) == list(map(id, taken))
         for span in taken:
-            self.line = [other for other in self.line if other is not span]
+            self.ready = [other for other in self.ready if other is not span]
             self.in_flight[span.id] = span
         return taken
 
@@ -124,20 +124,20 @@ class QueueMachine(RuleBasedStateMachine):
         for span in batch:
             self.queue.settle(span)
             del self.in_flight[span.id]
-            self.books.forwarded[span.kind] += 1
-            behind = [other for other in self.line if other.id == span.id]
-            self.line = behind + [other for other in self.line if other.id != span.id]
+            self.accounting.forwarded[span.kind] += 1
+            behind = [other for other in self.ready if other.id == span.id]
+            self.ready = behind + [other for other in self.ready if other.id != span.id]
 
     @invariant()
     def balanced(self) -> None:
         """Depth, bytes and books agree with the model."""
-        held = [*self.line, *self.in_flight.values()]
+        held = [*self.ready, *self.in_flight.values()]
         assert self.queue.depth == len(held)
         assert self.queue.in_flight == len(self.in_flight)
         assert self.budget.used == sum(span.size for span in held)
-        ready = [span for span in self.line if span.id not in self.in_flight]
+        ready = [span for span in self.ready if span.id not in self.in_flight]
         assert self.queue.waiting_bytes == sum(span.size for span in ready)
-        assert self.books.imbalance(self.queue.depth) == 0
+        assert self.accounting.imbalance(self.queue.depth) == 0
 
 
 TestQueueMachine: Any = QueueMachine.TestCase

@@ -81,7 +81,7 @@ def sgp_rows(writes: Iterable[Write]) -> dict[str, Row]:
 
 
 def enrichment(environ: Mapping[str, str]) -> Row:
-    """What the SDK adds to metadata (contracts/sgp.md 2.2), for the variables of the captures."""
+    """What the SDK adds to metadata (docs/upstreams.md S2.2), for the variables of the captures."""
     return {
         "__source__": "agentex",
         "__acp_type__": environ["ACP_TYPE"],
@@ -92,7 +92,7 @@ def enrichment(environ: Mapping[str, str]) -> Row:
 
 
 def as_intended(item: Row, environ: Mapping[str, str]) -> Row:
-    """The SDK's item with our differences: what SGP would refuse is repaired (design.md D18)."""
+    """The SDK's item with our differences: what SGP would refuse is repaired (D18)."""
     item = dict(item)
     for key in ("input", "output", "metadata"):
         if isinstance(item[key], list):

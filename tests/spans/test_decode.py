@@ -1,4 +1,4 @@
-"""Decoding one event: every rule of contracts/ingest.md, and errors that say which one."""
+"""Decoding one event: every rule of docs/api.md, and errors that say which one."""
 
 import json
 import math
@@ -304,7 +304,7 @@ def test_a_span_survives_its_own_json(name: str, task: str | None, payload: Any)
 
 
 def test_a_long_name_is_counted() -> None:
-    """Memory is bounded whatever field is large (design.md D4)."""
+    """Memory is bounded whatever field is large (D4)."""
     body = orjson.dumps(make_event(name="n" * 100_000))
     (span,) = decode(body, 0.0).spans
     assert span.size >= 100_000

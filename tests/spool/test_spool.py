@@ -164,7 +164,7 @@ async def test_a_replaced_write_is_known_to_be_replaced(tmp_path: Path) -> None:
     """Each lane that has only its number is told so once: it is no loss."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start = new_span("s", complete=False)
-        start.tails = 2
+        start.lanes_on_disk = 2
         await added(spool, start)
         seq = start.seq
         spool.replace(start)
@@ -176,7 +176,7 @@ async def test_a_start_whose_end_came_is_not_sent_from_disk(tmp_path: Path) -> N
     """Its row is there, for the END's sake, but a lane that asks for it gets nothing."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start, end = new_span("s", complete=False), new_span("s")
-        start.tails = 1
+        start.lanes_on_disk = 1
         await added(spool, start)
         seq = start.seq
         spool.add(end, start)

@@ -197,7 +197,9 @@ class World:
     async def drained(self) -> None:
         """Return once nothing waits: no held START, and no write in any lane."""
         await self.until(
-            lambda: not (self.app.books.held or any(lane.queue.depth for lane in self.app.lanes))
+            lambda: (
+                not (self.app.accounting.held or any(lane.queue.depth for lane in self.app.lanes))
+            )
         )
 
     def dead(self) -> Counter[tuple[str, str]]:
@@ -213,7 +215,7 @@ class World:
         await self.drained()
         assert_balanced(self.app)
         for lane in self.app.lanes:
-            assert lane.metrics.books.lost.total() == 0
+            assert lane.metrics.accounting.lost.total() == 0
         assert self.dead() == Counter(dead)
         for upstream in self.upstreams:
             assert upstream.late_opens == 0
@@ -267,5 +269,5 @@ async def world(
             settings.setdefault("dead_letters__path", letters)
             async with running_app(environ, **settings) as running:
                 yield World(running, one, many, letters)
-            lost = sum(lane.metrics.books.lost.total() for lane in running.app.lanes)
+            lost = sum(lane.metrics.accounting.lost.total() for lane in running.app.lanes)
             assert running.task.result() is (lost == 0)

@@ -195,8 +195,8 @@ async def running_app(
 
 
 def assert_balanced(app: App) -> None:
-    """Every event and every write is accounted for (design.md D15)."""
-    assert app.books.imbalance == 0
+    """Every event and every write is accounted for (D15)."""
+    assert app.accounting.imbalance == 0
     assert {lane.sink.name: 0 for lane in app.lanes} == {
         lane.sink.name: lane.metrics.imbalance for lane in app.lanes
     }

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.process.exit_report import LastWords, folder_of
-from sidecar.telemetry.log_rate_limiter import PERIOD_S, Repeats
+from sidecar.process.exit_report import ExitReport, folder_of
+from sidecar.telemetry.log_rate_limiter import PERIOD_S, LogRateLimiter
 from sidecar.telemetry.recent import REMEMBERED, Recent
 from tests.support.world import make_event, running_app
 
@@ -23,7 +23,7 @@ def test_the_ring_is_bounded() -> None:
 
 def test_repeats_are_counted_instead_of_logged() -> None:
     """A few lines a minute; the next one that is logged says how many were not."""
-    repeats = Repeats(most=2)
+    repeats = LogRateLimiter(most=2)
     assert [repeats.repeats(0.0) for _ in range(4)] == [0, 0, None, None]
     assert repeats.repeats(PERIOD_S) == 2
     assert [repeats.repeats(PERIOD_S) for _ in range(2)] == [0, None]
@@ -48,23 +48,23 @@ def test_last_words_are_the_next_lifes_first(tmp_path: Path) -> None:
     message = tmp_path / "termination-log"
     message.touch()
     folder = folder_of(str(tmp_path), "")
-    first = LastWords(folder, message)
+    first = ExitReport(folder, message)
     assert first.lost == 0
     first.say(3)
     assert message.read_text() == "lost 3 writes at shutdown\n"
-    second = LastWords(folder, message)
+    second = ExitReport(folder, message)
     assert second.lost == 3
-    assert LastWords(folder, message).lost == 0  # the second was killed: it said nothing
+    assert ExitReport(folder, message).lost == 0  # the second was killed: it said nothing
 
 
 def test_where_nothing_outlives_a_life(tmp_path: Path) -> None:
     """Nothing is known, and nothing fails; a broken file is as none."""
-    words = LastWords(folder_of("", ""), tmp_path / "none")
+    words = ExitReport(folder_of("", ""), tmp_path / "none")
     words.say(5)
     assert words.lost == 0
     assert folder_of("", str(tmp_path / "letters.jsonl")) == tmp_path
     (tmp_path / "last_shutdown_lost").write_text("many")
-    assert LastWords(tmp_path).lost == 0
+    assert ExitReport(tmp_path).lost == 0
 
 
 @pytest.mark.parametrize("folder", ["none", "file"])
@@ -72,5 +72,5 @@ def test_a_disk_that_fails_is_a_warning(tmp_path: Path, folder: str) -> None:
     """The exit code says it, too: nothing is raised at the end of a life."""
     (tmp_path / "file").touch()
     with structlog.testing.capture_logs() as lines:
-        LastWords(tmp_path / folder).say(1)
+        ExitReport(tmp_path / folder).say(1)
     assert [line["event"] for line in lines] == ["last_words_not_kept"]

@@ -1,6 +1,6 @@
 """The requests that bring spans: our own, and those that the SDKs make anyway.
 
-A route knows how one kind of request is read and answered (contracts/ingest.md); reading the body,
+A route knows how one kind of request is read and answered (docs/api.md); reading the body,
 room, the spool and the books are the same for all, in the listener and behind it.
 """
 
@@ -58,13 +58,13 @@ class Route(Protocol):
 
 
 def retry_after(status: HTTPStatus) -> dict[str, str]:
-    """The header of an answer that asks to come again (contracts/ingest.md)."""
+    """The header of an answer that asks to come again (docs/api.md)."""
     later = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
     return {"Retry-After": RETRY_AFTER_S} if later else {}
 
 
 def sound(body: bytes) -> bytes:
-    """The body of an SDK as it can be forwarded: UTF-8, and no lone surrogate (design.md D18)."""
+    """The body of an SDK as it can be forwarded: UTF-8, and no lone surrogate (D18)."""
     if not is_utf8(body):
         msg = "the body is not valid UTF-8"
         raise MalformedBody(msg)
@@ -72,5 +72,5 @@ def sound(body: bytes) -> bytes:
 
 
 def detail(refusal: Refusal) -> bytes:
-    """An error as both upstreams' servers say one (contracts/agentex.md 1, sgp.md 1.5)."""
+    """An error as both upstreams' servers say one (docs/upstreams.md A1, S1.5)."""
     return msgspec.json.encode({"detail": str(refusal)})

@@ -1,6 +1,6 @@
 """`POST /spans` and `PATCH /spans/{id}`: what the Agentex SDK sends, for the Agentex lane only.
 
-Answers are the Agentex server's (contracts/agentex.md 1, 2). A PATCH is taken with what the SDK
+Answers are the Agentex server's (docs/upstreams.md A1, A2). A PATCH is taken with what the SDK
 always puts into one: it is the END of a span, and joined with the POST that was its START.
 """
 
@@ -85,7 +85,7 @@ class AgentexRoute:
             sent.data,
         )
         span = checked(wire, now, self._bit)
-        # The server lays the `data` of a PATCH over what it has (contracts/agentex.md 2).
+        # The server lays the `data` of a PATCH over what it has (docs/upstreams.md A2).
         span.merges = request.method == "PATCH"
         return span
 

@@ -1,4 +1,4 @@
-"""`POST /v1/spans`: START and END events, one, an array, or a line each (contracts/ingest.md)."""
+"""`POST /v1/spans`: START and END events, one, an array, or a line each (docs/api.md)."""
 
 from http import HTTPStatus
 

@@ -1,4 +1,4 @@
-"""`GET /readyz` on the agents' port: 200 once the listener takes events (contracts/ingest.md).
+"""`GET /readyz` on the agents' port: 200 once the listener takes events (docs/api.md).
 
 A route like the others, but that no span comes by it; while the process stops it says what they do.
 """

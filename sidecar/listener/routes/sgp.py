@@ -1,8 +1,8 @@
 """`PUT` and `POST /v5/spans/batch`: items as the SGP SDK sends them, for the SGP lane only.
 
-What SGP would refuse is refused here, item by item, in its own words (contracts/sgp.md 1.4, 1.5);
+What SGP would refuse is refused here, item by item, in its words (docs/upstreams.md S1.4, S1.5);
 the other items of the batch are taken, where SGP would drop them too. What the SDK can't help is
-repaired on the way (design.md D18): lists are wrapped, an unknown type is `CUSTOM`. All else is
+repaired on the way (D18): lists are wrapped, an unknown type is `CUSTOM`. All else is
 forwarded as it came, members that we do not know included.
 """
 

@@ -1,4 +1,4 @@
-"""What the Agentex SDK sends: `POST /spans` and `PATCH /spans/{id}` (contracts/ingest.md)."""
+"""What the Agentex SDK sends: `POST /spans` and `PATCH /spans/{id}` (docs/api.md)."""
 
 import json
 from collections.abc import AsyncIterator
@@ -90,7 +90,7 @@ async def test_start_and_end_become_one_post(app: Running, agentex: AgentexStand
 async def test_data_of_an_end_is_laid_over_that_of_its_start(
     app: Running, agentex: AgentexStandIn
 ) -> None:
-    """Shallow, as the server does it (contracts/agentex.md 2)."""
+    """Shallow, as the server does it (docs/upstreams.md A2)."""
     await post(app, span(ended=False, data={"a": 1, "b": {"c": 1}}))
     reply = await patch(app, "s1", end(data={"b": {"d": 2}, "e": None}))
     data = {"a": 1, "b": {"d": 2}, "e": None}

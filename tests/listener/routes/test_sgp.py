@@ -1,4 +1,4 @@
-"""What the SGP SDK sends: `PUT /v5/spans/batch` (contracts/ingest.md, second part)."""
+"""What the SGP SDK sends: `PUT /v5/spans/batch` (docs/api.md, second part)."""
 
 import json
 from collections.abc import AsyncIterator
@@ -76,7 +76,7 @@ async def test_an_item_arrives_as_it_was_sent(app: Running, sgp: SgpStandIn, met
     bodies = [json.loads(request.body) for request in sgp.requests]
     assert bodies == [{"items": [sent]}]
     agentex, _ = app.app.lanes
-    assert agentex.metrics.books.written == 0
+    assert agentex.metrics.accounting.written == 0
 
 
 async def test_the_answer_has_what_the_response_model_needs(app: Running) -> None:
@@ -102,11 +102,11 @@ async def test_start_and_end_become_one_write(app: Running, sgp: SgpStandIn) -> 
     await drained(app)
     row = sgp.spans["t1", "s1"]
     assert (row["input"], row["output"]) == ({"q": "hi"}, {"a": 2})
-    assert app.app.books.joined == 1
+    assert app.app.accounting.joined == 1
 
 
 async def test_an_end_twice_is_one_write(app: Running, sgp: SgpStandIn) -> None:
-    """The SDK's sync queue sends some complete items twice (contracts/sgp.md 3, unknown 6)."""
+    """The SDK's sync queue sends some complete items twice (docs/upstreams.md S3, unknown 6)."""
     await put(app, item(), item())
     await drained(app)
     assert sum(len(json.loads(request.body)["items"]) for request in sgp.requests) == 1
@@ -129,7 +129,7 @@ async def test_the_same_span_of_both_sdks_stays_two(app: Running, sgp: SgpStandI
     reply = await app.request("POST", "/spans", json=event | {"data": {"for": "agentex"}})
     assert reply.status == 200
     await put(app, item(metadata={"for": "sgp"}))
-    agentex = app.app.lanes[0].metrics.books
+    agentex = app.app.lanes[0].metrics.accounting
     await drained(app)
     assert sgp.spans["t1", "s1"]["metadata"] == {"for": "sgp"}
     assert agentex.forwarded["complete"] == 2
@@ -166,7 +166,7 @@ async def test_a_bad_item_is_refused_alone(
 
 
 async def test_what_the_sdk_can_not_help_is_repaired(app: Running, sgp: SgpStandIn) -> None:
-    """Lists are wrapped, an unknown type is CUSTOM, a lone surrogate U+FFFD (design.md D18)."""
+    """Lists are wrapped, an unknown type is CUSTOM, a lone surrogate U+FFFD (D18)."""
     body = json.dumps({"items": [item(input=[{"a": 1}], type="None", output={"t": "\ud800"})]})
     headers = {"content-type": "application/json"}
     reply = await app.request("PUT", PATH, data=body.encode(), headers=headers | HEADERS)

@@ -28,7 +28,7 @@ from .proc import AFTER_S, Memory, Meter, Watched
 READY_S = 120.0
 POLL_S = 0.02
 STALLED_S = 8.0  # longer than any way waits to fill a batch
-MOST_S = 120.0
+MAX_S = 120.0
 
 
 class Figures(msgspec.Struct, kw_only=True):
@@ -129,12 +129,12 @@ def _agent(
     _arrived(upstreams, sinks, WARM_UP, time.monotonic() + READY_S)
     meters = Meter(Watched(agent.pid)), Meter(forwarder.watched if forwarder else None)
     _go(agent)
-    line = line_of(agent, MOST_S)
+    line = line_of(agent, MAX_S)
     if line is None:
         raise BenchError("the agent did not end")
     said = json.loads(line)
     wanted = WARM_UP + run.work.spans
-    there, at = _arrived(upstreams, sinks, wanted, said["begun"] + MOST_S)
+    there, at = _arrived(upstreams, sinks, wanted, said["begun"] + MAX_S)
     for meter in meters:
         meter.stop()
     figures = Figures(
@@ -178,11 +178,11 @@ def _sender(
     sender = stack.enter_context(driver(plan, f"{__package__}.sender"))
     meter = Meter(forwarder.watched)
     sender.begin()
-    line = sender.result(MOST_S)
+    line = sender.result(MAX_S)
     if line is None:
         raise BenchError("the sender did not end")
     sent = msgspec.json.decode(line, type=Result)
-    there, at = _arrived(upstreams, run.route.sinks, plan.spans, sent.started + MOST_S)
+    there, at = _arrived(upstreams, run.route.sinks, plan.spans, sent.started + MAX_S)
     meter.stop()
     refused = {status: n for status, n in sent.statuses.items() if not status.startswith("2")}
     took = at - sent.started

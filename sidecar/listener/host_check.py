@@ -1,4 +1,4 @@
-"""Who may call the agents' port: programs in the pod, not web pages (design.md D21)."""
+"""Who may call the agents' port: programs in the pod, not web pages (D21)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from ipaddress import ip_address
 from sidecar.listener.body import Refusal
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@]+))(?::\d*)?")
-_MOST_HOSTS = 256
+_MAX_HOSTS = 256
 
 
-class Callers:
+class HostCheck:
     """Tells programs from pages by their headers; `hosts` are those that we listen on."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ class Callers:
         known = self._known.get(host)
         if known is None:
             known = self._is_ours(host)
-            if len(self._known) < _MOST_HOSTS:
+            if len(self._known) < _MAX_HOSTS:
                 self._known[host] = known
         return known
 
