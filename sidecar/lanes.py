@@ -7,14 +7,16 @@ from functools import partial
 
 from sidecar.config import AgentexConfig, Config, SgpConfig
 from sidecar.credentials import Credentials, Secret
+from sidecar.drain.failures import RetryPolicy
 from sidecar.drain.throttle import Backoff, Throttle
-from sidecar.drain.workers import Drain, RetryPolicy
+from sidecar.drain.workers import Drain
+from sidecar.http.client import HttpClient
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Sink
 from sidecar.sinks.agentex import AgentexSink
 from sidecar.sinks.dead_letters import DeadLetters
-from sidecar.sinks.http import HttpClient
+from sidecar.sinks.http import UpstreamClient
 from sidecar.sinks.sgp import SgpSink, enrichment
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import LaneAccounting
@@ -178,11 +180,8 @@ class _Builder:
 
 def _client(
     section: AgentexConfig | SgpConfig, credentials: Credentials, metrics: LaneMetrics
-) -> HttpClient:
-    return HttpClient(
-        section.base_url,
-        credentials,
-        metrics.answered,
-        timeout_s=section.timeout_s,
-        max_connections=section.max_concurrency,
+) -> UpstreamClient:
+    http = HttpClient(
+        section.base_url, timeout_s=section.timeout_s, max_connections=section.max_concurrency
     )
+    return UpstreamClient(http, credentials, metrics.answered)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import sidecar
-from sidecar.drain.throttle import SinkState
+from sidecar.telemetry.outcomes import SinkState
 
 PACKAGE = Path(sidecar.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "logs.md"

@@ -1,7 +1,7 @@
 """One connection to an upstream: writes a request, reads its answer, never two at a time.
 
 llhttp parses (httptools). What an upstream sends is never trusted: whatever it is, the request ends
-with a `Reply` or with `Unavailable`, and nothing is raised into the event loop.
+with a `Reply` or with `NoResponse`, and nothing is raised into the event loop.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from sidecar.sinks import Unavailable
+from sidecar.http.failures import NoResponse
 
 # Of the body of an error; no other body is kept.
 HEAD_BYTES = 4096
@@ -67,14 +67,14 @@ class Connection(asyncio.Protocol):
     # For the pool.
 
     def ask(self, header: bytes, body: bytes) -> asyncio.Future[Reply]:
-        """Send a request; the future has its answer, or `Unavailable`."""
+        """Send a request; the future has its answer, or `NoResponse`."""
         asked: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.reusable = self._heard = self._surplus = False
         self._bytes = self._not_body = 0
         self._reply = None
         transport = self._transport
         if transport is None or transport.is_closing():
-            asked.set_exception(Unavailable(_ENDED))
+            asked.set_exception(NoResponse(_ENDED))
             return asked
         self._asked = asked
         transport.writelines((header, body))
@@ -193,5 +193,5 @@ class Connection(asyncio.Protocol):
     def _fail(self, why: str) -> None:
         asked, self._asked = self._asked, None
         if asked is not None and not asked.done():
-            asked.set_exception(Unavailable(why))
+            asked.set_exception(NoResponse(why))
         self.drop()

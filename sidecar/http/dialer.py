@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from aiohappyeyeballs import AddrInfoType, start_connection
 from yarl import URL
 
-from sidecar.sinks import Unavailable
+from sidecar.http.failures import NoResponse
 
 CONNECT_S = 5.0
 # RFC 8305: when to try the next address beside one that does not answer.
@@ -29,7 +29,7 @@ class Dialer:
     async def dial(self, protocol: asyncio.Protocol) -> None:
         """Connect `protocol`.
 
-        Raises `TimeoutError` after `CONNECT_S`, and `Unavailable` with the class of whatever else
+        Raises `TimeoutError` after `CONNECT_S`, and `NoResponse` with the class of whatever else
         went wrong: texts of errors may repeat what was sent.
         """
         try:
@@ -40,7 +40,7 @@ class Dialer:
             # The kernel's own time-out has a number, and is one of many errors.
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise
-            raise Unavailable(type(error).__name__, outage=True) from None
+            raise NoResponse(type(error).__name__, outage=True) from None
 
     async def _connect(self, protocol: asyncio.Protocol, addresses: Sequence[AddrInfoType]) -> None:
         sock = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1)

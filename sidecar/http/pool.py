@@ -10,22 +10,22 @@ from collections import deque
 from sidecar.http.connection import Connection, Reply
 from sidecar.http.deadline import Deadline
 from sidecar.http.dialer import Dialer
+from sidecar.http.failures import NoResponse
 from sidecar.http.timeouts import Deadlines
-from sidecar.sinks import Unavailable
 
 # Idle connections end before the server's 5 s, or they would be reset (docs/upstreams.md A6).
 KEEPALIVE_S = 4.0
 
 
 class Pool:
-    """At most `most` connections by `dialer`. Make it inside a running loop.
+    """At most `max_connections` connections by `dialer`. Make it inside a running loop.
 
     `timeout_s` is for a whole request: waiting for a place, connecting, sending, answering.
     """
 
-    def __init__(self, dialer: Dialer, *, timeout_s: float, most: int) -> None:
+    def __init__(self, dialer: Dialer, *, timeout_s: float, max_connections: int) -> None:
         self._dialer = dialer
-        self._max = most
+        self._max = max_connections
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
         self._deadlines = Deadlines(timeout_s, Deadline.expire)
@@ -39,7 +39,7 @@ class Pool:
         self._empty: asyncio.Future[None] | None = None
 
     async def exchange(self, header: bytes, body: bytes) -> Reply:
-        """Send a request and return its answer; raises `Unavailable` or `TimeoutError`."""
+        """Send a request and return its answer; raises `NoResponse` or `TimeoutError`."""
         now = self._loop.time()
         deadline = Deadline(now + self._timeout_s)
         self._deadlines.add(deadline)
@@ -51,7 +51,7 @@ class Pool:
                     reply = await deadline.bound(connection.ask(header, body))
                 except BaseException as error:
                     connection.drop()
-                    if again or not connection.stale or not isinstance(error, Unavailable):
+                    if again or not connection.stale or not isinstance(error, NoResponse):
                         raise
                 else:
                     self._give_back(connection)
@@ -104,7 +104,7 @@ class Pool:
 
     async def _dial(self, connection: Connection, deadline: Deadline) -> None:
         if self._closed:
-            raise Unavailable("closed")
+            raise NoResponse("closed")
         try:
             async with asyncio.timeout_at(deadline.due) as scope:
                 self._dialling.add(scope)
@@ -116,7 +116,7 @@ class Pool:
             if not self._closed:
                 raise
         if self._closed:
-            raise Unavailable("closed")
+            raise NoResponse("closed")
 
     async def _place(self, deadline: Deadline, *, first: bool) -> Connection | None:
         """Wait for a place, or for a connection that has one."""

@@ -17,11 +17,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from sidecar import __version__
-from sidecar.drain.throttle import SinkState
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.metrics import LAG_S, Histogram, IntakeMetrics, LaneMetrics
+from sidecar.telemetry.outcomes import SinkState
 
 PREFIX = "trace_sidecar_"
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from sidecar import __version__
 from sidecar.config import Config, public
-from sidecar.drain.throttle import SinkState
 from sidecar.lanes import Lane
 from sidecar.operate.diagnosis import answers
 from sidecar.operate.history import SAMPLE_S, History, Window, quantile
@@ -22,6 +21,7 @@ from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.metrics import DELAY_S, UPSTREAM_S, Failure, IntakeMetrics
+from sidecar.telemetry.outcomes import SinkState
 
 TICK_S = 1.0
 # Rates are over so many readings, a second apart: steady enough to read, and quick to react.

@@ -5,9 +5,9 @@ budget (D3, D4): what does not fit is not taken, and nothing older is dropped fo
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from typing import Protocol
 
-from sidecar.drain.workers import Drain
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.spans.span import Span, total_size
@@ -18,6 +18,34 @@ from sidecar.telemetry.accounting import IntakeAccounting
 # bound: agents are slowed down by milliseconds, never stopped.
 BACKLOG = 100
 MAX_ROUNDS = 8
+
+
+class Lane(Protocol):
+    """What admission needs to know of a lane."""
+
+    @property
+    def bit(self) -> int:
+        """The lane's bit in `Span.lanes`."""
+        ...
+
+    @property
+    def ready(self) -> Sized:
+        """Writes that a batch could take now."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Writes that wait although the upstream is healthy."""
+        ...
+
+    @property
+    def unused_share(self) -> int:
+        """Bytes that the lane may still load from disk."""
+        ...
+
+    def put(self, span: Span) -> None:
+        """Take a write."""
+        ...
 
 
 class NoRoom(Exception):
@@ -33,7 +61,7 @@ class Admission:
 
     def __init__(
         self,
-        lanes: Sequence[Drain],
+        lanes: Sequence[Lane],
         budget: MemoryBudget,
         accounting: IntakeAccounting,
         *,

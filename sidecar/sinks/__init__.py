@@ -6,7 +6,7 @@ upstream said: its messages repeat the span (docs/upstreams.md A9).
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from sidecar.spans.span import Span
 
@@ -35,7 +35,12 @@ class Sink(Protocol):
 
 
 class SinkError(Exception):
-    """The upstream did not take the batch. `status` is the HTTP status, 0 where there was none."""
+    """The upstream did not take the batch. `status` is the HTTP status, 0 where there was none.
+
+    `outcome` names the decision in metrics (telemetry/outcomes.py).
+    """
+
+    outcome: ClassVar[str]
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -45,9 +50,13 @@ class SinkError(Exception):
 class Refused(SinkError):
     """The same batch would be refused again."""
 
+    outcome = "refused"
+
 
 class TooLarge(SinkError):
     """A smaller batch may be taken."""
+
+    outcome = "too_large"
 
 
 class Unavailable(SinkError):
@@ -56,6 +65,8 @@ class Unavailable(SinkError):
     `outage`: nobody answered at all. `suspect`: the upstream stumbled over this batch, which may be
     its own fault or the batch's (D8).
     """
+
+    outcome = "unavailable"
 
     def __init__(
         self,
@@ -75,6 +86,10 @@ class Unavailable(SinkError):
 class Unauthorized(SinkError):
     """The credential is not accepted, now; or there is none yet."""
 
+    outcome = "unauthorized"
+
 
 class Misdirected(SinkError):
     """This is not the API we look for: wrong base URL, or a redirect."""
+
+    outcome = "misdirected"

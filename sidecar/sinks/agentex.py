@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from sidecar.sinks import Refused, SinkError, Unavailable
-from sidecar.sinks.http import TAKEN, Answer, HttpClient, decide
+from sidecar.sinks.http import TAKEN, Response, UpstreamClient, decide
 from sidecar.spans.raw_json import with_members
 from sidecar.spans.span import Span, to_json
 
@@ -22,7 +22,7 @@ _UNKNOWN_TASK = b"fk_spans_task_id_tasks"
 # know, behind a proxy that hides the message: it is tried without, before it is given up.
 _WITHOUT_TASK_FROM = 3
 
-_STORED = Answer(200, b"", 0.0)
+_STORED = Response(200, b"", 0.0)
 _text = msgspec.json.encode
 
 
@@ -33,7 +33,7 @@ class AgentexSink:
     max_batch = 1
     max_batch_bytes = 1
 
-    def __init__(self, client: HttpClient, bit: int) -> None:
+    def __init__(self, client: UpstreamClient, bit: int) -> None:
         self._client = client
         self._bit = bit
         self._spans = client.target("/spans")
@@ -56,7 +56,7 @@ class AgentexSink:
             if (error := _decide(answer)) is not None:
                 raise error
 
-    async def _write(self, span: Span) -> Answer:
+    async def _write(self, span: Span) -> Response:
         if span.end_time is not None and span.open_sent_to & self._bit and _addressable(span.id):
             answer = await self._patch(span)
             if not _is(answer, 404, _UNKNOWN_ID):
@@ -73,7 +73,7 @@ class AgentexSink:
             raise Unavailable("HTTP 404 right after a duplicate", 404)
         return answer
 
-    async def _patch(self, span: Span) -> Answer:
+    async def _patch(self, span: Span) -> Response:
         target = self._client.target(f"/spans/{quote(span.id, safe='')}")
         return await self._client.request(b"PATCH", target, patch_body(span))
 
@@ -82,13 +82,13 @@ class AgentexSink:
         await self._client.close()
 
 
-def _decide(answer: Answer) -> SinkError | None:
+def _decide(answer: Response) -> SinkError | None:
     if _is(answer, 404, _UNKNOWN_ID):
         return Refused("HTTP 404", 404)
     return decide(answer)
 
 
-def _is(answer: Answer, status: int, mark: bytes) -> bool:
+def _is(answer: Response, status: int, mark: bytes) -> bool:
     return answer.status == status and mark in answer.head
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.sinks.http import HttpClient, decide
+from sidecar.sinks.http import UpstreamClient, decide
 from sidecar.spans.raw_json import with_members
 from sidecar.spans.span import Span
 
@@ -91,7 +91,7 @@ class SgpSink:
 
     def __init__(
         self,
-        client: HttpClient,
+        client: UpstreamClient,
         *,
         max_batch: int,
         max_batch_bytes: int,

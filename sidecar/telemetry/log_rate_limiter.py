@@ -1,27 +1,27 @@
-"""Keeps a log readable: a few lines a minute of one kind, and how many were left out."""
+"""Rate-limits log lines of one kind, and counts those that were suppressed."""
 
 PERIOD_S = 60.0
 
 
 class LogRateLimiter:
-    """Lets `most` lines through in each minute."""
+    """Admits `max_lines` lines a minute."""
 
-    def __init__(self, most: int = 10) -> None:
-        self._max = most
-        self._since = float("-inf")
-        self._logged = 0
-        self._left_out = 0
+    def __init__(self, max_lines: int = 10) -> None:
+        self._max = max_lines
+        self._period_began = float("-inf")
+        self._admitted = 0
+        self._suppressed = 0
 
-    def repeats(self, now: float) -> int | None:
-        """How many lines were left out before this one; None to leave it out too.
+    def admit(self, now: float) -> int | None:
+        """How many lines were suppressed before this one; None if this one is suppressed too.
 
         `now` is loop time in seconds.
         """
-        if now - self._since >= PERIOD_S:
-            self._since, self._logged = now, 0
-        if self._logged == self._max:
-            self._left_out += 1
+        if now - self._period_began >= PERIOD_S:
+            self._period_began, self._admitted = now, 0
+        if self._admitted == self._max:
+            self._suppressed += 1
             return None
-        self._logged += 1
-        left_out, self._left_out = self._left_out, 0
-        return left_out
+        self._admitted += 1
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed

@@ -13,34 +13,11 @@ from typing import NamedTuple
 
 import structlog
 
-from sidecar.drain.throttle import SinkState
-from sidecar.sinks import (
-    Misdirected,
-    Refused,
-    SinkError,
-    TooLarge,
-    Unauthorized,
-    Unavailable,
-)
 from sidecar.spans.span import Span
 from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting
 from sidecar.telemetry.log_rate_limiter import LogRateLimiter
+from sidecar.telemetry.outcomes import CODES, OUTCOMES, PASSED, REJECT_REASONS, SinkState
 from sidecar.telemetry.recent import Recent
-
-OUTCOMES = (
-    "ok",
-    "refused",
-    "too_large",
-    "unavailable",
-    "unauthorized",
-    "misdirected",
-    "timeout",
-    "connection",
-)
-REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
-# What became of a request that was handed on to SGP (pass_through.py).
-PASSED = ("answered", "unreachable", "timeout", "broken", "aborted")
-CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")
 
 UPSTREAM_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 1, 2.5, 5, 10, 30, 60)
 INGEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
@@ -48,15 +25,6 @@ DELAY_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 SPANS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 BYTES = tuple(1024 * 4**power for power in range(9))
-
-# What to call a decision.
-_FAILURES: dict[type[SinkError], str] = {
-    Refused: "refused",
-    TooLarge: "too_large",
-    Unavailable: "unavailable",
-    Unauthorized: "unauthorized",
-    Misdirected: "misdirected",
-}
 
 log = structlog.get_logger()
 
@@ -135,28 +103,26 @@ class LaneMetrics:
         """A write does not go to this upstream, on purpose."""
         self._note((now, span.id, "skipped", self.sink, reason))
 
-    def failed(self, batch: Sequence[Span], error: SinkError, now: float) -> None:
-        """The upstream did not take `batch`. Only the text stays: the error holds the batch."""
-        self.failure = Failure(_FAILURES[type(error)], str(error), now)
+    def failed(self, batch: Sequence[Span], outcome: str, text: str, now: float) -> None:
+        """The upstream did not take `batch`; `outcome` is one of `OUTCOMES`."""
+        self.failure = Failure(outcome, text, now)
         for span in batch:
-            self._note((now, span.id, "not taken", self.sink, str(error)))
+            self._note((now, span.id, "not taken", self.sink, text))
 
-    def dead_lettered(
-        self, spans: Sequence[Span], reason: str, error: SinkError, now: float
-    ) -> None:
+    def dead_lettered(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:
         """The upstream will never take these writes: the only place where they are set aside."""
         self.accounting.dead_lettered[reason] += len(spans)
         for span in spans:
             self._note((now, span.id, "dead letter", self.sink, reason))
-            if (repeats := self._letters.repeats(now)) is None:
+            if (suppressed := self._letters.admit(now)) is None:
                 continue
             self._log.error(
                 "write_dead_lettered",
                 reason=reason,
-                status=error.status,
+                status=status,
                 span_id=span.id,
                 kind=span.kind,
-                **({"not_logged": repeats} if repeats else {}),
+                **({"not_logged": suppressed} if suppressed else {}),
             )
 
     def lost(self, count: int, reason: str) -> None:
@@ -175,8 +141,8 @@ class LaneMetrics:
         self.request_seconds.observe(seconds)
         self.batch_bytes.observe(size)
 
-    def state_changed(self, state: SinkState, error: SinkError | None, pause_s: float) -> None:
-        """The upstream is seen in `state`; logged only when it differs from before."""
+    def state_changed(self, state: SinkState, error: str = "", pause_s: float = 0.0) -> None:
+        """The upstream is in `state`; logged only when it changed."""
         if state is self.state:
             return
         self.state = state
@@ -184,7 +150,7 @@ class LaneMetrics:
             self._log.info("upstream_up")
         else:
             self._log.warning(
-                f"upstream_{state}", error=str(error), next_attempt_s=round(max(pause_s, 0), 1)
+                f"upstream_{state}", error=error, next_attempt_s=round(max(pause_s, 0), 1)
             )
 
 
@@ -195,7 +161,7 @@ class IntakeMetrics:
     accounting: IntakeAccounting
     recent: Recent = field(default_factory=Recent)
     refusing: bool = False
-    _refusals: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(most=1))
+    _refusals: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
     rejected: Counter[str] = field(
         default_factory=lambda: Counter(dict.fromkeys(REJECT_REASONS, 0))
     )
@@ -220,8 +186,8 @@ class IntakeMetrics:
         if reason != "no_room":
             return
         self.refusing = True
-        if (repeats := self._refusals.repeats(now)) is not None:
-            log.warning("intake_refusing", reason=reason, not_logged=repeats)
+        if (suppressed := self._refusals.admit(now)) is not None:
+            log.warning("intake_refusing", reason=reason, not_logged=suppressed)
 
     def answered(self, status: int, seconds: float) -> None:
         """One request was answered."""

@@ -2,8 +2,10 @@
 
 import pytest
 
-from sidecar.drain.throttle import HURRIED_S, Backoff, Pace, SinkState, Throttle
+from sidecar.drain.pace import Pace
+from sidecar.drain.throttle import HURRIED_S, Backoff, Throttle
 from sidecar.sinks.http import retry_after_seconds
+from sidecar.telemetry.outcomes import SinkState
 
 
 def new_throttle(jitter: float = 0.5) -> Throttle:

@@ -13,8 +13,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from sidecar.drain.failures import RetryPolicy
 from sidecar.drain.throttle import Backoff, Throttle
-from sidecar.drain.workers import Drain, RetryPolicy
+from sidecar.drain.workers import Drain
 from sidecar.queue.admission import Admission, NoRoom
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue

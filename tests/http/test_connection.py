@@ -7,9 +7,10 @@ import pytest
 from sidecar import __version__
 from sidecar.credentials import Credentials, Secret
 from sidecar.http import connection as connection_module
+from sidecar.http.client import HttpClient
 from sidecar.http.connection import HEAD_BYTES, MAX_HEADER_BYTES
 from sidecar.sinks import Unauthorized, Unavailable
-from sidecar.sinks.http import Answer, HttpClient
+from sidecar.sinks.http import Response, UpstreamClient
 from tests.faults.test_hostile import ANSWERS as HOSTILE
 from tests.support.upstream_connection import (
     DONE,
@@ -81,9 +82,8 @@ async def test_a_new_credential_is_in_the_next_request() -> None:
     """The headers are built anew when the credential changes, not for each request."""
     async with far() as upstream:
         credentials = Credentials({"key": Secret("")}, key_header="key", relay=True, required=False)
-        client = HttpClient(
-            upstream.url, credentials, lambda *_: None, timeout_s=TIMEOUT_S, max_connections=1
-        )
+        http = HttpClient(upstream.url, timeout_s=TIMEOUT_S, max_connections=1)
+        client = UpstreamClient(http, credentials, lambda *_: None)
         seen: list[bytes] = []
         line: Line | None = None
         for key in ("", "one", "two"):
@@ -203,7 +203,7 @@ async def test_half_an_answer_is_none(cut: bytes) -> None:
 @pytest.mark.parametrize("case", HOSTILE)
 @on_both_loops
 async def test_whatever_an_upstream_answers(case: str) -> None:
-    """An `Answer` or `Unavailable`, and the next request is not hurt by it."""
+    """An `Response` or `Unavailable`, and the next request is not hurt by it."""
     async with far() as upstream:
         asking = upstream.ask()
         line = await upstream.line()
@@ -228,7 +228,7 @@ async def test_the_beginning_of_an_error_is_kept() -> None:
             head = b"HTTP/1.1 %d S\r\nretry-after: 7\r\nContent-Length: %d\r\n\r\n"
             await line.serve(head % (status, len(body)) + body)
             kept = body[:HEAD_BYTES] if status == 429 else b""
-            assert await asking == Answer(status, kept, 7.0)
+            assert await asking == Response(status, kept, 7.0)
 
 
 @on_both_loops

@@ -61,7 +61,7 @@ async def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None
         raise socket.gaierror(socket.EAI_NONAME, "secret")
 
     client = new_client("http://nobody.test:1", [])
-    monkeypatch.setattr(client._dialer, "_addresses", nobody)
+    monkeypatch.setattr(client._http._dialer, "_addresses", nobody)
     target = client.target("/")
     for asked in (1, 2):
         requests = [client.request(b"POST", target, b"{}") for _ in range(3)]
@@ -87,7 +87,7 @@ def addresses(upstream: Far, monkeypatch: pytest.MonkeyPatch, *first: tuple[str,
     """Let the client find these addresses before the upstream's own."""
     port = int(upstream.url.rpartition(":")[2])
     monkeypatch.setattr(
-        upstream.client._dialer,
+        upstream.client._http._dialer,
         "_known",
         [
             (

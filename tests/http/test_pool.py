@@ -8,7 +8,7 @@ from sidecar.http.deadline import Deadline
 from sidecar.http.pool import KEEPALIVE_S
 from sidecar.http.timeouts import Deadlines
 from sidecar.sinks import Unavailable
-from sidecar.sinks.http import Answer
+from sidecar.sinks.http import Response
 from tests.support.faults import fast, now
 from tests.support.upstream_connection import DONE, OK, TIMEOUT_S, far, on_both_loops
 from tests.support.world import run_virtual
@@ -205,7 +205,7 @@ async def test_an_old_connection_is_not_used_by_a_late_loop() -> None:
     """What should have been ended, had there been time, is ended now."""
     async with far() as upstream:
         line = await upstream.used()
-        idle = upstream.client._pool._idle  # type: ignore[union-attr]
+        idle = upstream.client._http._pool._idle  # type: ignore[union-attr]
         for connection in idle:
             idle[connection] -= KEEPALIVE_S
         assert await upstream.used() is not line
@@ -239,15 +239,15 @@ async def test_a_caller_that_gives_up_waiting_for_its_turn() -> None:
             if outcome == "ok":
                 asking[2].cancel()  # it has the connection of the first, and has not run yet
 
-        upstream.client._answered = answered
+        upstream.client._requested = answered
         await line.serve()
         assert (await line.serve()).endswith(b"3")
         results = await asyncio.gather(*asking, return_exceptions=True)
         assert [type(result) for result in results] == [
-            Answer,
+            Response,
             asyncio.CancelledError,
             asyncio.CancelledError,
-            Answer,
+            Response,
         ]
 
 

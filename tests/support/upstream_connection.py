@@ -12,13 +12,14 @@ import pytest
 import uvloop
 
 from sidecar.credentials import Credentials, Secret
+from sidecar.http.client import HttpClient
 from sidecar.process.addresses import bracketed
-from sidecar.sinks.http import Answer, HttpClient
+from sidecar.sinks.http import Response, UpstreamClient
 
 P = ParamSpec("P")
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-DONE = Answer(200, b"", 0.0)
+DONE = Response(200, b"", 0.0)
 TIMEOUT_S = 40.0
 # Of the wall clock: a hang fails instead of hanging.
 DEADLINE_S = 30.0
@@ -93,11 +94,11 @@ class Far:
     """An upstream, and a client for it with the outcomes of its requests."""
 
     url: str
-    client: HttpClient
+    client: UpstreamClient
     lines: asyncio.Queue[Line]
     outcomes: list[str] = field(default_factory=list)
 
-    def ask(self, body: bytes = b"{}", method: bytes = b"POST") -> asyncio.Task[Answer]:
+    def ask(self, body: bytes = b"{}", method: bytes = b"POST") -> asyncio.Task[Response]:
         """Begin a request."""
         target = self.client.target("/spans")
         return asyncio.create_task(self.client.request(method, target, body))
@@ -115,10 +116,10 @@ class Far:
         return line
 
 
-def new_client(url: str, outcomes: list[str], most: int = 4, **headers: str) -> HttpClient:
+def new_client(url: str, outcomes: list[str], most: int = 4, **headers: str) -> UpstreamClient:
     """A client with these headers for credentials."""
-    return HttpClient(
-        url,
+    return UpstreamClient(
+        HttpClient(url, timeout_s=TIMEOUT_S, max_connections=most),
         Credentials(
             {name: Secret(text) for name, text in headers.items()},
             key_header="key",
@@ -126,8 +127,6 @@ def new_client(url: str, outcomes: list[str], most: int = 4, **headers: str) -> 
             required=True,
         ),
         lambda outcome, _seconds, _size: outcomes.append(outcome),
-        timeout_s=TIMEOUT_S,
-        max_connections=most,
     )
 
 

@@ -23,10 +23,10 @@ def test_the_ring_is_bounded() -> None:
 
 def test_repeats_are_counted_instead_of_logged() -> None:
     """A few lines a minute; the next one that is logged says how many were not."""
-    repeats = LogRateLimiter(most=2)
-    assert [repeats.repeats(0.0) for _ in range(4)] == [0, 0, None, None]
-    assert repeats.repeats(PERIOD_S) == 2
-    assert [repeats.repeats(PERIOD_S) for _ in range(2)] == [0, None]
+    limiter = LogRateLimiter(max_lines=2)
+    assert [limiter.admit(0.0) for _ in range(4)] == [0, 0, None, None]
+    assert limiter.admit(PERIOD_S) == 2
+    assert [limiter.admit(PERIOD_S) for _ in range(2)] == [0, None]
 
 
 async def test_a_full_queue_is_one_line_and_so_is_its_end() -> None:

@@ -1,0 +1,36 @@
+"""The closed sets of names that metrics, logs and `/status` use; each is a contract.
+
+Sinks, the drain and the listener take their names from here, so that a label never holds anything
+else.
+"""
+
+from enum import StrEnum
+
+
+class SinkState(StrEnum):
+    """What an operator sees of an upstream."""
+
+    UP = "up"
+    THROTTLED = "throttled"  # it asked for a pause
+    DOWN = "down"  # it does not respond, or not as the API that we expect
+    UNAUTHORIZED = "unauthorized"  # it does not accept the credential
+    BRAKED = "braked"  # it refuses most of what is sent: the circuit breaker is open (D17)
+
+
+# How one request to an upstream ended.
+OUTCOMES = (
+    "ok",
+    "refused",
+    "too_large",
+    "unavailable",
+    "unauthorized",
+    "misdirected",
+    "timeout",
+    "connection",
+)
+# Why an event, or a whole request, was not taken.
+REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
+# How a request that was passed through to SGP ended.
+PASSED = ("answered", "unreachable", "timeout", "broken", "aborted")
+# Status codes that the agents' port responds with.
+CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")
