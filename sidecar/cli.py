@@ -16,7 +16,8 @@ import uvloop
 
 from sidecar import __version__, logs
 from sidecar.app import App
-from sidecar.config import Config, ConfigError, load, public
+from sidecar.config import Config, ConfigError, public
+from sidecar.config_load import load
 from sidecar.lanes import NO_UPSTREAM, agentex_on, sgp_on
 from sidecar.operate import explain, top
 

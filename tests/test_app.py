@@ -6,7 +6,7 @@ import gc
 import pytest
 
 from sidecar.app import App
-from sidecar.config import load
+from sidecar.config_load import load
 from sidecar.drain.retry_queue import Batch
 from tests.support.spool import until
 from tests.support.world import NOWHERE, make_event, running_app, upstream

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from sidecar.app import App
-from sidecar.config import Config, ConfigError, load, public
+from sidecar.config import Config, ConfigError, public
+from sidecar.config_load import load
 from sidecar.credentials import Secret
 from sidecar.sizes import AUTO, Size
 

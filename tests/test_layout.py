@@ -16,6 +16,7 @@ ROOT = PACKAGE.parent
 LAYERS = [
     "credentials process sizes spans",
     "config",
+    "config_load",
     "http logs telemetry",
     "sinks spool",
     "queue",

@@ -13,7 +13,8 @@ import aiohttp
 
 from sidecar import logs
 from sidecar.app import App
-from sidecar.config import Config, load
+from sidecar.config import Config
+from sidecar.config_load import load
 from sidecar.demo.agent import SampleAgent
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn

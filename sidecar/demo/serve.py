@@ -59,3 +59,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         sys.stdout.flush()
         await stop.wait()
         loop.remove_reader(stdin)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ In: requests as an upstream gets them. Out: what the subclass's `reply` says, un
 the rule says otherwise. A request is applied whether its client waits for the answer or not, as at
 the real servers. A bug in a stand-in or in a rule answers 500, and `stop` raises it.
 
-`python -m sidecar.demo.stand_in --help` serves both for benchmarks.
+`python -m sidecar.demo.serve --help` serves both for benchmarks.
 """
 
 import asyncio
@@ -280,9 +280,3 @@ class StandIn(ABC):
     def _forget(self, recorded: Recorded) -> None:
         if not self.keep_bodies:
             recorded.body = b""
-
-
-if __name__ == "__main__":
-    from sidecar.demo.serve import main
-
-    main()

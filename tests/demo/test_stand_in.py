@@ -503,7 +503,7 @@ async def test_sgp_credentials(client: Client) -> None:
 async def test_both_in_a_process_of_their_own(client: Client) -> None:
     """The light server counts writes and digests inputs, and ends with its stdin."""
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sidecar.demo.stand_in", "--light", "--latency-ms", "1"),
+        *(sys.executable, "-m", "sidecar.demo.serve", "--light", "--latency-ms", "1"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

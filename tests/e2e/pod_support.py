@@ -94,7 +94,7 @@ def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
             "name": STAND_INS,
             "image": IMAGE,
             "imagePullPolicy": "Never",
-            "command": ["python3", "-m", "sidecar.demo.stand_in", "--light"],
+            "command": ["python3", "-m", "sidecar.demo.serve", "--light"],
             "args": [
                 f"--agentex-port={AGENTEX}",
                 f"--sgp-port={SGP}",

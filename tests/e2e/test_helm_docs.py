@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-from sidecar.config import load
+from sidecar.config_load import load
 from tests.support.helm import (
     CHART,
     LIBRARY,

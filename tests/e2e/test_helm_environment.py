@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from sidecar.config import ConfigError, load
+from sidecar.config import ConfigError
+from sidecar.config_load import load
 from tests.support.helm import Json, agent_pod, only, render, sidecar_of
 from tests.support.helm import admit_one as one
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config import ConfigError, load
+from sidecar.config import ConfigError
+from sidecar.config_load import load
 from tests.support.helm import Json, chart_with_files, nested, refusal, template
 
 

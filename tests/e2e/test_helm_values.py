@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.config import Config, load, public
+from sidecar.config import Config, public
+from sidecar.config_load import load
 from tests.support.helm import (
     CHART,
     LIBRARY,

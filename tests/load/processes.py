@@ -21,7 +21,7 @@ from .loads import Plan
 ROOT = Path(__file__).parents[2]
 START_S = 20.0
 STOP_S = 10.0
-STAND_IN = ("-m", "sidecar.demo.stand_in")
+STAND_IN = ("-m", "sidecar.demo.serve")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config import ConfigError, load
+from sidecar.config import ConfigError
+from sidecar.config_load import load
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.lanes import AGENTEX_BIT, SGP_BIT

@@ -9,7 +9,7 @@ import sys
 import orjson
 
 from sidecar.app import App
-from sidecar.config import load
+from sidecar.config_load import load
 
 TIME = "2026-01-02T03:04:05Z"
 SPAN = {"id": "s", "trace_id": "t", "name": "turn", "start_time": TIME, "end_time": TIME}

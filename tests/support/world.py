@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from sidecar.app import App
-from sidecar.config import load
+from sidecar.config_load import load
 from sidecar.spans.span import Span, measure
 
 T = TypeVar("T")

@@ -1,0 +1,121 @@
+"""Where the configuration comes from: a TOML file, `SIDECAR_*` variables, the pod's own variables.
+
+A variable wins over the file. The variables that an agent pod has anyway are used where no key is
+set. Unknown keys and bad values raise `ConfigError`, which names the key, its source and the rule.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from yarl import URL
+
+from sidecar.config import Config, ConfigError
+from sidecar.credentials import Secret, is_header_safe
+from sidecar.process.addresses import is_here
+from sidecar.sizes import Size
+
+ENV_PREFIX = "SIDECAR_"
+# Variables of an agent pod, and the key each one stands for where that is not set.
+FROM_THE_POD = {
+    "AGENTEX_BASE_URL": ("agentex", "base_url"),
+    "SGP_CLIENT_BASE_URL": ("sgp", "base_url"),
+    "SGP_API_KEY": ("sgp", "api_key"),
+    "SGP_ACCOUNT_ID": ("sgp", "account_id"),
+}
+
+
+def load(path: str | None, environ: Mapping[str, str]) -> Config:
+    """The configuration of the file at `path`, if any, and of `environ`; raises `ConfigError`."""
+    values = _read(path) if path else {}
+    for section, key, text, name in _from_environment(environ):
+        try:
+            values.setdefault(section, {})[key] = text
+        except (TypeError, AttributeError):
+            msg = f"{name}: {section} is not a section"
+            raise ConfigError(msg) from None
+    for name, (section, key) in FROM_THE_POD.items():
+        given = values.setdefault(section, {})
+        if isinstance(given, dict):
+            # Templates set the variable to "", which means unset (docs/upstreams.md S1.1).
+            if not given.get(key, True):
+                del given[key]
+            if text := environ.get(name, "").strip():
+                given.setdefault(key, text)
+    try:
+        config = msgspec.convert(values, Config, strict=False, dec_hook=_hook)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$.")
+        place = where.rstrip("`") or "the top level"
+        msg = f"{place}: {what}" + _set_by(place, environ, path)
+        raise ConfigError(msg) from None
+    _refuse_one_port(config)
+    _refuse_itself(config)
+    return config
+
+
+def _refuse_one_port(config: Config) -> None:
+    if config.listener.port == config.admin.port != 0:
+        msg = f"admin.port: {config.admin.port} is listener.port, too"
+        raise ConfigError(msg)
+
+
+def _refuse_itself(config: Config) -> None:
+    """An upstream that is this sidecar would send it its own writes for ever.
+
+    A pod whose containers share `SGP_CLIENT_BASE_URL` says just that.
+    """
+    listener = config.listener
+    for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
+        url = URL(base_url)
+        if base_url and is_here(url.host or "", listener.hosts) and url.port == listener.port:
+            msg = (
+                f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
+                " (a pod's variable may say so): set the key itself"
+            )
+            raise ConfigError(msg)
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise ConfigError(msg) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}: {error}"
+        raise ConfigError(msg) from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, Any, str]]:
+    found: list[tuple[str, str, Any, str]] = []
+    for name, text in sorted(environ.items()):
+        section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if name.startswith(ENV_PREFIX) and separator and text:
+            value: Any = text
+            if (section, key) == ("listener", "hosts"):
+                value = [host.strip() for host in text.split(",")]
+            found.append((section, key, value, name))
+    return found
+
+
+def _set_by(place: str, environ: Mapping[str, str], path: str | None) -> str:
+    section, _, key = place.partition(".")
+    name = f"{ENV_PREFIX}{section}__{key}".upper()
+    if name in environ:
+        return f" (set by {name})"
+    return f" (in {path})" if path else ""
+
+
+def _hook(kind: type, value: object) -> object:
+    if kind is Size:
+        return Size.parse(value)
+    if kind is Secret and isinstance(value, str):
+        if not is_header_safe(value.strip()):
+            message = "has a control character"
+            raise ValueError(message)
+        return Secret(value.strip())
+    msg = f"expected {kind.__name__.lower()}"
+    raise ValueError(msg)
