@@ -79,5 +79,5 @@ lock: ## move both locks to the newest versions
 	@rm -rf .venv-lock
 
 clean: ## remove .venv, caches and build leftovers
-	@rm -rf $(VENV) .venv-lock .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf $(VENV) .venv-lock .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info client/build client/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,3 +25,5 @@ __all__ = [
     "current",
     "register",
 ]
+
+__version__ = "0.1.0"
