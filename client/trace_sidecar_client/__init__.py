@@ -4,7 +4,7 @@
     (any value  (one line  (bounded   (batches,            (one
      as JSON)    of JSON)   in bytes)   retries)             connection)
 
-`engines` finds the fastest encoder that the agent has.
+`encoders` finds the fastest encoder that the agent has.
 
 Agents with the Agentex SDK call `register()`; others use `Spans`. Only the standard library is
 needed, and nothing here imports the rest of the project: the folder works when it is copied.

@@ -9,8 +9,8 @@ import time
 from collections import deque
 
 # What a bytes object and its place in the deque cost beside its text.
-_OVERHEAD = 64
-_HURRIED_PAUSE_S = 0.1
+_OVERHEAD_BYTES = 64
+_FLUSH_BACKOFF_S = 0.1
 
 
 class Buffer:
@@ -20,17 +20,17 @@ class Buffer:
         self._max_bytes = max_bytes
         self._batch_bytes = batch_bytes
         self._events: deque[bytes] = deque()
-        self._waiting = 0  # bytes in `_events`
-        self._held = 0  # those, and what is in hand
+        self._queued_bytes = 0  # bytes in `_events`
+        self._held_bytes = 0  # those, and what is in hand
         self._depth = 0
         # A re-entrant lock: a destructor that ends a span may run inside `offer`.
         self._changed = threading.Condition(threading.RLock())
-        self._hurry_until = 0.0
+        self._flush_deadline = 0.0
 
     @property
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes held: waiting and in hand."""
-        return self._held
+        return self._held_bytes
 
     @property
     def depth(self) -> int:
@@ -39,17 +39,17 @@ class Buffer:
 
     def offer(self, event: bytes) -> bool:
         """Take `event`, or say that there is no room."""
-        size = len(event) + _OVERHEAD
+        size = len(event) + _OVERHEAD_BYTES
         with self._changed:
-            if self._held + size > self._max_bytes:
+            if self._held_bytes + size > self._max_bytes:
                 return False
-            before = self._waiting
+            before = self._queued_bytes
             self._events.append(event)
-            self._waiting = before + size
-            self._held += size
+            self._queued_bytes = before + size
+            self._held_bytes += size
             self._depth += 1
             # The thread sleeps through all between the first event and a full batch.
-            if not before or before < self._batch_bytes <= self._waiting:
+            if not before or before < self._batch_bytes <= self._queued_bytes:
                 self._changed.notify_all()
         return True
 
@@ -58,45 +58,45 @@ class Buffer:
         with self._changed:
             self._changed.wait_for(lambda: self._events)
             self._changed.wait_for(
-                lambda: self._hurry or self._waiting >= self._batch_bytes, timeout=linger_s
+                lambda: self._flushing or self._queued_bytes >= self._batch_bytes, timeout=linger_s
             )
-            taken: list[bytes] = []
+            batch: list[bytes] = []
             size = 0
-            while self._events and len(taken) < max_events:
-                size += len(self._events[0]) + _OVERHEAD
-                if taken and size > self._batch_bytes:
+            while self._events and len(batch) < max_events:
+                size += len(self._events[0]) + _OVERHEAD_BYTES
+                if batch and size > self._batch_bytes:
                     break
-                taken.append(self._events.popleft())
-            self._waiting -= _size(taken)
-            return taken
+                batch.append(self._events.popleft())
+            self._queued_bytes -= _size(batch)
+            return batch
 
     def settle(self, events: list[bytes]) -> None:
         """These, which were taken, are done with."""
         with self._changed:
-            self._held -= _size(events)
+            self._held_bytes -= _size(events)
             self._depth -= len(events)
-            if not self._held:
-                self._hurry_until = 0.0
+            if not self._held_bytes:
+                self._flush_deadline = 0.0
             self._changed.notify_all()
 
-    def hurry(self, within_s: float) -> bool:
-        """Let nothing linger until all is settled; whether it is, within `within_s` seconds."""
+    def flush(self, timeout_s: float) -> bool:
+        """Let nothing linger until all is settled; whether it is, within `timeout_s` seconds."""
         with self._changed:
-            self._hurry_until = max(self._hurry_until, time.monotonic() + within_s)
+            self._flush_deadline = max(self._flush_deadline, time.monotonic() + timeout_s)
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._held, timeout=within_s)
+            return self._changed.wait_for(lambda: not self._held_bytes, timeout=timeout_s)
 
-    def pause(self, seconds: float) -> None:
+    def back_off(self, delay_s: float) -> None:
         """Wait before trying again: `seconds`, or much less when someone is in a hurry."""
         with self._changed:
-            self._changed.wait_for(lambda: self._hurry, timeout=seconds)
-            if self._hurry:
-                self._changed.wait(min(seconds, _HURRIED_PAUSE_S))
+            self._changed.wait_for(lambda: self._flushing, timeout=delay_s)
+            if self._flushing:
+                self._changed.wait(min(delay_s, _FLUSH_BACKOFF_S))
 
     @property
-    def _hurry(self) -> bool:
-        return time.monotonic() < self._hurry_until
+    def _flushing(self) -> bool:
+        return time.monotonic() < self._flush_deadline
 
 
 def _size(events: list[bytes]) -> int:
-    return sum(map(len, events)) + _OVERHEAD * len(events)
+    return sum(map(len, events)) + _OVERHEAD_BYTES * len(events)

@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from .engines import model_engine
-from .events import Kind, event
-from .sender import FLUSH_S, Sender, shared
+from .encoders import sdk_encoder
+from .events import Kind, encode_event
+from .sender import FLUSH_TIMEOUT_S, Sender, shared_sender
 
 
-def put(sender: Sender, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
+def _send(sender: Sender, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
     """Encode one event and hand it to `sender`; never raises."""
     try:
-        encoded = event(kind, span, model_engine())
+        encoded = encode_event(kind, span, sdk_encoder())
     except Exception as error:  # noqa: BLE001 - not a span at all; tracing must not stop the agent
         sender.drop(f"no span: {type(error).__name__}")
     else:
@@ -32,15 +32,15 @@ class SyncSidecarProcessor:
 
     def __init__(self, config: object = None, *, sender: Sender | None = None) -> None:
         del config
-        self._sender = sender or shared()
+        self._sender = sender or shared_sender()
 
     def on_span_start(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
         """Take a START."""
-        put(self._sender, "start", span)
+        _send(self._sender, "start", span)
 
     def on_span_end(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
         """Take an END."""
-        put(self._sender, "end", span)
+        _send(self._sender, "end", span)
 
     def shutdown(self) -> None:
         """Wait for up to 5 s until the sidecar has everything; spans may follow all the same."""
@@ -55,38 +55,38 @@ class AsyncSidecarProcessor:
 
     def __init__(self, config: object = None, *, sender: Sender | None = None) -> None:
         del config
-        self._sender = sender or shared()
+        self._sender = sender or shared_sender()
 
     def put(self, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
         """Take one event at once, without a loop."""
-        put(self._sender, kind, span)
+        _send(self._sender, kind, span)
 
     async def on_span_start(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
         """Take a START."""
-        put(self._sender, "start", span)
+        _send(self._sender, "start", span)
 
     async def on_span_end(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
         """Take an END."""
-        put(self._sender, "end", span)
+        _send(self._sender, "end", span)
 
     async def on_spans_start(self, spans: Iterable[Any]) -> None:
         """Take STARTs; the loop runs between them."""
         for span in spans:
-            put(self._sender, "start", span)
+            _send(self._sender, "start", span)
             await asyncio.sleep(0)
 
     async def on_spans_end(self, spans: Iterable[Any]) -> None:
         """Take ENDs; the loop runs between them."""
         for span in spans:
-            put(self._sender, "end", span)
+            _send(self._sender, "end", span)
             await asyncio.sleep(0)
 
     async def shutdown(self) -> None:
         """Wait for up to 5 s until the sidecar has everything, without holding up the loop."""
-        await asyncio.to_thread(self._sender.flush, FLUSH_S)
+        await asyncio.to_thread(self._sender.flush, FLUSH_TIMEOUT_S)
 
 
-class DirectQueue:
+class SpanQueueProxy:
     """Takes the place of the SDK's span queue: our events do not wait in it.
 
     The SDK's queue belongs to the first event loop that uses it; under any other loop it loses
@@ -127,9 +127,9 @@ def register(url: str | None = None) -> None:
     synchronous = manager.get_sync_tracing_processors()
     if any(isinstance(processor, SyncSidecarProcessor) for processor in synchronous):
         return
-    sender = shared(url)
+    sender = shared_sender(url)
     synchronous.append(SyncSidecarProcessor(sender=sender))
     manager.get_async_tracing_processors().append(AsyncSidecarProcessor(sender=sender))
     # There is no setter. Its own shutdown ends this one, too, and forgets it: what comes later goes
     # through the SDK's queue.
-    vars(span_queue)["_default_span_queue"] = DirectQueue(span_queue.get_default_span_queue())
+    vars(span_queue)["_default_span_queue"] = SpanQueueProxy(span_queue.get_default_span_queue())

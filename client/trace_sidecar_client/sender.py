@@ -15,10 +15,11 @@ import threading
 import time
 import weakref
 from collections import Counter
+from http import HTTPStatus
 from typing import Any
 
 from .buffer import Buffer
-from .transport import DEFAULT_URL, URL_VARIABLE, Answer, Credentials, Transport, Unreachable
+from .transport import DEFAULT_URL, URL_VARIABLE, Credentials, Response, Transport, Unreachable
 
 LOG = logging.getLogger("trace_sidecar_client")
 
@@ -26,24 +27,25 @@ MAX_BYTES = 64 * 1024 * 1024
 BATCH_BYTES = 1024 * 1024
 BATCH_EVENTS = 256
 LINGER_S = 0.05
-TIMEOUT_S = 10.0
-FLUSH_S = 5.0
-FIRST_PAUSE_S = 0.1
-LAST_PAUSE_S = 5.0
-LOG_EVERY_S = 60.0
-_DOUBLINGS = 10
+REQUEST_TIMEOUT_S = 10.0
+FLUSH_TIMEOUT_S = 5.0
+INITIAL_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+LOG_INTERVAL_S = 60.0
+_MAX_EXPONENT = 10
 
-_TAKEN, _BAD, _TIMEOUT, _TOO_LARGE, _TOO_MANY, _BROKEN = 202, 400, 408, 413, 429, 500
+_RETRYABLE = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_SPLITTABLE = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 _NDJSON = {"Content-Type": "application/x-ndjson"}
-_MAX_ERROR = 200
+_MAX_ERROR_CHARS = 200
 
 
 # Our own: an agent that seeds the module's must get the numbers that it expects.
-_chance = random.Random()  # noqa: S311 (no secret)
+_jitter = random.Random()  # noqa: S311 (no secret)
 
 
 class Sender:
-    """Takes events and delivers them; one for each sidecar and process is enough (`shared`).
+    """Takes events and delivers them; one for each sidecar and process is enough (`shared_sender`).
 
     Args:
         url: The sidecar's address; else `TRACE_SIDECAR_URL`, else `http://127.0.0.1:8318`.
@@ -60,31 +62,31 @@ class Sender:
         max_bytes: int = MAX_BYTES,
         credentials: Credentials | None = None,
         linger_s: float = LINGER_S,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
-        self._url = address(url)
+        self._url = sidecar_url(url)
         self._max_bytes = max_bytes
         self._credentials = credentials or Credentials()
         self._linger_s = linger_s
         self._timeout_s = timeout_s
-        self._begin()
+        self._reset()
         _SENDERS.add(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._transport = Transport(self._url, self._timeout_s)
         self._buffer = Buffer(self._max_bytes, BATCH_BYTES)
         self._thread: threading.Thread | None = None
-        self._starting = threading.RLock()
+        self._lock = threading.RLock()
         self._dropped: Counter[str] = Counter()
-        self._unsaid: Counter[str] = Counter()
-        self._said_at = -LOG_EVERY_S
+        self._unlogged: Counter[str] = Counter()
+        self._logged_at = -LOG_INTERVAL_S
         self._sent = 0
 
     def after_fork(self) -> None:
         """Begin anew in a child: what the parent holds is the parent's to send."""
         self._transport.abandon()
         _ABANDONED.append(self._transport)
-        self._begin()
+        self._reset()
 
     @property
     def sent(self) -> int:
@@ -99,7 +101,7 @@ class Sender:
     @property
     def waiting_bytes(self) -> int:
         """Bytes held now."""
-        return self._buffer.held
+        return self._buffer.held_bytes
 
     def send(self, event: bytes) -> None:
         """Take one event; never waits for the sidecar and never raises."""
@@ -110,36 +112,36 @@ class Sender:
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count events that will not arrive; one log line a minute says so."""
-        with self._starting:
+        with self._lock:
             self._dropped[reason] += count
-            self._unsaid[reason] += count
+            self._unlogged[reason] += count
             now = time.monotonic()
-            if now - self._said_at < LOG_EVERY_S:
+            if now - self._logged_at < LOG_INTERVAL_S:
                 return
-            self._said_at = now
-            unsaid, self._unsaid = self._unsaid, Counter()
-        LOG.warning("span events dropped: %s", _listed(unsaid))
+            self._logged_at = now
+            unlogged, self._unlogged = self._unlogged, Counter()
+        LOG.warning("span events dropped: %s", _format_counts(unlogged))
 
-    def flush(self, within_s: float = FLUSH_S) -> bool:
-        """Wait until all is with the sidecar; whether it was, within `within_s` seconds."""
-        return self._thread is None or self._buffer.hurry(within_s)
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
+        """Wait until all is with the sidecar; whether it was, within `timeout_s` seconds."""
+        return self._thread is None or self._buffer.flush(timeout_s)
 
-    def last_words(self) -> None:
+    def log_undelivered(self) -> None:
         """Say at exit what was not delivered, and what was dropped since the last line."""
         if self._buffer.depth:
-            self._unsaid["not delivered at exit"] += self._buffer.depth
-        if self._unsaid:
-            LOG.warning("span events dropped: %s", _listed(self._unsaid))
+            self._unlogged["not delivered at exit"] += self._buffer.depth
+        if self._unlogged:
+            LOG.warning("span events dropped: %s", _format_counts(self._unlogged))
 
     def _start(self) -> None:
-        with self._starting:
+        with self._lock:
             if self._thread is not None:
                 return
             thread = threading.Thread(target=self._run, name="trace-sidecar", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                return  # the interpreter ends: the event is counted by `last_words`
+                return  # the interpreter ends: the event is counted by `log_undelivered`
             self._thread = thread
 
     def _run(self) -> None:
@@ -156,70 +158,75 @@ class Sender:
 
     def _deliver(self, waiting: list[list[bytes]]) -> None:
         """Send what waits, the last first, until each event was taken or refused."""
-        tries = 0
+        failures = 0
         while waiting:
             events = waiting[-1]
-            answer = self._ask(events)
-            if answer is None or answer.status in {_TIMEOUT, _TOO_MANY} or answer.status >= _BROKEN:
-                pause = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2.0**tries) * _chance.uniform(0.5, 1)
-                tries = min(tries + 1, _DOUBLINGS)
-                self._buffer.pause(max(pause, answer.retry_after_s if answer else 0.0))
+            response = self._post(events)
+            if response is None or _is_retryable(response.status):
+                backoff_s = min(MAX_BACKOFF_S, INITIAL_BACKOFF_S * 2.0**failures)
+                backoff_s *= _jitter.uniform(0.5, 1)
+                failures = min(failures + 1, _MAX_EXPONENT)
+                self._buffer.back_off(max(backoff_s, response.retry_after_s if response else 0.0))
                 continue
-            tries = 0
-            if answer.status in {_TOO_LARGE, _BAD} and len(events) > 1 and not _rejected(answer):
+            failures = 0
+            if response.status in _SPLITTABLE and len(events) > 1 and not _rejected(response):
                 middle = len(events) // 2
                 waiting[-1:] = [events[middle:], events[:middle]]
                 continue
-            self._count(len(events), answer)
+            self._count_outcome(len(events), response)
             self._buffer.settle(waiting.pop())
 
-    def _ask(self, events: list[bytes]) -> Answer | None:
+    def _post(self, events: list[bytes]) -> Response | None:
         headers = _NDJSON | self._credentials.headers()
         try:
             return self._transport.post(b"\n".join(events), headers)
         except Unreachable:
             return None
 
-    def _count(self, events: int, answer: Answer) -> None:
-        rejected = _rejected(answer)
+    def _count_outcome(self, events: int, response: Response) -> None:
+        rejected = _rejected(response)
         for error in rejected:
             self.drop(f"rejected, {error}")
-        if answer.status == _TAKEN:
+        if response.status == HTTPStatus.ACCEPTED:
             self._sent += max(events - len(rejected), 0)
         elif len(rejected) < events:
-            self.drop(f"HTTP {answer.status}", events - len(rejected))
+            self.drop(f"HTTP {response.status}", events - len(rejected))
 
 
-def address(url: str | None) -> str:
+def sidecar_url(url: str | None) -> str:
     """Where the sidecar is: `url`, else the environment's, else the default; empty means unset."""
     return url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
 
-def _rejected(answer: Answer) -> list[str]:
+def _is_retryable(status: int) -> bool:
+    return status in _RETRYABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _rejected(response: Response) -> list[str]:
     """Why single events were not taken: the sidecar's texts, which never hold their content."""
-    if answer.status not in {_TAKEN, _BAD}:
+    if response.status not in {HTTPStatus.ACCEPTED, HTTPStatus.BAD_REQUEST}:
         return []
     try:
-        body: Any = json.loads(answer.body)
-        return [str(item["error"])[:_MAX_ERROR] for item in body.get("rejected", ())]
+        body: Any = json.loads(response.body)
+        return [str(item["error"])[:_MAX_ERROR_CHARS] for item in body.get("rejected", ())]
     except (ValueError, TypeError, KeyError, AttributeError):
         return []
 
 
-def _listed(counts: Counter[str]) -> str:
+def _format_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} ({reason})" for reason, count in counts.items())
 
 
 _SENDERS: "weakref.WeakSet[Sender]" = weakref.WeakSet()
 # Kept, so that nothing of them is ever closed: see `Transport.abandon`.
 _ABANDONED: list[Transport] = []
-_SHARED: dict[str, Sender] = {}
+_SHARED_SENDERS: dict[str, Sender] = {}
 
 
-def shared(url: str | None = None) -> Sender:
+def shared_sender(url: str | None = None) -> Sender:
     """The process's own sender to a sidecar: one thread for all processors and `Spans`."""
-    where = address(url)
-    return _SHARED.get(where) or _SHARED.setdefault(where, Sender(where))
+    url = sidecar_url(url)
+    return _SHARED_SENDERS.get(url) or _SHARED_SENDERS.setdefault(url, Sender(url))
 
 
 def _after_fork() -> None:
@@ -228,10 +235,10 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    deadline = time.monotonic() + FLUSH_S
+    deadline = time.monotonic() + FLUSH_TIMEOUT_S
     for sender in list(_SENDERS):
         sender.flush(max(deadline - time.monotonic(), 0.0))
-        sender.last_words()
+        sender.log_undelivered()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -12,9 +12,9 @@ from time import monotonic
 from types import TracebackType
 from uuid import uuid4
 
-from .engines import any_engine
-from .events import Kind, event
-from .sender import Sender, shared
+from .encoders import default_encoder
+from .events import Kind, encode_event
+from .sender import FLUSH_TIMEOUT_S, Sender, shared_sender
 
 
 @dataclass
@@ -40,13 +40,13 @@ class Span:
 
     def record(self, error: BaseException) -> None:
         """Put what ended the block into `data`, as the Agentex SDK does; `ERROR` at SGP."""
-        said = {"type": type(error).__name__, "message": _message(error), "category": "unknown"}
+        details = {"type": type(error).__name__, "message": _message(error), "category": "unknown"}
         if self.data is None:
-            self.data = {"__error__": said}
+            self.data = {"__error__": details}
         elif isinstance(self.data, dict):
-            self.data = {**self.data, "__error__": said}
+            self.data = {**self.data, "__error__": details}
         else:
-            self.data = {"value": self.data, "__error__": said}
+            self.data = {"value": self.data, "__error__": details}
 
 
 def _message(error: BaseException) -> str:
@@ -56,7 +56,7 @@ def _message(error: BaseException) -> str:
         return ""
 
 
-_CURRENT: ContextVar[Span | None] = ContextVar("sidecar_client_span", default=None)
+_CURRENT: ContextVar[Span | None] = ContextVar("trace_sidecar_client_span", default=None)
 
 
 class Spans:
@@ -68,7 +68,7 @@ class Spans:
     """
 
     def __init__(self, url: str | None = None, *, sender: Sender | None = None) -> None:
-        self._sender = sender or shared(url)
+        self._sender = sender or shared_sender(url)
 
     def span(
         self,
@@ -79,15 +79,15 @@ class Spans:
         trace_id: str | None = None,
         parent_id: str | None = None,
         task_id: str | None = None,
-    ) -> "Open":
+    ) -> "SpanContextManager":
         """A block that is one span, for `with` and `async with`.
 
         Without ids it is a child of the span around it, in that span's trace, or begins a trace.
         """
-        above = _CURRENT.get()
-        if above is not None and trace_id in {None, above.trace_id}:
-            trace_id, parent_id = above.trace_id, parent_id or above.id
-            task_id = task_id or above.task_id
+        parent = _CURRENT.get()
+        if parent is not None and trace_id in {None, parent.trace_id}:
+            trace_id, parent_id = parent.trace_id, parent_id or parent.id
+            task_id = task_id or parent.task_id
         span = Span(
             id=str(uuid4()),
             trace_id=trace_id or str(uuid4()),
@@ -98,7 +98,7 @@ class Spans:
             input=input,
             data=data,
         )
-        return Open(span, self)
+        return SpanContextManager(span, self)
 
     def put(self, kind: Kind, span: Span, error: BaseException | None = None) -> None:
         """Encode one event and hand it over; never raises. At an END, `error` ended the block."""
@@ -107,18 +107,20 @@ class Spans:
                 span.end()
             if error is not None:
                 span.record(error)
-            encoded = event(kind, span, any_engine())
+            encoded = encode_event(kind, span, default_encoder())
         except Exception as bug:  # noqa: BLE001 - tracing must not stop the agent
             self._sender.drop(f"no span: {type(bug).__name__}")
         else:
             self._sender.send(encoded)
 
-    def flush(self, within_s: float = 5.0) -> bool:
-        """Wait until all is with the sidecar; whether it was, within `within_s` seconds."""
-        return self._sender.flush(within_s)
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
+        """Wait until all is with the sidecar; whether it was, within `timeout_s` seconds."""
+        return self._sender.flush(timeout_s)
 
 
-class Open(AbstractContextManager[Span, None], AbstractAsyncContextManager[Span, None]):
+class SpanContextManager(
+    AbstractContextManager[Span, None], AbstractAsyncContextManager[Span, None]
+):
     """A span's block; enter it once."""
 
     def __init__(self, span: Span, spans: Spans) -> None:

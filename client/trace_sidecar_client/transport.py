@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:8318"
 URL_VARIABLE = "TRACE_SIDECAR_URL"
-_MAX_ANSWER = 1 << 20
+_MAX_RESPONSE_BYTES = 1 << 20
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What the sidecar said. `retry_after_s` is 0 where it named none."""
 
     status: int
@@ -43,14 +43,14 @@ class Credentials(NamedTuple):
             ("x-selected-account-id", self.sgp_account_id, "SGP_ACCOUNT_ID"),
         )
         found = {name: given or os.environ.get(var, "") for name, given, var in pairs}
-        return {name: text for name, text in found.items() if text.isascii() and _shown(text)}
+        return {name: value for name, value in found.items() if _is_header_value(value)}
 
     def __repr__(self) -> str:
         return "Credentials(***)"
 
 
-def _shown(text: str) -> bool:
-    return bool(text) and text.isprintable()
+def _is_header_value(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable()
 
 
 class Transport:
@@ -66,7 +66,7 @@ class Transport:
         self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
         """One answer, over a connection that may have been kept. Raises `Unreachable`."""
         if self._connection is not None:
             try:
@@ -84,14 +84,14 @@ class Transport:
 
     def _post(
         self, connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]
-    ) -> Answer:
+    ) -> Response:
         connection.request("POST", self._path, body, headers)
         response = connection.getresponse()
-        text = response.read(_MAX_ANSWER)
-        retry_after_s = _seconds(response.headers.get("Retry-After", ""))
+        text = response.read(_MAX_RESPONSE_BYTES)
+        retry_after_s = _parse_retry_after(response.headers.get("Retry-After", ""))
         if response.will_close or not response.isclosed():
             self.close()
-        return Answer(response.status, retry_after_s, text)
+        return Response(response.status, retry_after_s, text)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -108,7 +108,7 @@ class Transport:
             os.close(self._connection.sock.detach())
 
 
-def _seconds(text: str) -> float:
+def _parse_retry_after(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:

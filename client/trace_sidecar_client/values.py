@@ -27,7 +27,7 @@ from uuid import UUID
 MAX_NESTING = 200
 MAX_REPR = 1000
 # Each level is four calls, and Python gives up at a thousand of those.
-_REBUILT_NESTING = 100
+_SANITIZED_NESTING = 100
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
 _STRING = re.compile(rb'"[^"]*"')
@@ -37,7 +37,7 @@ _OBJECT, _ARRAY, _NULL = b"{", b"[", b"null"
 Dumps = Callable[[Any], bytes]
 
 
-def payload(value: object, dumps: Dumps) -> bytes:
+def encode_payload(value: object, dumps: Dumps) -> bytes:
     """`value` as the sidecar takes an input, an output or data: an object, objects, or null.
 
     A list that holds anything else becomes `{"items": [...]}`, a single value `{"value": ...}`.
@@ -62,20 +62,20 @@ def encode(value: object, dumps: Dumps) -> bytes:
     except Exception:  # noqa: BLE001, S110 - an agent's objects raise what they like
         pass
     try:
-        return json_dumps(_Rebuild().value(value, 0))
+        return json_dumps(_Sanitizer().sanitize(value, 0))
     except Exception as error:  # noqa: BLE001 - the last word: a marker instead of the payload
         return json_dumps(f"<not encodable: {type(error).__name__}>")
 
 
-def text(value: object) -> bytes:
+def encode_text(value: object) -> bytes:
     """A short text as JSON; what is no text by its `str`."""
     try:
         return json_dumps(value if type(value) is str else str(value))
     except Exception:  # noqa: BLE001 - `str` of an agent's object, or a lone surrogate
-        return encode(value, _refuse)
+        return encode(value, _unsupported)
 
 
-def _refuse(value: object) -> bytes:
+def _unsupported(value: object) -> bytes:
     raise TypeError(type(value).__name__)
 
 
@@ -84,7 +84,7 @@ def json_dumps(value: object) -> bytes:
     return _ENCODER.encode(value).encode()
 
 
-def known(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a line
+def json_default(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a line
     """What stands for an object that JSON has no form for; may raise, as the object may."""
     if isinstance(value, Enum):
         return value.value
@@ -93,7 +93,7 @@ def known(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a lin
     if isinstance(value, (UUID, Decimal, PurePath, timedelta)):
         return str(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return _of_bytes(bytes(value))
+        return _bytes_as_text(bytes(value))
     if isinstance(value, AbstractSet):
         return list(value)
     if isinstance(value, Mapping):
@@ -111,75 +111,75 @@ def known(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a lin
 
 
 _ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=known
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=json_default
 )
 
 
-def _of_bytes(value: bytes) -> str:
+def _bytes_as_text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
         return base64.b64encode(value).decode()
 
 
-class _Rebuild:
+class _Sanitizer:
     """Builds a value of plain parts only; each part that can't be becomes a marker."""
 
     def __init__(self) -> None:
-        self._above: set[int] = set()
+        self._ancestors: set[int] = set()
 
-    def value(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
+    def sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
         """The plain form of `value`, which lies `depth` containers deep."""
         try:
-            return self._value(value, depth)
+            return self._sanitize(value, depth)
         except Exception as error:  # noqa: BLE001 - an agent's object may raise anything
-            return f"<{_name(value)}: {type(error).__name__}>"
+            return f"<{_type_name(value)}: {type(error).__name__}>"
 
-    def _value(self, value: Any, depth: int) -> object:  # noqa: ANN401, PLR0911 - a rule a line
+    def _sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401, PLR0911 - a rule a line
         if value is None or value is True or value is False:
             return value
         if isinstance(value, Enum):
-            return self._value(value.value, depth)
+            return self._sanitize(value.value, depth)
         if isinstance(value, str):
-            return _sound(str.__str__(value))
+            return _replace_surrogates(str.__str__(value))
         if isinstance(value, int):
             plain = int.__int__(value)
             str(plain)  # raises beyond 4,300 digits: that costs this value, not all
             return plain
         if isinstance(value, float):
             return float.__float__(value) if math.isfinite(value) else None
-        if id(value) in self._above:
+        if id(value) in self._ancestors:
             return "<cycle>"
-        if depth >= _REBUILT_NESTING:
+        if depth >= _SANITIZED_NESTING:
             return "<nested too deep>"
-        self._above.add(id(value))
+        self._ancestors.add(id(value))
         try:
-            return self._container(value, depth + 1)
+            return self._sanitize_container(value, depth + 1)
         finally:
-            self._above.discard(id(value))
+            self._ancestors.discard(id(value))
 
-    def _container(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
+    def _sanitize_container(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
         if isinstance(value, dict):
             # A copy: another thread may be adding to it.
             members = list(dict.items(value))
-            return {_key(name): self.value(member, depth) for name, member in members}
+            return {_key_as_text(name): self.sanitize(member, depth) for name, member in members}
         if isinstance(value, (list, tuple)):
-            return [self.value(item, depth) for item in list(value)]
-        return self.value(known(value), depth)
+            return [self.sanitize(item, depth) for item in list(value)]
+        return self.sanitize(json_default(value), depth)
 
 
-def _key(name: Any) -> str:  # noqa: ANN401 - whatever an agent has
+def _key_as_text(name: Any) -> str:  # noqa: ANN401 - whatever an agent has
     try:
         if isinstance(name, Enum):
             name = name.value
         if name is None or name is True or name is False:
             return json_dumps(name).decode()
-        return _sound(name if type(name) is str else str(name))
+        return _replace_surrogates(name if type(name) is str else str(name))
     except Exception as error:  # noqa: BLE001 - an agent's object may raise anything
-        return f"<{_name(name)}: {type(error).__name__}>"
+        return f"<{_type_name(name)}: {type(error).__name__}>"
 
 
-def _sound(value: str) -> str:
+def _replace_surrogates(value: str) -> str:
     """`value` with U+FFFD for every surrogate that stands alone."""
     try:
         value.encode()
@@ -188,33 +188,35 @@ def _sound(value: str) -> str:
     return value
 
 
-def _name(value: object) -> str:
-    return _sound(type(value).__name__)
+def _type_name(value: object) -> str:
+    return _replace_surrogates(type(value).__name__)
 
 
 def too_deep(raw: bytes, value: object) -> bool:
     """Whether `raw`, which is `value`, is nested more than `MAX_NESTING` levels deep."""
-    if len(raw) <= 2 * MAX_NESTING or _left(_left(MAX_NESTING, _OBJECT, raw), _ARRAY, raw) >= 0:
+    if len(raw) <= 2 * MAX_NESTING:
         return False
-    depth = _plain_depth(value)
-    return _is_deep(raw) if depth is None else depth > MAX_NESTING
+    if _remaining(_remaining(MAX_NESTING, _OBJECT, raw), _ARRAY, raw) >= 0:
+        return False
+    depth = _container_depth(value)
+    return _exceeds_nesting(raw) if depth is None else depth > MAX_NESTING
 
 
-def more_than(many: int, opening: bytes, raw: bytes) -> bool:
+def occurs_more_than(limit: int, opening: bytes, raw: bytes) -> bool:
     """Whether `opening` is in `raw` more often than that."""
-    return _left(many, opening, raw) < 0
+    return _remaining(limit, opening, raw) < 0
 
 
-def _left(many: int, opening: bytes, raw: bytes) -> int:
+def _remaining(limit: int, opening: bytes, raw: bytes) -> int:
     # find() runs at memory speed through long texts, where count() looks at every byte.
     at = raw.find(opening)
-    while at >= 0 <= many:
-        many -= 1
+    while at >= 0 <= limit:
+        limit -= 1
         at = raw.find(opening, at + 1)
-    return many
+    return limit
 
 
-def _plain_depth(value: object) -> int | None:
+def _container_depth(value: object) -> int | None:
     """Levels of dicts and lists; None where anything else may hide more."""
     level = [value]
     depth = 0
@@ -232,7 +234,7 @@ def _plain_depth(value: object) -> int | None:
     return depth
 
 
-def _is_deep(raw: bytes) -> bool:
+def _exceeds_nesting(raw: bytes) -> bool:
     # Escapes out, then all but quotes and brackets, then the strings: only structure is left.
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))

@@ -33,13 +33,13 @@ class BufferMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 5))
     def take(self, limit: int) -> None:
         """The oldest come first: as many as a batch may have, and one at least."""
-        taken = self.buffer.take(limit, 0.0)
-        assert taken == self.waiting[: len(taken)]
-        assert len(taken) == 1 or (len(taken) <= limit and size(taken) <= BATCH_BYTES)
-        full = len(taken) == limit or len(taken) == len(self.waiting)
-        assert full or size(self.waiting[: len(taken) + 1]) > BATCH_BYTES
-        del self.waiting[: len(taken)]
-        self.in_hand += taken
+        batch = self.buffer.take(limit, 0.0)
+        assert batch == self.waiting[: len(batch)]
+        assert len(batch) == 1 or (len(batch) <= limit and size(batch) <= BATCH_BYTES)
+        full = len(batch) == limit or len(batch) == len(self.waiting)
+        assert full or size(self.waiting[: len(batch) + 1]) > BATCH_BYTES
+        del self.waiting[: len(batch)]
+        self.in_hand += batch
 
     @precondition(lambda self: self.in_hand)
     @rule(data=st.data())
@@ -53,9 +53,9 @@ class BufferMachine(RuleBasedStateMachine):
     def accounting(self) -> None:
         """Held is what waits and what is in hand, and never above the bound."""
         held = [*self.waiting, *self.in_hand]
-        assert (self.buffer.held, self.buffer.depth) == (size(held), len(held))
-        assert self.buffer.held <= MAX_BYTES
-        assert self.buffer.hurry(0.0) == (not held)
+        assert (self.buffer.held_bytes, self.buffer.depth) == (size(held), len(held))
+        assert self.buffer.held_bytes <= MAX_BYTES
+        assert self.buffer.flush(0.0) == (not held)
 
 
 TestBuffer = BufferMachine.TestCase

@@ -163,7 +163,7 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Sdk:
     vars(manager)["get_async_tracing_processors"] = lambda: made.asynchronous
     monkeypatch.setitem(sys.modules, made.module.__name__, made.module)
     monkeypatch.setitem(sys.modules, manager.__name__, manager)
-    monkeypatch.setattr(sender_module, "_SHARED", {})
+    monkeypatch.setattr(sender_module, "_SHARED_SENDERS", {})
     return made
 
 
@@ -173,7 +173,7 @@ def test_register_adds_both_processors_once(sdk: Sdk) -> None:
     register("http://127.0.0.1:1")
     assert [type(p) for p in sdk.sync] == [SyncSidecarProcessor]
     assert [type(p) for p in sdk.asynchronous] == [AsyncSidecarProcessor]
-    assert len(sender_module._SHARED) == 1
+    assert len(sender_module._SHARED_SENDERS) == 1
 
 
 def test_spans_of_every_event_loop_arrive(sdk: Sdk) -> None:

@@ -197,7 +197,7 @@ def test_log_lines_never_hold_what_an_agent_traced(caplog: pytest.LogCaptureFixt
         for _ in range(3):
             sender.send(event("secret"))
             assert sender.flush(PATIENCE_S)
-        sender.last_words()
+        sender.log_undelivered()
         assert sum(sender.dropped.values()) == 3
     assert caplog.records
     assert "secret" not in caplog.text
@@ -226,13 +226,13 @@ def test_credentials_are_read_when_they_are_sent(monkeypatch: pytest.MonkeyPatch
 def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A parameter wins over `TRACE_SIDECAR_URL`, which wins over the default; empty means unset."""
     monkeypatch.setenv("TRACE_SIDECAR_URL", "")
-    assert module.address(None) == module.address("") == "http://127.0.0.1:8318"
+    assert module.sidecar_url(None) == module.sidecar_url("") == "http://127.0.0.1:8318"
     monkeypatch.setenv("TRACE_SIDECAR_URL", "http://[::1]:99")
-    assert module.address(None) == "http://[::1]:99"
-    assert module.address("http://x") == "http://x"
+    assert module.sidecar_url(None) == "http://[::1]:99"
+    assert module.sidecar_url("http://x") == "http://x"
     with pytest.raises(ValueError, match="must look like http"):
         Sender("https://x")
-    assert module.shared("http://127.0.0.1:1") is module.shared("http://127.0.0.1:1")
+    assert module.shared_sender("http://127.0.0.1:1") is module.shared_sender("http://127.0.0.1:1")
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_what_is_left_is_sent_at_exit() -> None:
 
 def test_at_exit_nobody_waits_for_ever_for_a_sidecar_that_is_away() -> None:
     """After the deadline the process ends, and says how many events it takes along."""
-    process = agent("http://127.0.0.1:1", "client.sender.FLUSH_S = 0.1")
+    process = agent("http://127.0.0.1:1", "client.sender.FLUSH_TIMEOUT_S = 0.1")
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert said == "span events dropped: 2 (not delivered at exit)\n"
@@ -323,7 +323,7 @@ def test_a_blocked_thread_does_not_keep_the_process() -> None:
     """A sidecar that hangs in the middle of an answer does not hold up the exit either."""
     with scripted() as sidecar:
         sidecar.hold.clear()
-        process = agent(sidecar.url, "client.sender.FLUSH_S = 0.1")
+        process = agent(sidecar.url, "client.sender.FLUSH_TIMEOUT_S = 0.1")
         _, said = process.communicate(timeout=PATIENCE_S)
         assert (process.returncode, said.count("not delivered at exit")) == (0, 1)
 
@@ -333,7 +333,7 @@ def test_a_broken_answer_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch
     with scripted() as sidecar:
         sender = Sender(sidecar.url)
         with monkeypatch.context() as broken:
-            broken.setattr(sender, "_ask", lambda events: 1 / 0)
+            broken.setattr(sender, "_post", lambda events: 1 / 0)
             sender.send(event("a"))
             assert sender.flush(PATIENCE_S)
         sender.send(event("b"))

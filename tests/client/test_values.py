@@ -16,10 +16,10 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trace_sidecar_client import Span, engines
-from trace_sidecar_client.engines import Engine, any_engine, bounded, model_engine
-from trace_sidecar_client.events import event
-from trace_sidecar_client.values import MAX_NESTING, encode, json_dumps, payload
+from trace_sidecar_client import Span, encoders
+from trace_sidecar_client.encoders import Encoder, default_encoder, sdk_encoder, with_depth_limit
+from trace_sidecar_client.events import encode_event
+from trace_sidecar_client.values import MAX_NESTING, encode, encode_payload, json_dumps
 
 from sidecar.spans.decode import decode
 
@@ -78,7 +78,7 @@ def cycle() -> dict[str, object]:
     return value
 
 
-ENGINES = [any_engine(), model_engine(), Engine(any_engine().dumps), Engine(json_dumps)]
+ENCODERS = [default_encoder(), sdk_encoder(), Encoder(default_encoder().dumps), Encoder(json_dumps)]
 ODD = [
     (math.nan, None),
     (-math.inf, None),
@@ -110,14 +110,14 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=["any", "model", "by field", "json"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
 @pytest.mark.parametrize(("value", "expected"), ODD, ids=[repr(type(v)) for v, _ in ODD])
 def test_an_odd_value_has_one_plain_form_and_costs_no_neighbour(
-    engine: Engine, value: object, expected: object
+    encoder: Encoder, value: object, expected: object
 ) -> None:
     """The form does not depend on the encoder at hand, and what is beside it arrives unchanged."""
     made = json.loads(
-        payload({"before": [1.5, "x"], "odd": value, "after": {"k": None}}, engine.dumps)
+        encode_payload({"before": [1.5, "x"], "odd": value, "after": {"k": None}}, encoder.dumps)
     )
     assert made == {"before": [1.5, "x"], "odd": expected, "after": {"k": None}}
 
@@ -125,18 +125,18 @@ def test_an_odd_value_has_one_plain_form_and_costs_no_neighbour(
 def test_an_iterator_is_not_consumed() -> None:
     """A generator is the agent's: reading it here would take its items away."""
     generator = iter(deque([1, 2]))
-    payload({"stream": generator}, any_engine().dumps)
+    encode_payload({"stream": generator}, default_encoder().dumps)
     assert list(generator) == [1, 2]
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=["any", "model", "by field", "json"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
 @pytest.mark.parametrize("levels", [99, 101, 120, 400, 5000])
 def test_deep_values_are_cut_where_the_sidecar_would_refuse_them(
-    engine: Engine, levels: int
+    encoder: Encoder, levels: int
 ) -> None:
     """However deep, one span is taken with its neighbours' fields."""
     span = Span("s", "t", "n", datetime.now(UTC), input={"deep": nested(levels)}, data={"k": "v"})
-    decoded = decode(event("start", span, engine), 0.0)
+    decoded = decode(encode_event("start", span, encoder), 0.0)
     assert decoded.rejected == []
     assert decoded.spans[0].data == b'{"k":"v"}'
     assert decoded.spans[0].input.count(b"{") == (100 if levels == 99 else pytest.approx(50, abs=2))
@@ -146,13 +146,13 @@ def test_brackets_in_texts_are_not_levels() -> None:
     """A prompt full of braces is forwarded as it is."""
     text = '{"[\\' * 5000
     assert json.loads(encode([text], json_dumps)) == [text]
-    assert json.loads(encode([(text,)], any_engine().dumps)) == [[text]]
+    assert json.loads(encode([(text,)], default_encoder().dumps)) == [[text]]
 
 
 def test_a_large_flat_payload_is_left_to_the_fast_encoder() -> None:
     """Many objects side by side are not deep."""
     rows = {"rows": [{"id": n, "tags": ["a"], "none": None} for n in range(1000)]}
-    assert encode(rows, any_engine().dumps) == any_engine().dumps(rows)
+    assert encode(rows, default_encoder().dumps) == default_encoder().dumps(rows)
 
 
 @pytest.mark.parametrize(
@@ -171,15 +171,15 @@ def test_a_large_flat_payload_is_left_to_the_fast_encoder() -> None:
 )
 def test_a_payload_is_an_object_objects_or_null(value: object, expected: bytes) -> None:
     """What the sidecar would refuse is wrapped."""
-    assert payload(value, any_engine().dumps) == expected
+    assert encode_payload(value, default_encoder().dumps) == expected
 
 
 def test_the_agents_own_encoder_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without orjson and pydantic, the standard library does."""
     monkeypatch.setitem(sys.modules, "orjson", None)
     monkeypatch.setitem(sys.modules, "pydantic_core", None)
-    monkeypatch.setattr(engines, "any_engine", any_engine.__wrapped__)
-    assert any_engine.__wrapped__() == model_engine.__wrapped__() == Engine(json_dumps)
+    monkeypatch.setattr(encoders, "default_encoder", default_encoder.__wrapped__)
+    assert default_encoder.__wrapped__() == sdk_encoder.__wrapped__() == Encoder(json_dumps)
 
 
 def chained(link: Callable[[object], object], levels: int, value: object = "end") -> object:
@@ -219,11 +219,11 @@ def test_no_kind_of_nesting_gets_past_the_limit(
 ) -> None:
     """As a whole or by field: what arrives is uncut up to 200 levels, and never deeper."""
     texts = {}
-    for engine in (any_engine(), Engine(any_engine().dumps)):
+    for encoder in (default_encoder(), Encoder(default_encoder().dumps)):
         span = Span("s", "t", "n", datetime.now(UTC), input={"deep": chained(link, levels - 1)})
-        line = event("start", span, engine)
+        line = encode_event("start", span, encoder)
         assert decode(line, 0.0).rejected == []
-        texts[engine] = json.loads(line)["span"]["input"]
+        texts[encoder] = json.loads(line)["span"]["input"]
     first, second = texts.values()
     assert first == second
     assert ("end" in str(first)) == (levels <= MAX_NESTING)
@@ -231,9 +231,11 @@ def test_no_kind_of_nesting_gets_past_the_limit(
 
 def test_an_encoder_without_a_limit_of_its_own_is_not_trusted_with_whole_events() -> None:
     """Nor is one whose limit is below the sidecar's."""
-    shallow = any_engine().dumps
-    assert bounded(lambda value: b"") is None
-    assert bounded(lambda value: shallow(chained(lambda inner: [inner], 150, value))) is None
+    shallow = default_encoder().dumps
+    assert with_depth_limit(lambda value: b"") is None
+    assert (
+        with_depth_limit(lambda value: shallow(chained(lambda inner: [inner], 150, value))) is None
+    )
 
 
 JSON = st.recursive(
@@ -269,22 +271,22 @@ ANYTHING = st.recursive(
 TEXT = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20)
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=["any", "model", "by field", "json"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
 @given(name=TEXT, fields=st.tuples(ANYTHING, ANYTHING, ANYTHING))
 def test_anything_in_is_an_event_that_the_sidecar_takes(
-    engine: Engine, name: str, fields: tuple[object, object, object]
+    encoder: Encoder, name: str, fields: tuple[object, object, object]
 ) -> None:
     """Every value gives one line of valid JSON in UTF-8 that the sidecar's decoder accepts."""
     span = Span("s", "t", name, datetime.now(UTC))
     span.input, span.output, span.data = fields
-    line = event("end", span, engine)
+    line = encode_event("end", span, encoder)
     assert b"\n" not in line
     assert decode(line, 0.0, ndjson=True).rejected == []
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=["any", "model", "by field", "json"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
 @given(value=st.dictionaries(st.text(), JSON))
-def test_json_arrives_as_it_is(engine: Engine, value: dict[str, object]) -> None:
+def test_json_arrives_as_it_is(encoder: Encoder, value: dict[str, object]) -> None:
     """What JSON can say arrives unchanged, but for NaN and infinities, which become null."""
 
     def plain(part: object) -> object:
@@ -296,7 +298,7 @@ def test_json_arrives_as_it_is(engine: Engine, value: dict[str, object]) -> None
             return {key: plain(item) for key, item in part.items()}
         return part
 
-    assert json.loads(payload(value, engine.dumps)) == plain(value)
+    assert json.loads(encode_payload(value, encoder.dumps)) == plain(value)
 
 
 @given(value=st.dictionaries(st.text(), JSON))
@@ -306,9 +308,9 @@ def test_whole_or_by_field_an_event_says_the_same(value: dict[str, object]) -> N
     span.input, span.output, span.data = {"q": value}, [value, {}], value
     span.end()
     made = [
-        json.loads(event(kind, span, engine))
+        json.loads(encode_event(kind, span, encoder))
         for kind in ("start", "end")
-        for engine in (any_engine(), Engine(any_engine().dumps))
+        for encoder in (default_encoder(), Encoder(default_encoder().dumps))
     ]
     assert made[0] == made[1]
     assert made[2] == made[3]
@@ -319,8 +321,8 @@ def test_times_are_utc_and_an_end_is_never_before_its_start() -> None:
     start = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - an SDK may give one without an offset
     span = Span("s", "t", "n", start)
     span.end_time = datetime(2026, 1, 1, tzinfo=UTC)
-    made = json.loads(event("end", span, any_engine()))["span"]
+    made = json.loads(encode_event("end", span, default_encoder()))["span"]
     assert made["start_time"] == "2026-01-02T03:04:05"
     assert made["end_time"] == "2026-01-02T03:04:05+00:00"
     span.end_time = None
-    assert decode(event("end", span, any_engine()), 0.0).rejected == []
+    assert decode(encode_event("end", span, default_encoder()), 0.0).rejected == []
