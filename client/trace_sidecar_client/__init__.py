@@ -1,13 +1,13 @@
-"""The agents' side: sends the START and the END of every span to the sidecar, and never blocks.
+"""Sends the START and END of every span to the trace sidecar, without blocking the agent.
 
-    values -> events -> buffer -> sender (its thread) -> transport -> POST /v1/spans
-    (any value  (one line  (bounded   (batches,            (one
-     as JSON)    of JSON)   in bytes)   retries)             connection)
+    values -> events -> buffer -> sender -> transport -> POST /v1/spans
 
-`encoders` finds the fastest encoder that the agent has.
+`values` encodes any Python value as JSON, with the fastest encoder that `encoders` finds. `events`
+encodes one event as a line of NDJSON. `buffer` holds events within a byte limit. `sender` batches
+and retries on a thread of its own, over the one connection that `transport` keeps open.
 
-Agents with the Agentex SDK call `register()`; others use `Spans`. Only the standard library is
-needed, and nothing here imports the rest of the project: the folder works when it is copied.
+Agents with the Agentex SDK call `register()`; all others use `Spans`. The package needs nothing
+but the standard library and imports nothing else of this project, so a copy of the folder works.
 """
 
 from .processors import AsyncSidecarProcessor, SyncSidecarProcessor, register

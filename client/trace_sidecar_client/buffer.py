@@ -1,44 +1,45 @@
-"""What waits for the sidecar: events in order, bounded in bytes, for any number of threads.
+"""A bounded FIFO of encoded events, between any number of agent threads and one sender thread.
 
-`offer` never waits and never throws out what is older: when it is full, the newest is not taken.
-What a sender has in hand counts until it is settled, so the bound holds for all of it.
+`offer` never blocks and never evicts: when the buffer is full, the new event is the one refused.
+Events in flight count against the limit until the sender settles them.
 """
 
 import threading
 import time
 from collections import deque
 
-# What a bytes object and its place in the deque cost beside its text.
+# A bytes object and its slot in the deque, on top of the payload.
 _OVERHEAD_BYTES = 64
+# The longest back-off while a flush waits.
 _FLUSH_BACKOFF_S = 0.1
 
 
 class Buffer:
-    """A bounded FIFO of events. `max_bytes` counts what waits and what is in hand."""
+    """A FIFO of events. `max_bytes` limits queued and in-flight events together."""
 
     def __init__(self, max_bytes: int, batch_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._batch_bytes = batch_bytes
         self._events: deque[bytes] = deque()
-        self._queued_bytes = 0  # bytes in `_events`
-        self._held_bytes = 0  # those, and what is in hand
+        self._queued_bytes = 0
+        self._held_bytes = 0  # queued and in flight
         self._depth = 0
-        # A re-entrant lock: a destructor that ends a span may run inside `offer`.
+        # Re-entrant, because a destructor that ends a span may run inside `offer`.
         self._changed = threading.Condition(threading.RLock())
         self._flush_deadline = 0.0
 
     @property
     def held_bytes(self) -> int:
-        """Bytes held: waiting and in hand."""
+        """Bytes queued and in flight."""
         return self._held_bytes
 
     @property
     def depth(self) -> int:
-        """Events held: waiting and in hand."""
+        """Events queued and in flight."""
         return self._depth
 
     def offer(self, event: bytes) -> bool:
-        """Take `event`, or say that there is no room."""
+        """Append `event`; return False if the buffer has no room for it."""
         size = len(event) + _OVERHEAD_BYTES
         with self._changed:
             if self._held_bytes + size > self._max_bytes:
@@ -48,13 +49,13 @@ class Buffer:
             self._queued_bytes = before + size
             self._held_bytes += size
             self._depth += 1
-            # The thread sleeps through all between the first event and a full batch.
+            # The sender thread needs waking only for the first event and for a full batch.
             if not before or before < self._batch_bytes <= self._queued_bytes:
                 self._changed.notify_all()
         return True
 
     def take(self, max_events: int, linger_s: float) -> list[bytes]:
-        """The next events, in hand until `settle`. Waits for one, then `linger_s` for more."""
+        """Block for an event, then up to `linger_s` for a full batch; in flight until `settle`."""
         with self._changed:
             self._changed.wait_for(lambda: self._events)
             self._changed.wait_for(
@@ -71,7 +72,7 @@ class Buffer:
             return batch
 
     def settle(self, events: list[bytes]) -> None:
-        """These, which were taken, are done with."""
+        """Release the room of events that `take` returned: they were delivered or dropped."""
         with self._changed:
             self._held_bytes -= _size(events)
             self._depth -= len(events)
@@ -80,14 +81,14 @@ class Buffer:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Let nothing linger until all is settled; whether it is, within `timeout_s` seconds."""
+        """Stop lingering until the buffer is empty; return whether it was within `timeout_s`."""
         with self._changed:
             self._flush_deadline = max(self._flush_deadline, time.monotonic() + timeout_s)
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not self._held_bytes, timeout=timeout_s)
 
     def back_off(self, delay_s: float) -> None:
-        """Wait before trying again: `seconds`, or much less when someone is in a hurry."""
+        """Wait `delay_s` before a retry, or at most 0.1 s while a flush waits."""
         with self._changed:
             self._changed.wait_for(lambda: self._flushing, timeout=delay_s)
             if self._flushing:

@@ -1,8 +1,8 @@
-"""The encoders that an agent may have: orjson, else pydantic's, else the standard library's.
+"""Finds the fastest JSON encoder in the agent's environment: orjson, pydantic's, or `json`.
 
-An `Encoder` encodes any value that JSON has a form for. With orjson it also encodes a whole event
-at once and without a look at how deep it is: orjson gives up at a depth of its own, which is
-brought down to ours by wrapping the event in lists, whose brackets are cut off again.
+orjson encodes a whole event in one call. It also rejects deep nesting, but at a limit above the
+sidecar's. Wrapping the event in lists uses up the difference, so no separate depth check is needed;
+the extra brackets are cut off afterwards.
 """
 
 from functools import cache
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 from .values import MAX_NESTING, Dumps, json_default, json_dumps, occurs_more_than, too_deep
 
-# orjson does not count a tuple inside a tuple, so a quarter of all levels is left to those.
+# orjson does not count a tuple nested in a tuple, so a quarter of the levels is left for those.
 _UNCOUNTED_LEVELS = 50
-# An event is an object with the span, an object, inside; its fields come below these.
+# The event object and the span object around every field.
 _EVENT_LEVELS = 2
 _MAX_PROBED_DEPTH = 1000
 
 
 class Encoder(NamedTuple):
-    """`whole` encodes an event, and raises where a field may be too deep; None: nothing can."""
+    """`dumps` encodes any value. `dumps_event`, if any, encodes a whole event or raises."""
 
     dumps: Dumps
     dumps_event: Dumps | None = None
@@ -27,13 +27,13 @@ class Encoder(NamedTuple):
 
 @cache
 def default_encoder() -> Encoder:
-    """The fastest that leaves iterators alone: orjson where there is one, else json."""
+    """The encoder for `Spans`: orjson or json, neither of which consumes iterators."""
     try:
         orjson_dumps = import_module("orjson").dumps
     except ImportError:
         return Encoder(json_dumps)
 
-    def dumps(value: Any) -> bytes:  # noqa: ANN401 - whatever an agent has
+    def dumps(value: Any) -> bytes:  # noqa: ANN401 - any value
         raw: bytes = orjson_dumps(value, json_default)
         return raw
 
@@ -42,7 +42,7 @@ def default_encoder() -> Encoder:
 
 @cache
 def sdk_encoder() -> Encoder:
-    """The fastest for the fields of a pydantic model."""
+    """The encoder for the Agentex SDK's spans. Unlike the default, it may consume iterators."""
     encoder = default_encoder()
     if encoder.dumps_event is None:
         try:
@@ -54,9 +54,9 @@ def sdk_encoder() -> Encoder:
 
 
 def with_depth_limit(dumps: Dumps) -> Dumps | None:
-    """`dumps` for events, raising where a field is too deep for the sidecar, or nearly so.
+    """Make `dumps` raise for an event that is, or may be, nested too deep for the sidecar.
 
-    None where `dumps` does not give up by itself at a depth that this could be made of.
+    Returns None if `dumps` has no nesting limit of its own to build on, or too low a limit.
     """
     wraps = _max_depth(dumps) - _EVENT_LEVELS - (MAX_NESTING - _UNCOUNTED_LEVELS)
     if wraps <= 0:
@@ -75,12 +75,12 @@ def with_depth_limit(dumps: Dumps) -> Dumps | None:
 
 
 def _max_depth(dumps: Dumps) -> int:
-    """How many lists inside each other `dumps` takes; 0 where it seems to take any number."""
+    """How many nested lists `dumps` accepts; 0 if there seems to be no limit."""
     value: object = 0
     for levels in range(_MAX_PROBED_DEPTH):
         try:
             dumps(value)
-        except Exception:  # noqa: BLE001 - whatever it raises, that is its end
+        except Exception:  # noqa: BLE001 - any error means the limit
             return levels - 1
         value = [value]
     return 0

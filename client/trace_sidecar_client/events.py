@@ -1,10 +1,10 @@
-"""The START and the END of a span as the sidecar takes them: one line of JSON each.
+"""Encodes the START or END of a span as the sidecar accepts it (docs/api.md): one line of JSON.
 
-In: an object with the attributes of the Agentex SDK's `Span`. Out: bytes, made at the call, because
-an agent goes on changing its span. Source: contracts/ingest.md.
+In: an object with the attributes of the Agentex SDK's `Span`. Out: bytes, encoded during the call,
+because the agent goes on changing its span.
 
-An END always carries everything. Its input could be left out where the START had the same, but that
-START may be lost with a sidecar, or have gone to another pod's (Temporal); see docs/client.md.
+An END repeats every field, although the sidecar would fill in what the START had. The START may be
+lost with a sidecar, or have reached another pod's (Temporal activities): see docs/client.md.
 """
 
 from datetime import UTC, datetime
@@ -21,13 +21,13 @@ _END_PREFIX = b'{"event_type":"end","span":{"id":'
 
 
 def encode_event(kind: Kind, span: Any, encoder: Encoder) -> bytes:  # noqa: ANN401 - any SDK's span
-    """One event; an END without an end time ends now, and none ends before it started."""
+    """Encode one event. A missing end time is now; one before the start time is the start time."""
     if encoder.dumps_event is not None:
         try:
             fields = _as_dict(kind, span)
             if fields is not None:
                 return encoder.dumps_event(fields)
-        except Exception:  # noqa: BLE001, S110 - field by field, what is odd costs itself only
+        except Exception:  # noqa: BLE001, S110 - field by field, a bad one costs only itself
             pass
     dumps = encoder.dumps
     start = span.start_time
@@ -58,7 +58,7 @@ def encode_event(kind: Kind, span: Any, encoder: Encoder) -> bytes:  # noqa: ANN
 
 
 def _as_dict(kind: Kind, span: Any) -> dict[str, Any] | None:  # noqa: ANN401 - as above
-    """The event as one object; None where a field has no form of its own that the sidecar takes."""
+    """The event as a dict; None if a field needs converting before the sidecar accepts it."""
     fields: dict[str, Any] = {"id": span.id, "trace_id": span.trace_id, "name": span.name}
     if span.parent_id:
         fields["parent_id"] = span.parent_id
@@ -74,7 +74,7 @@ def _as_dict(kind: Kind, span: Any) -> dict[str, Any] | None:  # noqa: ANN401 - 
             if type(value) is not dict and not _is_list_of_dicts(value):
                 return None
             fields[name] = value
-    # Only of these do all encoders write the same text.
+    # Only UTC times come out the same from every encoder.
     if fields["start_time"].tzinfo is not UTC:
         return None
     if kind == "end" and fields["end_time"].tzinfo is not UTC:
@@ -96,7 +96,7 @@ def _valid_end_time(start: datetime | str, end: datetime | str | None) -> dateti
     if end is None:
         end = datetime.now(UTC)
     if isinstance(start, datetime) and isinstance(end, datetime):
-        # The wall clock may be set back while a span is open; the sidecar refuses such an END.
+        # The wall clock may be set back while a span is open; the sidecar rejects such an END.
         return max(_with_utc(start), _with_utc(end))
     return end
 

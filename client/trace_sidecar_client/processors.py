@@ -1,7 +1,7 @@
-"""Tracing processors for the Agentex SDK: its spans go to the sidecar, for both upstreams at once.
+"""Tracing processors for the Agentex SDK that send its spans to the sidecar.
 
-`register()` is all that an agent calls. The SDK is duck-typed and never imported before that, so
-this module loads without it. What a processor does costs an encoding and an append.
+`register()` is all an agent calls, and the only place that imports the SDK, so this module loads
+without it. A processor encodes the event and appends it to a buffer; it does no I/O.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from .sender import FLUSH_TIMEOUT_S, Sender, shared_sender
 
 
 def _send(sender: Sender, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
-    """Encode one event and hand it to `sender`; never raises."""
+    """Encode one event and queue it; never raises."""
     try:
         encoded = encode_event(kind, span, sdk_encoder())
-    except Exception as error:  # noqa: BLE001 - not a span at all; tracing must not stop the agent
-        sender.drop(f"no span: {type(error).__name__}")
+    except Exception as error:  # noqa: BLE001 - tracing must not stop the agent
+        sender.drop(f"encoding failed: {type(error).__name__}")
     else:
         sender.send(encoded)
 
 
 class SyncSidecarProcessor:
-    """What `get_sync_tracing_processors()` holds: for `Trace`.
+    """The processor for `Trace`, an entry of `get_sync_tracing_processors()`.
 
-    `config` is there for the SDK's registry, which builds a processor from one; it is not used.
+    `config` is ignored. It is accepted because the SDK's registry passes one.
     """
 
     def __init__(self, config: object = None, *, sender: Sender | None = None) -> None:
@@ -35,22 +35,22 @@ class SyncSidecarProcessor:
         self._sender = sender or shared_sender()
 
     def on_span_start(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
-        """Take a START."""
+        """Queue a START."""
         _send(self._sender, "start", span)
 
     def on_span_end(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
-        """Take an END."""
+        """Queue an END."""
         _send(self._sender, "end", span)
 
     def shutdown(self) -> None:
-        """Wait for up to 5 s until the sidecar has everything; spans may follow all the same."""
+        """Wait up to 5 s until the sidecar has everything. The processor stays usable."""
         self._sender.flush()
 
 
 class AsyncSidecarProcessor:
-    """What `get_async_tracing_processors()` holds: for `AsyncTrace`.
+    """The processor for `AsyncTrace`, an entry of `get_async_tracing_processors()`.
 
-    `config` is there for the SDK's registry, which builds a processor from one; it is not used.
+    `config` is ignored. It is accepted because the SDK's registry passes one.
     """
 
     def __init__(self, config: object = None, *, sender: Sender | None = None) -> None:
@@ -58,46 +58,46 @@ class AsyncSidecarProcessor:
         self._sender = sender or shared_sender()
 
     def put(self, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
-        """Take one event at once, without a loop."""
+        """Queue one event synchronously; needs no event loop."""
         _send(self._sender, kind, span)
 
     async def on_span_start(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
-        """Take a START."""
+        """Queue a START."""
         _send(self._sender, "start", span)
 
     async def on_span_end(self, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
-        """Take an END."""
+        """Queue an END."""
         _send(self._sender, "end", span)
 
     async def on_spans_start(self, spans: Iterable[Any]) -> None:
-        """Take STARTs; the loop runs between them."""
+        """Queue STARTs, yielding to the event loop after each."""
         for span in spans:
             _send(self._sender, "start", span)
             await asyncio.sleep(0)
 
     async def on_spans_end(self, spans: Iterable[Any]) -> None:
-        """Take ENDs; the loop runs between them."""
+        """Queue ENDs, yielding to the event loop after each."""
         for span in spans:
             _send(self._sender, "end", span)
             await asyncio.sleep(0)
 
     async def shutdown(self) -> None:
-        """Wait for up to 5 s until the sidecar has everything, without holding up the loop."""
+        """Wait up to 5 s until the sidecar has everything, without blocking the event loop."""
         await asyncio.to_thread(self._sender.flush, FLUSH_TIMEOUT_S)
 
 
 class SpanQueueProxy:
-    """Takes the place of the SDK's span queue: our events do not wait in it.
+    """Stands in front of the SDK's span queue and sends our events past it.
 
-    The SDK's queue belongs to the first event loop that uses it; under any other loop it loses
-    every span without a word, before a processor sees it. Other processors keep that queue.
+    The SDK's queue is bound to the first event loop that uses it. Under any other loop it silently
+    loses every span before a processor sees it (docs/upstreams.md, S4). Other processors keep it.
     """
 
     def __init__(self, queue: Any) -> None:  # noqa: ANN401 - the SDK's AsyncSpanQueue
         self._queue = queue
 
     def enqueue(self, event_type: Any, span: Any, processors: list[Any]) -> None:  # noqa: ANN401 - SDK types
-        """Hand `span`, the SDK's own copy, to our processors now, to others by their queue."""
+        """Give `span`, the SDK's own copy, to our processors now and queue it for all others."""
         others = []
         for processor in processors:
             if isinstance(processor, AsyncSidecarProcessor):
@@ -107,19 +107,22 @@ class SpanQueueProxy:
         if others:
             self._queue.enqueue(event_type, span, others)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - `depth`, `shutdown` and all others
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - `depth`, `shutdown`, ...
         return getattr(self._queue, name)
 
 
 def register(url: str | None = None) -> None:
-    """Send the Agentex SDK's spans to the sidecar: call it once, before the first span.
+    """Send the Agentex SDK's spans to the sidecar. Call it once, before the first span.
+
+    Further calls do nothing.
 
     Args:
-        url: The sidecar's address; else `TRACE_SIDECAR_URL`, else `http://127.0.0.1:8318`.
+        url: The sidecar's URL. Defaults to `TRACE_SIDECAR_URL`, then `http://127.0.0.1:8318`.
 
-    Raises `ImportError` where there is no Agentex SDK. A second call changes nothing.
+    Raises:
+        ImportError: The Agentex SDK is not installed.
     """
-    # Only on request, and by name: type checkers need no SDK, and neither do other agents.
+    # By name, because neither a type checker nor an agent without the SDK can import it.
     tracing = "agentex.lib.core.tracing."
     span_queue = import_module(tracing + "span_queue")
     manager = import_module(tracing + "tracing_processor_manager")
@@ -130,6 +133,6 @@ def register(url: str | None = None) -> None:
     sender = shared_sender(url)
     synchronous.append(SyncSidecarProcessor(sender=sender))
     manager.get_async_tracing_processors().append(AsyncSidecarProcessor(sender=sender))
-    # There is no setter. Its own shutdown ends this one, too, and forgets it: what comes later goes
-    # through the SDK's queue.
+    # The SDK has no setter. Its shutdown reaches its own queue through the proxy and then discards
+    # the proxy; spans after that go through the SDK's queue.
     vars(span_queue)["_default_span_queue"] = SpanQueueProxy(span_queue.get_default_span_queue())

@@ -1,9 +1,10 @@
-"""Brings events to the sidecar from a thread of its own: small batches, retried within a bound.
+"""Delivers events to the sidecar from a background thread, in batches and with retries.
 
-In: encoded events, from any thread, any event loop, any Temporal activity. Out: `POST /v1/spans`.
-A thread with blocking sockets, because it is the one thing that works alike under every loop, with
-none, and while a loop is busy. While the sidecar is away it keeps what it has and tries again;
-once `max_bytes` are held, the newest event is not taken, counted, and said once a minute.
+In: encoded events from any thread, event loop or Temporal activity. Out: `POST /v1/spans`.
+
+It is a thread with blocking sockets because that works the same under every event loop, without
+one, and while one is busy. While the sidecar is unreachable, events are kept and retried. Once
+`max_bytes` are held, new events are dropped, counted, and reported in one log line a minute.
 """
 
 import atexit
@@ -40,19 +41,20 @@ _NDJSON = {"Content-Type": "application/x-ndjson"}
 _MAX_ERROR_CHARS = 200
 
 
-# Our own: an agent that seeds the module's must get the numbers that it expects.
-_jitter = random.Random()  # noqa: S311 (no secret)
+# Not the module's generator, which an agent may have seeded to get reproducible numbers.
+_jitter = random.Random()  # noqa: S311 - jitter is no secret
 
 
 class Sender:
-    """Takes events and delivers them; one for each sidecar and process is enough (`shared_sender`).
+    """Buffers events and delivers them to one sidecar. `shared_sender` has the process-wide one.
 
     Args:
-        url: The sidecar's address; else `TRACE_SIDECAR_URL`, else `http://127.0.0.1:8318`.
-        max_bytes: The most that waits here while the sidecar is away.
-        credentials: What the sidecar relays; else the environment's, read at each request.
-        linger_s: How long an event may wait for others, in seconds.
-        timeout_s: How long one wait for the sidecar may take, in seconds.
+        url: The sidecar's URL. Defaults to `TRACE_SIDECAR_URL`, then `http://127.0.0.1:8318`.
+        max_bytes: Limit on events queued and in flight.
+        credentials: Sent along for the sidecar to relay. Empty ones are read from the environment
+            at each request.
+        linger_s: How long an event may wait for its batch to fill.
+        timeout_s: Timeout of each connect, send and receive.
     """
 
     def __init__(
@@ -83,35 +85,35 @@ class Sender:
         self._sent = 0
 
     def after_fork(self) -> None:
-        """Begin anew in a child: what the parent holds is the parent's to send."""
+        """Start empty in a forked child: the parent still delivers what it holds."""
         self._transport.abandon()
         _ABANDONED.append(self._transport)
         self._reset()
 
     @property
     def sent(self) -> int:
-        """Events that the sidecar took."""
+        """Events that the sidecar accepted."""
         return self._sent
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Events that will never arrive, by reason."""
+        """Events that will never be delivered, by reason."""
         return dict(self._dropped)
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes held now."""
+        """Bytes queued and in flight."""
         return self._buffer.held_bytes
 
     def send(self, event: bytes) -> None:
-        """Take one event; never waits for the sidecar and never raises."""
+        """Queue one event; never blocks and never raises."""
         if self._thread is None:
             self._start()
         if not self._buffer.offer(event):
             self.drop("buffer full")
 
     def drop(self, reason: str, count: int = 1) -> None:
-        """Count events that will not arrive; one log line a minute says so."""
+        """Count events that will never be delivered; logs at most one line a minute."""
         with self._lock:
             self._dropped[reason] += count
             self._unlogged[reason] += count
@@ -123,11 +125,11 @@ class Sender:
         LOG.warning("span events dropped: %s", _format_counts(unlogged))
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait until all is with the sidecar; whether it was, within `timeout_s` seconds."""
+        """Wait until the sidecar has every event; return whether it did within `timeout_s`."""
         return self._thread is None or self._buffer.flush(timeout_s)
 
     def log_undelivered(self) -> None:
-        """Say at exit what was not delivered, and what was dropped since the last line."""
+        """Log, at exit, what was not delivered and what was dropped since the last line."""
         if self._buffer.depth:
             self._unlogged["not delivered at exit"] += self._buffer.depth
         if self._unlogged:
@@ -141,7 +143,7 @@ class Sender:
             try:
                 thread.start()
             except RuntimeError:
-                return  # the interpreter ends: the event is counted by `log_undelivered`
+                return  # the interpreter is shutting down; `log_undelivered` counts the event
             self._thread = thread
 
     def _run(self) -> None:
@@ -150,14 +152,14 @@ class Sender:
             try:
                 self._deliver(waiting)
             except Exception:
-                # The thread must outlive whatever this was: without it nothing is sent any more.
-                LOG.exception("trace sidecar client: unexpected error")
+                # A bug must not end the thread: nothing would be sent any more.
+                LOG.exception("unexpected error while sending span events")
                 rest = [event for events in waiting for event in events]
                 self.drop("internal error", len(rest))
                 self._buffer.settle(rest)
 
     def _deliver(self, waiting: list[list[bytes]]) -> None:
-        """Send what waits, the last first, until each event was taken or refused."""
+        """Send a stack of batches, the last one first, until every event is accepted or refused."""
         failures = 0
         while waiting:
             events = waiting[-1]
@@ -186,7 +188,7 @@ class Sender:
     def _count_outcome(self, events: int, response: Response) -> None:
         rejected = _rejected(response)
         for error in rejected:
-            self.drop(f"rejected, {error}")
+            self.drop(f"rejected: {error}")
         if response.status == HTTPStatus.ACCEPTED:
             self._sent += max(events - len(rejected), 0)
         elif len(rejected) < events:
@@ -194,7 +196,7 @@ class Sender:
 
 
 def sidecar_url(url: str | None) -> str:
-    """Where the sidecar is: `url`, else the environment's, else the default; empty means unset."""
+    """`url`, else `TRACE_SIDECAR_URL`, else the default; empty counts as unset."""
     return url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
 
@@ -203,7 +205,7 @@ def _is_retryable(status: int) -> bool:
 
 
 def _rejected(response: Response) -> list[str]:
-    """Why single events were not taken: the sidecar's texts, which never hold their content."""
+    """The reason for each event that the sidecar rejected; these texts never hold span content."""
     if response.status not in {HTTPStatus.ACCEPTED, HTTPStatus.BAD_REQUEST}:
         return []
     try:
@@ -218,13 +220,13 @@ def _format_counts(counts: Counter[str]) -> str:
 
 
 _SENDERS: "weakref.WeakSet[Sender]" = weakref.WeakSet()
-# Kept, so that nothing of them is ever closed: see `Transport.abandon`.
+# Referenced forever, so that nothing of them is finalized: see `Transport.abandon`.
 _ABANDONED: list[Transport] = []
 _SHARED_SENDERS: dict[str, Sender] = {}
 
 
 def shared_sender(url: str | None = None) -> Sender:
-    """The process's own sender to a sidecar: one thread for all processors and `Spans`."""
+    """The process-wide sender to a sidecar, shared by all processors and `Spans`."""
     url = sidecar_url(url)
     return _SHARED_SENDERS.get(url) or _SHARED_SENDERS.setdefault(url, Sender(url))
 

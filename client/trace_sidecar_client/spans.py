@@ -1,7 +1,7 @@
 """Spans for agents without the Agentex SDK: `with spans.span("name") as span:`.
 
-Nesting follows `contextvars`, so it is right in threads, tasks and event loops alike. A span ends
-however its block is left: an exception or a cancellation is recorded and goes on its way.
+Nesting follows `contextvars`, so it is correct across threads, tasks and event loops. A span ends
+however its block is left: an exception or cancellation is recorded and propagates.
 """
 
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -19,7 +19,7 @@ from .sender import FLUSH_TIMEOUT_S, Sender, shared_sender
 
 @dataclass
 class Span:
-    """One span. Set `output` and `data` while it is open; times are UTC."""
+    """One span. Set `output` and `data` while it is open. Times are UTC."""
 
     id: str
     trace_id: str
@@ -34,12 +34,12 @@ class Span:
     _started: float = field(default_factory=monotonic, repr=False)
 
     def end(self) -> None:
-        """Set `end_time`: the wall clock may be set back meanwhile, so it is not asked again."""
+        """Set `end_time` by the monotonic clock, because the wall clock may have been set back."""
         if self.end_time is None:
             self.end_time = self.start_time + timedelta(seconds=monotonic() - self._started)
 
     def record(self, error: BaseException) -> None:
-        """Put what ended the block into `data`, as the Agentex SDK does; `ERROR` at SGP."""
+        """Record an exception in `data`, as the Agentex SDK does. SGP shows the span as `ERROR`."""
         details = {"type": type(error).__name__, "message": _message(error), "category": "unknown"}
         if self.data is None:
             self.data = {"__error__": details}
@@ -52,7 +52,7 @@ class Span:
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - an agent's exception; it must not hide itself
+    except Exception:  # noqa: BLE001 - the agent must see its own exception, not this one
         return ""
 
 
@@ -60,11 +60,11 @@ _CURRENT: ContextVar[Span | None] = ContextVar("trace_sidecar_client_span", defa
 
 
 class Spans:
-    """Makes spans and sends their STARTs and ENDs to the sidecar.
+    """Creates spans and sends their STARTs and ENDs to the sidecar.
 
     Args:
-        url: The sidecar's address; else `TRACE_SIDECAR_URL`, else `http://127.0.0.1:8318`.
-        sender: A sender of your own, with other bounds or credentials.
+        url: The sidecar's URL. Defaults to `TRACE_SIDECAR_URL`, then `http://127.0.0.1:8318`.
+        sender: A sender with other limits or credentials. `url` is then ignored.
     """
 
     def __init__(self, url: str | None = None, *, sender: Sender | None = None) -> None:
@@ -74,15 +74,15 @@ class Spans:
         self,
         name: str,
         *,
-        input: object = None,  # noqa: A002 - the field's name everywhere
+        input: object = None,  # noqa: A002 - the field's name in every API
         data: object = None,
         trace_id: str | None = None,
         parent_id: str | None = None,
         task_id: str | None = None,
     ) -> "SpanContextManager":
-        """A block that is one span, for `with` and `async with`.
+        """Open a span for a `with` or `async with` block.
 
-        Without ids it is a child of the span around it, in that span's trace, or begins a trace.
+        Without ids, it becomes a child of the current span. If there is none, it starts a trace.
         """
         parent = _CURRENT.get()
         if parent is not None and trace_id in {None, parent.trace_id}:
@@ -101,7 +101,7 @@ class Spans:
         return SpanContextManager(span, self)
 
     def put(self, kind: Kind, span: Span, error: BaseException | None = None) -> None:
-        """Encode one event and hand it over; never raises. At an END, `error` ended the block."""
+        """Encode one event and queue it; never raises. `error` is what ended the block, if any."""
         try:
             if kind == "end":
                 span.end()
@@ -109,19 +109,19 @@ class Spans:
                 span.record(error)
             encoded = encode_event(kind, span, default_encoder())
         except Exception as bug:  # noqa: BLE001 - tracing must not stop the agent
-            self._sender.drop(f"no span: {type(bug).__name__}")
+            self._sender.drop(f"encoding failed: {type(bug).__name__}")
         else:
             self._sender.send(encoded)
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait until all is with the sidecar; whether it was, within `timeout_s` seconds."""
+        """Wait until the sidecar has every event; return whether it did within `timeout_s`."""
         return self._sender.flush(timeout_s)
 
 
 class SpanContextManager(
     AbstractContextManager[Span, None], AbstractAsyncContextManager[Span, None]
 ):
-    """A span's block; enter it once."""
+    """Sends the START on entry and the END on exit; not reusable."""
 
     def __init__(self, span: Span, spans: Spans) -> None:
         self._span = span
@@ -145,7 +145,7 @@ class SpanContextManager(
             try:
                 _CURRENT.reset(self._token)
             except ValueError:
-                # An async generator may be closed in another context than it was entered in.
+                # An async generator may be closed in a different context from the one it began in.
                 _CURRENT.set(None)
 
     async def __aenter__(self) -> Span:
@@ -161,5 +161,5 @@ class SpanContextManager(
 
 
 def current() -> Span | None:
-    """The span around this code, if any: its ids go along where work leaves the process."""
+    """The innermost open span, if any. Pass its ids along when work leaves the process."""
     return _CURRENT.get()

@@ -1,7 +1,7 @@
-"""One keep-alive connection to the sidecar, for one thread: nothing but the standard library.
+"""One keep-alive HTTP connection to the sidecar, used by one thread. Every wait has a timeout.
 
-aiohttp and httpx belong to an event loop or bring a pool, proxies from the environment and their
-own retries. A thread that posts to localhost needs none of that. Every wait has a time-out.
+It is `http.client` because a thread that posts to localhost needs no event loop, connection pool,
+proxy settings from the environment or retries, which aiohttp and httpx bring along.
 """
 
 import http.client
@@ -17,7 +17,7 @@ _MAX_RESPONSE_BYTES = 1 << 20
 
 
 class Response(NamedTuple):
-    """What the sidecar said. `retry_after_s` is 0 where it named none."""
+    """A response of the sidecar. `retry_after_s` is 0 if it has no `Retry-After`."""
 
     status: int
     retry_after_s: float
@@ -25,18 +25,18 @@ class Response(NamedTuple):
 
 
 class Unreachable(Exception):
-    """No answer: nobody listens, the connection broke, or it took too long."""
+    """The request got no response: connection refused or broken, or a timeout."""
 
 
 class Credentials(NamedTuple):
-    """What the agent authenticates with; an empty one is looked up in the environment."""
+    """The agent's own credentials. An empty one is read from the environment."""
 
     agent_api_key: str = ""
     sgp_api_key: str = ""
     sgp_account_id: str = ""
 
     def headers(self) -> dict[str, str]:
-        """The headers that the sidecar relays; the agent's key exists only from run time on."""
+        """The headers that the sidecar relays. The agent sets `AGENT_API_KEY` when it registers."""
         pairs = (
             ("x-agent-api-key", self.agent_api_key, "AGENT_API_KEY"),
             ("x-api-key", self.sgp_api_key, "SGP_API_KEY"),
@@ -54,12 +54,12 @@ def _is_header_value(text: str) -> bool:
 
 
 class Transport:
-    """Posts to `<url>/v1/spans`; `url` is plain http. Raises `ValueError` for another one."""
+    """Posts to `<url>/v1/spans`. Raises `ValueError` unless `url` is a plain HTTP URL."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"{URL_VARIABLE} must look like {DEFAULT_URL}")
+            raise ValueError(f"the sidecar's URL must look like {DEFAULT_URL}")
         self._host = parts.hostname
         self._port = parts.port or 80
         self._path = parts.path.rstrip("/") + "/v1/spans"
@@ -67,12 +67,12 @@ class Transport:
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """One answer, over a connection that may have been kept. Raises `Unreachable`."""
+        """Send one request, over the kept connection if there is one. Raises `Unreachable`."""
         if self._connection is not None:
             try:
                 return self._post(self._connection, body, headers)
             except (OSError, http.client.HTTPException):
-                # It may have been closed while it was idle: that says nothing about the sidecar.
+                # The sidecar may have closed it while it was idle, which is no failure.
                 self.close()
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         self._connection = connection
@@ -94,15 +94,16 @@ class Transport:
         return Response(response.status, retry_after_s, text)
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if any."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def abandon(self) -> None:
-        """In a forked child: give back the socket's number, and touch nothing else.
+        """Close the socket's descriptor in a forked child, and touch nothing else.
 
-        The parent's thread may have held a reader's lock: who closes that reader waits for ever.
+        The parent's thread may have held the reader's lock at the fork. Closing the reader in the
+        child would then block forever.
         """
         if self._connection is not None and self._connection.sock is not None:
             os.close(self._connection.sock.detach())

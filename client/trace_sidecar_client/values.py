@@ -1,11 +1,11 @@
-"""Any Python value as JSON bytes: what is odd costs itself, never its neighbours.
+"""Encodes any Python value as JSON; a value that can't be encoded never affects its neighbours.
 
-In: whatever an agent put into a span. Out: compact JSON in UTF-8, at most 200 levels deep, that the
-sidecar takes. Nothing here raises, consumes an iterator or calls an agent's object more than once.
+In: whatever an agent put into a span. Out: compact JSON in UTF-8 that the sidecar accepts, at most
+200 levels deep. Nothing here raises or consumes an iterator.
 
-A fast engine does nearly all of it. What it can't encode is rebuilt value by value, and what is
-left that no rule covers becomes a text: its `repr`, shortened, or a marker such as
-`"<cycle>"`. NaN and infinities become null, as in JavaScript.
+A fast encoder handles nearly every value. The rest is rebuilt value by value from plain types. What
+has no JSON form becomes its truncated `repr`, or a marker such as `"<cycle>"`. NaN and infinities
+become null, as in JavaScript.
 """
 
 import base64
@@ -23,10 +23,10 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
-# The sidecar refuses payloads nested more than 200 levels deep (contracts/ingest.md).
+# The sidecar rejects payloads that are nested deeper (docs/api.md).
 MAX_NESTING = 200
 MAX_REPR = 1000
-# Each level is four calls, and Python gives up at a thousand of those.
+# Each level takes four calls, and Python's recursion limit is 1,000.
 _SANITIZED_NESTING = 100
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
@@ -38,9 +38,9 @@ Dumps = Callable[[Any], bytes]
 
 
 def encode_payload(value: object, dumps: Dumps) -> bytes:
-    """`value` as the sidecar takes an input, an output or data: an object, objects, or null.
+    """Encode an input, output or data: the sidecar accepts an object, an array of objects, or null.
 
-    A list that holds anything else becomes `{"items": [...]}`, a single value `{"value": ...}`.
+    Any other list becomes `{"items": [...]}`, any other value `{"value": ...}`.
     """
     raw = encode(value, dumps)
     first = raw[:1]
@@ -54,21 +54,21 @@ def encode_payload(value: object, dumps: Dumps) -> bytes:
 
 
 def encode(value: object, dumps: Dumps) -> bytes:
-    """`value` as JSON, by `dumps` where it can, value by value where it can't."""
+    """Encode `value` by `dumps`; rebuild it from plain types if `dumps` can't."""
     try:
         raw = dumps(value)
         if not too_deep(raw, value):
             return raw
-    except Exception:  # noqa: BLE001, S110 - an agent's objects raise what they like
+    except Exception:  # noqa: BLE001, S110 - the agent's objects may raise anything
         pass
     try:
         return json_dumps(_Sanitizer().sanitize(value, 0))
-    except Exception as error:  # noqa: BLE001 - the last word: a marker instead of the payload
+    except Exception as error:  # noqa: BLE001 - the last resort
         return json_dumps(f"<not encodable: {type(error).__name__}>")
 
 
 def encode_text(value: object) -> bytes:
-    """A short text as JSON; what is no text by its `str`."""
+    """Encode `value` as a JSON string; uses `str` for other types."""
     try:
         return json_dumps(value if type(value) is str else str(value))
     except Exception:  # noqa: BLE001 - `str` of an agent's object, or a lone surrogate
@@ -80,12 +80,12 @@ def _unsupported(value: object) -> bytes:
 
 
 def json_dumps(value: object) -> bytes:
-    """`value` by the standard library."""
+    """Encode by the standard library."""
     return _ENCODER.encode(value).encode()
 
 
-def json_default(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule a line
-    """What stands for an object that JSON has no form for; may raise, as the object may."""
+def json_default(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule per type
+    """The JSON form of an object that encoders don't know; raises what the object raises."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, (datetime, date, time)):
@@ -123,19 +123,19 @@ def _bytes_as_text(value: bytes) -> str:
 
 
 class _Sanitizer:
-    """Builds a value of plain parts only; each part that can't be becomes a marker."""
+    """Rebuilds a value from plain types; a part that fails becomes a marker."""
 
     def __init__(self) -> None:
         self._ancestors: set[int] = set()
 
-    def sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
-        """The plain form of `value`, which lies `depth` containers deep."""
+    def sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401 - any value
+        """The plain form of `value`, which is nested `depth` containers deep."""
         try:
             return self._sanitize(value, depth)
-        except Exception as error:  # noqa: BLE001 - an agent's object may raise anything
+        except Exception as error:  # noqa: BLE001 - the agent's objects may raise anything
             return f"<{_type_name(value)}: {type(error).__name__}>"
 
-    def _sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401, PLR0911 - a rule a line
+    def _sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401, PLR0911 - one rule per type
         if value is None or value is True or value is False:
             return value
         if isinstance(value, Enum):
@@ -144,7 +144,7 @@ class _Sanitizer:
             return _replace_surrogates(str.__str__(value))
         if isinstance(value, int):
             plain = int.__int__(value)
-            str(plain)  # raises beyond 4,300 digits: that costs this value, not all
+            str(plain)  # raises above 4,300 digits: here it costs this value only
             return plain
         if isinstance(value, float):
             return float.__float__(value) if math.isfinite(value) else None
@@ -158,9 +158,9 @@ class _Sanitizer:
         finally:
             self._ancestors.discard(id(value))
 
-    def _sanitize_container(self, value: Any, depth: int) -> object:  # noqa: ANN401 - whatever an agent has
+    def _sanitize_container(self, value: Any, depth: int) -> object:  # noqa: ANN401 - any value
         if isinstance(value, dict):
-            # A copy: another thread may be adding to it.
+            # A copy, because another thread may be adding to the dict.
             members = list(dict.items(value))
             return {_key_as_text(name): self.sanitize(member, depth) for name, member in members}
         if isinstance(value, (list, tuple)):
@@ -168,19 +168,19 @@ class _Sanitizer:
         return self.sanitize(json_default(value), depth)
 
 
-def _key_as_text(name: Any) -> str:  # noqa: ANN401 - whatever an agent has
+def _key_as_text(name: Any) -> str:  # noqa: ANN401 - any value
     try:
         if isinstance(name, Enum):
             name = name.value
         if name is None or name is True or name is False:
             return json_dumps(name).decode()
         return _replace_surrogates(name if type(name) is str else str(name))
-    except Exception as error:  # noqa: BLE001 - an agent's object may raise anything
+    except Exception as error:  # noqa: BLE001 - the agent's objects may raise anything
         return f"<{_type_name(name)}: {type(error).__name__}>"
 
 
 def _replace_surrogates(value: str) -> str:
-    """`value` with U+FFFD for every surrogate that stands alone."""
+    """Replace every lone surrogate by U+FFFD."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -193,7 +193,7 @@ def _type_name(value: object) -> str:
 
 
 def too_deep(raw: bytes, value: object) -> bool:
-    """Whether `raw`, which is `value`, is nested more than `MAX_NESTING` levels deep."""
+    """Whether `raw`, which encodes `value`, is nested more than `MAX_NESTING` levels deep."""
     if len(raw) <= 2 * MAX_NESTING:
         return False
     if _remaining(_remaining(MAX_NESTING, _OBJECT, raw), _ARRAY, raw) >= 0:
@@ -203,12 +203,12 @@ def too_deep(raw: bytes, value: object) -> bool:
 
 
 def occurs_more_than(limit: int, opening: bytes, raw: bytes) -> bool:
-    """Whether `opening` is in `raw` more often than that."""
+    """Whether `opening` occurs in `raw` more than `limit` times."""
     return _remaining(limit, opening, raw) < 0
 
 
 def _remaining(limit: int, opening: bytes, raw: bytes) -> int:
-    # find() runs at memory speed through long texts, where count() looks at every byte.
+    # find() skips through long strings at memory speed; count() looks at every byte.
     at = raw.find(opening)
     while at >= 0 <= limit:
         limit -= 1
@@ -217,7 +217,7 @@ def _remaining(limit: int, opening: bytes, raw: bytes) -> int:
 
 
 def _container_depth(value: object) -> int | None:
-    """Levels of dicts and lists; None where anything else may hide more."""
+    """Levels of dicts and lists; None if another type may add more."""
     level = [value]
     depth = 0
     while level and depth <= MAX_NESTING:
@@ -227,7 +227,7 @@ def _container_depth(value: object) -> int | None:
             return None
         level = list(chain.from_iterable(chain(map(dict.values, dicts), lists)))
         depth += 1
-        # Most values lie in the last level: its types are all that is looked at.
+        # Most values are in the last level: check their types without a list of its own.
         if _SCALARS.issuperset(map(type, level)):
             return depth
         level = [item for item in level if type(item) not in _SCALARS]
@@ -235,7 +235,7 @@ def _container_depth(value: object) -> int | None:
 
 
 def _exceeds_nesting(raw: bytes) -> bool:
-    # Escapes out, then all but quotes and brackets, then the strings: only structure is left.
+    # Remove escapes, then all but quotes and brackets, then strings: only the structure is left.
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))
     for _ in range(MAX_NESTING):

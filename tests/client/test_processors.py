@@ -125,7 +125,7 @@ def test_what_is_no_span_is_counted_and_raises_nothing() -> None:
     """A processor's bug must not reach the agent."""
     sender = Sender("http://127.0.0.1:1")
     SyncSidecarProcessor(sender=sender).on_span_end(object())
-    assert sender.dropped == {"no span: AttributeError": 1}
+    assert sender.dropped == {"encoding failed: AttributeError": 1}
 
 
 class SdkQueue:

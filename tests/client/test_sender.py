@@ -175,7 +175,7 @@ def test_rejected_events_are_counted_with_their_reason() -> None:
         assert sender.flush(PATIENCE_S)
         sender.send(event("c"))
         assert sender.flush(PATIENCE_S)
-        assert (sender.sent, sender.dropped) == (1, {"rejected, span.name is empty": 2})
+        assert (sender.sent, sender.dropped) == (1, {"rejected: span.name is empty": 2})
 
 
 @pytest.mark.parametrize("status", [301, 403, 404, 415])

@@ -172,4 +172,4 @@ def test_what_can_not_be_a_span_is_counted_and_raises_nothing() -> None:
         spans = Spans(sender=sender)
         with spans.span("turn") as span:
             span.start_time = None  # type: ignore[assignment]
-        assert sender.dropped == {"no span: TypeError": 1}
+        assert sender.dropped == {"encoding failed: TypeError": 1}
