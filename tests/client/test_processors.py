@@ -1,4 +1,4 @@
-"""The processors for the Agentex SDK, with stand-ins of what the SDK hands to them."""
+"""The processors for the Agentex SDK, with fakes of the SDK's objects."""
 
 import asyncio
 import shutil
@@ -35,13 +35,13 @@ class SdkSpan:
         self.data: Any = None
 
     def finish(self) -> None:
-        """What the SDK sets before it ends a span."""
+        """Set what the SDK sets before it ends a span."""
         self.end_time = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
         self.output = {"a": "hello"}
 
 
 class SpanEventType(StrEnum):
-    """As the SDK's."""
+    """The SDK's enum of the same name."""
 
     START = "start"
     END = "end"
@@ -77,11 +77,11 @@ EXPECTED = [
 
 def events(sidecar: ScriptedSidecar) -> list[dict[str, Any]]:
     """All events, in order of arrival."""
-    return [event for post in sidecar.posts for event in post.events]
+    return [event for request in sidecar.requests for event in request.events]
 
 
-def test_the_sync_processor_takes_a_span_as_it_is_at_each_call() -> None:
-    """The SDK hands over one object twice; what it was at the START stays so."""
+def test_the_sync_processor_encodes_a_span_during_each_call() -> None:
+    """The SDK passes the same object twice; changes made after the START do not alter the START."""
     with scripted() as sidecar:
         processor = SyncSidecarProcessor(sender=Sender(sidecar.url))
         span = SdkSpan("turn")
@@ -92,56 +92,56 @@ def test_the_sync_processor_takes_a_span_as_it_is_at_each_call() -> None:
         assert events(sidecar) == EXPECTED
 
 
-async def test_the_async_processor_takes_single_spans_and_batches() -> None:
-    """Both ways that the SDK's queue has of calling it; shutdown waits beside the loop."""
+async def test_the_async_processor_accepts_single_spans_and_batches() -> None:
+    """The SDK's queue calls either way; `shutdown` waits for delivery of both."""
     with scripted() as sidecar:
         processor = AsyncSidecarProcessor(sender=Sender(sidecar.url))
-        span, more = SdkSpan("turn"), [SdkSpan("b"), SdkSpan("c")]
+        span, batch = SdkSpan("turn"), [SdkSpan("b"), SdkSpan("c")]
         await processor.on_span_start(span)
-        await processor.on_spans_start(more)
-        for each in (span, *more):
+        await processor.on_spans_start(batch)
+        for each in (span, *batch):
             each.finish()
         await processor.on_span_end(span)
-        await processor.on_spans_end(more)
+        await processor.on_spans_end(batch)
         await processor.shutdown()
         assert [e for e in events(sidecar) if e["span"]["name"] == "turn"] == EXPECTED
         assert sidecar.names == ["turn", "b", "c", "turn", "b", "c"]
 
 
-async def test_shutdown_does_not_hold_up_the_loop() -> None:
-    """While the sidecar hangs, the loop goes on; the processor waits for the answer."""
+async def test_shutdown_does_not_block_the_event_loop() -> None:
+    """The loop runs while `shutdown` waits for a sidecar that hangs."""
     with scripted() as sidecar:
-        sidecar.hold.clear()
+        sidecar.may_respond.clear()
         processor = AsyncSidecarProcessor(sender=Sender(sidecar.url))
         await processor.on_span_start(SdkSpan("turn"))
         stopping = asyncio.create_task(processor.shutdown())
-        await asyncio.to_thread(sidecar.wait_for_posts, 1)
+        await asyncio.to_thread(sidecar.wait_for_requests, 1)
         assert not stopping.done()
-        sidecar.hold.set()
+        sidecar.may_respond.set()
         await stopping
 
 
-def test_what_is_no_span_is_counted_and_raises_nothing() -> None:
-    """A processor's bug must not reach the agent."""
+def test_an_object_that_is_no_span_is_counted_and_raises_nothing() -> None:
+    """An error while encoding never reaches the agent."""
     sender = Sender("http://127.0.0.1:1")
     SyncSidecarProcessor(sender=sender).on_span_end(object())
     assert sender.dropped == {"encoding failed: AttributeError": 1}
 
 
 class SdkQueue:
-    """The parts of the SDK's queue that others use."""
+    """The SDK's span queue, as far as other code uses it."""
 
     def __init__(self) -> None:
         self.items: list[tuple[Any, Any, list[Any]]] = []
         self.depth = 7
 
     def enqueue(self, event_type: Any, span: Any, processors: list[Any]) -> None:  # noqa: ANN401 - as the SDK's
-        """Keep it."""
+        """Record the arguments."""
         self.items.append((event_type, span, processors))
 
 
 class Sdk(types.SimpleNamespace):
-    """The SDK's registry and queue."""
+    """What the fake SDK's registry and queue hold."""
 
     queue: SdkQueue
     sync: list[Any]
@@ -151,7 +151,7 @@ class Sdk(types.SimpleNamespace):
 
 @pytest.fixture
 def sdk(monkeypatch: pytest.MonkeyPatch) -> Sdk:
-    """Modules with the names that `register` looks for."""
+    """Fake modules under the names that `register` imports."""
     made = Sdk(queue=SdkQueue(), sync=[], asynchronous=[])
     tracing = "agentex.lib.core.tracing"
     for name in ("agentex", "agentex.lib", "agentex.lib.core", tracing):
@@ -168,7 +168,7 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Sdk:
 
 
 def test_register_adds_both_processors_once(sdk: Sdk) -> None:
-    """They share one sender; calling it again changes nothing."""
+    """Both share one sender; a second call changes nothing."""
     register("http://127.0.0.1:1")
     register("http://127.0.0.1:1")
     assert [type(p) for p in sdk.sync] == [SyncSidecarProcessor]
@@ -176,8 +176,8 @@ def test_register_adds_both_processors_once(sdk: Sdk) -> None:
     assert len(sender_module._SHARED_SENDERS) == 1
 
 
-def test_spans_of_every_event_loop_arrive(sdk: Sdk) -> None:
-    """The SDK's own queue belongs to one loop; ours belong to none, and others keep that queue."""
+def test_spans_from_every_event_loop_arrive(sdk: Sdk) -> None:
+    """The proxy is bound to no loop; other processors still get their spans by the SDK's queue."""
     with scripted() as sidecar:
         register(sidecar.url)
         queue = vars(sdk.module)["_default_span_queue"]
@@ -205,7 +205,7 @@ def test_spans_of_every_event_loop_arrive(sdk: Sdk) -> None:
 
 
 def run(code: str, cwd: Path) -> str:
-    """The standard output of a fresh interpreter."""
+    """Run `code` in a fresh interpreter and return its standard output."""
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
 
@@ -219,20 +219,20 @@ print([name for name in heavy if name in sys.modules])
 """
 
 
-def test_importing_it_loads_no_sdk_and_no_part_of_the_daemon() -> None:
-    """An agent pays for the standard library only."""
+def test_importing_the_client_loads_the_standard_library_only() -> None:
+    """No SDK, no encoder and no dependency of the daemon is loaded before it is needed."""
     code = HEAVY.format(name="trace_sidecar_client")
     assert run(code, PACKAGE.parents[1]) == "[]\n"
 
 
-def test_the_folder_works_when_it_is_copied(tmp_path: Path) -> None:
-    """It imports nothing of the project, so an agent may take it along under another name."""
+def test_a_copy_of_the_package_works(tmp_path: Path) -> None:
+    """An agent may vendor the folder under another name: it imports nothing else of the project."""
     shutil.copytree(PACKAGE, tmp_path / "vendored_client")
     code = HEAVY.format(name="vendored_client") + "print('sidecar' in sys.modules)"
     assert run(code, tmp_path) == "[]\nFalse\n"
 
 
-def test_without_the_sdk_register_says_so() -> None:
-    """There is nothing to register with."""
+def test_register_without_the_sdk_raises() -> None:
+    """An agent without the SDK gets an `ImportError` that names it."""
     with pytest.raises(ImportError, match="agentex"):
         register()

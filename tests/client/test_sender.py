@@ -1,4 +1,4 @@
-"""The client's sender: what arrives, in what order, and what becomes of what can't."""
+"""The client's sender: what arrives, in what order, and how undeliverable events are counted."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ import pytest
 from trace_sidecar_client import Credentials, Sender
 from trace_sidecar_client import sender as module
 
-from tests.support.client import ACCEPTED, PATIENCE_S, Answer, ScriptedSidecar, scripted
+from tests.support.client import ACCEPTED, DEADLINE_S, Response, ScriptedSidecar, scripted
 from tests.support.world import running_app, upstream
 
 LATER = (503, {"Retry-After": "0.01"}, b'{"error":"stopping"}')
@@ -23,80 +23,80 @@ ROOT = Path(__file__).parents[2]
 
 
 def event(name: str, padding: int = 0) -> bytes:
-    """An encoded event with that span name."""
+    """An encoded event with this span name."""
     return json.dumps({"event_type": "start", "span": {"name": name, "p": "x" * padding}}).encode()
 
 
 def test_events_arrive_in_order_in_one_request_over_one_connection() -> None:
-    """What is sent at once goes out together, and the connection is kept."""
+    """Events sent together share a request, and requests share a connection."""
     with scripted() as sidecar:
         sender = Sender(sidecar.url)
         for batch in ("a", "b"):
             for number in range(10):
                 sender.send(event(f"{batch}{number}"))
-            assert sender.flush(PATIENCE_S)
+            assert sender.flush(DEADLINE_S)
         assert [f"{b}{n}" for b in "ab" for n in range(10)] == sidecar.names
-        assert len(sidecar.posts) <= 4
+        assert len(sidecar.requests) <= 4
         assert sidecar.connections == 1
-        assert sidecar.posts[0].path == "/v1/spans"
-        assert sidecar.posts[0].headers["content-type"] == "application/x-ndjson"
+        assert sidecar.requests[0].path == "/v1/spans"
+        assert sidecar.requests[0].headers["content-type"] == "application/x-ndjson"
         assert (sender.sent, sender.dropped, sender.waiting_bytes) == (20, {}, 0)
 
 
-def test_after_a_flush_events_wait_for_each_other_again() -> None:
-    """A flush hurries what is there, and no more: then batches are as large as before."""
+def test_batches_linger_again_after_a_flush() -> None:
+    """A flush cuts the linger short only for the events that are queued at the time."""
     with scripted() as sidecar, scripted() as elsewhere:
-        sender, other = Sender(sidecar.url, linger_s=PATIENCE_S), Sender(elsewhere.url)
+        sender, other = Sender(sidecar.url, linger_s=DEADLINE_S), Sender(elsewhere.url)
         for name in "ab":
             sender.send(event(name))
-            # Time enough for a thread that does not wait.
+            # By the time this is delivered, a sender that does not linger has sent.
             other.send(event("x"))
-            assert other.flush(PATIENCE_S)
+            assert other.flush(DEADLINE_S)
             sender.send(event(name))
-            assert sender.flush(PATIENCE_S)
-        sent = ["".join(e["span"]["name"] for e in post.events) for post in sidecar.posts]
+            assert sender.flush(DEADLINE_S)
+        sent = ["".join(e["span"]["name"] for e in request.events) for request in sidecar.requests]
         assert sent == ["aa", "bb"]
 
 
-def test_a_batch_is_bounded_in_events_and_bytes() -> None:
-    """Many small events and few large ones both go out in several requests."""
+def test_a_batch_is_limited_in_events_and_bytes() -> None:
+    """Many small events and a few large ones are both split into several requests."""
     with scripted() as sidecar:
-        sidecar.hold.clear()
+        sidecar.may_respond.clear()
         sender = Sender(sidecar.url)
         sender.send(event("first"))
-        sidecar.wait_for_posts(1)
+        sidecar.wait_for_requests(1)
         for number in range(600):
             sender.send(event(f"s{number}"))
         for number in range(5):
             sender.send(event(f"l{number}", padding=400_000))
-        sidecar.hold.set()
-        assert sender.flush(PATIENCE_S)
-        sizes = [len(post.events) for post in sidecar.posts]
+        sidecar.may_respond.set()
+        assert sender.flush(DEADLINE_S)
+        sizes = [len(request.events) for request in sidecar.requests]
         assert sum(sizes) == 606
         assert max(sizes) == 256
-        assert all(len(post.headers["content-length"]) <= 7 for post in sidecar.posts)
+        assert all(len(request.headers["content-length"]) <= 7 for request in sidecar.requests)
         assert len(sizes) >= 6
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [LATER, (429, {"Retry-After": "0.01"}, b""), (500, {}, b""), (408, {}, b""), (502, {}, b"x")],
     ids=["503", "429", "500", "408", "502"],
 )
-def test_what_may_pass_is_tried_again(trouble: tuple[int, dict[str, str], bytes]) -> None:
-    """The same events are sent until they are taken, once, before what came later."""
-    with scripted(trouble, trouble) as sidecar:
+def test_temporary_failures_are_retried(failure: tuple[int, dict[str, str], bytes]) -> None:
+    """A batch is resent until it is accepted, and later events wait behind it."""
+    with scripted(failure, failure) as sidecar:
         sender = Sender(sidecar.url)
         sender.send(event("a"))
-        sidecar.wait_for_posts(2)
+        sidecar.wait_for_requests(2)
         sender.send(event("b"))
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         assert sidecar.names == ["a", "a", "a", "b"]
         assert sender.sent == 2
 
 
-def test_a_sidecar_that_starts_later_gets_everything() -> None:
-    """Refused connections are waited out, and so is a restart."""
+def test_events_wait_for_a_sidecar_that_is_down() -> None:
+    """Events survive refused connections before the sidecar starts and while it restarts."""
     sidecar = ScriptedSidecar()
     with sidecar.running():
         pass
@@ -104,127 +104,127 @@ def test_a_sidecar_that_starts_later_gets_everything() -> None:
     sender.send(event("before"))
     assert not sender.flush(0.0)
     with sidecar.running(sidecar.port):
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
     sender.send(event("between"))
     with sidecar.running(sidecar.port):
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
     assert sidecar.names == ["before", "between"]
 
 
-def test_a_connection_that_was_closed_while_idle_is_no_failure() -> None:
-    """The next request opens a new one at once."""
+def test_an_idle_connection_that_the_sidecar_closed_is_replaced() -> None:
+    """The next request opens a new connection without a back-off."""
     closing = (202, {"Connection": "close"}, b'{"accepted":1,"rejected":[]}')
     with scripted(closing) as sidecar:
         sender = Sender(sidecar.url)
         for name in "ab":
             sender.send(event(name))
-            assert sender.flush(PATIENCE_S)
+            assert sender.flush(DEADLINE_S)
         assert (sidecar.names, sidecar.connections) == (["a", "b"], 2)
 
 
-def test_a_sidecar_that_hangs_is_given_up_and_asked_again() -> None:
-    """No wait is without an end."""
+def test_a_request_that_times_out_is_retried() -> None:
+    """A sidecar that hangs does not hold up the sender beyond its timeout."""
     with scripted() as sidecar:
-        sidecar.hold.clear()
+        sidecar.may_respond.clear()
         sender = Sender(sidecar.url, timeout_s=0.05)
         sender.send(event("a"))
-        sidecar.wait_for_posts(2)
-        sidecar.hold.set()
-        assert sender.flush(PATIENCE_S)
+        sidecar.wait_for_requests(2)
+        sidecar.may_respond.set()
+        assert sender.flush(DEADLINE_S)
         assert sender.sent == 1
 
 
-def test_when_full_the_newest_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
-    """What waits and what is in hand stay below the bound; the drops are counted, and said once."""
+def test_a_full_buffer_drops_new_events(caplog: pytest.LogCaptureFixture) -> None:
+    """Queued and in-flight bytes stay within the limit; drops are counted and logged once."""
     with scripted() as sidecar:
-        sidecar.hold.clear()
+        sidecar.may_respond.clear()
         sender = Sender(sidecar.url, max_bytes=3000)
         sender.send(event("a", 800))
-        sidecar.wait_for_posts(1)
+        sidecar.wait_for_requests(1)
         for name in "bcde":
             sender.send(event(name, 800))
         assert sender.waiting_bytes <= 3000
         assert sender.dropped == {"buffer full": 2}
-        sidecar.hold.set()
-        assert sender.flush(PATIENCE_S)
+        sidecar.may_respond.set()
+        assert sender.flush(DEADLINE_S)
         assert sidecar.names == ["a", "b", "c"]
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["span events dropped: 1 (buffer full)"]
 
 
-def test_413_sends_less_at_once() -> None:
-    """Halved until it fits; one that never fits is counted, and the others arrive in order."""
-    too_large: Answer = (413, {}, b'{"error":"larger than 1KiB"}')
+def test_413_splits_the_batch() -> None:
+    """Batches are halved until they fit; an event that never fits is dropped, the others arrive."""
+    too_large: Response = (413, {}, b'{"error":"larger than 1KiB"}')
     with scripted(LATER, too_large, too_large, too_large, ACCEPTED, ACCEPTED) as sidecar:
-        sender = Sender(sidecar.url, linger_s=PATIENCE_S)
+        sender = Sender(sidecar.url, linger_s=DEADLINE_S)
         for name in "abcd":
             sender.send(event(name))
-        assert sender.flush(PATIENCE_S)
-        sent = ["".join(e["span"]["name"] for e in post.events) for post in sidecar.posts]
+        assert sender.flush(DEADLINE_S)
+        sent = ["".join(e["span"]["name"] for e in request.events) for request in sidecar.requests]
         assert sent == ["abcd", "abcd", "ab", "a", "b", "cd"]
         assert (sender.sent, sender.dropped) == (3, {"HTTP 413": 1})
 
 
-def test_rejected_events_are_counted_with_their_reason() -> None:
-    """A 202 or a 400 that names events settles all of them."""
+def test_rejected_events_are_counted_by_reason() -> None:
+    """A 202 or 400 that lists rejected events settles the whole batch, without a retry."""
     body = b'{"accepted":1,"rejected":[{"index":0,"id":"s","error":"span.name is empty"}]}'
     with scripted(LATER, (202, {}, body), (400, {}, body)) as sidecar:
-        sender = Sender(sidecar.url, linger_s=PATIENCE_S)
+        sender = Sender(sidecar.url, linger_s=DEADLINE_S)
         sender.send(event("a"))
         sender.send(event("b"))
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         sender.send(event("c"))
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         assert (sender.sent, sender.dropped) == (1, {"rejected: span.name is empty": 2})
 
 
 @pytest.mark.parametrize("status", [301, 403, 404, 415])
-def test_other_answers_are_counted_and_do_not_stop_what_follows(status: int) -> None:
-    """Something else listens there, or refuses us: nothing is retried for ever."""
+def test_other_responses_drop_the_batch_only(status: int) -> None:
+    """A response that no retry can change, or not a sidecar's, drops that batch and no more."""
     with scripted((status, {}, b"<html>secret</html>")) as sidecar:
         sender = Sender(sidecar.url)
         for name in "ab":
             sender.send(event(name))
-            assert sender.flush(PATIENCE_S)
+            assert sender.flush(DEADLINE_S)
         assert (sender.sent, sender.dropped) == (1, {f"HTTP {status}": 1})
 
 
-def test_log_lines_never_hold_what_an_agent_traced(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither events nor bodies of answers that are not a sidecar's reach the log."""
+def test_log_lines_never_contain_span_content(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither events nor response bodies reach the log."""
     caplog.set_level(logging.DEBUG)
     with scripted((404, {}, b"secret"), (400, {}, b"secret"), (400, {}, b"[1]")) as sidecar:
         sender = Sender(sidecar.url)
         for _ in range(3):
             sender.send(event("secret"))
-            assert sender.flush(PATIENCE_S)
+            assert sender.flush(DEADLINE_S)
         sender.log_undelivered()
         assert sum(sender.dropped.values()) == 3
     assert caplog.records
     assert "secret" not in caplog.text
 
 
-def test_credentials_are_read_when_they_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agent's key exists only once it has registered; given ones win; broken ones stay."""
+def test_credentials_are_read_at_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given credentials win over the environment, which may change; malformed ones are not sent."""
     for name in ("AGENT_API_KEY", "SGP_API_KEY", "SGP_ACCOUNT_ID"):
         monkeypatch.delenv(name, raising=False)
     with scripted() as sidecar:
         sender = Sender(sidecar.url, credentials=Credentials(sgp_account_id="given"))
         sender.send(event("a"))
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         monkeypatch.setenv("AGENT_API_KEY", "agent")
         monkeypatch.setenv("SGP_API_KEY", "two\r\nlines")
         monkeypatch.setenv("SGP_ACCOUNT_ID", "environment")
         sender.send(event("b"))
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
     names = {"x-agent-api-key", "x-api-key", "x-selected-account-id"}
-    first, second = ({n: p.headers[n] for n in names & p.headers.keys()} for p in sidecar.posts)
+    first, second = ({n: p.headers[n] for n in names & p.headers.keys()} for p in sidecar.requests)
     assert first == {"x-selected-account-id": "given"}
     assert second == {"x-selected-account-id": "given", "x-agent-api-key": "agent"}
     assert "given" not in repr(Credentials(sgp_account_id="given"))
 
 
-def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parameter wins over `TRACE_SIDECAR_URL`, which wins over the default; empty means unset."""
+def test_the_url_defaults_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter wins over `TRACE_SIDECAR_URL`, which wins over the default; empty is unset."""
     monkeypatch.setenv("TRACE_SIDECAR_URL", "")
     assert module.sidecar_url(None) == module.sidecar_url("") == "http://127.0.0.1:8318"
     monkeypatch.setenv("TRACE_SIDECAR_URL", "http://[::1]:99")
@@ -235,18 +235,18 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert module.shared_sender("http://127.0.0.1:1") is module.shared_sender("http://127.0.0.1:1")
 
 
-def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Localhost is reached directly, whatever the pod's proxy settings say."""
+def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client connects to localhost directly, whatever the pod's proxy settings."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with scripted() as sidecar:
         sender = Sender(sidecar.url)
         sender.send(event("a"))
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         assert sidecar.names == ["a"]
 
 
 def test_any_number_of_threads_and_loops_may_send() -> None:
-    """Eight threads, each with a loop of its own: every event arrives once."""
+    """With eight threads and event loops, every event arrives once and in its thread's order."""
     with scripted() as sidecar:
         sender = Sender(sidecar.url)
 
@@ -260,32 +260,32 @@ def test_any_number_of_threads_and_loops_may_send() -> None:
             for thread in threads:
                 thread.start()
                 stack.callback(thread.join)
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         assert sorted(sidecar.names) == sorted(f"{t}-{n}" for t in range(8) for n in range(50))
-        of_one = [name for name in sidecar.names if name.startswith("3-")]
-        assert of_one == [f"3-{n}" for n in range(50)]
+        from_one_thread = [name for name in sidecar.names if name.startswith("3-")]
+        assert from_one_thread == [f"3-{n}" for n in range(50)]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_after_a_fork_each_process_sends_its_own() -> None:
-    """The child starts its own thread and connection, and does not send the parent's again."""
+def test_after_a_fork_each_process_sends_its_own_events() -> None:
+    """The child opens its own connection and does not resend what the parent holds."""
     with scripted() as sidecar:
         sender = Sender(sidecar.url)
         sender.send(event("warm"))
-        assert sender.flush(PATIENCE_S)
-        sidecar.hold.clear()
+        assert sender.flush(DEADLINE_S)
+        sidecar.may_respond.clear()
         sender.send(event("parent 1"))
-        sidecar.wait_for_posts(2)
+        sidecar.wait_for_requests(2)
         sender.send(event("parent 2"))
         child = os.fork()
         if child == 0:
-            # Nothing of the test may run here: not even its clean-up.
+            # _exit: neither the rest of the test nor its cleanup may run in the child.
             sender.send(event("child"))
-            os._exit(0 if sender.flush(PATIENCE_S) and sender.sent == 1 else 1)
-        sidecar.wait_for_posts(3)
-        sidecar.hold.set()
+            os._exit(0 if sender.flush(DEADLINE_S) and sender.sent == 1 else 1)
+        sidecar.wait_for_requests(3)
+        sidecar.may_respond.set()
         assert os.waitpid(child, 0)[1] == 0
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         assert sorted(sidecar.names) == ["child", "parent 1", "parent 2", "warm"]
 
 
@@ -299,65 +299,65 @@ with spans.span("last"):
 
 
 def agent(url: str, last: str = "") -> "subprocess.Popen[str]":
-    """A process that traces one span."""
+    """Start a process that traces one span, then runs `last`."""
     command = [sys.executable, "-c", AGENT.format(last), url]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def test_what_is_left_is_sent_at_exit() -> None:
-    """A process that ends right after its last span loses nothing."""
+def test_buffered_events_are_sent_at_exit() -> None:
+    """A process that exits right after its last span loses nothing."""
     with scripted() as sidecar, agent(sidecar.url) as process:
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(DEADLINE_S) == 0
         assert sidecar.names == ["last", "last"]
 
 
-def test_at_exit_nobody_waits_for_ever_for_a_sidecar_that_is_away() -> None:
-    """After the deadline the process ends, and says how many events it takes along."""
+def test_the_flush_at_exit_gives_up_on_an_unreachable_sidecar() -> None:
+    """The process exits at the deadline and logs how many events were not delivered."""
     process = agent("http://127.0.0.1:1", "client.sender.FLUSH_TIMEOUT_S = 0.1")
-    _, said = process.communicate(timeout=PATIENCE_S)
+    _, stderr = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0
-    assert said == "span events dropped: 2 (not delivered at exit)\n"
+    assert stderr == "span events dropped: 2 (not delivered at exit)\n"
 
 
-def test_a_blocked_thread_does_not_keep_the_process() -> None:
-    """A sidecar that hangs in the middle of an answer does not hold up the exit either."""
+def test_the_flush_at_exit_gives_up_on_a_sidecar_that_hangs() -> None:
+    """A sender thread that is blocked in a request does not keep the process alive."""
     with scripted() as sidecar:
-        sidecar.hold.clear()
+        sidecar.may_respond.clear()
         process = agent(sidecar.url, "client.sender.FLUSH_TIMEOUT_S = 0.1")
-        _, said = process.communicate(timeout=PATIENCE_S)
-        assert (process.returncode, said.count("not delivered at exit")) == (0, 1)
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, stderr.count("not delivered at exit")) == (0, 1)
 
 
-def test_a_broken_answer_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong in one delivery, the next one is made."""
+def test_a_bug_does_not_end_the_sender_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected error drops one batch; the next one is delivered."""
     with scripted() as sidecar:
         sender = Sender(sidecar.url)
         with monkeypatch.context() as broken:
             broken.setattr(sender, "_post", lambda events: 1 / 0)
             sender.send(event("a"))
-            assert sender.flush(PATIENCE_S)
+            assert sender.flush(DEADLINE_S)
         sender.send(event("b"))
-        assert sender.flush(PATIENCE_S)
+        assert sender.flush(DEADLINE_S)
         assert (sidecar.names, sender.dropped) == (["b"], {"internal error": 1})
 
 
-async def test_a_real_sidecar_takes_it() -> None:
-    """End to end with the daemon: START and END joined, written once."""
+async def test_a_real_sidecar_delivers_the_span() -> None:
+    """With the daemon in between, START and END reach Agentex as one write."""
     async with upstream() as agentex, running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
         from trace_sidecar_client import Spans
 
         sender = Sender(app.url)
         async with Spans(sender=sender).span("turn", input={"q": 1}) as span:
             span.output = {"a": 2}
-        assert await asyncio.to_thread(sender.flush, PATIENCE_S)
+        assert await asyncio.to_thread(sender.flush, DEADLINE_S)
         assert await app.stop()
     (request,) = agentex.requests
     assert (request.body["name"], request.body["input"]) == ("turn", {"q": 1})
     assert request.body["output"] == {"a": 2}
 
 
-def test_a_signal_that_ends_python_orderly_flushes() -> None:
-    """A handler that raises SystemExit, as servers install one, runs the exit flush."""
+def test_a_sigterm_handler_that_exits_flushes() -> None:
+    """A handler that raises `SystemExit`, as servers have, lets the flush at exit run."""
     last = (
         "import signal, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
@@ -367,7 +367,7 @@ def test_a_signal_that_ends_python_orderly_flushes() -> None:
     with scripted() as sidecar, agent(sidecar.url, last) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "up\n"
-        sidecar.wait_for_posts(2)
+        sidecar.wait_for_requests(2)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(DEADLINE_S) == 0
         assert sidecar.names == ["last", "last", "open", "open"]

@@ -1,4 +1,4 @@
-"""`Spans`: nesting, exceptions, cancellation; nothing of an agent's work is changed."""
+"""`Spans`: nesting, exceptions and cancellation, without side effects on the agent."""
 
 import asyncio
 import contextvars
@@ -10,43 +10,43 @@ from typing import Any
 import pytest
 from trace_sidecar_client import Sender, Spans, current
 
-from tests.support.client import PATIENCE_S, ScriptedSidecar, scripted
+from tests.support.client import DEADLINE_S, ScriptedSidecar, scripted
 
 
 class Traced:
-    """A `Spans`, and what the sidecar got from it."""
+    """A `Spans` and the events that its fake sidecar received."""
 
     def __init__(self, sidecar: ScriptedSidecar) -> None:
         self.spans = Spans(sender=Sender(sidecar.url))
         self._sidecar = sidecar
 
     def events(self, kind: str) -> dict[str, dict[str, Any]]:
-        """The spans of all STARTs or ENDs, by name."""
-        assert self.spans.flush(PATIENCE_S)
+        """The spans of all START or END events, by name."""
+        assert self.spans.flush(DEADLINE_S)
         return {
             event["span"]["name"]: event["span"]
-            for post in self._sidecar.posts
-            for event in post.events
+            for request in self._sidecar.requests
+            for event in request.events
             if event["event_type"] == kind
         }
 
 
 @contextmanager
 def tracing() -> Iterator[Traced]:
-    """Spans whose sidecar takes everything."""
+    """`Spans` with a fake sidecar that accepts everything."""
     with scripted() as sidecar:
         yield Traced(sidecar)
 
 
 @pytest.fixture
 def traced() -> Iterator[Traced]:
-    """As `tracing`."""
+    """`tracing` as a fixture."""
     with tracing() as made:
         yield made
 
 
-def test_a_block_is_a_span_with_its_start_and_its_end(traced: Traced) -> None:
-    """The START has the input as it was then, the END everything as it is at last."""
+def test_a_block_sends_its_start_and_its_end(traced: Traced) -> None:
+    """The START has the values at entry, the END the values at exit."""
     value = {"q": [1]}
     with traced.spans.span("turn", input=value, data={"k": "v"}, task_id="task") as span:
         span.output = {"a": 1}
@@ -59,7 +59,7 @@ def test_a_block_is_a_span_with_its_start_and_its_end(traced: Traced) -> None:
 
 
 async def test_nesting_follows_the_context(traced: Traced) -> None:
-    """Children know their parent across awaits and tasks; siblings do not see each other."""
+    """Children find their parent across awaits and tasks; siblings are independent."""
 
     async def child(name: str) -> None:
         async with traced.spans.span(name):
@@ -79,8 +79,8 @@ async def test_nesting_follows_the_context(traced: Traced) -> None:
     assert "parent_id" not in ends["root"]
 
 
-def test_a_thread_begins_its_own_trace_unless_it_is_given_the_context(traced: Traced) -> None:
-    """As everything that follows `contextvars`; ids may also be given by hand."""
+def test_a_thread_starts_its_own_trace_unless_it_runs_in_a_copied_context(traced: Traced) -> None:
+    """Threads do not inherit `contextvars`. Explicit ids win over the current span."""
 
     def work(name: str, **ids: str) -> None:
         with traced.spans.span(name, **ids):
@@ -107,7 +107,7 @@ def test_a_thread_begins_its_own_trace_unless_it_is_given_the_context(traced: Tr
 
 
 class Unprintable(Exception):
-    """Its text raises."""
+    """An exception whose `str` raises."""
 
     def __str__(self) -> str:
         raise RuntimeError
@@ -115,10 +115,10 @@ class Unprintable(Exception):
 
 @pytest.mark.parametrize("data", [None, {"k": 1}, [{"k": 1}]])
 @pytest.mark.parametrize("error", [ValueError("boom"), KeyboardInterrupt(), Unprintable()])
-def test_an_exception_is_recorded_and_goes_on(
+def test_an_exception_is_recorded_and_propagates(
     traced: Traced, data: object, error: BaseException
 ) -> None:
-    """The agent sees its own exception; the span says which it was, beside its data."""
+    """The agent sees its own exception; the span records it beside its data."""
     with pytest.raises(type(error)) as caught, traced.spans.span("turn", data=data):
         raise error
     assert caught.value is error
@@ -134,7 +134,7 @@ def test_an_exception_is_recorded_and_goes_on(
 
 
 async def test_a_cancelled_task_ends_its_span(traced: Traced) -> None:
-    """The span does not stay open, and the cancellation is not swallowed."""
+    """The span is ended and the cancellation propagates."""
     inside = asyncio.Event()
 
     async def work() -> None:
@@ -151,8 +151,8 @@ async def test_a_cancelled_task_ends_its_span(traced: Traced) -> None:
     assert ended["data"]["__error__"]["type"] == "CancelledError"
 
 
-async def test_a_generator_that_is_closed_elsewhere_ends_its_span(traced: Traced) -> None:
-    """An async generator may be closed in another task: no error reaches the agent."""
+async def test_an_async_generator_closed_in_another_task_ends_its_span(traced: Traced) -> None:
+    """Its context differs from the one it began in, and no error reaches the agent."""
 
     async def stream() -> AsyncIterator[int]:
         async with traced.spans.span("stream"):
@@ -165,8 +165,8 @@ async def test_a_generator_that_is_closed_elsewhere_ends_its_span(traced: Traced
     assert "stream" in await asyncio.to_thread(traced.events, "end")
 
 
-def test_what_can_not_be_a_span_is_counted_and_raises_nothing() -> None:
-    """Tracing never stops an agent."""
+def test_a_span_that_can_not_be_encoded_is_counted_and_raises_nothing() -> None:
+    """An error while encoding never reaches the agent."""
     with scripted() as sidecar:
         sender = Sender(sidecar.url)
         spans = Spans(sender=sender)

@@ -1,4 +1,4 @@
-"""Whatever an agent puts into a span becomes JSON that the sidecar takes."""
+"""Whatever an agent puts into a span becomes JSON that the sidecar accepts."""
 
 import dataclasses
 import enum
@@ -39,24 +39,24 @@ class Point:
 
 
 class Model:
-    """What a pydantic model looks like from outside."""
+    """Looks like a pydantic model."""
 
     __pydantic_serializer__ = object()
 
     def model_dump(self) -> dict[str, object]:
-        """Its fields."""
+        """The fields."""
         return {"inner": b"raw"}
 
 
 class Silent:
-    """Its `repr` raises."""
+    """An object whose `repr` raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError("secret")
 
 
 class BadMapping(dict[str, int]):
-    """A dict whose own methods raise."""
+    """A dict whose overridden methods raise."""
 
     def items(self) -> NoReturn:
         raise RuntimeError("secret")
@@ -79,7 +79,7 @@ def cycle() -> dict[str, object]:
 
 
 ENCODERS = [default_encoder(), sdk_encoder(), Encoder(default_encoder().dumps), Encoder(json_dumps)]
-ODD = [
+UNUSUAL = [
     (math.nan, None),
     (-math.inf, None),
     (b"text", "text"),
@@ -110,31 +110,31 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
-@pytest.mark.parametrize(("value", "expected"), ODD, ids=[repr(type(v)) for v, _ in ODD])
-def test_an_odd_value_has_one_plain_form_and_costs_no_neighbour(
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["default", "sdk", "by field", "json"])
+@pytest.mark.parametrize(("value", "expected"), UNUSUAL, ids=[repr(type(v)) for v, _ in UNUSUAL])
+def test_an_unusual_value_has_one_form_and_leaves_its_neighbours_alone(
     encoder: Encoder, value: object, expected: object
 ) -> None:
-    """The form does not depend on the encoder at hand, and what is beside it arrives unchanged."""
+    """Every encoder gives the same form, and the values beside it arrive unchanged."""
     made = json.loads(
-        encode_payload({"before": [1.5, "x"], "odd": value, "after": {"k": None}}, encoder.dumps)
+        encode_payload(
+            {"before": [1.5, "x"], "unusual": value, "after": {"k": None}}, encoder.dumps
+        )
     )
-    assert made == {"before": [1.5, "x"], "odd": expected, "after": {"k": None}}
+    assert made == {"before": [1.5, "x"], "unusual": expected, "after": {"k": None}}
 
 
 def test_an_iterator_is_not_consumed() -> None:
-    """A generator is the agent's: reading it here would take its items away."""
+    """Reading a generator would take its items from the agent."""
     generator = iter(deque([1, 2]))
     encode_payload({"stream": generator}, default_encoder().dumps)
     assert list(generator) == [1, 2]
 
 
-@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["default", "sdk", "by field", "json"])
 @pytest.mark.parametrize("levels", [99, 101, 120, 400, 5000])
-def test_deep_values_are_cut_where_the_sidecar_would_refuse_them(
-    encoder: Encoder, levels: int
-) -> None:
-    """However deep, one span is taken with its neighbours' fields."""
+def test_values_nested_too_deep_are_truncated(encoder: Encoder, levels: int) -> None:
+    """The sidecar accepts the span at any depth, and its other fields arrive whole."""
     span = Span("s", "t", "n", datetime.now(UTC), input={"deep": nested(levels)}, data={"k": "v"})
     decoded = decode(encode_event("start", span, encoder), 0.0)
     assert decoded.rejected == []
@@ -142,15 +142,15 @@ def test_deep_values_are_cut_where_the_sidecar_would_refuse_them(
     assert decoded.spans[0].input.count(b"{") == (100 if levels == 99 else pytest.approx(50, abs=2))
 
 
-def test_brackets_in_texts_are_not_levels() -> None:
-    """A prompt full of braces is forwarded as it is."""
+def test_brackets_in_strings_are_not_nesting() -> None:
+    """A prompt full of braces is forwarded unchanged."""
     text = '{"[\\' * 5000
     assert json.loads(encode([text], json_dumps)) == [text]
     assert json.loads(encode([(text,)], default_encoder().dumps)) == [[text]]
 
 
-def test_a_large_flat_payload_is_left_to_the_fast_encoder() -> None:
-    """Many objects side by side are not deep."""
+def test_a_large_flat_payload_uses_the_fast_encoder() -> None:
+    """Many sibling objects do not count as deep nesting."""
     rows = {"rows": [{"id": n, "tags": ["a"], "none": None} for n in range(1000)]}
     assert encode(rows, default_encoder().dumps) == default_encoder().dumps(rows)
 
@@ -169,13 +169,13 @@ def test_a_large_flat_payload_is_left_to_the_fast_encoder() -> None:
         ((1, 2), b'{"items":[1,2]}'),
     ],
 )
-def test_a_payload_is_an_object_objects_or_null(value: object, expected: bytes) -> None:
-    """What the sidecar would refuse is wrapped."""
+def test_a_payload_is_an_object_an_array_of_objects_or_null(value: object, expected: bytes) -> None:
+    """A value that the sidecar would reject is wrapped in an object."""
     assert encode_payload(value, default_encoder().dumps) == expected
 
 
-def test_the_agents_own_encoder_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without orjson and pydantic, the standard library does."""
+def test_the_standard_library_is_the_last_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without orjson and pydantic, `json` encodes everything."""
     monkeypatch.setitem(sys.modules, "orjson", None)
     monkeypatch.setitem(sys.modules, "pydantic_core", None)
     monkeypatch.setattr(encoders, "default_encoder", default_encoder.__wrapped__)
@@ -183,14 +183,14 @@ def test_the_agents_own_encoder_may_be_missing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def chained(link: Callable[[object], object], levels: int, value: object = "end") -> object:
-    """Such links, one inside the other, around `value`."""
+    """Nest `value` in `levels` applications of `link`."""
     for _ in range(levels):
         value = link(value)
     return value
 
 
 class Wrapper:
-    """What a pydantic model looks like from outside, with anything inside."""
+    """Looks like a pydantic model with one field."""
 
     __pydantic_serializer__ = object()
 
@@ -198,7 +198,7 @@ class Wrapper:
         self._value = value
 
     def model_dump(self) -> dict[str, object]:
-        """Its field."""
+        """The field."""
         return {"a": self._value}
 
 
@@ -214,10 +214,8 @@ LINKS: dict[str, Callable[[object], object]] = {
 
 @pytest.mark.parametrize("levels", [100, 149, 199, 200, 201, 230, 252, 260])
 @pytest.mark.parametrize("link", LINKS.values(), ids=LINKS.keys())
-def test_no_kind_of_nesting_gets_past_the_limit(
-    link: Callable[[object], object], levels: int
-) -> None:
-    """As a whole or by field: what arrives is uncut up to 200 levels, and never deeper."""
+def test_every_kind_of_nesting_is_limited(link: Callable[[object], object], levels: int) -> None:
+    """Values arrive whole up to 200 levels and truncated beyond, encoded at once or by field."""
     texts = {}
     for encoder in (default_encoder(), Encoder(default_encoder().dumps)):
         span = Span("s", "t", "n", datetime.now(UTC), input={"deep": chained(link, levels - 1)})
@@ -229,8 +227,8 @@ def test_no_kind_of_nesting_gets_past_the_limit(
     assert ("end" in str(first)) == (levels <= MAX_NESTING)
 
 
-def test_an_encoder_without_a_limit_of_its_own_is_not_trusted_with_whole_events() -> None:
-    """Nor is one whose limit is below the sidecar's."""
+def test_an_encoder_without_a_usable_nesting_limit_encodes_by_field() -> None:
+    """It has no limit at all, or one below the sidecar's."""
     shallow = default_encoder().dumps
     assert with_depth_limit(lambda value: b"") is None
     assert (
@@ -271,12 +269,12 @@ ANYTHING = st.recursive(
 TEXT = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["default", "sdk", "by field", "json"])
 @given(name=TEXT, fields=st.tuples(ANYTHING, ANYTHING, ANYTHING))
-def test_anything_in_is_an_event_that_the_sidecar_takes(
+def test_the_sidecar_accepts_every_event(
     encoder: Encoder, name: str, fields: tuple[object, object, object]
 ) -> None:
-    """Every value gives one line of valid JSON in UTF-8 that the sidecar's decoder accepts."""
+    """Any values give one line of valid UTF-8 JSON that the sidecar's decoder accepts."""
     span = Span("s", "t", name, datetime.now(UTC))
     span.input, span.output, span.data = fields
     line = encode_event("end", span, encoder)
@@ -284,10 +282,10 @@ def test_anything_in_is_an_event_that_the_sidecar_takes(
     assert decode(line, 0.0, ndjson=True).rejected == []
 
 
-@pytest.mark.parametrize("encoder", ENCODERS, ids=["any", "model", "by field", "json"])
+@pytest.mark.parametrize("encoder", ENCODERS, ids=["default", "sdk", "by field", "json"])
 @given(value=st.dictionaries(st.text(), JSON))
-def test_json_arrives_as_it_is(encoder: Encoder, value: dict[str, object]) -> None:
-    """What JSON can say arrives unchanged, but for NaN and infinities, which become null."""
+def test_json_values_arrive_unchanged(encoder: Encoder, value: dict[str, object]) -> None:
+    """Values with a JSON form arrive unchanged; NaN and infinities become null."""
 
     def plain(part: object) -> object:
         if isinstance(part, float) and not math.isfinite(part):
@@ -302,8 +300,8 @@ def test_json_arrives_as_it_is(encoder: Encoder, value: dict[str, object]) -> No
 
 
 @given(value=st.dictionaries(st.text(), JSON))
-def test_whole_or_by_field_an_event_says_the_same(value: dict[str, object]) -> None:
-    """The encoding of all at once is faster, and nothing else."""
+def test_both_ways_of_encoding_give_the_same_event(value: dict[str, object]) -> None:
+    """Encoding the whole event at once is an optimization only."""
     span = Span("s", "t", "n", datetime.now(UTC), "parent", "task")
     span.input, span.output, span.data = {"q": value}, [value, {}], value
     span.end()
@@ -316,8 +314,8 @@ def test_whole_or_by_field_an_event_says_the_same(value: dict[str, object]) -> N
     assert made[2] == made[3]
 
 
-def test_times_are_utc_and_an_end_is_never_before_its_start() -> None:
-    """A wall clock that was set back, a naive time and a missing end all give a valid END."""
+def test_times_are_valid_whatever_the_span_has() -> None:
+    """A clock that was set back, a naive time and a missing end time all give a valid END."""
     start = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - an SDK may give one without an offset
     span = Span("s", "t", "n", start)
     span.end_time = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""A sidecar that answers by a script, in a thread: real sockets for tests without a loop."""
+"""A scripted fake sidecar on a real socket, in a thread, for tests without an event loop."""
 
 import json
 import threading
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-Answer = tuple[int, dict[str, str], bytes]
-ACCEPTED: Answer = (202, {}, b'{"accepted":1,"rejected":[]}')
-PATIENCE_S = 20.0
+Response = tuple[int, dict[str, str], bytes]
+ACCEPTED: Response = (202, {}, b'{"accepted":1,"rejected":[]}')
+DEADLINE_S = 20.0
 
 
-class Posted(NamedTuple):
-    """One request."""
+class Request(NamedTuple):
+    """A request as the fake received it."""
 
     path: str
     headers: dict[str, str]
@@ -21,35 +21,35 @@ class Posted(NamedTuple):
 
 
 class ScriptedSidecar:
-    """Answers `script` one by one, then 202; `hold` makes it wait before it answers."""
+    """Sends the responses in `script` in order, then 202s. Clear `may_respond` to make it hang."""
 
     def __init__(self) -> None:
-        self.posts: list[Posted] = []
-        self.script: list[Answer] = []
+        self.requests: list[Request] = []
+        self.script: list[Response] = []
         self.connections = 0
-        self.hold = threading.Event()
-        self.hold.set()
+        self.may_respond = threading.Event()
+        self.may_respond.set()
         self.arrived = threading.Condition()
         self.port = 0
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The URL it listens at."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def names(self) -> list[str]:
         """The span names of all events, in order of arrival."""
-        return [event["span"]["name"] for post in self.posts for event in post.events]
+        return [event["span"]["name"] for request in self.requests for event in request.events]
 
-    def wait_for_posts(self, count: int) -> None:
-        """Wait until that many requests have come."""
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until `count` requests have arrived."""
         with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.posts) >= count, PATIENCE_S)
+            assert self.arrived.wait_for(lambda: len(self.requests) >= count, DEADLINE_S)
 
     @contextmanager
     def running(self, port: int = 0) -> Iterator[None]:
-        """Listen, on a free port unless one is named."""
+        """Listen on `port`, or on a free one."""
         sidecar = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,19 +64,19 @@ class ScriptedSidecar:
                 events = [json.loads(line) for line in body.split(b"\n")]
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 with sidecar.arrived:
-                    sidecar.posts.append(Posted(self.path, headers, events))
-                    answer = sidecar.script.pop(0) if sidecar.script else ACCEPTED
+                    sidecar.requests.append(Request(self.path, headers, events))
+                    response = sidecar.script.pop(0) if sidecar.script else ACCEPTED
                     sidecar.arrived.notify_all()
-                sidecar.hold.wait(PATIENCE_S)
-                status, more, text = answer
+                sidecar.may_respond.wait(DEADLINE_S)
+                status, headers, payload = response
                 self.send_response(status)
-                for name, value in (more | {"Content-Length": str(len(text))}).items():
+                for name, value in (headers | {"Content-Length": str(len(payload))}).items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(text)
-                self.close_connection = more.get("Connection") == "close"
+                self.wfile.write(payload)
+                self.close_connection = headers.get("Connection") == "close"
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the base
                 """Stay quiet."""
 
         class Server(ThreadingHTTPServer):
@@ -84,7 +84,7 @@ class ScriptedSidecar:
             block_on_close = False
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """A client that goes away is no news."""
+                """Ignore clients that disconnect."""
 
         server = Server(("127.0.0.1", port), Handler)
         self.port = server.server_address[1]
@@ -93,14 +93,14 @@ class ScriptedSidecar:
         try:
             yield
         finally:
-            self.hold.set()
+            self.may_respond.set()
             server.shutdown()
             thread.join()
             server.server_close()
 
 
 @contextmanager
-def scripted(*script: Answer) -> Iterator[ScriptedSidecar]:
+def scripted(*script: Response) -> Iterator[ScriptedSidecar]:
     """A running `ScriptedSidecar`."""
     sidecar = ScriptedSidecar()
     sidecar.script = list(script)
