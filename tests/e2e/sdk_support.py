@@ -105,12 +105,18 @@ class Pod:
 
     @asynccontextmanager
     async def agent(self, name: str, *arguments: str, **environ: str) -> AsyncIterator[Agent]:
-        """Start the agent `name`, with nothing but the environment to tell it where to send."""
-        python = sdk_python()
+        """Start the agent `name` from this repository's files, in the environment with the SDKs."""
+        module = ("-m", f"tests.e2e.agents.{name}")
+        path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}"}
+        async with self.process(sdk_python(), *module, *arguments, **path, **environ) as agent:
+            yield agent
+
+    @asynccontextmanager
+    async def process(self, *command: str | Path, **environ: str) -> AsyncIterator[Agent]:
+        """Start an agent, with nothing but the environment to tell it where to send."""
         url = self.life.url if self.life else ""
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         settings = {
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}",
             "ACP_URL": "http://127.0.0.1",
             "AGENTEX_BASE_URL": url or self.agentex.url,
             "SGP_CLIENT_BASE_URL": url or self.sgp.url,
@@ -121,8 +127,7 @@ class Pod:
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         }
         process = await asyncio.create_subprocess_exec(
-            python,
-            *("-m", f"tests.e2e.agents.{name}", *arguments),
+            *command,
             env={**kept, **IDENTITY, **settings, **environ},
             stdin=PIPE,
             stdout=PIPE,
