@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from sidecar.app import App
-from sidecar.config import load
+from sidecar.config_load import load
 from sidecar.operate.prometheus import PREFIX
 
 _BOTH = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SGP_API_KEY": "key", "SGP_ACCOUNT_ID": "id"}
