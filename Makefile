@@ -25,7 +25,7 @@ elif [ -z "$$py" ]; then \
 fi
 endef
 
-.PHONY: help demo test lint check fmt bench bench-peers fuzz lock clean
+.PHONY: help demo test test-fast test-all lint check nightly fmt bench bench-peers fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -33,15 +33,25 @@ help: ## show this list
 demo: $(STAMP) ## run the demo
 	@$(BIN)/sidecar demo $(ARGS)
 
-test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: $(STAMP) ## run the tests, without the slow ones
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-fast: $(STAMP) ## run the modules' own tests: for after each edit
+	@$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/faults $(ARGS)
+
+test-all: $(STAMP) ## run all tests, the slow ones too, with more generated examples
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(STAMP) ## check format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py
 
-check: lint test ## lint and test: what a change must pass
+check: lint test-all ## lint and run all tests: what a change must pass
+
+nightly: $(STAMP) ## run the end-to-end tests too, all of them, with many generated examples
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q $(ARGS)
+	@E2E_REQUIRED=1 HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q tests/e2e $(ARGS)
 
 fmt: $(STAMP) ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix-only --quiet .

@@ -129,7 +129,6 @@ async def app() -> AsyncIterator[Running]:
         yield running
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from([0, 1, 300, 5000]), min_size=1, max_size=4),
     st.sets(st.integers(1, 6000), max_size=8),
