@@ -1,42 +1,60 @@
-"""Forwards span events from the agents of a pod to Agentex and SGP, and loses none.
+"""Forwards span events from the agents of a pod to Agentex and SGP without losing one.
 
-One span's journey, file by file:
+One span's journey, folder by folder:
 
-    agent --HTTP--> connection -> events -> intake -> open_spans -+-> span_queue -> drain -> Agentex
-                    (take it)   (decode)  (all or   (START + END  |
-                                           nothing)  join here)   +-> span_queue -> drain -> SGP
-                                            `- spool (optional): on disk before the 202
+    agent --HTTP--> listener   read the request, respond (ingest.py joins every way in)
+                       |
+                     spans     decode and validate; payloads stay raw JSON bytes
+                       |
+                     queue     admission: accept the whole request or nothing of it
+                       |       open_spans: join START and END into one write
+                       |       span_queue: one FIFO per lane
+                     drain     form batches, send them concurrently, retry, settle
+                       |
+                     sinks     one HTTP API each --> Agentex, SGP
 
-A request that is anything but plain (compressed, in chunks, of other paths) is read by aiohttp
-(`other_requests`, loaded when needed); `ingest` is where both ways meet: from a body to an
-answer.
+Next to it: `spool` (optional) puts events on disk before their 202, `telemetry` counts, `operate`
+is the admin port and the operators' commands, `process` is memory and sockets, `http` is HTTP
+without spans, `demo` has stand-ins for the upstreams. `app` builds and runs the parts, and `lanes`
+builds one lane per upstream.
 
-An accepted event ends in exactly one of: forwarded, superseded by its own END, skipped on purpose,
-a dead letter with a reason, lost with a counted reason. `accounting` adds this up all the time, and
-the difference is a metric that must read 0.
+An accepted event becomes a write, or part of one. In each lane a write ends in exactly one of:
+forwarded, superseded by a newer write of its span, skipped on purpose, a dead letter with a reason,
+or lost with a counted reason. The accounting adds them up; its imbalance is a metric that reads 0.
 
-When an upstream fails: its lane keeps what it has and tries again (drain, throttle); the other lane
-does not notice. A batch that is refused is halved until the one bad write is alone (drain). What is
-bad, the write or the upstream, is judged by what became of its neighbours (verdicts). What no
-longer fits into memory is not taken (intake), or stays on disk (spool, tail).
+When an upstream fails, its lane keeps its writes and retries; the other lane is not affected. A
+refused batch is halved until the one bad write is alone, which becomes a dead letter. What does not
+fit into memory waits on disk, or is refused with 429.
 
-When the process is told to stop: `App.run` in app.py, read top to bottom.
+When the process stops: stay open while agents still send, refuse new events, release held STARTs,
+drain within the grace period, then leave the rest in the spool or count it as lost.
 
-Words we use:
-    event      START or END of a span, as an agent posts it
-    write      what leaves `open_spans` for the lanes: *open* (START only) or *complete*
-    lane       queue, drain and sink of one upstream (lane.py)
-    upstream   the remote system; a *sink* is our part that talks to it
-    depth      writes of a lane that are not settled: waiting, in flight, on disk
-    linger     how long a batch may wait to fill
-    settle     to be done with a write: forwarded, superseded, skipped or dead letter
+Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queue, sink = exporter):
 
-Beside the journey: what the SDKs send (routes), SGP's other calls (pass_through), the agents' keys
-(credentials), what operators see (admin, visitors, status, exposition, explain, top), dead letters
-again (replay), and the agents' own side (client).
+    event            the START or the END of a span, as an agent posts it
+    write            what a lane delivers: open (a START alone) or complete (with the END)
+    lane             the queue, drain and sink of one upstream
+    upstream, sink   the remote system; our code that talks to it
+    depth            writes of a lane that are not settled: waiting, in flight or on disk
+    linger           how long a batch can wait to fill
+    settle           finish a write: forwarded, superseded or a dead letter
+    hold             keep a START back until its END comes; also keep a lane's writes while its
+                     upstream refuses us
+    spool            the SQLite file of accepted events and unsettled writes
+    dead letter      a write that its upstream will never accept, kept in a file for `replay`
+    accounting       the counts of events and writes, which must balance (D15)
 
-For readers who know the OpenTelemetry Collector: listener = receiver, queue = sending queue,
-drain = its consumers and retry sender, sink = exporter.
+Decisions: D7 is in docs/architecture.md, A7 (Agentex) and S1.4 (SGP) are in docs/upstreams.md;
+later decisions are numbered in DECISIONS.md.
+
+Where to look:
+
+    what a status of an upstream means   sinks/http.py, then drain/failures.py
+    where an END is joined               queue/open_spans.py
+    what SIGTERM does                    `App.run` in app.py
+    what a request gets as a response    listener/ingest.py and listener/routes/
+    how to add a sink                    implement `Sink` (sinks/__init__.py) in one file in sinks/,
+                                         and build its lane in lanes.py
 """
 
 __version__ = "0.1.0"

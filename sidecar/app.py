@@ -1,6 +1,6 @@
-"""Builds the parts, starts and stops them in order; the only module that knows all others.
+"""Builds the parts, and starts and stops them in order; the only module that knows all others.
 
-The whole life of the process is `App.run`, read top to bottom (style: one function).
+`App.run` is the whole lifecycle of the process, readable from top to bottom.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ import structlog
 from sidecar import __version__
 from sidecar.config import Config, ConfigError
 from sidecar.lanes import AGENTEX_BIT, NO_UPSTREAM, SGP_BIT, build_lanes, lane_bits
-from sidecar.listener.body import Limits
 from sidecar.listener.listener import Listener
+from sidecar.listener.refusals import Limits
 from sidecar.operate import admin
 from sidecar.operate.explain import Explainer
 from sidecar.operate.prometheus import SidecarCollector, new_registry
 from sidecar.operate.status import TICK_S, Status
-from sidecar.process.addresses import CanNotListen, bracketed, listen
+from sidecar.process.addresses import ListenError, bracketed, listen
 from sidecar.process.exit_report import ExitReport, folder_of
 from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.queue.admission import Admission
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from sidecar.listener.pass_through import PassThrough
 
 HOUSEKEEPING_S = TICK_S
-# What answers are given to finish when the ports close: nothing is accepted by then.
+# How long pending responses have to finish once the ports are closed.
 CLOSE_S = 1.0
 
 log = structlog.get_logger()
 
 
 class App:
-    """One sidecar. Make it inside a running loop; `stop` may be called at any time."""
+    """One sidecar. Create it inside a running loop; `stop` can be called at any time."""
 
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
         self._config = config
@@ -56,10 +56,12 @@ class App:
         self.budget = MemoryBudget(
             automatic_max_bytes(limit) if max_bytes == AUTO else int(max_bytes)
         )
-        letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
+        dead_letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
         self.spool = self._new_spool()
         self.recent = Recent()
-        self.lanes = build_lanes(config, environ, self.budget, letters, self.spool, self.recent)
+        self.lanes = build_lanes(
+            config, environ, self.budget, dead_letters, self.spool, self.recent
+        )
         if not self.lanes:
             raise ConfigError(NO_UPSTREAM)
         self.accounting = IntakeAccounting()
@@ -102,7 +104,7 @@ class App:
             open_spans=lambda: len(self.admission.open_spans),
             clock=self._loop.time,
             memory_limit=limit,
-            dead_letters=letters,
+            dead_letters=dead_letters,
             spool=self.spool,
             last_shutdown_lost=self._exit_report.lost,
         )
@@ -119,7 +121,8 @@ class App:
             now=self._loop.time(),
         )
         self.ports: dict[str, int] = {}
-        self._bug = self.listener.failed
+        # Gets the exception of a bug in the listener or in a callback.
+        self._failed = self.listener.failed
         self._stop = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None
 
@@ -131,7 +134,7 @@ class App:
         return Spool(file, lane_bits(self._config))
 
     def stop(self) -> None:
-        """Stop in order; called again, give up at once (D10)."""
+        """Stop in order; a second call ends the grace period immediately (D10)."""
         deadline = self._deadline
         if self._stop.is_set() and deadline is not None and not deadline.expired():
             deadline.reschedule(self._loop.time())
@@ -139,14 +142,15 @@ class App:
         self._stop.set()
 
     async def run(self, started: asyncio.Event | None = None) -> bool:
-        """Serve until told to stop; whether nothing was lost.
+        """Serve until `stop` is called; return whether nothing was lost.
 
-        A bug in any part ends this with its exception (D13).
+        A bug in any part is raised as its exception (D13). `started` is set once both ports are
+        open and the drains run.
         """
         tasks = asyncio.TaskGroup()
         if self._recovery is not None:
             try:
-                await self._recovery.begin()
+                await self._recovery.start()
             except SpoolInUse as error:
                 raise ConfigError(str(error)) from None
         async with self._serving():
@@ -163,10 +167,10 @@ class App:
         self._loop.set_exception_handler(self._on_loop_error)
         drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
         background = [tasks.create_task(self._housekeeping())]
-        background.append(tasks.create_task(self._fail_with_bug()))
+        background.append(tasks.create_task(self._raise_failure()))
         if self.spool is not None:
             background.append(tasks.create_task(self.spool.run()))
-        # What lives until the end need not be looked at in every collection.
+        # These objects live until the end: exclude them from every collection.
         gc.collect()
         gc.freeze()
         if started is not None:
@@ -175,28 +179,28 @@ class App:
         if self._deadline is not None:
             self._deadline.reschedule(self._loop.time() + shutdown.grace_s)
         log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
-        await self._quiet(shutdown.quiet_s)
-        self.listener.stop()  # 1. no new events, but answers
-        self.admission.release_held()  # 2. no END will come any more
+        await self._wait_until_quiet(shutdown.quiet_s)
+        self.listener.stop()  # 1. refuse new events with 503
+        self.admission.release_held()  # 2. no END will arrive for a held START
         for lane in self.lanes:
-            lane.drain.close()  # 3. what is queued is all there will be
-        await asyncio.wait(drains)  # 4. forward it
+            lane.drain.close()  # 3. no write will be queued
+        await asyncio.wait(drains)  # 4. forward what is queued
         for task in background:
             task.cancel()
 
-    async def _fail_with_bug(self) -> None:
-        await self._bug
+    async def _raise_failure(self) -> None:
+        await self._failed
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback of ours that raised is a bug, not something to log and go on with (D13)."""
+        """End the process on an exception in a callback, which is a bug (D13)."""
         error = context.get("exception")
-        if "handle" in context and isinstance(error, Exception) and not self._bug.done():
-            self._bug.set_exception(error)
+        if "handle" in context and isinstance(error, Exception) and not self._failed.done():
+            self._failed.set_exception(error)
         else:
             loop.default_exception_handler(context)
 
-    async def _quiet(self, quiet_s: float) -> None:
-        """Stay open while agents still send: their last ENDs come after SIGTERM."""
+    async def _wait_until_quiet(self, quiet_s: float) -> None:
+        """Return once no event arrived for `quiet_s`: agents send their last ENDs after SIGTERM."""
         stopped_at = self._loop.time()
         while True:
             last = max(self.admission.last_taken_at, stopped_at)
@@ -215,13 +219,13 @@ class App:
             await lane.sink.close()
         totals = {lane.sink.name: lane.totals() for lane in self.lanes}
         lost = sum(total["lost"] for total in totals.values())
-        self._exit_report.say(lost)
+        self._exit_report.write(lost)
         log.info("stopped", lost=lost, events=self._status.events(), writes=totals)
         return lost == 0
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        """Both ports open; the agents' last, so that nothing comes before it can be forwarded."""
+        """Open both ports, the agents' port last: by then an event can be forwarded."""
         visitors = admin.visitors(
             self.registry,
             self.status,
@@ -236,14 +240,14 @@ class App:
         servers: list[asyncio.Server] = []
         try:
             if self.pass_through is not None:
-                await self.listener.load_others()
+                await self.listener.load_aiohttp()
             for name, connect, addresses, port in (
                 ("admin", visitors.connect, [config.admin.host or None], config.admin.port),
                 ("listener", self.listener.connect, hosts, config.listener.port),
             ):
                 try:
                     added, self.ports[name] = await listen(connect, addresses, port)
-                except CanNotListen as error:
+                except ListenError as error:
                     raise ConfigError(str(error)) from None
                 servers += added
             log.info(
@@ -258,7 +262,7 @@ class App:
         finally:
             for server in servers:
                 server.close()
-            await asyncio.sleep(0)  # what has come by now is answered
+            await asyncio.sleep(0)  # respond to what has already been received
             await self.listener.close(CLOSE_S)
             visitors.close()
 
@@ -275,18 +279,18 @@ class App:
             for lane in self.lanes:
                 lane.credentials.refresh()
             if self.spool is not None and self._recovery is not None:
-                await self._recovery.go_on()
+                await self._recovery.recover()
                 await self.spool.shrink()
 
     def _depth(self) -> int:
         return sum(lane.queue.depth for lane in self.lanes)
 
     def status(self) -> dict[str, Any]:
-        """The process as `/status` shows it."""
+        """What `/status` shows."""
         return self._status.report(self._loop.time())
 
 
 def _pass_through(base_url: str, outcomes: Counter[str]) -> "PassThrough":
-    from sidecar.listener.pass_through import PassThrough  # noqa: PLC0415 (it brings aiohttp: 9 MiB)
+    from sidecar.listener.pass_through import PassThrough  # noqa: PLC0415 (loads aiohttp: 9 MiB)
 
     return PassThrough(base_url, outcomes)

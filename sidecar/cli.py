@@ -1,8 +1,8 @@
-"""The command line: arguments -> Config -> exit code.
+"""The command line: parses the arguments, runs one command and returns its exit code.
 
-Exit codes: 0 done; 1 something accepted was lost, or not every dead letter got through; 2 the
-configuration or the arguments can't be used; 3 (`top --once`, `explain`) no sidecar answers.
-`explain`: 1 nothing is known of the span.
+Exit codes: 0 success; 1 accepted writes were lost, some dead letters were not delivered (`replay`),
+or nothing is known about the span (`explain`); 2 invalid configuration or arguments; 3 no sidecar
+responds (`top --once`, `explain`).
 """
 
 import argparse
@@ -18,19 +18,19 @@ from sidecar import __version__, logs
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, public
 from sidecar.config_load import load
-from sidecar.lanes import NO_UPSTREAM, agentex_on, sgp_on
+from sidecar.lanes import NO_UPSTREAM, agentex_enabled, sgp_enabled
 from sidecar.operate import explain, top
 
 LOST = 1
 USAGE = 2
-# `top --every`: not a busy loop, and not one that looks dead.
-MIN_S, MAX_S = 0.1, 3600.0
+# Bounds of `top --every`.
+MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
 
 Command = argparse.ArgumentParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sidecar", description="Forwards span events from agents to Agentex and SGP."
+        prog="sidecar", description="Forward span events from agents to Agentex and SGP."
     )
     parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -56,43 +56,49 @@ def _parser() -> argparse.ArgumentParser:
             "--config",
             metavar="FILE",
             default=os.environ.get("SIDECAR_CONFIG"),
-            help="a TOML file (default: $SIDECAR_CONFIG); SIDECAR_<SECTION>__<KEY> wins over it",
+            help="TOML file (default: $SIDECAR_CONFIG); SIDECAR_<SECTION>__<KEY> overrides a key",
         )
 
-    with_config(command("run", _run, "take span events and forward them, until SIGTERM"))
+    with_config(command("run", _run, "accept span events and forward them until SIGTERM"))
     with_config(
-        command("check", _check, "say what the configuration means, and whether it can be used")
+        command("check", _check, "validate the configuration and print it, without secrets")
     )
     demo = command("demo", _demo, "run a sample agent, a sidecar and stand-ins for both upstreams")
-    demo.add_argument("--forever", action="store_true", help="go on until Ctrl-C")
-    top_ = command("top", _top, "show a sidecar's status in the terminal, refreshing")
+    demo.add_argument("--forever", action="store_true", help="run until Ctrl-C")
+    top_ = command("top", _top, "show the status of a sidecar in the terminal, refreshed")
     top_.add_argument(
         "--url",
         default="http://127.0.0.1:9318",
         type=_http_url,
-        help="its admin port (default: %(default)s)",
+        help="URL of its admin port (default: %(default)s)",
     )
     top_.add_argument(
-        "--once", action="store_true", help="show it once; exit code 1: losing, 3: away"
+        "--once",
+        action="store_true",
+        help="show it once and exit: 1 if writes are being lost, 3 if no sidecar responds",
     )
-    top_.add_argument("--json", action="store_true", help="as JSON, an object a line")
+    top_.add_argument("--json", action="store_true", help="print JSON, one object per line")
     top_.add_argument(
-        "--every", metavar="S", default=1.0, type=_seconds, help="seconds (default: %(default)s)"
+        "--every",
+        metavar="S",
+        default=1.0,
+        type=_interval,
+        help="refresh interval in seconds (default: %(default)s)",
     )
-    replay_ = command("replay", _replay, "send dead letters again, or only list them")
-    replay_.add_argument("file", metavar="FILE", help="what dead_letters.path says, or FILE.1")
-    replay_.add_argument("--sink", choices=["agentex", "sgp"], help="only what this one refused")
-    replay_.add_argument("--dry-run", action="store_true", help="list them, without content")
-    replay_.add_argument("--to", metavar="URL", help="through the sidecar that listens there")
+    replay_ = command("replay", _replay, "resend dead letters, or list them")
+    replay_.add_argument("file", metavar="FILE", help="the file of dead_letters.path, or FILE.1")
+    replay_.add_argument("--sink", choices=["agentex", "sgp"], help="only the letters of this sink")
+    replay_.add_argument("--dry-run", action="store_true", help="list them without their content")
+    replay_.add_argument("--to", metavar="URL", help="resend through the sidecar at this URL")
     with_config(replay_)
-    explain_ = command("explain", _explain, "say what became of a span, without its content")
+    explain_ = command("explain", _explain, "show what happened to a span, without its content")
     explain_.add_argument("span_id", metavar="SPAN_ID")
     explain_.add_argument(
         "--url",
         default="http://127.0.0.1:9318",
-        help="the sidecar's admin port (default: %(default)s)",
+        help="URL of the sidecar's admin port (default: %(default)s)",
     )
-    explain_.add_argument("--json", action="store_true", help="for scripts")
+    explain_.add_argument("--json", action="store_true", help="print JSON")
     with_config(explain_)
     return parser
 
@@ -108,10 +114,10 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"[{section}]")
         for key, value in values.items():
             print(f"  {key} = {value!r}")
-    on = {"agentex": agentex_on(config), "sgp": sgp_on(config)}
-    for sink, is_on in on.items():
-        print(f"{sink}: {'on' if is_on else 'off'}")
-    if not any(on.values()):
+    enabled = {"agentex": agentex_enabled(config), "sgp": sgp_enabled(config)}
+    for sink, is_enabled in enabled.items():
+        print(f"{sink}: {'on' if is_enabled else 'off'}")
+    if not any(enabled.values()):
         print(f"sidecar: {NO_UPSTREAM}", file=sys.stderr)
         return USAGE
     return 0
@@ -132,7 +138,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    # Not imported by a sidecar at work.
+    # `run` must not load the demo.
     from sidecar.demo.run import run_demo  # noqa: PLC0415
 
     return asyncio.run(run_demo(forever=arguments.forever))
@@ -144,13 +150,13 @@ def _http_url(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> float:
+def _interval(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not MIN_S <= seconds <= MAX_S:
-        raise argparse.ArgumentTypeError(f"expected {MIN_S} to {MAX_S} seconds")
+    if not MIN_INTERVAL_S <= seconds <= MAX_INTERVAL_S:
+        raise argparse.ArgumentTypeError(f"expected {MIN_INTERVAL_S} to {MAX_INTERVAL_S} seconds")
     return seconds
 
 
@@ -160,7 +166,7 @@ def _top(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    # Nor is this, which brings aiohttp.
+    # `run` must not load this: it imports aiohttp.
     from sidecar.operate import replay  # noqa: PLC0415
 
     config = load(arguments.config, os.environ)
@@ -175,7 +181,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         done = asyncio.run(replay.directly(arguments.file, arguments.sink, config, os.environ))
     print(", ".join(f"{name} {count}" for name, count in sorted(done.items())) or "no letters")
     if done["off"]:
-        hint = "that upstream is off in this configuration: give --config, or --to URL"
+        hint = "that upstream is not enabled in this configuration: pass --config, or --to URL"
         print(f"sidecar: {done['off']} not sent: {hint}", file=sys.stderr)
     failed = done.total() - done["accepted"] - done["forwarded"] - done["skipped"]
     return LOST if failed else 0

@@ -1,9 +1,7 @@
-"""Configuration: the structs with their defaults, and `load`.
+"""Configuration: one frozen struct per section, with the default of every key.
 
-TOML, and every key also as `SIDECAR_<SECTION>__<KEY>` in the environment, which wins. What an agent
-pod has anyway is taken where no key is set. Unknown keys and bad values
-stop the start with a path and a reason. Sizes are texts such as `"64MiB"`, names end in `_s` for
-seconds.
+Sizes are strings such as `"64MiB"`; keys that end in `_s` are seconds. A bad value raises an error
+that names the key and the rule. config_load.py reads the values.
 """
 
 from typing import Annotated, Any, Literal
@@ -24,7 +22,7 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class ConfigError(ValueError):
-    """The configuration can't be used; says where and why."""
+    """The configuration is invalid; the message names the key and the reason."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +46,7 @@ def _require_url(text: str) -> None:
 
 
 class ListenerConfig(_Section, frozen=True):
-    """Where agents post."""
+    """The agents' port."""
 
     hosts: tuple[str, ...] = ("127.0.0.1", "::1")
     port: Port = 8318
@@ -57,28 +55,26 @@ class ListenerConfig(_Section, frozen=True):
     pass_through: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
         _require(bool(self.hosts), "hosts must not be empty")
         _require(self.max_body > 0, "max_body must be a size above 0")
 
 
 class AdminConfig(_Section, frozen=True):
-    """Where Prometheus, the kubelet and operators look."""
+    """The port for Prometheus, the kubelet and operators."""
 
     host: str = ""
     port: Port = 9318
 
 
 class QueueConfig(_Section, frozen=True):
-    """What may wait in memory."""
+    """Bounds on what waits in memory."""
 
     max_bytes: Size = AUTO
     start_hold_s: Seconds = 2.0
     open_span_ttl_s: Positive = 3600.0
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
-        _require(self.max_bytes == AUTO or self.max_bytes > 0, "max_bytes must be above 0")
+        _require(self.max_bytes == AUTO or self.max_bytes > 0, "max_bytes must be a size above 0")
         _require(
             self.open_span_ttl_s >= self.start_hold_s,
             "open_span_ttl_s must not be less than start_hold_s",
@@ -86,19 +82,18 @@ class QueueConfig(_Section, frozen=True):
 
 
 class SpoolConfig(_Section, frozen=True):
-    """Where events are kept on disk before their 202; no path keeps them in memory only."""
+    """The spool, which stores events on disk before their 202; disabled without a path."""
 
     path: str = ""
     max_bytes: Size = Size(2**30)
     sync: Literal["normal", "full"] = "normal"
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
         _require(self.max_bytes >= MIN_SPOOL_BYTES, "max_bytes must be at least 1MiB")
 
 
 class AgentexConfig(_Section, frozen=True):
-    """The Agentex API; on where it has a base URL."""
+    """The Agentex API; enabled when a base URL is set."""
 
     base_url: str = ""
     api_key: Secret = Secret("")
@@ -107,7 +102,6 @@ class AgentexConfig(_Section, frozen=True):
     timeout_s: Positive = 40.0
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
         _require_url(self.base_url)
 
 
@@ -115,7 +109,7 @@ SGP_PRODUCTION = "https://api.egp.scale.com"
 
 
 class SgpConfig(_Section, frozen=True):
-    """The SGP API; on where it has an API key and an account id, or `relay`."""
+    """The SGP API; enabled when an API key and an account id are set, or with `relay`."""
 
     base_url: str = SGP_PRODUCTION
     api_key: Secret = Secret("")
@@ -130,15 +124,14 @@ class SgpConfig(_Section, frozen=True):
     relay: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
         _require(bool(self.base_url), "base_url must not be empty")
         _require_url(self.base_url)
         _require(self.max_batch_bytes > 0, "max_batch_bytes must be a size above 0")
-        _require(is_header_safe(self.account_id), "account_id has a control character")
+        _require(is_header_safe(self.account_id), "account_id must be printable ASCII")
 
 
 class RetryConfig(_Section, frozen=True):
-    """When to try again, and when no more."""
+    """When to retry, and when to stop retrying."""
 
     initial_s: Positive = 0.5
     max_s: Positive = 30.0
@@ -146,37 +139,35 @@ class RetryConfig(_Section, frozen=True):
     max_attempts: Count = 8
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
         _require(self.initial_s <= self.max_s, "initial_s must not be more than max_s")
 
 
 class DeadLettersConfig(_Section, frozen=True):
-    """Where writes go that an upstream will never take; no path keeps none."""
+    """The file for writes that an upstream will never accept; without a path none is kept."""
 
     path: str = ""
     max_bytes: Size = Size(64 * 2**20)
 
     def __post_init__(self) -> None:
-        """Refuse what can't work."""
         _require(self.max_bytes > 0, "max_bytes must be a size above 0")
 
 
 class ShutdownConfig(_Section, frozen=True):
-    """How to stop."""
+    """The time limits of an orderly stop."""
 
     grace_s: Seconds = 25.0
     quiet_s: Seconds = 1.0
 
 
 class LogConfig(_Section, frozen=True):
-    """How to log."""
+    """Log level and format."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console"] = "json"
 
 
 class Config(_Section, frozen=True):
-    """The whole configuration; each part is handed its own section."""
+    """The whole configuration; each part gets only its own section."""
 
     listener: ListenerConfig = ListenerConfig()
     admin: AdminConfig = AdminConfig()
@@ -191,14 +182,14 @@ class Config(_Section, frozen=True):
 
 
 def public(config: Config) -> dict[str, Any]:
-    """The configuration as plain values, for people: secrets are `***`."""
-    values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_show)
+    """The configuration as plain values for display: secrets are `***`."""
+    values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_displayed)
     for section in values.values():
-        # A proxy's password may be part of the URL.
+        # The URL can contain a user name and a password.
         if (url := URL(section.get("base_url", ""))).user or url.password:
             section["base_url"] = str(url.with_user(None).with_user("***"))
     return values
 
 
-def _show(value: object) -> str:
+def _displayed(value: object) -> str:
     return str(value) if value else ""

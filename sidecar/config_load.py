@@ -1,7 +1,8 @@
-"""Where the configuration comes from: a TOML file, `SIDECAR_*` variables, the pod's own variables.
+"""Loads the configuration from a TOML file, `SIDECAR_*` variables and the pod's own variables.
 
-A variable wins over the file. The variables that an agent pod has anyway are used where no key is
-set. Unknown keys and bad values raise `ConfigError`, which names the key, its source and the rule.
+`SIDECAR_<SECTION>__<KEY>` wins over the file. A variable that an agent pod already has applies only
+where its key is not set. Unknown keys and bad values raise `ConfigError`, which names the key, its
+source and the rule.
 """
 
 import tomllib
@@ -14,12 +15,12 @@ from yarl import URL
 
 from sidecar.config import Config, ConfigError
 from sidecar.credentials import Secret, is_header_safe
-from sidecar.process.addresses import is_here
+from sidecar.process.addresses import is_local
 from sidecar.sizes import Size
 
 ENV_PREFIX = "SIDECAR_"
-# Variables of an agent pod, and the key each one stands for where that is not set.
-FROM_THE_POD = {
+# Variables that an agent pod already has, and the key that each one is the default of.
+_POD_VARIABLES = {
     "AGENTEX_BASE_URL": ("agentex", "base_url"),
     "SGP_CLIENT_BASE_URL": ("sgp", "base_url"),
     "SGP_API_KEY": ("sgp", "api_key"),
@@ -28,7 +29,10 @@ FROM_THE_POD = {
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Config:
-    """The configuration of the file at `path`, if any, and of `environ`; raises `ConfigError`."""
+    """Load the configuration from the file at `path`, if any, and `environ`.
+
+    Raises `ConfigError`.
+    """
     values = _read(path) if path else {}
     for section, key, text, name in _from_environment(environ):
         try:
@@ -36,10 +40,10 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
         except (TypeError, AttributeError):
             msg = f"{name}: {section} is not a section"
             raise ConfigError(msg) from None
-    for name, (section, key) in FROM_THE_POD.items():
+    for name, (section, key) in _POD_VARIABLES.items():
         given = values.setdefault(section, {})
         if isinstance(given, dict):
-            # Templates set the variable to "", which means unset (docs/upstreams.md S1.1).
+            # Agent templates set these to "", which means unset (docs/upstreams.md S1.1).
             if not given.get(key, True):
                 del given[key]
             if text := environ.get(name, "").strip():
@@ -51,29 +55,29 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
         place = where.rstrip("`") or "the top level"
         msg = f"{place}: {what}" + _set_by(place, environ, path)
         raise ConfigError(msg) from None
-    _refuse_one_port(config)
-    _refuse_itself(config)
+    _refuse_shared_port(config)
+    _refuse_own_listener(config)
     return config
 
 
-def _refuse_one_port(config: Config) -> None:
+def _refuse_shared_port(config: Config) -> None:
     if config.listener.port == config.admin.port != 0:
-        msg = f"admin.port: {config.admin.port} is listener.port, too"
+        msg = f"admin.port: {config.admin.port} is also listener.port"
         raise ConfigError(msg)
 
 
-def _refuse_itself(config: Config) -> None:
-    """An upstream that is this sidecar would send it its own writes for ever.
+def _refuse_own_listener(config: Config) -> None:
+    """Refuse this sidecar's own listener as an upstream: it would receive its own writes forever.
 
-    A pod whose containers share `SGP_CLIENT_BASE_URL` says just that.
+    This happens in a pod whose containers share `SGP_CLIENT_BASE_URL`.
     """
     listener = config.listener
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
         url = URL(base_url)
-        if base_url and is_here(url.host or "", listener.hosts) and url.port == listener.port:
+        if base_url and is_local(url.host or "", listener.hosts) and url.port == listener.port:
             msg = (
                 f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
-                " (a pod's variable may say so): set the key itself"
+                " (perhaps set by one of the pod's variables): set the key explicitly"
             )
             raise ConfigError(msg)
 
@@ -114,7 +118,7 @@ def _hook(kind: type, value: object) -> object:
         return Size.parse(value)
     if kind is Secret and isinstance(value, str):
         if not is_header_safe(value.strip()):
-            message = "has a control character"
+            message = "must be printable ASCII"
             raise ValueError(message)
         return Secret(value.strip())
     msg = f"expected {kind.__name__.lower()}"

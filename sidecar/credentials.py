@@ -1,7 +1,7 @@
-"""Credentials: configured, in a file that may change, or relayed by the agent; never shown.
+"""Credentials: configured, read from a file that can change, or relayed from an agent's request.
 
-D14 and docs/api.md ("Credentials that come with a request"): what is configured
-wins; where nothing is, the latest one that an agent sent is used, for what already waits too.
+A configured credential wins. Without one, the last one that an agent sent is used, also for writes
+that already wait (D14; docs/api.md, "Credentials that come with a request"). They are never shown.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Secret:
-    """A text whose `repr` is `***`, so that it can't slip into a log, a metric or a status page."""
+    """A string that prints as `***`, so that it can't leak into a log, a metric or a page."""
 
     __slots__ = ("_text",)
 
@@ -17,7 +17,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself, for a request header."""
+        """The string itself, for a request header."""
         return self._text
 
     def __bool__(self) -> bool:
@@ -36,16 +36,17 @@ class Secret:
 
 
 def is_header_safe(text: str) -> bool:
-    """Whether `text` can be the value of an HTTP header."""
+    """Whether `text` can be an HTTP header value: printable ASCII only."""
     return text.isascii() and text.isprintable()
 
 
 class Credentials:
-    """The headers that one upstream wants.
+    """The credential headers of one upstream.
 
-    `configured` maps header names to secrets, empty ones where nothing is set. `key_file` holds the
-    value of `key_header` and is read again whenever it changed. `relayed` names the headers that an
-    agent may supply; `required` says that nothing can be sent without all of them.
+    `configured` maps header names to secrets, empty where nothing is configured. `key_file` holds
+    the value of `key_header` and is read again when it changes. `relay`: an agent can supply what
+    is not configured. `required`: no request can be sent without all of the headers. `on_change` is
+    called when the headers have changed.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class Credentials:
         self._rebuild()
 
     def headers(self) -> dict[str, str] | None:
-        """Headers to send, or None when a credential is needed and there is none yet."""
+        """The headers to send; None while a required one is missing."""
         return self._headers
 
     def refresh(self) -> None:
-        """Read the key file again if it changed; call it now and then, and after a 401."""
+        """Read the key file again if it has changed; call it periodically and after a 401."""
         if self._key_file is None:
             return
         try:
@@ -83,7 +84,7 @@ class Credentials:
                 return
             text = self._key_file.read_text().strip()
         except (OSError, UnicodeDecodeError):
-            return  # being replaced at this moment, or gone: the key we have may still be good
+            return  # being replaced, or deleted: the last key can still be valid
         self._modified = modified
         key = Secret(text if is_header_safe(text) else "")
         if key and key != self._configured.get(self._key_header):
@@ -91,7 +92,7 @@ class Credentials:
             self._changed()
 
     def offer(self, headers: Mapping[str, str]) -> None:
-        """Take what an agent sent with a request, where nothing is configured."""
+        """Use what an agent sent with a request, for headers that are not configured."""
         if not self._relay:
             return
         new = {}

@@ -1,4 +1,4 @@
-"""One lane: queue, drain, sink, credentials and numbers of one upstream, built and described."""
+"""Builds the lanes: each is the queue, drain, sink, credentials and metrics of one upstream."""
 
 import random
 from collections.abc import Mapping
@@ -23,22 +23,22 @@ from sidecar.telemetry.accounting import LaneAccounting
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.recent import Recent
 
-# Kept in the spool's rows: never change their meaning.
+# Stored in the spool's rows: never change what a bit means.
 AGENTEX_BIT, SGP_BIT = 1, 2
-# With a spool, what a lane may hold in memory of queue.max_bytes: an upstream that is away must
-# not take the memory that the other one's writes pass through.
+# With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
+# down must leave memory for the writes of the other one (DECISIONS.md 15).
 LANE_SHARE = 0.25
 NO_UPSTREAM = (
-    "no upstream is on: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
+    "no upstream is enabled: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
     "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
 )
-# Variables that say: START and END of a span may come through different pods (D20).
-_TEMPORAL = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
+# Set in Temporal workers, where START and END of a span can reach different pods (D20).
+_TEMPORAL_VARIABLES = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What belongs to one upstream."""
+    """The parts that serve one upstream."""
 
     sink: Sink
     credentials: Credentials
@@ -48,7 +48,7 @@ class Lane:
     metrics: LaneMetrics
 
     def totals(self) -> dict[str, int]:
-        """The lane's books (D15)."""
+        """The lane's accounting (D15), as `/status` and the last log line show it."""
         accounting = self.metrics.accounting
         return {
             "written": accounting.written,
@@ -62,13 +62,13 @@ class Lane:
         }
 
 
-def agentex_on(config: Config) -> bool:
-    """Agentex is on where it has a base URL."""
+def agentex_enabled(config: Config) -> bool:
+    """Whether a base URL is set."""
     return bool(config.agentex.base_url)
 
 
-def sgp_on(config: Config) -> bool:
-    """SGP is on where it has a key and an account, or takes them from the agent."""
+def sgp_enabled(config: Config) -> bool:
+    """Whether a key and an account are set, or are relayed from the agent."""
     sgp = config.sgp
     return sgp.relay or bool((sgp.api_key or sgp.api_key_file) and sgp.account_id)
 
@@ -81,19 +81,19 @@ def build_lanes(
     spool: Spool | None = None,
     recent: Recent | None = None,
 ) -> list[Lane]:
-    """The lanes that `config` turns on. `environ`: the pod's variables, for SGP's metadata."""
+    """Build the lanes that `config` enables. `environ`: the pod's variables, for SGP's metadata."""
     builder = _Builder(config, environ, budget, dead_letters, spool, recent)
     lanes: list[Lane] = []
-    if agentex_on(config):
+    if agentex_enabled(config):
         lanes.append(builder.agentex(AGENTEX_BIT))
-    if sgp_on(config):
+    if sgp_enabled(config):
         lanes.append(builder.sgp(SGP_BIT))
     return lanes
 
 
 def lane_bits(config: Config) -> int:
-    """The bits of the lanes that `config` turns on; the spool's rows keep them."""
-    return agentex_on(config) * AGENTEX_BIT | sgp_on(config) * SGP_BIT
+    """The bits of the lanes that `config` enables, as the spool's rows store them."""
+    return agentex_enabled(config) * AGENTEX_BIT | sgp_enabled(config) * SGP_BIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class _Builder:
             key_header="x-agent-api-key",
             key_file=section.api_key_file,
             relay=True,
-            # A deployment without authentication wants no key, and refuses a wrong one.
+            # Agentex without authentication needs no key, and refuses a wrong one.
             required=bool(section.api_key_file),
         )
         metrics = LaneMetrics("agentex", LaneAccounting(), self.recent)
@@ -131,7 +131,7 @@ class _Builder:
         metrics = LaneMetrics("sgp", LaneAccounting(), self.recent)
         open_writes = section.open_writes
         if open_writes == "auto":
-            open_writes = not any(self.environ.get(name) for name in _TEMPORAL)
+            open_writes = not any(self.environ.get(name) for name in _TEMPORAL_VARIABLES)
         sink = SgpSink(
             _client(section, credentials, metrics),
             max_batch=section.max_batch,
@@ -158,7 +158,7 @@ class _Builder:
             backoff,
             section.max_concurrency,
             random.random,
-            # One span a request: its answers are alike, those to SGP's batches are not.
+            # Latencies are comparable with one span a request, not with batches (DECISIONS.md 23).
             watch_latency=sink.max_batch == 1,
         )
         drain = Drain(

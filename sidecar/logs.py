@@ -1,6 +1,6 @@
-"""structlog set-up: one JSON object a line on standard error, or text for a terminal.
+"""Sets up structlog: one JSON object per line on standard error, or plain text for a terminal.
 
-Logs never hold span content (D19): ids, counts, reasons and statuses only.
+Logs never contain span content, only ids, counts, reasons and statuses (D19).
 """
 
 import logging
@@ -12,7 +12,7 @@ from sidecar.config import LogConfig
 
 
 def configure(config: LogConfig) -> None:
-    """Set up logging for the process."""
+    """Configure logging for the whole process."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if config.format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())

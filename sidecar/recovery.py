@@ -1,7 +1,7 @@
-"""Takes over what an earlier process left in the spool, at the start or when its disk comes back.
+"""Recovers what an earlier process left in the spool: at startup, or once its disk works again.
 
-Complete writes go to the lanes as row numbers, STARTs to the open spans without their payloads: a
-large spool must not be in memory at once.
+Complete writes go to the lanes as row numbers, and STARTs go to the open spans without their
+payloads, so that a large spool is never in memory as a whole.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import Backlog
 from sidecar.telemetry.accounting import IntakeAccounting
 
-# Open rows come back in pieces of about this size.
+# Open rows are loaded in batches of about this many bytes.
 RECOVERED_BYTES = 2**20
 
 log = structlog.get_logger()
 
 
 class SpoolRecovery:
-    """Hands a spool's backlog to `lanes` and `admission`; `lane_bits` are those of all lanes."""
+    """Hands a spool's backlog to `lanes` and `admission`; `lane_bits` has the bits of all lanes."""
 
     def __init__(
         self,
@@ -39,26 +39,26 @@ class SpoolRecovery:
         self._accounting = accounting
         self._lane_bits = lane_bits
         self._loop = asyncio.get_running_loop()
-        # What a disk that was not there at the start held, once it is.
-        self._late: list[Backlog] = []
+        # Found but not yet recovered. A disk that failed at startup can add one later.
+        self._backlogs: list[Backlog] = []
 
-    async def begin(self) -> None:
-        """Open the spool and take over; raises `SpoolInUse`."""
-        self._spool.on_backlog = self._late.append
+    async def start(self) -> None:
+        """Open the spool and recover its backlog; raises `SpoolInUse`."""
+        self._spool.on_backlog = self._backlogs.append
         await self._spool.open()
-        await self.go_on()
+        await self.recover()
         self._spool.on_durable = self._wake_lanes
 
-    async def go_on(self) -> None:
-        """Take over what came to light since; called now and then."""
-        while self._late:
-            await self._take_over(self._late.pop())
+    async def recover(self) -> None:
+        """Recover what the spool has found since the last call; call it periodically."""
+        while self._backlogs:
+            await self._recover(self._backlogs.pop())
 
     def _wake_lanes(self) -> None:
         for lane in self._lanes:
             lane.drain.wake()
 
-    async def _take_over(self, backlog: Backlog) -> None:
+    async def _recover(self, backlog: Backlog) -> None:
         for lane in self._lanes:
             bit = lane.queue.bit
             lane.queue.recover(seq for seq, lanes in backlog.complete_rows if lanes & bit)
@@ -68,8 +68,8 @@ class SpoolRecovery:
         lanes_of = dict(backlog.open_rows)
         seqs = list(lanes_of)
         while seqs:
-            looked, spans = await self._spool.load(seqs[:LOADED_AT_ONCE], RECOVERED_BYTES)
-            del seqs[:looked]
+            read, spans = await self._spool.load(seqs[:LOADED_AT_ONCE], RECOVERED_BYTES)
+            del seqs[:read]
             for span in spans:
                 span.lanes = lanes_of[span.seq] & self._lane_bits
                 span.accepted_at = self._loop.time()

@@ -1,4 +1,4 @@
-"""Sizes as they are configured: `"64MiB"`."""
+"""Sizes in configuration values, such as `"64MiB"`."""
 
 import re
 
@@ -7,11 +7,11 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]iB|[KM]B|B|)")
 
 
 class Size(int):
-    """Bytes, written as `"64MiB"`; `"auto"`, where allowed, is -1."""
+    """A number of bytes, configured as `"64MiB"`; `"auto"`, where allowed, is -1."""
 
     @classmethod
     def parse(cls, value: object) -> "Size":
-        """The size that a configured value means; raises `ValueError`."""
+        """Parse a configured value; raises `ValueError`."""
         if value == "auto":
             return AUTO
         match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -21,7 +21,7 @@ class Size(int):
         return cls(float(match[1]) * _UNITS[match[2]])
 
     def __str__(self) -> str:
-        """The text that `parse` reads back."""
+        """The size in the largest unit that fits; `parse` accepts it."""
         if self == AUTO:
             return "auto"
         for unit in ("GiB", "MiB", "KiB"):

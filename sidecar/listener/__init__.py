@@ -1,1 +1,1 @@
-"""The agents' port: a request becomes spans, or an answer that says why not."""
+"""The agents' port: turns a request into spans, or into a response that says why not."""

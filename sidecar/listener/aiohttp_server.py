@@ -1,7 +1,8 @@
-"""Requests that are not plain, read by aiohttp: compressed, in chunks, for other paths, broken.
+"""Serves requests that are not plain through aiohttp.
 
-They get the same answers as plain ones (connection.py), by the same reception. Loaded when the
-first of them comes (listener.py).
+These have a compressed or chunked body, another path, or malformed HTTP. Their responses are the
+same as those of plain requests (connection.py) and come from the same `Ingest`. The listener loads
+this module with the first of them.
 """
 
 import asyncio
@@ -13,29 +14,29 @@ from time import perf_counter
 
 from aiohttp import web
 
-from sidecar.listener.body import Limits, Refusal, media_type, stopping
 from sidecar.listener.body_reader import BodyReader
 from sidecar.listener.host_check import HostCheck
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.pass_through import PREFIXES, PassThrough
-from sidecar.listener.routes import Answer, Request, Route, retry_after
+from sidecar.listener.refusals import Limits, Refusal, media_type, stopping
+from sidecar.listener.routes import Request, Response, Route, retry_after
 from sidecar.listener.routes.agentex import PREFIX
 from sidecar.spans.decode import MalformedBody
 from sidecar.telemetry.metrics import IntakeMetrics
 
-# aiohttp logs what it could not parse, and that may be span content (D19).
-_quiet = logging.getLogger("sidecar.listener.http")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False
+# aiohttp logs input that it can't parse, which may be span content (D19).
+_silent = logging.getLogger("sidecar.listener.http")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
 _SPANS_ONLY = (
-    "the sidecar takes spans only; set listener.pass_through = true to hand this on to SGP"
+    "the sidecar serves spans only; set listener.pass_through = true to forward this to SGP"
 )
 
 
-class OtherRequests:
+class AiohttpServer:
     """Serves the connections that have had a request which is not plain.
 
-    `routes` are those of plain requests, by path; `bug` is told of an exception in here.
+    `routes` are those of plain requests, by path; `on_bug` is called with an unexpected exception.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class OtherRequests:
         limits: Limits,
         metrics: IntakeMetrics,
         pass_through: PassThrough | None,
-        bug: Callable[[Exception], None],
+        on_bug: Callable[[Exception], None],
     ) -> None:
         self._ingest = ingest
         self._own, self._sgp = routes["/v1/spans"], routes["/v5/spans/batch"]
@@ -55,57 +56,58 @@ class OtherRequests:
         self._bodies = BodyReader(limits)
         self._metrics = metrics
         self._pass_through = pass_through
-        self._bug = bug
+        self._on_bug = on_bug
         self._loop = asyncio.get_running_loop()
-        # No router, no middleware, bodies as they come (DECISIONS.md 2).
+        # No router, no middleware, bodies not decompressed by aiohttp (DECISIONS.md 2).
         self._server = web.Server(
             self._handle,
             access_log=None,
             auto_decompress=False,
-            logger=_quiet,
-            # An agent that hangs up must not leave its request running at SGP.
+            logger=_silent,
+            # An agent that closes its connection must not leave its request running at SGP.
             handler_cancellation=pass_through is not None,
         )
-        # When the last request on each connection began, in loop time.
-        self._begun: dict[web.RequestHandler, float] = {}
+        # Loop time at which the last request on each connection began.
+        self._request_at: dict[web.RequestHandler, float] = {}
 
     def connect(self) -> asyncio.Protocol:
-        """The protocol that takes a connection over."""
+        """Return the protocol that takes over a connection."""
         return self._server()
 
     def sweep(self, now: float, idle_s: float) -> None:
         """Close connections on which no request began for `idle_s`.
 
-        aiohttp does so only after a first request: half a header would stay for ever.
+        aiohttp itself does so only after a first request: half a head would stay forever.
         """
-        self._begun = {each: self._begun.get(each, now) for each in self._server.connections}
-        for handler, begun in self._begun.items():
-            if now - begun > idle_s:
+        self._request_at = {
+            each: self._request_at.get(each, now) for each in self._server.connections
+        }
+        for handler, request_at in self._request_at.items():
+            if now - request_at > idle_s:
                 handler.force_close()
 
     def close_idle(self) -> None:
-        """Close connections on which nothing is answered."""
+        """Close connections without a request in progress."""
         self._server.pre_shutdown()
 
     async def close(self, timeout_s: float) -> None:
-        """Close all; what is being answered has `timeout_s` for it."""
+        """Close every connection; requests in progress have `timeout_s` to finish."""
         self._server.pre_shutdown()
         await self._server.shutdown(timeout_s)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
         started = perf_counter()
-        self._begun[request.protocol] = self._loop.time()
+        self._request_at[request.protocol] = self._loop.time()
         response: web.StreamResponse
         try:
             self._host_check.refuse_pages(request.headers)
-            if self._pass_through is not None and self._is_sgps(request.path):
-                return await self._hand_on(request, self._pass_through)
+            if self._pass_through is not None and _is_passed_through(request.path):
+                return await self._forward(request, self._pass_through)
             response = await self._route(request)
         except Refusal as refusal:
-            response = _response(self._ingest.refused(self._own, refusal))
+            response = _to_aiohttp(self._ingest.refuse(self._own, refusal))
         except Exception as bug:
-            self._bug(bug)
+            self._on_bug(bug)
             raise
         self._metrics.answered(response.status, perf_counter() - started)
         return response
@@ -113,10 +115,11 @@ class OtherRequests:
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         path, method = request.path, request.method
         if path == "/v1/spans":
-            return await self._spans(request, self._own) if method == "POST" else _use("POST")
+            allowed = method == "POST"
+            return await self._spans(request, self._own) if allowed else _use("POST")
         if path == "/v5/spans/batch":
-            taken = method in {"PUT", "POST"}
-            return await self._spans(request, self._sgp) if taken else _use("PUT, POST")
+            allowed = method in {"PUT", "POST"}
+            return await self._spans(request, self._sgp) if allowed else _use("PUT, POST")
         if path == "/spans" and method == "POST":
             return await self._spans(request, self._agentex)
         if path.startswith(PREFIX) and method == "PATCH":
@@ -127,56 +130,58 @@ class OtherRequests:
             if self._ingest.stopping:
                 raise stopping()
             return web.Response(text="ready\n")
-        text = f"no such path; agents post to /v1/spans of this port, not {method} here"
+        text = f"no such path for {method}; agents POST their events to /v1/spans on this port"
         if path.startswith(PREFIXES):
             text = _SPANS_ONLY
         raise Refusal(HTTPStatus.NOT_FOUND, text, "not_ours")
 
-    def _is_sgps(self, path: str) -> bool:
-        return path.startswith(PREFIXES) and path != "/v5/spans/batch"
-
-    async def _hand_on(
+    async def _forward(
         self, request: web.BaseRequest, pass_through: PassThrough
     ) -> web.StreamResponse:
-        # A model may answer for minutes: such a connection is not idle.
-        self._begun[request.protocol] = inf
+        # A model can take minutes to respond: such a connection is not idle.
+        self._request_at[request.protocol] = inf
         try:
             if self._ingest.stopping:
                 raise stopping()
-            return await pass_through.answer(request)
+            return await pass_through.forward(request)
         except Refusal as refusal:
-            return _response(Answer(refusal.status, self._sgp.refused(refusal)))
+            return _to_aiohttp(Response(refusal.status, self._sgp.refusal_body(refusal)))
         finally:
-            self._begun[request.protocol] = self._loop.time()
+            self._request_at[request.protocol] = self._loop.time()
 
     async def _spans(self, request: web.BaseRequest, route: Route) -> web.StreamResponse:
         headers = request.headers
-        said = Request(request.method, request.rel_url.raw_path, headers, media_type(headers))
+        head = Request(request.method, request.rel_url.raw_path, headers, media_type(headers))
         try:
-            route.check(said)
+            route.check(head)
             if self._ingest.stopping:
                 raise stopping()
-            # Not kept here: the budget does not know of it any more.
-            answer = self._ingest.answer(route, said, await self._bodies.read(request))
+            # The body is not bound to a name here: the budget no longer counts it once it is read.
+            response = self._ingest.respond(route, head, await self._bodies.read(request))
         except Refusal as refusal:
-            return _response(self._ingest.refused(route, refusal))
+            return _to_aiohttp(self._ingest.refuse(route, refusal))
         except MalformedBody as error:
-            return _response(self._ingest.malformed(route, said, error))
-        return _response(await answer)
+            return _to_aiohttp(self._ingest.malformed(route, head, error))
+        return _to_aiohttp(await response)
 
 
-def _response(answer: Answer) -> web.Response:
-    response = web.Response(
-        status=answer.status,
-        body=answer.body,
-        headers={"Content-Type": answer.content_type, **retry_after(answer.status)},
+def _is_passed_through(path: str) -> bool:
+    return path.startswith(PREFIXES) and path != "/v5/spans/batch"
+
+
+def _to_aiohttp(response: Response) -> web.Response:
+    converted = web.Response(
+        status=response.status,
+        body=response.body,
+        headers={"Content-Type": response.content_type, **retry_after(response.status)},
     )
-    if answer.status == HTTPStatus.REQUEST_TIMEOUT:
-        response.force_close()
-    return response
+    if response.status == HTTPStatus.REQUEST_TIMEOUT:
+        converted.force_close()
+    return converted
 
 
 def _use(methods: str) -> web.Response:
+    """405, for a request with another method."""
     return web.Response(
         status=HTTPStatus.METHOD_NOT_ALLOWED,
         body=b'{"error":"use %b"}' % methods.encode(),

@@ -1,4 +1,4 @@
-"""Reads the bodies of aiohttp's requests: bounded in bytes, decompressed, and in time."""
+"""Reads request bodies through aiohttp: decompressed, and bounded in size and time."""
 
 import asyncio
 import zlib
@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import web
 
 from sidecar.http.decompression import Inflater
-from sidecar.listener.body import Limits, Refusal, ended_early, no_room, too_large, too_slow
+from sidecar.listener.refusals import Limits, Refusal, ended_early, no_room, too_large, too_slow
 from sidecar.spans.decode import MalformedBody
 
 _ENCODINGS = ("", "identity", "gzip", "deflate")
@@ -23,13 +23,16 @@ class BodyReader:
         self._budget, self._max_body, self._timeout_s = limits
 
     async def read(self, request: web.BaseRequest) -> bytes:
-        """The decompressed body; raises `Refusal`, or `MalformedBody` for a broken stream."""
+        """Return the decompressed body.
+
+        Raises `Refusal`, or `MalformedBody` for a broken compressed stream.
+        """
         encoding = _encoding(request.headers)
         length = request.content_length
         if length is not None and length > self._max_body:
             raise too_large(self._max_body)
         try:
-            await say_continue(request)
+            await send_continue(request)
             if request.content.is_eof():
                 return await self._collect(request, encoding)
             async with asyncio.timeout(self._timeout_s):
@@ -47,8 +50,8 @@ class BodyReader:
         try:
             while chunk := await content.readany():
                 if inflate is not None:
-                    most = min(self._max_body - size, self._budget.limit) + 1
-                    chunk = inflate(chunk, most)
+                    max_bytes = min(self._max_body - size, self._budget.limit) + 1
+                    chunk = inflate(chunk, max_bytes)
                 size += len(chunk)
                 self._budget.reading += len(chunk)
                 if size > self._max_body:
@@ -57,22 +60,22 @@ class BodyReader:
                     raise no_room()
                 parts.append(chunk)
             if inflate is not None and not inflate.complete:
-                raise zlib.error  # noqa: TRY301 (the same answer as for a broken one)
+                raise zlib.error  # noqa: TRY301 (a truncated stream is a broken one)
         except zlib.error:
-            raise MalformedBody(f"the body is not a whole {encoding} stream") from None
+            raise MalformedBody(f"the body is not a complete {encoding} stream") from None
         finally:
             self._budget.reading -= size
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def say_continue(request: web.BaseRequest) -> None:
-    """Let a client send its body that waits to be told; the low-level server does not."""
+async def send_continue(request: web.BaseRequest) -> None:
+    """Send 100 Continue to a client that expects it; aiohttp's low-level server does not."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _encoding(headers: Mapping[str, str]) -> str:
-    """How the body is compressed, "" for not."""
+    """The content encoding, "" for identity."""
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding not in _ENCODINGS:
         error = "Content-Encoding must be gzip, deflate or identity"

@@ -1,9 +1,10 @@
-"""A connection of an agent: plain requests (known_heads.py) are read and answered right here.
+"""One connection of an agent: reads plain requests (head_cache.py) and responds without aiohttp.
 
-aiohttp makes a request, a reader, a response and a step of a task for every request: most of what
-a span cost at the listener (DECISIONS.md 30). A plain request, whose head is known, needs none of
-it. At the first one that is not plain the connection goes over to aiohttp for good, with every byte
-of that request: compression, chunks, handshakes, other paths and broken bytes are its business.
+aiohttp creates a request, a reader, a response and a task step for each request, which was most of
+the listener's cost per span (DECISIONS.md 30). A plain request whose head is cached needs none of
+them. The first request that is not plain moves the connection to aiohttp for good, with every byte
+received for that request: compression, chunked bodies, upgrades, other paths and malformed HTTP are
+handled there.
 """
 
 import asyncio
@@ -15,15 +16,15 @@ from time import perf_counter, time
 from typing import cast
 
 from sidecar.http.timeouts import Deadlines
-from sidecar.listener.body import Limits, Refusal, ended_early, no_room, too_slow
 from sidecar.listener.head_cache import CachedHead, Found, HeadCache
 from sidecar.listener.ingest import Ingest
-from sidecar.listener.routes import Answer, retry_after
+from sidecar.listener.refusals import Limits, Refusal, ended_early, no_room, too_slow
+from sidecar.listener.routes import Response, retry_after
 from sidecar.telemetry.metrics import IntakeMetrics
 
-# What an agent that was too slow is given to read the answer.
-LEAVE_S = 10.0
-# What may come behind a request that is not answered yet.
+# How long an agent whose body timed out can take to read its 408.
+CLOSE_S = 10.0
+# Bytes kept for pipelined requests while a response is pending; beyond that, reading pauses.
 _MAX_PENDING_INPUT = 256 * 1024
 
 
@@ -40,193 +41,189 @@ _HEADS = {status: _head_of(status) for status in HTTPStatus}
 
 @dataclass(eq=False)
 class ServerState:
-    """What all connections share.
+    """State shared by all connections.
 
-    `load` sets `others`, which makes the protocol for what is not plain; `bug` is told of an
-    exception in here.
-    `arriving`: connections whose body is not whole; `leaving`: those that have had their last
-    answer.
+    `load_aiohttp` loads aiohttp and sets `aiohttp_protocol`, the factory of the protocol that takes
+    over a connection. `on_bug` is called with an exception that is a bug in a connection.
+    `receiving` holds the connections whose request body is incomplete, `closing` those that have
+    had their last response.
     """
 
     heads: HeadCache
     ingest: Ingest
     metrics: IntakeMetrics
     limits: Limits
-    load: Callable[[], Awaitable[None]]
-    bug: Callable[[Exception], None]
+    load_aiohttp: Callable[[], Awaitable[None]]
+    on_bug: Callable[[Exception], None]
 
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.others: Callable[[], asyncio.Protocol] | None = None
+        self.aiohttp_protocol: Callable[[], asyncio.Protocol] | None = None
         self.connections: set[AgentConnection] = set()
-        self.arriving = Deadlines(self.limits.timeout_s, AgentConnection.too_slow)
-        self.leaving = Deadlines(LEAVE_S, AgentConnection.close)
-        # The last answer and its bytes, with the second of its date.
-        self._said: Answer | None = None
-        self._whole = b""
+        self.receiving = Deadlines(self.limits.timeout_s, AgentConnection.body_timed_out)
+        self.closing = Deadlines(CLOSE_S, AgentConnection.close)
+        # The last response and its bytes, with the second of its `Date`.
+        self._last_response: Response | None = None
+        self._bytes = b""
         self._second = 0
         self._date = b""
 
-    def whole(self, answer: Answer) -> bytes:
-        """An answer as it goes over the wire; most are the same one again."""
+    def serialize(self, response: Response) -> bytes:
+        """The bytes of a response, cached because most responses repeat the last one."""
         second = int(time())
         if second != self._second:
             self._second, self._date = second, formatdate(second, usegmt=True).encode()
-            self._said = None
-        if answer is not self._said:
-            self._whole = b"%b\r\nContent-Type: %b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (
-                _HEADS[answer.status],
-                answer.content_type.encode(),
-                len(answer.body),
+            self._last_response = None
+        if response is not self._last_response:
+            self._bytes = b"%b\r\nContent-Type: %b\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b" % (
+                _HEADS[response.status],
+                response.content_type.encode(),
+                len(response.body),
                 self._date,
-                answer.body,
+                response.body,
             )
-            self._said = answer
-        return self._whole
+            self._last_response = response
+        return self._bytes
 
 
 class AgentConnection(asyncio.Protocol):
-    """One connection, until it ends or goes over to aiohttp."""
+    """One connection, until it closes or moves to aiohttp."""
 
-    def __init__(self, desk: ServerState) -> None:
-        self._state = desk
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._transport: asyncio.Transport
-        # When the last request began: in loop time, and for its duration.
-        self.begun = desk.loop.time()
+        # When the last request began: in loop time, and by `perf_counter` for its duration.
+        self.request_at = state.loop.time()
         self._started = 0.0
-        # The request whose body is not whole yet; what came of it, and how much is still to come.
+        # The request whose body is incomplete, what has arrived of it, and how many bytes are left.
         self._found: Found | None = None
-        self._pieces: list[bytes] = []
-        self._missing = 0
-        self._full = False  # there is no room for it
-        # What waits for an answer that can't be given at once, and what came behind its request.
-        self.answering: asyncio.Task[None] | None = None
-        self._pending_input: list[bytes] = []
-        self._write_paused = False  # the agent does not read
-        self._closing = False  # nothing is answered any more
-        self._waits_for_aiohttp = False
+        self._parts: list[bytes] = []
+        self._remaining = 0
+        self._discarding = False  # its body does not fit: read the rest, keep none of it
+        # The task whose end the connection waits for: a response, or loading aiohttp.
+        self.pending: asyncio.Task[None] | None = None
+        self._pending_input: list[bytes] = []  # received meanwhile
+        self._loading_aiohttp = False
+        self._write_paused = False
+        self._closing = False  # ignore further input
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """An agent is there."""
         self._transport = cast("asyncio.Transport", transport)
         self._state.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """It is gone, maybe in the middle of a body."""
         self._state.connections.discard(self)
         if self._found is not None:
-            self._gave_up(self._found[0], ended_early())
+            self._abort_request(self._found[0], ended_early())
         self._pending_input = []
-        self._state.leaving.discard(self)
+        self._state.closing.discard(self)
 
     def pause_writing(self) -> None:
-        """The agent does not read its answers: nor do we read what else it asks."""
+        # An agent that does not read its responses gets no further requests read either.
         self._write_paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It does again."""
         self._write_paused = False
-        if not self._pending_input and not self._waits_for_aiohttp:
+        if not self._pending_input and not self._loading_aiohttp:
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
         try:
             if self._closing:
                 return
-            if self.answering is not None:
-                self._keep(data)
+            if self.pending is not None:
+                self._defer(data)
             elif self._found is None:
-                self._begin(data)
+                self._read_requests(data)
             else:
-                self._go_on(self._found, data)
+                self._read_body(self._found, data)
         except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
             self._failed(bug)
 
-    def _begin(self, data: bytes) -> None:
-        desk = self._state
+    def _read_requests(self, data: bytes) -> None:
+        state = self._state
         while data:
-            found = desk.heads.find(data)
-            if found is None or found[2] > desk.limits.max_body:
-                self._hand_over(data)
+            found = state.heads.find(data)
+            if found is None or found[2] > state.limits.max_body:
+                self._move_to_aiohttp(data)
                 return
-            self.begun, self._started = desk.loop.time(), perf_counter()
+            self.request_at, self._started = state.loop.time(), perf_counter()
             head, start, length = found
             end = start + length
             if len(data) < end:
-                self._found, self._missing = found, end
-                desk.arriving.add(self)
-                self._go_on(found, data)
+                self._found, self._remaining = found, end
+                state.receiving.add(self)
+                self._read_body(found, data)
                 return
             body, data = data[start:end], data[end:]
-            if not self._answered(head, body):
-                self._keep(data)
+            if not self._respond(head, body):
+                self._defer(data)
                 return
 
-    def _go_on(self, found: Found, data: bytes) -> None:
+    def _read_body(self, found: Found, data: bytes) -> None:
         head, start, _ = found
         budget = self._state.limits.budget
-        data, behind = data[: self._missing], data[self._missing :]
-        self._missing -= len(data)
-        if not self._full:
-            self._pieces.append(data)
+        data, following = data[: self._remaining], data[self._remaining :]
+        self._remaining -= len(data)
+        if not self._discarding:
+            self._parts.append(data)
             budget.reading += len(data)
             if not budget.fits(0):
-                # The rest is read, not kept: the agent gets its 429 when it listens.
-                self._drop_pieces()
-                self._full = True
-        if self._missing:
+                # The body is still read to its end: most clients read the 429 only after sending.
+                self._drop_parts()
+                self._discarding = True
+        if self._remaining:
             return
-        if self._full:
-            self._forget()
+        if self._discarding:
+            self._end_request()
             self._refuse(head, no_room())
         else:
-            # Nothing is copied but the body, once.
-            parts: list[bytes | memoryview] = [*self._pieces]
-            parts[0] = memoryview(self._pieces[0])[start:]
-            self._forget()
-            if not self._answered(head, b"".join(parts)):
-                self._keep(behind)
+            # Only the body is copied, and only once.
+            parts: list[bytes | memoryview] = [*self._parts]
+            parts[0] = memoryview(self._parts[0])[start:]
+            self._end_request()
+            if not self._respond(head, b"".join(parts)):
+                self._defer(following)
                 return
-        self._begin(behind)
+        self._read_requests(following)
 
-    def _forget(self) -> None:
-        """The request that was arriving is whole now, or never will be."""
-        self._drop_pieces()
-        self._found, self._full = None, False
-        self._state.arriving.discard(self)
+    def _end_request(self) -> None:
+        """Forget the request that was being received: it is complete, or never will be."""
+        self._drop_parts()
+        self._found, self._discarding = None, False
+        self._state.receiving.discard(self)
 
-    def _drop_pieces(self) -> None:
-        self._state.limits.budget.reading -= sum(map(len, self._pieces))
-        self._pieces = []
+    def _drop_parts(self) -> None:
+        self._state.limits.budget.reading -= sum(map(len, self._parts))
+        self._parts = []
 
-    def too_slow(self) -> None:
-        """The body did not come in time."""
+    def body_timed_out(self) -> None:
+        """Respond 408 to a body that did not arrive in time, then close."""
         if self._found is not None:
-            self._gave_up(self._found[0], too_slow(self._state.limits.timeout_s))
-            # Closed at once, an agent that still sends would get a reset instead of its answer.
+            self._abort_request(self._found[0], too_slow(self._state.limits.timeout_s))
+            # Closed immediately, an agent that is still sending would get a reset, not its 408.
             self._closing = True
-            self._state.leaving.add(self)
+            self._state.closing.add(self)
             self._transport.write_eof()
 
-    def _gave_up(self, head: CachedHead, refusal: Refusal) -> None:
-        self._forget()
+    def _abort_request(self, head: CachedHead, refusal: Refusal) -> None:
+        self._end_request()
         self._refuse(head, refusal)
 
     def _refuse(self, head: CachedHead, refusal: Refusal) -> None:
-        self._write(self._state.ingest.refused(head.route, refusal))
+        self._write(self._state.ingest.refuse(head.route, refusal))
 
-    def _hand_over(self, received: bytes) -> None:
-        """Let aiohttp have the connection, from the request that begins with `received` on."""
-        if self._state.others is None:
-            # Nothing more is read meanwhile: nor is the end of the connection.
-            self._waits_for_aiohttp = True
+    def _move_to_aiohttp(self, received: bytes) -> None:
+        """Let aiohttp take over, beginning with the request that `received` starts with."""
+        if self._state.aiohttp_protocol is None:
+            # Reading stays paused while aiohttp loads, so the end of the connection waits, too.
+            self._loading_aiohttp = True
             self._transport.pause_reading()
-            self.answering = self._state.loop.create_task(self._hand_over_later(received))
+            self.pending = self._state.loop.create_task(self._move_once_loaded(received))
             return
         self._state.connections.discard(self)
-        successor = self._state.others()
+        successor = self._state.aiohttp_protocol()
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
         if self._write_paused:
@@ -234,58 +231,55 @@ class AgentConnection(asyncio.Protocol):
         self._transport.resume_reading()
         successor.data_received(received)
 
-    async def _hand_over_later(self, received: bytes) -> None:
-        """As `_hand_over`, once aiohttp is loaded."""
+    async def _move_once_loaded(self, received: bytes) -> None:
         try:
-            await self._state.load()
-            self.answering = None
+            await self._state.load_aiohttp()
+            self.pending = None
             if not self._transport.is_closing():
-                self._hand_over(b"".join([received, *self._pending_input]))
+                self._move_to_aiohttp(b"".join([received, *self._pending_input]))
         except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
             self._failed(bug)
 
-    # Answering.
-
-    def _answered(self, head: CachedHead, body: bytes) -> bool:
-        """Take a request; False when its answer has to wait."""
+    def _respond(self, head: CachedHead, body: bytes) -> bool:
+        """Process a request; False if its response is pending."""
         ingest = self._state.ingest
-        if not ingest.waits():
-            self._write(ingest.answer_now(head.route, head.request, body))
+        if not ingest.must_wait():
+            self._write(ingest.respond_now(head.route, head.request, body))
             return True
-        answer = ingest.answer(head.route, head.request, body)
-        self.answering = self._state.loop.create_task(self._answer_later(answer))
+        response = ingest.respond(head.route, head.request, body)
+        self.pending = self._state.loop.create_task(self._respond_later(response))
         return False
 
-    async def _answer_later(self, answer: Coroutine[None, None, Answer]) -> None:
-        """Write an answer that has to wait, then go on with what came behind its request."""
+    async def _respond_later(self, pending: Coroutine[None, None, Response]) -> None:
+        """Write a response once it is ready, then read the requests received meanwhile."""
         try:
-            said = await answer
-            self.answering = None
-            self._write(said)
+            response = await pending
+            self.pending = None
+            self._write(response)
             if self._pending_input and not self._transport.is_closing():
                 data, self._pending_input = b"".join(self._pending_input), []
                 if not self._write_paused:
                     self._transport.resume_reading()
-                self._begin(data)
+                self._read_requests(data)
         except Exception as bug:  # noqa: BLE001 (it ends the process, D13)
             self._failed(bug)
 
-    def _keep(self, data: bytes) -> None:
-        """Let `data` wait until the request before it is answered."""
+    def _defer(self, data: bytes) -> None:
+        """Keep `data` until the pending response is written."""
         if data:
             self._pending_input.append(data)
             if sum(map(len, self._pending_input)) > _MAX_PENDING_INPUT:
                 self._transport.pause_reading()
 
-    def _write(self, answer: Answer) -> None:
-        self._state.metrics.answered(answer.status, perf_counter() - self._started)
+    def _write(self, response: Response) -> None:
+        self._state.metrics.answered(response.status, perf_counter() - self._started)
         if not self._transport.is_closing():
-            self._transport.write(self._state.whole(answer))
+            self._transport.write(self._state.serialize(response))
 
     def _failed(self, bug: Exception) -> None:
-        self._state.bug(bug)
+        self._state.on_bug(bug)
         self._transport.abort()
 
     def close(self) -> None:
-        """End it, once what is written has gone."""
+        """Close once the written responses are flushed."""
         self._transport.close()

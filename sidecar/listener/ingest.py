@@ -1,7 +1,7 @@
-"""Takes the spans of a request and says what was taken, whichever way the request was read.
+"""Turns a request body into accepted spans and a response, however the request was read.
 
-In: a route, a request's head and its whole body. Out: the answer, in the words of the route
-(docs/api.md). All of a request is taken or none, and what is refused is counted.
+In: a route, a parsed request head and the whole body. Out: a response in the route's format
+(docs/api.md). A request is accepted whole or not at all, and refusals are counted.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from sidecar.credentials import Credentials
-from sidecar.listener.body import Refusal, no_room, stopping
-from sidecar.listener.routes import Answer, Request, Route
+from sidecar.listener.refusals import Refusal, no_room, stopping
+from sidecar.listener.routes import Request, Response, Route
 from sidecar.queue.admission import Admission, NeverFits, NoRoom
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection
 from sidecar.telemetry.metrics import IntakeMetrics
@@ -20,7 +20,7 @@ _BRINGS_CREDENTIALS = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Ingest:
-    """The way from a body to an answer. `stopping` makes it refuse what is new with 503."""
+    """Decodes bodies and admits their spans. While `stopping` is set, it refuses them with 503."""
 
     def __init__(
         self, admission: Admission, metrics: IntakeMetrics, credentials: Sequence[Credentials]
@@ -29,13 +29,13 @@ class Ingest:
         self._metrics = metrics
         self._credentials = credentials
         self._loop = asyncio.get_running_loop()
-        self._offered: Mapping[str, str] | None = None
+        self._last_headers: Mapping[str, str] | None = None
         self.stopping = False
-        # Whether an answer has to wait, for the disk or for the drains: then `answer` gives it.
-        self.waits = admission.waits
+        # Whether a response has to wait for the disk or for the drains: then use `respond`.
+        self.must_wait = admission.waits
 
-    def answer_now(self, route: Route, request: Request, body: bytes) -> Answer:
-        """Take what `body` holds; only when nothing `waits`."""
+    def respond_now(self, route: Route, request: Request, body: bytes) -> Response:
+        """Accept the spans of `body`; call only when `must_wait` returns False."""
         try:
             decoded = self._decoded(route, request, body)
             if decoded.spans:
@@ -44,11 +44,11 @@ class Ingest:
                 except (NeverFits, NoRoom) as error:
                     raise self._does_not_fit(error, len(body)) from None
         except Refusal as refusal:
-            return self.refused(route, refusal)
-        return self._taken(route, request, decoded)
+            return self.refuse(route, refusal)
+        return self._accepted(route, request, decoded)
 
-    async def answer(self, route: Route, request: Request, body: bytes) -> Answer:
-        """As `answer_now`, once the spool has it on disk and the drains keep up."""
+    async def respond(self, route: Route, request: Request, body: bytes) -> Response:
+        """As `respond_now`, once the events are on disk (with a spool) and the drains keep up."""
         try:
             decoded = self._decoded(route, request, body)
             size = len(body)
@@ -60,18 +60,18 @@ class Ingest:
                     raise self._does_not_fit(error, size) from None
                 await self._admission.yield_to_drain()
         except Refusal as refusal:
-            return self.refused(route, refusal)
-        return self._taken(route, request, decoded)
+            return self.refuse(route, refusal)
+        return self._accepted(route, request, decoded)
 
-    def malformed(self, route: Route, request: Request, error: MalformedBody) -> Answer:
-        """The answer to a body that is none."""
+    def malformed(self, route: Route, request: Request, error: MalformedBody) -> Response:
+        """The response to a body that can't be decoded."""
         rejection = Rejection(0, None, str(error), "malformed")
-        return self._taken(route, request, Decoded([], [rejection]))
+        return self._accepted(route, request, Decoded([], [rejection]))
 
-    def refused(self, route: Route, refusal: Refusal) -> Answer:
-        """The answer to a request of which nothing was taken."""
+    def refuse(self, route: Route, refusal: Refusal) -> Response:
+        """Count a refused request; returns its response."""
         self._metrics.refused(refusal.reason, self._loop.time())
-        return Answer(refusal.status, route.refused(refusal))
+        return Response(refusal.status, route.refusal_body(refusal))
 
     def _decoded(self, route: Route, request: Request, body: bytes) -> Decoded:
         if self.stopping:
@@ -80,9 +80,9 @@ class Ingest:
             decoded = route.decode(request, body, self._loop.time())
         except MalformedBody as error:
             decoded = Decoded([], [Rejection(0, None, str(error), "malformed")])
-        # Known heads come again and again as the same object.
-        if request.headers is not self._offered:
-            self._offered = request.headers
+        # A cached head is the same object each time: its credentials are offered once.
+        if request.headers is not self._last_headers:
+            self._last_headers = request.headers
             if request.method in _BRINGS_CREDENTIALS:
                 for credentials in self._credentials:
                     credentials.offer(request.headers)
@@ -92,12 +92,15 @@ class Ingest:
         if isinstance(error, NoRoom):
             return no_room()
         limit = self._admission.limit
-        text = f"{size} bytes never fit: see queue.max_bytes ({limit}) and spool.max_bytes"
+        text = (
+            f"the body ({size} bytes) is too large even for an empty queue: "
+            f"see queue.max_bytes ({limit}) and spool.max_bytes"
+        )
         return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, "too_large")
 
-    def _taken(self, route: Route, request: Request, decoded: Decoded) -> Answer:
+    def _accepted(self, route: Route, request: Request, decoded: Decoded) -> Response:
         if decoded.spans:
             self._metrics.accepted(decoded.spans, self._loop.time())
         for rejection in decoded.rejected:
             self._metrics.rejected[rejection.reason] += 1
-        return route.answer(request, decoded)
+        return route.respond(request, decoded)

@@ -1,9 +1,9 @@
-"""The agents' port: docs/api.md to the letter.
+"""The agents' port as specified in docs/api.md: connections, routes, and the order of shutdown.
 
-In: connections of agents in this pod. Out: spans handed to the reception, all of a request or none,
-and an answer that says what was taken, in the words of the route it came by. Plain requests are
-read in connection.py, all others by aiohttp in other_requests.py, which is loaded when the first of
-them comes: most sidecars never need it, and it is a fifth of their memory.
+In: connections of agents in this pod. Out: spans, accepted whole or not at all for each request,
+and a response in the format of its route. connection.py reads plain requests. aiohttp reads all
+others (aiohttp_server.py) and is loaded with the first of them: most sidecars never need it, and it
+is a fifth of their memory (DECISIONS.md 34).
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sidecar.credentials import Credentials
-from sidecar.listener.body import Limits, Refusal
 from sidecar.listener.connection import AgentConnection, ServerState
 from sidecar.listener.head_cache import HeadCache
 from sidecar.listener.host_check import HostCheck
 from sidecar.listener.ingest import Ingest
+from sidecar.listener.refusals import Limits, Refusal
 from sidecar.listener.routes import Request, Route
 from sidecar.listener.routes.agentex import AgentexRoute
 from sidecar.listener.routes.ingest import IngestRoute
@@ -25,15 +25,15 @@ from sidecar.queue.admission import Admission
 from sidecar.telemetry.metrics import IntakeMetrics
 
 if TYPE_CHECKING:
-    from sidecar.listener.aiohttp_server import OtherRequests
+    from sidecar.listener.aiohttp_server import AiohttpServer
     from sidecar.listener.pass_through import PassThrough
 
-# Longer than any body may take, and than aiohttp keeps a connection between two requests.
+# Well above the default `listener.body_timeout_s`; aiohttp alone would wait for an hour.
 IDLE_S = 300.0
 
 
 class Listener:
-    """Takes connections on the agents' side. Make it inside a running loop."""
+    """Accepts connections of agents. Create it inside a running loop."""
 
     def __init__(
         self,
@@ -58,87 +58,84 @@ class Listener:
             "/readyz": ReadyRoute(),
         }
         self._pass_through = pass_through
-        # Holds the exception of a bug in here: the app waits for it and ends the process (D13).
+        # Gets the exception of a bug in the listener: the app awaits it and stops (D13).
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.idle_s = IDLE_S
-        self._others: OtherRequests | None = None
+        self._aiohttp_server: AiohttpServer | None = None
         self._loading: asyncio.Task[None] | None = None
         self._state = ServerState(
             HeadCache(self._route_of),
             self._ingest,
             metrics,
             limits,
-            load=self.load_others,
-            bug=self._bug,
+            load_aiohttp=self.load_aiohttp,
+            on_bug=self._on_bug,
         )
 
     @property
     def stopping(self) -> bool:
-        """Whether new events are answered 503."""
+        """Whether new events are refused with 503."""
         return self._ingest.stopping
 
     def stop(self) -> None:
-        """Answer 503 to new events from now on."""
+        """Refuse new events with 503 from now on."""
         self._ingest.stopping = True
 
     def connect(self) -> AgentConnection:
-        """The protocol of a new connection."""
+        """Return the protocol for a new connection."""
         return AgentConnection(self._state)
 
-    async def load_others(self) -> None:
-        """Be ready for requests that are not plain.
-
-        In a thread: agents go on meanwhile.
-        """
+    async def load_aiohttp(self) -> None:
+        """Load aiohttp, in a thread so that plain requests are served meanwhile."""
         if self._loading is None:
-            self._loading = asyncio.create_task(self._load_others())
+            self._loading = asyncio.create_task(self._load_aiohttp())
         await asyncio.shield(self._loading)
 
-    async def _load_others(self) -> None:
-        make = await asyncio.to_thread(_other_requests)
-        self._others = make(
+    async def _load_aiohttp(self) -> None:
+        server_class = await asyncio.to_thread(_import_aiohttp_server)
+        self._aiohttp_server = server_class(
             self._ingest,
             self._routes,
             self._host_check,
             self._limits,
             self._metrics,
             self._pass_through,
-            self._bug,
+            self._on_bug,
         )
-        self._state.others = self._others.connect
+        self._state.aiohttp_protocol = self._aiohttp_server.connect
 
     def sweep(self, now: float) -> None:
-        """Close connections on which no request began for `idle_s`; called now and then."""
-        if self._others is not None:
-            self._others.sweep(now, self.idle_s)
+        """Close connections on which no request began for `idle_s`; call it periodically."""
+        if self._aiohttp_server is not None:
+            self._aiohttp_server.sweep(now, self.idle_s)
         for connection in list(self._state.connections):
-            if connection.answering is None and now - connection.begun > self.idle_s:
+            if connection.pending is None and now - connection.request_at > self.idle_s:
                 connection.close()
 
     async def close(self, timeout_s: float) -> None:
-        """Close every connection; what is being answered has `timeout_s` for it."""
+        """Close every connection; pending responses have `timeout_s` to finish."""
         connections = self._state.connections
         for connection in list(connections):
-            if connection.answering is None:
+            if connection.pending is None:
                 connection.close()
-        if self._others is not None:
-            self._others.close_idle()
-        answering = [c.answering for c in connections if c.answering is not None]
-        if answering:
-            _, late = await asyncio.wait(answering, timeout=timeout_s)
+        if self._aiohttp_server is not None:
+            self._aiohttp_server.close_idle()
+        pending = [each.pending for each in connections if each.pending is not None]
+        if pending:
+            _, late = await asyncio.wait(pending, timeout=timeout_s)
             for task in late:
                 task.cancel()
         for connection in list(connections):
             connection.close()
-        if self._others is not None:
-            await self._others.close(timeout_s)
+        if self._aiohttp_server is not None:
+            await self._aiohttp_server.close(timeout_s)
 
-    def _bug(self, bug: Exception) -> None:
+    def _on_bug(self, bug: Exception) -> None:
         if not self.failed.done():
             self.failed.set_exception(bug)
 
     def _route_of(self, request: Request) -> Route | None:
-        """The route of a plain request, None where it would be refused by its head alone."""
+        """The route of a plain request; None if its head alone gets it refused."""
         route = self._routes[request.path]
         try:
             self._host_check.refuse_pages(request.headers)
@@ -148,7 +145,7 @@ class Listener:
         return route
 
 
-def _other_requests() -> "type[OtherRequests]":
-    from sidecar.listener.aiohttp_server import OtherRequests  # noqa: PLC0415 (9 MiB, and 0.2 s)
+def _import_aiohttp_server() -> "type[AiohttpServer]":
+    from sidecar.listener.aiohttp_server import AiohttpServer  # noqa: PLC0415 (9 MiB, 0.2 s)
 
-    return OtherRequests
+    return AiohttpServer

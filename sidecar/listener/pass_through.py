@@ -1,8 +1,8 @@
-"""Hands other requests of the SGP client to SGP as they are, and the answers back, streaming.
+"""A streaming proxy to SGP for the SGP client's other requests (`listener.pass_through`).
 
-For agents that are pointed here by `SGP_CLIENT_BASE_URL`, which also redirects the client's other
-calls (`listener.pass_through`). Nothing is queued, retried, logged or kept: a chunk is in memory
-until the other side has taken it. Only the configured upstream can be reached.
+An agent that finds the sidecar by `SGP_CLIENT_BASE_URL` sends it all of the client's calls. Nothing
+is queued, retried, logged or kept: a chunk stays in memory until the other side has received it.
+Only the configured upstream can be reached.
 """
 
 from collections import Counter
@@ -14,67 +14,70 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from sidecar.listener.body import Refusal
-from sidecar.listener.body_reader import say_continue
+from sidecar.listener.body_reader import send_continue
+from sidecar.listener.refusals import Refusal
 
-# The versions of SGP's API that its clients speak; ours is /v1.
+# The versions of SGP's API that its clients use; the sidecar's own is /v1.
 PREFIXES = ("/v4/", "/v5/")
 CONNECT_S = 10.0
 KEEPALIVE_S = 4.0
-# A model may think for long; a client that says how long it waits is believed (docs/upstreams.md
-# 1.1), and one that hangs up ends the request at once.
-SILENCE_S = 600.0
-MAX_SILENCE_S = 3600.0
+# Read timeout: a model can be silent for minutes. A client can set its own, up to the maximum
+# (`x-stainless-read-timeout`, docs/upstreams.md S1.1).
+READ_TIMEOUT_S = 600.0
+MAX_READ_TIMEOUT_S = 3600.0
 _CHUNK = 64 * 1024
-# RFC 9110 7.6.1, and what is between two neighbours only.
+# Headers about one connection only (RFC 9110, 7.6.1).
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "  # noqa: SIM905
     "transfer-encoding upgrade".split()
 )
-_NOT_SENT = _HOP_BY_HOP | {"host", "expect"}
+_NOT_FORWARDED = _HOP_BY_HOP | {"host", "expect"}
 _FAILED = {
-    "broken": (HTTPStatus.BAD_GATEWAY, "SGP's answer can't be handed on"),
-    "unreachable": (HTTPStatus.BAD_GATEWAY, "SGP could not be reached"),
-    "timeout": (HTTPStatus.GATEWAY_TIMEOUT, "SGP did not answer in time"),
+    "broken": (HTTPStatus.BAD_GATEWAY, "SGP's response can't be forwarded"),
+    "unreachable": (HTTPStatus.BAD_GATEWAY, "SGP can't be reached"),
+    "timeout": (HTTPStatus.GATEWAY_TIMEOUT, "SGP did not respond in time"),
 }
 
 
 class PassThrough:
-    """Proxies requests to `base_url`; `outcomes` counts what became of them."""
+    """Forwards requests to `base_url`; `outcomes` counts them by `telemetry.outcomes.PASSED`."""
 
     def __init__(self, base_url: str, outcomes: Counter[str]) -> None:
         self._base = base_url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
         self._outcomes = outcomes
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The upstream's answer, once it has gone to the client; raises `Refusal` before that."""
+    async def forward(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Stream the upstream's response to the client; returns it once it is sent.
+
+        Raises `Refusal` if no part of a response has been sent.
+        """
         target = request.rel_url.raw_path_qs
         if ".." in request.path.split("/"):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "a path must not have dot segments", "invalid")
-        if not all(_is_text(value) for value in request.headers.values()):
-            error = "a header has bytes that can't be handed on"
+            raise Refusal(HTTPStatus.BAD_REQUEST, "a path can't have dot segments", "invalid")
+        if not all(_is_header_value(value) for value in request.headers.values()):
+            error = "a header has bytes that can't be forwarded"
             raise Refusal(HTTPStatus.BAD_REQUEST, error, "invalid")
         outcome = "aborted"
         try:
-            await say_continue(request)
-            async with self._opened().request(
+            await send_continue(request)
+            async with self._open_session().request(
                 request.method,
                 URL(self._base + target, encoded=True),
-                headers=_forwarded(request.headers, _NOT_SENT),
+                headers=_filtered(request.headers, _NOT_FORWARDED),
                 data=request.content if request.body_exists else None,
                 timeout=_timeout(request.headers),
                 allow_redirects=False,
             ) as upstream:
                 response = web.StreamResponse(
                     status=upstream.status,
-                    reason=upstream.reason if _is_text(upstream.reason or "") else None,
-                    headers=_forwarded(upstream.headers, _HOP_BY_HOP),
+                    reason=upstream.reason if _is_header_value(upstream.reason or "") else None,
+                    headers=_filtered(upstream.headers, _HOP_BY_HOP),
                 )
                 outcome = await _stream(request, upstream, response)
                 return response
         except ValueError:
-            outcome = "broken"  # an answer that can't be written
+            outcome = "broken"  # aiohttp can't write this response
             raise _failed(outcome) from None
         except TimeoutError:
             outcome = "timeout"
@@ -85,23 +88,23 @@ class PassThrough:
         finally:
             self._outcomes[outcome] += 1
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # The agent sets the number of requests at once. Connections that SGP may have
-                # closed are not used again: uvicorn's default is 5 s (docs/upstreams.md A6).
+                # The agent decides how many requests run concurrently. An idle connection is
+                # dropped before SGP closes it: uvicorn's default is 5 s (docs/upstreams.md A6).
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
                 read_bufsize=_CHUNK,
             )
-            # Or it would send a request without a body again when a kept connection ends.
+            # aiohttp would resend a request without a body if a reused connection breaks.
             self._session._retry_connection = False  # noqa: SLF001
         return self._session
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to SGP."""
         if self._session is not None:
             await self._session.close()
 
@@ -109,7 +112,10 @@ class PassThrough:
 async def _stream(
     request: web.BaseRequest, upstream: aiohttp.ClientResponse, response: web.StreamResponse
 ) -> str:
-    """Write the answer; once its head is out, an error can only end the connection."""
+    """Write the response and return the outcome.
+
+    Once the head is sent, a failure can only close the connection.
+    """
     try:
         await response.prepare(request)
         while chunk := await upstream.content.readany():
@@ -131,22 +137,23 @@ def _failed(outcome: str) -> Refusal:
 
 def _timeout(headers: Mapping[str, str]) -> aiohttp.ClientTimeout:
     try:
-        silence = float(headers.get("x-stainless-read-timeout", SILENCE_S))
+        seconds = float(headers.get("x-stainless-read-timeout", READ_TIMEOUT_S))
     except ValueError:
-        silence = SILENCE_S
-    silence = silence if 0 < silence < MAX_SILENCE_S else MAX_SILENCE_S
-    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence)
+        seconds = READ_TIMEOUT_S
+    seconds = seconds if 0 < seconds < MAX_READ_TIMEOUT_S else MAX_READ_TIMEOUT_S
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=seconds)
 
 
-def _forwarded(headers: Mapping[str, str], without: Iterable[str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
-    left_out = named.union(without)
-    kept = ((name, value) for name, value in headers.items() if name.lower() not in left_out)
-    return CIMultiDict((name, value) for name, value in kept if _is_text(value))
+def _filtered(headers: Mapping[str, str], excluded: Iterable[str]) -> CIMultiDict[str]:
+    """The headers to forward: neither `excluded`, nor named by `Connection`, nor unwritable."""
+    hop_by_hop = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    dropped = hop_by_hop.union(excluded)
+    kept = ((name, value) for name, value in headers.items() if name.lower() not in dropped)
+    return CIMultiDict((name, value) for name, value in kept if _is_header_value(value))
 
 
-def _is_text(value: str) -> bool:
-    """Whether aiohttp can write it as a header: no control characters, and nothing but UTF-8."""
+def _is_header_value(value: str) -> bool:
+    """Whether aiohttp can write it as a header value: UTF-8 without control characters."""
     try:
         value.encode()
     except UnicodeEncodeError:

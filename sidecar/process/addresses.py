@@ -1,4 +1,4 @@
-"""Hosts and ports: which is this machine, and listening on several at once."""
+"""Network addresses: recognizing this machine, and listening on several addresses."""
 
 import asyncio
 import errno
@@ -8,8 +8,8 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 
-def is_here(host: str, ours: Collection[str]) -> bool:
-    """Whether `host` is this machine, however it is spelt; `ours` are hosts that we listen on."""
+def is_local(host: str, ours: Collection[str]) -> bool:
+    """Whether `host` is this machine, in any notation; `ours` are the hosts we listen on."""
     host = host.lower().removesuffix(".")
     if host == "localhost" or host in ours:
         return True
@@ -24,18 +24,21 @@ def is_here(host: str, ours: Collection[str]) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """`host` as it is in a URL."""
+    """`host` as written in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
-class CanNotListen(Exception):
-    """An address can't be listened on; says which and why."""
+class ListenError(Exception):
+    """An address can't be listened on; the message has the address and the reason."""
 
 
 async def listen(
     connect: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str | None], port: int
 ) -> tuple[list[asyncio.Server], int]:
-    """Listen on every host at the same port; the servers, and the port that it is. 0 means any."""
+    """Listen on every host, all on the same port; return the servers and that port.
+
+    `port` 0 means any free one. Raises `ListenError`.
+    """
     servers: list[asyncio.Server] = []
     for host in hosts:
         try:
@@ -45,8 +48,8 @@ async def listen(
                 for each in servers:
                     each.close()
                 message = f"{host or '*'}:{port}: {error.strerror or error}"
-                raise CanNotListen(message) from None
-            continue  # a pod without IPv6
+                raise ListenError(message) from None
+            continue  # the machine has no IPv6
         servers.append(server)
         port = port or server.sockets[0].getsockname()[1]
     return servers, port

@@ -1,8 +1,8 @@
-"""What a life of the sidecar says at its end, for the next one and for `kubectl describe pod`.
+"""Records how many writes were lost at shutdown, for the next process and for `kubectl describe`.
 
-A metric that is set at the end of a process is never scraped. So the number of writes that were
-lost at shutdown goes into a small file on the volume of the spool or of the dead letters, and the
-next life shows it; and, when it is not 0, into the container's termination message.
+A metric that is set when the process ends is never scraped. So the number goes into a small file on
+the volume of the spool or the dead letters, and the next process exposes it as a metric. If it is
+not 0, it also goes into the container's termination message.
 """
 
 from contextlib import suppress
@@ -18,9 +18,10 @@ log = structlog.get_logger()
 
 
 class ExitReport:
-    """Reads the last life's words, and writes this one's. `folder` is None where none outlives us.
+    """Reads the previous process's report and writes this one's.
 
-    `lost`: writes that the last life lost at its shutdown, 0 where nobody knows.
+    `folder` outlives the container; None if there is no such volume. `lost`: the writes that the
+    previous process lost at shutdown, 0 if unknown.
     """
 
     def __init__(self, folder: Path | None, message: Path = TERMINATION_MESSAGE) -> None:
@@ -28,13 +29,13 @@ class ExitReport:
         self._message = message
         self.lost = 0
         if self._file is not None:
-            with suppress(OSError, ValueError):  # the first life on this volume
+            with suppress(OSError, ValueError):  # the first process on this volume
                 self.lost = int(self._file.read_text())
-                # Said once: a life that is killed says nothing, and must not repeat this.
+                # Reported once: a process that is killed writes nothing, so reset it now.
                 self._file.write_text("0\n")
 
-    def say(self, lost: int) -> None:
-        """This life ends and lost so many writes."""
+    def write(self, lost: int) -> None:
+        """Record how many writes this process lost at shutdown."""
         try:
             if self._file is not None:
                 self._file.write_text(f"{lost}\n")
@@ -45,7 +46,7 @@ class ExitReport:
 
 
 def folder_of(spool_path: str, dead_letters_path: str) -> Path | None:
-    """The folder that outlives a container, if one is configured."""
+    """A configured folder that outlives the container, or None."""
     if spool_path:
         return Path(spool_path)
     return Path(dead_letters_path).parent if dead_letters_path else None

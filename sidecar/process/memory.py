@@ -1,7 +1,6 @@
-"""The process's memory: what the container allows, and giving back what is free.
+"""The process's memory: the container's limit, and returning freed memory to the system.
 
-`queue.max_bytes = "auto"` is a share of the container's own limit (D4); the cgroup file
-system says what that is, in its version 2 or 1 form.
+`queue.max_bytes = "auto"` is a share of the container's limit (D4), read from cgroup v2 or v1.
 """
 
 import ctypes
@@ -10,22 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 MIB = 2**20
-# Of a container's limit; the rest is for the interpreter (35 to 45 MiB), request bodies on their
-# way in and out, and what the allocator can't give back.
+# Of the container's limit. The rest is for the interpreter (35 to 45 MiB), request bodies being
+# received or sent, and memory that the allocator can't return.
 SHARE = 0.25
 WITHOUT_LIMIT = 256 * MIB
 MIN_AUTO_BYTES, MAX_AUTO_BYTES = 8 * MIB, 1024 * MIB
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
-# cgroup v1 says "no limit" with a number near 2**63.
+# cgroup v1 reports "no limit" as a number near 2**63.
 _NO_LIMIT = 2**60
 
 
 def container_limit(root: Path = _CGROUP, own: Path = _OWN) -> int | None:
-    """The container's memory limit in bytes, or None where there is none.
+    """The container's memory limit in bytes, or None if there is none.
 
-    The least of what holds for our own cgroup and for those above it: which of them a container
-    sees as the root depends on its runtime.
+    It is the smallest limit of our own cgroup and its ancestors: which of them a container sees as
+    the root depends on its runtime.
     """
     limits = []
     for top, path, name in _groups(own):
@@ -40,7 +39,7 @@ def container_limit(root: Path = _CGROUP, own: Path = _OWN) -> int | None:
 
 
 def _groups(own: Path) -> list[tuple[str, Path, str]]:
-    """In both versions: the tree, our cgroup's path in it, and the name of its limit."""
+    """For each cgroup version: the hierarchy, our cgroup's path in it, the limit's file name."""
     v1, v2 = Path(), Path()
     try:
         lines = own.read_text().splitlines()
@@ -56,7 +55,7 @@ def _groups(own: Path) -> list[tuple[str, Path, str]]:
 
 
 def automatic_max_bytes(limit: int | None) -> int:
-    """`queue.max_bytes` for a container that may use `limit` bytes."""
+    """The value of `queue.max_bytes = "auto"` for a container limited to `limit` bytes."""
     if limit is None:
         return WITHOUT_LIMIT
     return max(MIN_AUTO_BYTES, min(MAX_AUTO_BYTES, int(limit * SHARE)))
@@ -66,19 +65,19 @@ def _find_trim() -> Callable[[int], object] | None:
     try:
         trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):
-        return None  # musl and macOS have no such call
+        return None  # musl and macOS do not have it
     return trim
 
 
 class Trimmer:
-    """Gives freed memory back to the system after a burst.
+    """Returns freed memory to the system after a burst.
 
-    glibc keeps freed payloads for later; `malloc_trim` returns them. It costs milliseconds, so it
-    runs only when much was freed, and once more when the burst is really over.
+    glibc keeps freed memory for reuse; `malloc_trim` returns it. It takes milliseconds, so it runs
+    only after `MIN_FREED` bytes were freed, and once more after `SETTLED_CALLS` calls without that.
     """
 
-    WORTH = 4 * MIB
-    AGAIN_AFTER = 5
+    MIN_FREED = 4 * MIB
+    SETTLED_CALLS = 5
 
     def __init__(self) -> None:
         self._trim = _find_trim()
@@ -86,12 +85,12 @@ class Trimmer:
         self._quiet = 0
 
     def look(self, used: int) -> None:
-        """Called about once a second with the bytes in use now."""
+        """Trim if it is worth it; call about once a second with the bytes in use."""
         self._peak = max(self._peak, used)
-        freed = self._peak - used > self.WORTH
+        freed = self._peak - used > self.MIN_FREED
         self._quiet = 0 if freed else self._quiet + 1
-        if self._trim is not None and (freed or self._quiet == self.AGAIN_AFTER):
-            # Requests and their bodies hang together in cycles: free only once collected.
+        if self._trim is not None and (freed or self._quiet == self.SETTLED_CALLS):
+            # Requests and their bodies are in reference cycles: only a collection frees them.
             gc.collect()
             self._trim(0)
             self._peak = used

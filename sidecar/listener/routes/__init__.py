@@ -1,7 +1,7 @@
-"""The requests that bring spans: our own, and those that the SDKs make anyway.
+"""The routes that take spans: the sidecar's own, and those of the SDKs.
 
-A route knows how one kind of request is read and answered (docs/api.md); reading the body,
-room, the spool and the books are the same for all, in the listener and behind it.
+A route decodes one kind of request and formats its responses (docs/api.md). What follows is the
+same for every route: reading the body, admission, the spool and the accounting.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from sidecar.listener.body import Refusal
+from sidecar.listener.refusals import Refusal
 from sidecar.spans.decode import Decoded, MalformedBody
 from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
 
@@ -18,9 +18,9 @@ RETRY_AFTER_S = "1"
 
 
 class Request(NamedTuple):
-    """What the head of a request says.
+    """A parsed request head.
 
-    `path` is as it came, percent-encoded, without a query; `media_type` without its parameters.
+    `path` is still percent-encoded and has no query; `media_type` has no parameters.
     """
 
     method: str
@@ -29,8 +29,8 @@ class Request(NamedTuple):
     media_type: str
 
 
-class Answer(NamedTuple):
-    """A status and a body."""
+class Response(NamedTuple):
+    """The status, body and content type of a response."""
 
     status: HTTPStatus
     body: bytes
@@ -41,30 +41,33 @@ class Route(Protocol):
     """One kind of request."""
 
     def check(self, request: Request) -> None:
-        """Raise `Refusal` for what its head says already."""
+        """Raise `Refusal` if the head alone rules the request out."""
         ...
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The spans of `body`; raises `MalformedBody`. `now` is loop time in seconds."""
         ...
 
-    def answer(self, request: Request, decoded: Decoded) -> Answer:
-        """What is said once the spans are taken."""
+    def respond(self, request: Request, decoded: Decoded) -> Response:
+        """The response once the valid spans are accepted."""
         ...
 
-    def refused(self, refusal: Refusal) -> bytes:
-        """The body of the answer to a request that was not taken."""
+    def refusal_body(self, refusal: Refusal) -> bytes:
+        """The body of the response to a request that was refused."""
         ...
 
 
 def retry_after(status: HTTPStatus) -> dict[str, str]:
-    """The header of an answer that asks to come again (docs/api.md)."""
-    later = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-    return {"Retry-After": RETRY_AFTER_S} if later else {}
+    """The `Retry-After` header, for a status that asks the client to retry (docs/api.md)."""
+    retry = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return {"Retry-After": RETRY_AFTER_S} if retry else {}
 
 
-def sound(body: bytes) -> bytes:
-    """The body of an SDK as it can be forwarded: UTF-8, and no lone surrogate (D18)."""
+def forwardable(body: bytes) -> bytes:
+    """An SDK's body in a form that can be forwarded: UTF-8 without lone surrogates (D18).
+
+    Raises `MalformedBody` if it is not UTF-8.
+    """
     if not is_utf8(body):
         msg = "the body is not valid UTF-8"
         raise MalformedBody(msg)
@@ -72,5 +75,5 @@ def sound(body: bytes) -> bytes:
 
 
 def detail(refusal: Refusal) -> bytes:
-    """An error as both upstreams' servers say one (docs/upstreams.md A1, S1.5)."""
+    """An error body in the format of both upstreams' servers (docs/upstreams.md A1, S1.5)."""
     return msgspec.json.encode({"detail": str(refusal)})

@@ -1,7 +1,8 @@
 """`POST /spans` and `PATCH /spans/{id}`: what the Agentex SDK sends, for the Agentex lane only.
 
-Answers are the Agentex server's (docs/upstreams.md A1, A2). A PATCH is taken with what the SDK
-always puts into one: it is the END of a span, and joined with the POST that was its START.
+Responses have the Agentex server's format (docs/upstreams.md A1, A2). A PATCH must have the
+fields that the SDK always sends: it is the END of a span, and is joined with the POST that was its
+START.
 """
 
 from http import HTTPStatus
@@ -10,14 +11,14 @@ from uuid import uuid4
 
 import msgspec
 
-from sidecar.listener.body import Refusal, require_json
-from sidecar.listener.routes import Answer, Request, detail, sound
+from sidecar.listener.refusals import Refusal, require_json
+from sidecar.listener.routes import Request, Response, detail, forwardable
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection, checked
 from sidecar.spans.span import Span, WireSpan, to_json
 from sidecar.spans.validation import FieldError
 
 PREFIX = "/spans/"
-_OFF = "Agentex is off in this sidecar: set agentex.base_url"
+_DISABLED = "Agentex is not enabled in this sidecar: set agentex.base_url"
 _ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
@@ -38,20 +39,20 @@ _BODY = msgspec.json.Decoder(_Body)
 
 
 class AgentexRoute:
-    """The Agentex SDK's routes; `bit` is the Agentex lane's, 0 where that is off."""
+    """The Agentex SDK's routes; `bit` is the Agentex lane's bit, 0 if Agentex is not enabled."""
 
     def __init__(self, bit: int) -> None:
         self._bit = bit
 
     def check(self, request: Request) -> None:
-        """Refuse other content types, and everything where Agentex is off."""
+        """Refuse any media type but JSON, and every request if Agentex is not enabled."""
         if not self._bit:
-            raise Refusal(HTTPStatus.NOT_FOUND, _OFF, "unsupported")
+            raise Refusal(HTTPStatus.NOT_FOUND, _DISABLED, "unsupported")
         require_json(request.media_type)
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
-        """The one span of the body."""
-        text = sound(body)
+        """The one span that the body holds."""
+        text = forwardable(body)
         try:
             return Decoded([self._span(request, text, now)], [])
         except FieldError as error:
@@ -60,7 +61,7 @@ class AgentexRoute:
         except msgspec.ValidationError as error:
             raise MalformedBody(str(error)) from None
         except _ERRORS:
-            msg = "the body is not JSON, or nested too deep"
+            msg = "the body is not JSON, or nested too deeply"
             raise MalformedBody(msg) from None
 
     def _span(self, request: Request, body: bytes, now: float) -> Span:
@@ -69,9 +70,9 @@ class AgentexRoute:
         if request.method == "PATCH":
             id_ = _id_in(request)
             if sent.end_time is None:
-                # Only an END is a PATCH at the SDK; any other one would have to reach the server
-                # in an order that no queue can promise.
-                raise FieldError("end_time", "is required in a PATCH that the sidecar takes")
+                # The SDK sends a PATCH for an END only. Any other one would have to reach the
+                # server in order, which no queue can guarantee.
+                raise FieldError("end_time", "is required in a PATCH: only ENDs are accepted")
         wire = WireSpan(
             str(uuid4()) if id_ is None else id_,
             sent.trace_id,
@@ -85,24 +86,23 @@ class AgentexRoute:
             sent.data,
         )
         span = checked(wire, now, self._bit)
-        # The server lays the `data` of a PATCH over what it has (docs/upstreams.md A2).
+        # The server merges the `data` of a PATCH into the span's own (docs/upstreams.md A2).
         span.merges = request.method == "PATCH"
         return span
 
-    def answer(self, _: Request, decoded: Decoded) -> Answer:
-        """The span; or what was wrong with it."""
+    def respond(self, _: Request, decoded: Decoded) -> Response:
+        """The span, or the error that got it rejected."""
         if decoded.spans:
-            return Answer(HTTPStatus.OK, to_json(decoded.spans[0]))
+            return Response(HTTPStatus.OK, to_json(decoded.spans[0]))
         rejection = decoded.rejected[0]
         where = f"body.{rejection.field}: " if rejection.field else ""
-        said = {"status_code": 10422, "message": where + rejection.error, "data": None}
-        return Answer(HTTPStatus.UNPROCESSABLE_ENTITY, msgspec.json.encode(said))
+        error = {"status_code": 10422, "message": where + rejection.error, "data": None}
+        return Response(HTTPStatus.UNPROCESSABLE_ENTITY, msgspec.json.encode(error))
 
-    def refused(self, refusal: Refusal) -> bytes:
-        """A `detail` text."""
+    def refusal_body(self, refusal: Refusal) -> bytes:
         return detail(refusal)
 
 
 def _id_in(request: Request) -> str:
-    """The id in the path; unlike the server we can tell an escaped slash from a plain one."""
+    """The id in the path. Unlike the server, we can tell an escaped slash from a plain one."""
     return unquote(request.path.removeprefix(PREFIX))

@@ -1,33 +1,31 @@
-"""`GET /readyz` on the agents' port: 200 once the listener takes events (docs/api.md).
+"""`GET /readyz` on the agents' port: 200 while the listener takes events (docs/api.md).
 
-A route like the others, but that no span comes by it; while the process stops it says what they do.
+A route like the others, except that it brings no spans. While the process stops, it gets 503.
 """
 
 from http import HTTPStatus
 
 import msgspec
 
-from sidecar.listener.body import Refusal
-from sidecar.listener.routes import Answer, Request
+from sidecar.listener.refusals import Refusal
+from sidecar.listener.routes import Request, Response
 from sidecar.spans.decode import Decoded
 
-_READY = Answer(HTTPStatus.OK, b"ready\n", "text/plain; charset=utf-8")
+_READY = Response(HTTPStatus.OK, b"ready\n", "text/plain; charset=utf-8")
 
 
 class ReadyRoute:
-    """Brings no spans."""
+    """The readiness probe."""
 
     def check(self, request: Request) -> None:
-        """Nothing is refused."""
+        """Refuses nothing."""
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:  # noqa: ARG002
         """No spans, whatever the body."""
         return Decoded([], [])
 
-    def answer(self, request: Request, decoded: Decoded) -> Answer:  # noqa: ARG002
-        """It is ready."""
+    def respond(self, request: Request, decoded: Decoded) -> Response:  # noqa: ARG002
         return _READY
 
-    def refused(self, refusal: Refusal) -> bytes:
-        """An `error` text."""
+    def refusal_body(self, refusal: Refusal) -> bytes:
         return msgspec.json.encode({"error": str(refusal)})

@@ -1,9 +1,9 @@
 """`PUT` and `POST /v5/spans/batch`: items as the SGP SDK sends them, for the SGP lane only.
 
-What SGP would refuse is refused here, item by item, in its words (docs/upstreams.md S1.4, S1.5);
-the other items of the batch are taken, where SGP would drop them too. What the SDK can't help is
-repaired on the way (D18): lists are wrapped, an unknown type is `CUSTOM`. All else is
-forwarded as it came, members that we do not know included.
+An item that SGP would refuse is refused here, alone and in SGP's error format (docs/upstreams.md
+S1.4, S1.5); SGP would drop the whole batch. What an agent can't fix is repaired (D18): lists are
+wrapped, an unknown type becomes `CUSTOM`. Everything else is forwarded unchanged, including unknown
+members.
 """
 
 from http import HTTPStatus
@@ -12,8 +12,8 @@ from uuid import uuid4
 import msgspec
 
 from sidecar.credentials import is_header_safe
-from sidecar.listener.body import Refusal, require_json
-from sidecar.listener.routes import Answer, Request, detail, sound
+from sidecar.listener.refusals import Refusal, require_json
+from sidecar.listener.routes import Request, Response, detail, forwardable
 from sidecar.sinks.sgp import SPAN_TYPES
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection
 from sidecar.spans.raw_json import MAX_NESTING, too_deep
@@ -32,7 +32,7 @@ _Members = dict[str, msgspec.Raw]
 _NULL = b"null"
 _CUSTOM = b'"CUSTOM"'
 _STATUSES = (b'"SUCCESS"', b'"ERROR"', b'"CANCELED"', _NULL)
-_OFF = "SGP is off in this sidecar: set sgp.api_key and sgp.account_id, or sgp.relay"
+_DISABLED = "SGP is not enabled in this sidecar: set sgp.api_key and sgp.account_id, or sgp.relay"
 _ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _text = msgspec.json.encode
 _string = msgspec.json.Decoder(str).decode
@@ -47,27 +47,27 @@ _ITEM = msgspec.json.Decoder(_Members)
 
 
 class SgpRoute:
-    """The SGP SDK's route; `bit` is the SGP lane's, 0 where that is off."""
+    """The SGP SDK's route; `bit` is the SGP lane's bit, 0 if SGP is not enabled."""
 
     def __init__(self, bit: int) -> None:
         self._bit = bit
 
     def check(self, request: Request) -> None:
-        """Refuse other content types, and everything where SGP is off."""
+        """Refuse any media type but JSON, and every request if SGP is not enabled."""
         if not self._bit:
-            raise Refusal(HTTPStatus.NOT_FOUND, _OFF, "unsupported")
+            raise Refusal(HTTPStatus.NOT_FOUND, _DISABLED, "unsupported")
         require_json(request.media_type)
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:  # noqa: ARG002
-        """The spans of the items that SGP would take."""
-        text = sound(body)
+        """The spans of the valid items."""
+        text = forwardable(body)
         try:
             items = _BATCH.decode(text).items
         except msgspec.ValidationError:
             msg = "the body must be an object with a list of items"
             raise MalformedBody(msg) from None
         except _ERRORS:
-            msg = "the body is not JSON, or nested too deep"
+            msg = "the body is not JSON, or nested too deeply"
             raise MalformedBody(msg) from None
         decoded = Decoded([], [])
         for position, raw in enumerate(items):
@@ -77,7 +77,7 @@ class SgpRoute:
                 where = error.field, error.identity
                 decoded.rejected.append(Rejection(position, None, error.problem, "invalid", *where))
             except _ERRORS:
-                problem = "must be an object with texts in UTF-8"
+                problem = "must be an object whose strings are valid UTF-8"
                 decoded.rejected.append(Rejection(position, None, problem, "malformed"))
         return decoded
 
@@ -90,7 +90,7 @@ class SgpRoute:
             check_time(start, "start_timestamp")
         else:
             check_order(start, end, "start_timestamp", "end_timestamp")
-        # Without an id SGP would make one: then so must we, or a retry would be another span.
+        # SGP would make an id itself. We must, or a retry would create a second span.
         id_ = str(uuid4()) if id_ is None else id_
         check_ids(id_, trace_id, parent_id, name)
         input_, output, metadata = (
@@ -117,25 +117,24 @@ class SgpRoute:
         span.size = measure(span)
         return span
 
-    def answer(self, request: Request, decoded: Decoded) -> Answer:
-        """What the SDK's response model needs of each span; or what was wrong, and where."""
+    def respond(self, request: Request, decoded: Decoded) -> Response:
+        """The fields that the SDK's response model requires, or the errors and where they are."""
         if decoded.rejected:
             return _refused_items(decoded.rejected)
-        said = request.headers.get("x-selected-account-id", "")
-        account = _text(said if is_header_safe(said) else "")
+        account_id = request.headers.get("x-selected-account-id", "")
+        account = _text(account_id if is_header_safe(account_id) else "")
         items = b",".join(
             b'{"object":"span","account_id":%b,"id":%b,"trace_id":%b,"name":%b,"start_timestamp":%b}'
             % (account, _text(s.id), _text(s.trace_id), _text(s.name), _text(s.start_time))
             for s in decoded.spans
         )
-        return Answer(HTTPStatus.OK, b'{"object":"list","items":[%b]}' % items)
+        return Response(HTTPStatus.OK, b'{"object":"list","items":[%b]}' % items)
 
-    def refused(self, refusal: Refusal) -> bytes:
-        """A `detail` text."""
+    def refusal_body(self, refusal: Refusal) -> bytes:
         return detail(refusal)
 
 
-def _refused_items(rejected: list[Rejection]) -> Answer:
+def _refused_items(rejected: list[Rejection]) -> Response:
     details = [
         {
             "type": "value_error",
@@ -146,7 +145,7 @@ def _refused_items(rejected: list[Rejection]) -> Answer:
     ]
     only_identity = all(r.identity for r in rejected)
     status = HTTPStatus.BAD_REQUEST if only_identity else HTTPStatus.UNPROCESSABLE_ENTITY
-    return Answer(status, msgspec.json.encode({"detail": details}))
+    return Response(status, msgspec.json.encode({"detail": details}))
 
 
 def _text_of(members: _Members, field: str) -> str | None:
@@ -167,7 +166,7 @@ def _required(members: _Members, field: str) -> str:
 
 
 def _extra(members: _Members) -> bytes:
-    """The members that have no field of their own, joined."""
+    """The members that `Span` has no field for, as JSON text without the braces."""
     type_ = _text_of(members, "type")
     status = bytes(members.get("status", _NULL))
     if status not in _STATUSES:

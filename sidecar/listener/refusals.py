@@ -1,7 +1,7 @@
-"""What bodies of requests may take, and what is said when one can't be taken.
+"""Limits on request bodies, and the refusals that a request can get.
 
-Bytes count against the memory budget while they arrive, so that many slow requests can't take more
-than `queue.max_bytes` either. What can't be taken is a `Refusal`; each route says it its own way.
+Bytes count against the memory budget while they arrive, so many slow requests cannot take more
+than `queue.max_bytes`. Each route writes a `Refusal` into the response body in its own format.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,11 @@ from sidecar.queue.memory_budget import MemoryBudget
 
 
 class Refusal(Exception):
-    """The request gets `status` and an error text, and nothing of it is taken."""
+    """The request is answered with `status` and an error text; none of its events is accepted.
+
+    `reason` is one of `telemetry.outcomes.REJECT_REASONS`; `not_ours` and `upstream` are not
+    counted as rejections.
+    """
 
     def __init__(self, status: HTTPStatus, error: str, reason: str) -> None:
         super().__init__(error)
@@ -21,7 +25,7 @@ class Refusal(Exception):
 
 
 class Limits(NamedTuple):
-    """What bodies may take: room in the budget, bytes each (decompressed), seconds to arrive."""
+    """The memory budget, the maximum size of a decompressed body, and the time it may take."""
 
     budget: MemoryBudget
     max_body: int
@@ -29,14 +33,14 @@ class Limits(NamedTuple):
 
 
 def require_json(media_type_: str) -> None:
-    """Refuse what does not say that it is JSON."""
+    """Refuse any media type but JSON."""
     if media_type_ != "application/json":
         error = "Content-Type must be application/json"
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """The content type without its parameters, in lower case."""
+    """The content type without parameters, in lower case."""
     content_type = headers.get("Content-Type", "")
     if content_type == "application/json":
         return content_type
@@ -44,28 +48,28 @@ def media_type(headers: Mapping[str, str]) -> str:
 
 
 def too_large(max_body: int) -> Refusal:
-    """A body of more bytes than are taken at once."""
+    """The decompressed body is larger than `max_body`."""
     error = f"the body is larger than listener.max_body ({max_body})"
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large")
 
 
 def too_slow(timeout_s: float) -> Refusal:
-    """A body that did not come to its end in time."""
+    """The body did not arrive in time."""
     error = f"the body did not arrive within {timeout_s:g} s"
     return Refusal(HTTPStatus.REQUEST_TIMEOUT, error, "malformed")
 
 
 def ended_early() -> Refusal:
-    """A body that never comes to its end."""
+    """The connection ended before the body was complete."""
     return Refusal(HTTPStatus.BAD_REQUEST, "the body ended early", "malformed")
 
 
 def no_room() -> Refusal:
-    """The whole request is not taken: later."""
-    error = "the queue is full (queue.max_bytes); nothing of this request was taken"
+    """The request does not fit now; the agent may retry."""
+    error = "the queue is full (queue.max_bytes); no event of this request was accepted"
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
 
 
 def stopping() -> Refusal:
-    """The process ends; what comes now is not taken."""
+    """The process is stopping and accepts no new events."""
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar is stopping", "stopping")
