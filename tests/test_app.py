@@ -1,4 +1,4 @@
-"""The life of the process."""
+"""The lifecycle of the process."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ ENVIRON = {
 
 
 async def test_a_bug_in_a_callback_ends_the_process() -> None:
-    """Nothing limps: the exception leaves `run`, so that Kubernetes starts a new one (D13)."""
+    """The exception propagates from `run`, and Kubernetes restarts the container (D13)."""
     app = App(load(None, ENVIRON), ENVIRON)
     started = asyncio.Event()
     running = asyncio.create_task(app.run(started))
@@ -36,8 +36,8 @@ async def test_a_bug_in_a_callback_ends_the_process() -> None:
     assert caught.value.subgroup(ZeroDivisionError)
 
 
-async def test_stop_before_anything_came() -> None:
-    """Nothing was lost, and it ends by itself; stopping again afterwards is harmless."""
+async def test_stop_before_any_event() -> None:
+    """`run` ends without loss, and a second `stop` afterwards is harmless."""
     app = App(load(None, ENVIRON), ENVIRON)
     started = asyncio.Event()
     running = asyncio.create_task(app.run(started))
@@ -47,8 +47,8 @@ async def test_stop_before_anything_came() -> None:
     app.stop()
 
 
-async def test_what_was_sent_is_let_go() -> None:
-    """An idle lane keeps nothing of what it forwarded: memory comes back after a burst."""
+async def test_forwarded_spans_are_released() -> None:
+    """An idle lane keeps no reference to what it forwarded: memory is freed after a burst."""
     async with upstream() as agentex, running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
         events = [make_event(f"sent-{number}", kind="end") for number in range(20)]
         await app.post(events)

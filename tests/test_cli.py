@@ -1,4 +1,4 @@
-"""The command line: what a person types, as a process."""
+"""The command line, run as a process."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ BASE = {
 
 
 async def start(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
-    """`sidecar ARGUMENTS` in an environment of its own."""
+    """Start `sidecar ARGUMENTS` with a clean environment."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -34,14 +34,14 @@ async def start(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
 
 
 async def outcome(*arguments: str, **environ: str) -> tuple[int | None, str, str]:
-    """Exit code, standard output, standard error."""
+    """Run a command; return its exit code, standard output and standard error."""
     process = await start(*arguments, **environ)
     out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
 
 async def test_run_and_sigterm() -> None:
-    """It says where it listens; SIGTERM stops it with the books in the last line, and 0."""
+    """SIGTERM ends `run` with exit code 0 and the accounting in the last log line."""
     process = await start("run", AGENTEX_BASE_URL="http://127.0.0.1:9")
     assert process.stderr is not None
     started = json.loads(await process.stderr.readline())
@@ -53,24 +53,24 @@ async def test_run_and_sigterm() -> None:
     assert await process.wait() == 0
 
 
-async def test_nothing_to_do_is_said() -> None:
-    """No upstream: exit code 2 and what to set, no traceback."""
+async def test_run_without_an_upstream() -> None:
+    """Exit code 2, and a message that names what to set, without a traceback."""
     code, _, err = await outcome("run")
     assert code == 2
     assert "AGENTEX_BASE_URL" in err
     assert "Traceback" not in err
 
 
-async def test_a_bad_value_is_said_with_its_place() -> None:
-    """The variable that set it, and why."""
+async def test_a_bad_value_is_reported_with_its_source() -> None:
+    """The message names the key and the variable that set it."""
     code, _, err = await outcome("check", SIDECAR_QUEUE__MAX_BYTES="many")
     assert code == 2
     assert "queue.max_bytes" in err
     assert "SIDECAR_QUEUE__MAX_BYTES" in err
 
 
-async def test_a_port_in_use_is_said() -> None:
-    """Exit code 2 and the address, no traceback."""
+async def test_a_port_in_use() -> None:
+    """Exit code 2, and a message with the address, without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = await outcome(
@@ -82,17 +82,17 @@ async def test_a_port_in_use_is_said() -> None:
 
 
 async def test_check_shows_everything_but_secrets() -> None:
-    """Every key as it is in force; the key itself never."""
-    code, out, _ = await outcome("check", SGP_API_KEY="geheim", SGP_ACCOUNT_ID="a")
+    """`check` prints every key with its effective value, and secrets as `***`."""
+    code, out, _ = await outcome("check", SGP_API_KEY="hidden", SGP_ACCOUNT_ID="a")
     assert code == 0
     assert "sgp: on" in out
     assert "agentex: off" in out
-    assert "geheim" not in out
+    assert "hidden" not in out
 
 
 @pytest.mark.parametrize("arguments", [[], ["walk"], ["replay"]])
 async def test_usage(arguments: list[str]) -> None:
-    """A wrong command line gets the usage and 2."""
+    """A wrong command line prints the usage and exits with 2."""
     code, _, err = await outcome(*arguments)
     assert code == 2
     assert "usage: sidecar" in err

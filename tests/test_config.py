@@ -1,4 +1,4 @@
-"""Configuration: where a value comes from, and what is said when it can't be used."""
+"""Configuration: the sources of a value, and the errors for invalid ones."""
 
 import tomllib
 from pathlib import Path
@@ -17,12 +17,12 @@ EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 
 
 def test_the_example_is_the_default() -> None:
-    """A sidecar with the example as its file is one without a file."""
+    """Loading the example is the same as loading no file."""
     assert load(str(EXAMPLE), {}) == load(None, {}) == Config()
 
 
 def test_the_example_has_every_key() -> None:
-    """No key is missing in the example, and each has its comment."""
+    """The example has every key, each with a comment."""
     keys = {name: set(section) for name, section in tomllib.loads(EXAMPLE.read_text()).items()}
     assert keys == {
         section.name: {key.name for key in msgspec.structs.fields(section.type)}
@@ -33,14 +33,14 @@ def test_the_example_has_every_key() -> None:
 
 
 def write(path: Path, text: str) -> str:
-    """A file with that text; its name."""
+    """Write a file with `text`; return its path."""
     file = path / "sidecar.toml"
     file.write_text(text)
     return str(file)
 
 
 def test_where_a_value_comes_from(tmp_path: Path) -> None:
-    """The environment wins over the file, the file over the pod, the pod over the default."""
+    """SIDECAR_ variables win over the file, the file over the pod's, those over the default."""
     pod = {"AGENTEX_BASE_URL": "http://pod"}
     file = write(tmp_path, '[agentex]\nbase_url = "http://file"\n')
     own = {"SIDECAR_AGENTEX__BASE_URL": "http://own"}
@@ -50,8 +50,8 @@ def test_where_a_value_comes_from(tmp_path: Path) -> None:
     assert load(file, pod | own).agentex.base_url == "http://own"
 
 
-def test_what_an_agent_pod_has() -> None:
-    """The pod's own variables are taken; blanks around them are not."""
+def test_the_pods_own_variables() -> None:
+    """The pod's own variables are used, without surrounding whitespace."""
     config = load(
         None,
         {
@@ -69,13 +69,13 @@ def test_what_an_agent_pod_has() -> None:
 
 @pytest.mark.parametrize("text", ["", "  "])
 def test_an_empty_variable_of_the_pod_is_unset(text: str) -> None:
-    """`SGP_CLIENT_BASE_URL=` means the default, as it does for the SDK's users."""
+    """An empty variable such as `SGP_CLIENT_BASE_URL=` means the default."""
     names = ("AGENTEX_BASE_URL", "SGP_CLIENT_BASE_URL", "SGP_API_KEY", "SGP_ACCOUNT_ID")
     assert load(None, dict.fromkeys(names, text)) == Config()
 
 
 def test_every_kind_of_value_by_environment() -> None:
-    """Numbers, sizes, switches and lists are read from texts."""
+    """Numbers, sizes, booleans and lists are parsed from strings."""
     config = load(
         None,
         {
@@ -105,7 +105,7 @@ BAD = [
     ("listener", "max_body", "0MiB", "max_body must be a size above 0"),
     ("listener", "max_body", "auto", "max_body must be a size above 0"),
     ("listener", "body_timeout_s", "0", "listener.body_timeout_s: Expected `float` > 0"),
-    ("queue", "max_bytes", "0B", "max_bytes must be above 0"),
+    ("queue", "max_bytes", "0B", "max_bytes must be a size above 0"),
     ("queue", "start_hold_s", "-1", "queue.start_hold_s: Expected `float` >= 0"),
     ("queue", "start_hold_s", "nan", "queue.start_hold_s: Expected `float`"),
     ("queue", "open_span_ttl_s", "1", "open_span_ttl_s must not be less than start_hold_s"),
@@ -131,7 +131,7 @@ BAD = [
 
 @pytest.mark.parametrize(("section", "key", "text", "message"), BAD)
 def test_bad_values_by_environment(section: str, key: str, text: str, message: str) -> None:
-    """A bad value stops the start, with its place, the reason, and the section at least."""
+    """A bad value is a `ConfigError` with the section, the key where possible, and the reason."""
     name = f"SIDECAR_{section}__{key}".upper()
     with pytest.raises(ConfigError) as caught:
         load(None, {name: text})
@@ -153,7 +153,7 @@ def test_bad_values_by_environment(section: str, key: str, text: str, message: s
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
-    """The same for a file, which is named."""
+    """A bad value in a file is a `ConfigError` that also names the file."""
     file = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load(file, {})
@@ -162,7 +162,7 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_files_that_can_not_be_read(tmp_path: Path) -> None:
-    """No file, a directory, or no text: each says so, with the path."""
+    """A missing file, a directory and a binary file are each reported with the path."""
     (tmp_path / "binary").write_bytes(b"\xff")
     for name, reason in (("none", "No such file"), ("", "directory"), ("binary", "utf-8")):
         with pytest.raises(ConfigError, match=reason) as caught:
@@ -170,14 +170,14 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
         assert str(tmp_path) in str(caught.value)
 
 
-def test_a_section_that_is_none(tmp_path: Path) -> None:
-    """A value where a section belongs does not hide behind the environment."""
+def test_a_value_in_place_of_a_section(tmp_path: Path) -> None:
+    """It is an error, also when a variable sets a key of that section."""
     with pytest.raises(ConfigError, match="queue is not a section"):
         load(write(tmp_path, "queue = 5"), {"SIDECAR_QUEUE__MAX_BYTES": "1MiB"})
 
 
-def test_a_pod_variable_and_a_section_that_is_none(tmp_path: Path) -> None:
-    """The same for what the pod has."""
+def test_a_value_in_place_of_a_section_and_a_pod_variable(tmp_path: Path) -> None:
+    """It is an error, also when a variable of the pod sets a key of that section."""
     with pytest.raises(ConfigError):
         load(write(tmp_path, "agentex = 5"), {"AGENTEX_BASE_URL": "http://pod"})
 
@@ -185,7 +185,7 @@ def test_a_pod_variable_and_a_section_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [b"a\nb", b"a\0b", b"a\x1bb", b"a\r\nX-Evil: 1"])
 @pytest.mark.parametrize("key", ["agentex__api_key", "sgp__api_key", "sgp__account_id"])
 def test_credentials_that_no_header_can_hold(key: str, value: bytes) -> None:
-    """Such a credential stops the start, without being repeated."""
+    """Such a credential is an error that does not repeat it."""
     with pytest.raises(ConfigError, match=key.split("__")[1]) as caught:
         load(None, {f"SIDECAR_{key.upper()}": value.decode()})
     assert value.decode() not in str(caught.value)
@@ -194,8 +194,8 @@ def test_credentials_that_no_header_can_hold(key: str, value: bytes) -> None:
 @pytest.mark.parametrize(
     "url", ["http://", "http://[", "http://h:99999", "http://a b", "https:///x"]
 )
-def test_urls_that_are_none(url: str) -> None:
-    """A URL that can't work stops the start."""
+def test_invalid_urls(url: str) -> None:
+    """A URL that can't work is an error."""
     with pytest.raises(ConfigError, match="base_url"):
         load(None, {"SIDECAR_AGENTEX__BASE_URL": url})
 
@@ -209,7 +209,7 @@ def test_an_empty_url_is_unset(tmp_path: Path) -> None:
 
 
 async def test_one_upstream_is_needed() -> None:
-    """A sidecar without any upstream does not start, and says what to set."""
+    """A sidecar without an upstream does not start; the error names what to set."""
     with pytest.raises(ConfigError, match=r"AGENTEX_BASE_URL.*SGP_API_KEY"):
         App(load(None, {"SGP_API_KEY": "only a key"}), {})
 
@@ -227,21 +227,21 @@ async def test_one_upstream_is_needed() -> None:
     ],
 )
 def test_sizes(text: str, size: int, shown: str) -> None:
-    """A size is read in any unit and shown in the largest one that fits, to be read again."""
+    """A size is parsed in any unit, and printed in the largest one that fits."""
     assert Size.parse(text) == size
     assert str(Size.parse(text)) == shown
     assert Size.parse(shown) == size
 
 
 @pytest.mark.parametrize("text", ["", "-1B", "1TiB", "MiB", "1e3", "1 M", "64mib", 5, None])
-def test_what_is_no_size(text: object) -> None:
-    """Anything else is refused."""
+def test_invalid_sizes(text: object) -> None:
+    """Anything else is an error."""
     with pytest.raises(ValueError, match="64MiB"):
         Size.parse(text)
 
 
-def test_public_hides_secrets_and_can_be_read_again() -> None:
-    """The status page shows every key as it could be written, and no secret."""
+def test_public_hides_secrets() -> None:
+    """`public` shows every key as it would be configured, and secrets as `***`."""
     environ = {
         "SIDECAR_AGENTEX__API_KEY": "hidden-1",
         "SIDECAR_SGP__API_KEY": "hidden-2",
@@ -260,7 +260,7 @@ def test_public_hides_secrets_and_can_be_read_again() -> None:
     "host", ["127.0.0.1", "LOCALHOST.", "[::1]", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]"]
 )
 def test_an_upstream_that_is_the_sidecar_itself_is_refused(host: str) -> None:
-    """Containers that share SGP_CLIENT_BASE_URL would make it feed itself for ever."""
+    """With SGP_CLIENT_BASE_URL shared by all containers, it would forward to itself forever."""
     environ = {"SGP_CLIENT_BASE_URL": f"http://{host}:8318/"}
     with pytest.raises(ConfigError, match=r"sgp.base_url: .* own listener"):
         load(None, environ)

@@ -1,4 +1,4 @@
-"""Credentials: which one counts, when it changes, and that none is ever shown."""
+"""Credentials: which one is used, when it changes, and that none is shown."""
 
 import os
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ KEY, ACCOUNT = "x-api-key", "x-selected-account-id"
 
 
 def sgp(key: str = "", account: str = "", **options: Any) -> Credentials:
-    """Credentials with two headers, both needed."""
+    """Credentials with two headers, both required."""
     configured = {KEY: Secret(key), ACCOUNT: Secret(account)}
     return Credentials(configured, key_header=KEY, **{"relay": True, "required": True, **options})
 
 
 def changes(credentials: Credentials) -> list[Mapping[str, str] | None]:
-    """What the headers were at each change from now on."""
+    """A list that gets the headers at each change from now on."""
     seen: list[Mapping[str, str] | None] = []
     credentials.on_change = lambda: seen.append(credentials.headers())
     return seen
 
 
 def test_a_secret_is_never_shown() -> None:
-    """Its text comes out by `reveal` only."""
+    """Only `reveal` returns the string."""
     secret = Secret("hidden")
     for text in (str(secret), repr(secret), f"{secret}", f"{secret!r}", repr([secret])):
         assert "hidden" not in text
@@ -35,15 +35,15 @@ def test_a_secret_is_never_shown() -> None:
 
 
 def test_secrets_are_equal_by_their_text() -> None:
-    """Equal texts are equal secrets, and nothing else is; an empty one is false."""
+    """Secrets with equal strings are equal; an empty one is false."""
     assert Secret("a") == Secret("a") != Secret("b")
     assert Secret("a") != "a"
     assert len({Secret("a"), Secret("a")}) == 1
     assert (bool(Secret("a")), bool(Secret(""))) == (True, False)
 
 
-def test_what_is_needed_and_missing() -> None:
-    """Without all headers that are needed there are none; not needed, there are those we have."""
+def test_missing_headers() -> None:
+    """If required, no headers without all of them; otherwise, the ones that are known."""
     assert sgp("k", "a").headers() == {KEY: "k", ACCOUNT: "a"}
     assert sgp("k").headers() is None
     assert sgp("k", required=False).headers() == {KEY: "k"}
@@ -51,7 +51,7 @@ def test_what_is_needed_and_missing() -> None:
 
 
 def test_an_agent_supplies_what_is_not_configured() -> None:
-    """Header by header: what is configured stays, what is missing comes from the agent."""
+    """Each header that is not configured comes from the agent; configured ones stay."""
     credentials = sgp(account="mine")
     seen = changes(credentials)
     credentials.offer({KEY: "theirs", ACCOUNT: "theirs", "authorization": "theirs"})
@@ -59,8 +59,8 @@ def test_an_agent_supplies_what_is_not_configured() -> None:
     assert seen == [{KEY: "theirs", ACCOUNT: "mine"}]
 
 
-def test_the_latest_one_counts() -> None:
-    """A new value replaces the old one; the same again, none or an empty one changes nothing."""
+def test_the_last_one_is_used() -> None:
+    """A new value replaces the old one; the same, a missing or an empty one changes nothing."""
     credentials = sgp(account="a")
     seen = changes(credentials)
     for headers in ({KEY: "1"}, {KEY: "1"}, {}, {KEY: ""}, {KEY: "2"}):
@@ -68,8 +68,8 @@ def test_the_latest_one_counts() -> None:
     assert seen == [{KEY: "1", ACCOUNT: "a"}, {KEY: "2", ACCOUNT: "a"}]
 
 
-def test_halves_that_come_apart() -> None:
-    """Two requests may bring one header each."""
+def test_headers_in_separate_requests() -> None:
+    """Two requests can bring one header each."""
     credentials = sgp()
     credentials.offer({KEY: "k"})
     assert credentials.headers() is None
@@ -78,20 +78,20 @@ def test_halves_that_come_apart() -> None:
 
 
 def test_without_relay_offers_are_ignored() -> None:
-    """An agent's credential is taken only where that is wanted."""
+    """An agent's credential is used only with `relay`."""
     credentials = sgp(relay=False)
     credentials.offer({KEY: "k", ACCOUNT: "a"})
     assert credentials.headers() is None
 
 
 def age(file: Path, text: str, seconds: int) -> None:
-    """Write a file that was changed at a time of its own, whatever the clock's resolution."""
+    """Write a file and set its modification time, whatever the clock's resolution."""
     file.write_text(text)
     os.utime(file, (seconds, seconds))
 
 
 def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    """A rotated key is used from the next look on; a rewritten one is no change."""
+    """A rotated key is used from the next refresh; rewriting the same key is not a change."""
     file = tmp_path / "key"
     age(file, "first\n", 1000)
     credentials = sgp(account="a", key_file=str(file))
@@ -106,7 +106,7 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
 
 
 def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
-    """The file has the newest key; what an agent sends does not replace it."""
+    """The key in the file wins over a configured key and over an agent's."""
     file = tmp_path / "key"
     file.write_text("file")
     credentials = sgp("configured", "a", key_file=str(file))
@@ -114,8 +114,8 @@ def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
     assert credentials.headers() == {KEY: "file", ACCOUNT: "a"}
 
 
-def test_a_key_file_that_comes_later(tmp_path: Path) -> None:
-    """A file that is not there yet is waited for; gone or empty again, the last key stays."""
+def test_a_key_file_that_appears_later(tmp_path: Path) -> None:
+    """A missing file is waited for; if it is emptied or deleted later, the last key stays."""
     file = tmp_path / "key"
     credentials = sgp(account="a", key_file=str(file))
     assert credentials.headers() is None
@@ -134,7 +134,7 @@ def test_a_key_file_that_comes_later(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("junk", [b"\xff\xfe", b"two\nlines", b"\0", b"a\x1b"])
 def test_a_key_file_with_junk(tmp_path: Path, junk: bytes) -> None:
-    """A file that holds no possible key does not end the process: the last key stays."""
+    """If the file has no valid key, the last one stays in use."""
     file = tmp_path / "key"
     age(file, "key", 1000)
     credentials = sgp(account="a", key_file=str(file))

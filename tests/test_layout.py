@@ -1,4 +1,4 @@
-"""The folders follow a span's journey, and imports point one way: towards the leaves."""
+"""The folders follow a span's journey, and imports point one way: toward the leaves."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ import sidecar
 PACKAGE = Path(sidecar.__file__).parent
 ROOT = PACKAGE.parent
 
-# Folders, and files beside them, from the leaves up: each imports from lower rows, and its own.
+# Folders and top-level files, from the leaves up: each imports from earlier rows and itself only.
 LAYERS = [
     "credentials process sizes spans",
     "config",
@@ -31,7 +31,7 @@ LAYERS = [
 LAYER = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 MAX_LINES = 300
 MAX_ENTRIES = 12
-# What is arithmetic has no clock, no loop and no I/O: values come as arguments.
+# Pure modules have no clock, no event loop and no I/O: values come as arguments.
 PURE = [
     "spans/raw_json",
     "spans/span",
@@ -55,7 +55,7 @@ IMPURE = {"asyncio", "time", "random", "os", "socket", "aiohttp", "pathlib", "st
 
 
 def files() -> dict[str, Path]:
-    """Every module of the daemon by its dotted name within the package."""
+    """Every module of the daemon, by its dotted name inside the package."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -64,7 +64,7 @@ def files() -> dict[str, Path]:
 
 
 def imported(path: Path, names: dict[str, Path]) -> Iterator[str]:
-    """The modules of this package that a file imports, wherever in it."""
+    """The modules of this package that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sidecar":
             package = (node.module or "").removeprefix("sidecar").removeprefix(".")
@@ -76,26 +76,26 @@ def imported(path: Path, names: dict[str, Path]) -> Iterator[str]:
 
 
 def edges() -> set[tuple[str, str]]:
-    """Which module imports which; the package's own `__init__` has only the version."""
+    """Pairs of importing and imported module, without the package itself (the version)."""
     names = files()
     found = {(name, target) for name, path in names.items() for target in imported(path, names)}
     return {(name, target) for name, target in found if target}
 
 
 def layer(name: str) -> str:
-    """The folder, or the file beside the folders, that a module is in."""
+    """The folder or top-level file that a module belongs to."""
     return name.split(".", maxsplit=1)[0]
 
 
 def test_imports_point_towards_the_leaves() -> None:
-    """A folder imports from lower rows only; a folder that has no row has no place yet."""
+    """Each folder imports from earlier rows only, and every folder has a row."""
     between = {(layer(a), layer(b)) for a, b in edges() if layer(a) != layer(b)}
     assert {(a, b) for a, b in between if LAYER[b] >= LAYER[a]} == set()
     assert {layer(name) for name in files() if name} == set(LAYER)
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
-    """There is no import cycle, inside a folder either; a sorter would raise `CycleError`."""
+def test_no_import_cycles() -> None:
+    """There is no import cycle, not even inside a folder: the sorter would raise `CycleError`."""
     graph: dict[str, set[str]] = {}
     for name, target in edges():
         graph.setdefault(name, set()).add(target)
@@ -103,7 +103,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 
 
 def test_the_tree_stays_small() -> None:
-    """A newcomer sees a dozen entries at once, and no file holds two ideas."""
+    """The top folder has few entries, and no file is longer than `MAX_LINES`."""
     inside = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert len([path for path in inside if path.is_file()]) <= MAX_ENTRIES
     assert len([path for path in inside if path.is_dir()]) <= MAX_ENTRIES
@@ -111,21 +111,21 @@ def test_the_tree_stays_small() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
-def test_only_the_outermost_know_the_app() -> None:
-    """The app knows all others; nobody but the command line and the demo knows the app."""
+def test_only_the_command_line_and_the_demo_import_the_app() -> None:
+    """Only the command line and the demo import the app, and only `__main__` the command line."""
     assert {layer(importer) for importer, target in edges() if target == "app"} == {"cli", "demo"}
     assert {importer for importer, target in edges() if target == "cli"} == {"__main__"}
 
 
-def test_a_sidecar_at_work_does_not_load_the_demo() -> None:
-    """The command line imports the demo only when it is asked for."""
+def test_run_does_not_load_the_demo() -> None:
+    """The command line imports the demo only for `sidecar demo`."""
     top = ast.parse((PACKAGE / "cli.py").read_text()).body
     modules = {node.module for node in top if isinstance(node, ast.ImportFrom)}
     assert not any((module or "").startswith("sidecar.demo") for module in modules)
 
 
 def test_pure_modules_stay_pure() -> None:
-    """Queueing, joining and deciding are arithmetic: they can be tested without waiting."""
+    """Pure modules import nothing that does I/O, reads a clock or waits."""
     for name in PURE:
         nodes = list(ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())))
         used = {
@@ -136,8 +136,8 @@ def test_pure_modules_stay_pure() -> None:
 
 
 def test_aiohttp_is_loaded_when_it_is_needed() -> None:
-    """Plain requests and operators' questions need none of it; it is a fifth of the memory."""
+    """Plain requests and the admin port do not load aiohttp, which is a fifth of the memory."""
     command = [sys.executable, "-m", "tests.support.loaded_modules"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    said = [line for line in done.stdout.splitlines() if line.startswith("asked")]
-    assert said == ["asked 200 False", "asked 202 False", "asked 200 False", "asked 202 True"]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("status")]
+    assert lines == ["status 200 False", "status 202 False", "status 200 False", "status 202 True"]

@@ -1,4 +1,4 @@
-"""docs/logs.md lists every event that the code can log, and no other."""
+"""docs/logs.md lists exactly the events that the code can log."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 
 
 def logged() -> set[tuple[str, str]]:
-    """Every event and its level, from the calls of `log` and `_log`."""
+    """Every event and its level, from the calls on `log` and `_log`."""
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         if "demo" in path.parts or "client" in path.parts:
@@ -27,7 +27,7 @@ def logged() -> set[tuple[str, str]]:
 
 
 def names(argument: ast.expr) -> set[str]:
-    """The event names that an argument can be."""
+    """The event names that an argument can have."""
     if isinstance(argument, ast.Constant):
         return {str(argument.value)}
     assert ast.unparse(argument) == "f'upstream_{state}'"
@@ -35,6 +35,6 @@ def names(argument: ast.expr) -> set[str]:
 
 
 def test_the_page_lists_every_event() -> None:
-    """An operator finds each line that can come, at its level."""
+    """The page lists every event with its level."""
     page = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE))
     assert page == logged()

@@ -1,1 +1,1 @@
-"""What an upstream, an agent, a disk or a kill can do to a running sidecar."""
+"""Faults of upstreams, agents and disks, and kills, against a running sidecar."""

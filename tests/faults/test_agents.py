@@ -1,4 +1,4 @@
-"""Agents that send events out of order, twice, or in part: each has one defined end."""
+"""Agents that send events out of order, repeatedly or incompletely: each has a defined result."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from tests.support.faults import end, fast, for_a_while, span, start, world
 
 @fast
 async def test_end_before_start() -> None:
-    """A START that comes after its END never shows upstream; another sidecar may have had it."""
+    """A START that arrives after its END is never written."""
     async with world() as w:
         for number in range(30):
             await w.post(end(span(f"s{number}")))
@@ -23,8 +23,8 @@ async def test_end_before_start() -> None:
 
 @pytest.mark.parametrize("apart", [0.0, 1.0, 5.0])
 @fast
-async def test_start_twice(apart: float) -> None:
-    """Two STARTs are one span; what the second leaves out is the first one's."""
+async def test_repeated_start(apart: float) -> None:
+    """Two STARTs are one span; the second is filled from the first."""
     async with world() as w:
         whole = span("s")
         await w.post(start(whole))
@@ -38,8 +38,8 @@ async def test_start_twice(apart: float) -> None:
 
 @pytest.mark.parametrize("apart", [0.0, 5.0])
 @fast
-async def test_end_twice(apart: float) -> None:
-    """The same END again changes nothing, thin or whole."""
+async def test_repeated_end(apart: float) -> None:
+    """A repeated END changes nothing, with or without its payloads."""
     async with world() as w:
         for id_, thin in (("whole", {}), ("thin", {"input": None, "data": None})):
             made = span(id_)
@@ -53,8 +53,8 @@ async def test_end_twice(apart: float) -> None:
 
 @pytest.mark.parametrize("apart", [0.0, 5.0])
 @fast
-async def test_another_end(apart: float) -> None:
-    """Of two different ENDs the later one stays."""
+async def test_a_different_end(apart: float) -> None:
+    """Of two different ENDs the later one wins."""
     async with world() as w:
         await w.post(start(span("s")), end(span("s")))
         await asyncio.sleep(apart)
@@ -66,7 +66,7 @@ async def test_another_end(apart: float) -> None:
 @pytest.mark.parametrize("apart", [0.0, 5.0])
 @fast
 async def test_one_id_in_two_traces(apart: float) -> None:
-    """SGP keeps the span of each trace; Agentex, where ids are global, the later one."""
+    """SGP keeps the span of each trace; Agentex, whose ids are global, keeps the later one."""
     async with world() as w:
         one, two = (span("s", trace_id=trace, input={"of": trace}) for trace in ("one", "two"))
         await w.post(start(one))
@@ -84,8 +84,8 @@ async def test_one_id_in_two_traces(apart: float) -> None:
 
 
 @fast
-async def test_two_traces_wait_for_the_same_upstream() -> None:
-    """A span of another trace with the same id takes nobody's place in the queue."""
+async def test_one_id_in_three_traces_during_an_outage() -> None:
+    """A span does not supersede a span of another trace with the same id."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(30, 503)
@@ -99,8 +99,8 @@ async def test_two_traces_wait_for_the_same_upstream() -> None:
     "id_", ["a/b", "/", ".", "..", "a/../b", "%2F", "a b?c#d", "\u2713", "..."]
 )
 @fast
-async def test_ids_that_urls_dislike(id_: str) -> None:
-    """Such a span arrives complete; where no PATCH could reach it, it is not written open."""
+async def test_ids_that_are_special_in_urls(id_: str) -> None:
+    """Such a span arrives complete; if no PATCH can address it, it is not written open."""
     async with world() as w:
         await w.post(start(span(id_)))
         await asyncio.sleep(5)
@@ -113,7 +113,7 @@ async def test_ids_that_urls_dislike(id_: str) -> None:
 @pytest.mark.parametrize("waits", [1, 60, 3000])
 @fast
 async def test_thin_end(waits: float) -> None:
-    """An END without input and data is joined from its START, even one written long ago."""
+    """An END without input and data is filled from its START, even one written long ago."""
     async with world() as w:
         await w.post(start(span("s", parent_id="p")))
         await asyncio.sleep(waits)
@@ -127,7 +127,7 @@ async def test_thin_end(waits: float) -> None:
 @pytest.mark.parametrize("waits", [0, 5])
 @fast
 async def test_an_end_changes_the_input(waits: float) -> None:
-    """What the END says wins over what the START said."""
+    """The END's values win over the START's."""
     async with world() as w:
         await w.post(start(span("s", input={"prompt": "first"}, name="before")))
         await asyncio.sleep(waits)
@@ -136,8 +136,8 @@ async def test_an_end_changes_the_input(waits: float) -> None:
 
 
 @fast
-async def test_every_long_span_is_seen_running() -> None:
-    """A START is written open after `start_hold_s`, whatever ran before it."""
+async def test_every_long_span_is_written_open() -> None:
+    """A START is written open after `start_hold_s`, whatever came before it."""
     async with world() as w:
         for number in range(5):
             await w.post(start(span(f"s{number}")))
@@ -150,7 +150,7 @@ async def test_every_long_span_is_seen_running() -> None:
 
 @fast
 async def test_spans_that_never_end() -> None:
-    """Their STARTs leave memory after `open_span_ttl_s`; upstream they stay open."""
+    """Their STARTs leave memory after `open_span_ttl_s`; the spans stay open upstream."""
     async with world(queue__open_span_ttl_s="600") as w:
         await w.post(*[start(span(f"s{number}")) for number in range(100)])
         await asyncio.sleep(300)
@@ -162,7 +162,7 @@ async def test_spans_that_never_end() -> None:
 
 @fast
 async def test_a_full_queue() -> None:
-    """Full is 429 for the whole request; what was taken before stays, and flows when it can."""
+    """A full queue answers 429 for the whole request; accepted events are delivered later."""
     async with world(queue__max_bytes="64KiB") as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(120, 503)

@@ -1,4 +1,4 @@
-"""Anything sent to the listener: an answer that the contract knows, and books that balance."""
+"""Fuzzing the listener: every response is one of docs/api.md, and the accounting balances."""
 
 import asyncio
 import gzip
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.faults import FastLoop, World, end, span, start, world
 from tests.support.world import assert_balanced
 
-ANSWERS = {202, 400, 413, 415, 429}
+STATUSES = {202, 400, 413, 415, 429}
 VALID = json.dumps([start(span("a")), end(span("a")), end(span("\u00e9", input=[{"x": "\\"}]))])
 LINES = "\n".join(json.dumps(event) for event in json.loads(VALID))
 TYPES = [
@@ -44,32 +44,32 @@ events = st.recursive(
 
 
 class Fuzzed:
-    """A world that lives through all examples of a test."""
+    """A world shared by all examples of a test."""
 
     def __init__(self, runner: asyncio.Runner, w: World) -> None:
         self.runner = runner
         self.w = w
 
-    def answer(self, body: bytes, content_type: str, encoding: str) -> None:
-        """Send a body; check the answer, the books, and that the next one is answered too."""
-        self.runner.run(self._answer(body, content_type, encoding))
+    def post(self, body: bytes, content_type: str, encoding: str) -> None:
+        """Send a body; check the response, the accounting, and that the sidecar still responds."""
+        self.runner.run(self._post(body, content_type, encoding))
 
-    async def _answer(self, body: bytes, content_type: str, encoding: str) -> None:
+    async def _post(self, body: bytes, content_type: str, encoding: str) -> None:
         before = self.w.app.accounting.received
         reply = await self.w.send(body, content_type=content_type, content_encoding=encoding)
-        assert reply.status in ANSWERS
+        assert reply.status in STATUSES
         taken = reply.body["accepted"] if reply.status == 202 else 0
         assert self.w.app.accounting.received - before == taken
-        await self._well()
+        await self._assert_alive()
 
-    def torrent(self, sent: bytes) -> None:
-        """Send bytes that may not even be HTTP."""
-        self.runner.run(self._torrent(sent))
+    def send_bytes(self, sent: bytes) -> None:
+        """Send bytes that need not be HTTP."""
+        self.runner.run(self._send_bytes(sent))
 
-    async def _torrent(self, sent: bytes) -> None:
+    async def _send_bytes(self, sent: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.w.running.port)
         try:
-            with suppress(ConnectionError):  # closed without an answer
+            with suppress(ConnectionError):  # closed without a response
                 writer.write(sent)
                 writer.write_eof()
                 assert b"HTTP/1.1 5" not in await reader.read()
@@ -77,9 +77,9 @@ class Fuzzed:
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
-        await self._well()
+        await self._assert_alive()
 
-    async def _well(self) -> None:
+    async def _assert_alive(self) -> None:
         reply = await self.w.running.request("GET", "/readyz", timeout=aiohttp.ClientTimeout(60))
         assert reply.status == 200
         assert self.w.app.budget.reading == 0
@@ -97,29 +97,29 @@ def fuzzed() -> Iterator[Fuzzed]:
 
 @given(body=st.binary(max_size=300), kind=st.sampled_from(TYPES), encoding=st.sampled_from([*PACK]))
 def test_random_bodies(fuzzed: Fuzzed, body: bytes, kind: str, encoding: str) -> None:
-    """Random bytes, whatever they claim to be."""
-    fuzzed.answer(body, kind, encoding)
+    """Random bytes, with any content type and encoding."""
+    fuzzed.post(body, kind, encoding)
 
 
 @given(changes=mutations, lines=st.booleans(), encoding=st.sampled_from([*PACK]))
 def test_mutated_bodies(
     fuzzed: Fuzzed, changes: list[tuple[int, int, bytes]], lines: bool, encoding: str
 ) -> None:
-    """Valid bodies with bytes changed, put in, or left out."""
+    """Valid bodies with bytes changed, inserted or removed."""
     body = (LINES if lines else VALID).encode()
     for at, cut, put in changes:
         body = body[:at] + put + body[at + cut :]
-    fuzzed.answer(PACK[encoding](body), TYPES[lines], encoding)
+    fuzzed.post(PACK[encoding](body), TYPES[lines], encoding)
 
 
 @given(value=events, field=st.sampled_from([*span("a")]), kind=st.sampled_from(["start", "end"]))
 def test_any_json_in_any_field(fuzzed: Fuzzed, value: object, field: str, kind: str) -> None:
-    """Every field of an event may hold any JSON."""
+    """Any JSON value in any field of an event."""
     event = {"event_type": kind, "span": span("b") | {field: value}}
-    fuzzed.answer(json.dumps(event).encode(), TYPES[0], "")
+    fuzzed.post(json.dumps(event).encode(), TYPES[0], "")
 
 
 @given(sent=st.binary(max_size=200), head=st.sampled_from([b"", b"POST /v1/spans HTTP/1.1\r\n"]))
 def test_random_bytes(fuzzed: Fuzzed, sent: bytes, head: bytes) -> None:
-    """What may not be HTTP at all is never a 500, and harms no other connection."""
-    fuzzed.torrent(head + sent)
+    """Bytes that need not be HTTP never get a 500, and do not affect other connections."""
+    fuzzed.send_bytes(head + sent)

@@ -1,4 +1,4 @@
-"""Hostile bytes, from agents and from an upstream behind the pass-through: none ends the process."""
+"""Hostile bytes, from agents and from SGP through the pass-through, never end the process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ PATCH = (
     b'"end_time":"2026-01-02T03:04:05Z"}'
 )
 # fmt: off
-# ruff: noqa: E501 (bytes as they go over the wire)
+# ruff: noqa: E501 (raw requests and responses)
 CASES = {
     "account": req(b"PUT /v5/spans/batch HTTP/1.1", b"x-selected-account-id: caf\xe9", body=ITEM),
     "account_ok": req(b"PUT /v5/spans/batch HTTP/1.1", b"x-selected-account-id: caf", body=ITEM),
@@ -78,7 +78,7 @@ CASES = {
     "duphost": b"GET /v5/x HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n",
 }
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-ANSWERS = {
+RESPONSES = {
     "ok": OK,
     "latin": b"HTTP/1.1 200 OK\r\nX-A: caf\xe9\r\nContent-Length: 2\r\n\r\nok",
     "reason": b"HTTP/1.1 200 caf\xe9\r\nContent-Length: 2\r\n\r\nok",
@@ -141,19 +141,19 @@ METHODS = (
 
 
 @asynccontextmanager
-async def far(answer: bytes) -> AsyncIterator[str]:
-    """An upstream that answers everything with these bytes and closes."""
+async def far(response: bytes) -> AsyncIterator[str]:
+    """An upstream that responds to each request with these bytes and closes."""
 
-    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             head = await reader.readuntil(b"\r\n\r\n")
             if b"content-length: 5" in head.lower():
                 await reader.readexactly(5)
-            writer.write(answer)
+            writer.write(response)
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer_one, "127.0.0.1", 0)
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -162,7 +162,7 @@ async def far(answer: bytes) -> AsyncIterator[str]:
 
 
 async def provoke(app: Running, request: bytes) -> None:
-    """Send bytes, wait for the beginning of an answer or the end, and hang up."""
+    """Send bytes, wait for the first byte of a response or the end, and disconnect."""
     reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
     writer.write(request)
     with suppress(OSError):
@@ -174,14 +174,14 @@ async def provoke(app: Running, request: bytes) -> None:
 
 
 async def assert_alive(app: Running) -> None:
-    """The sidecar still takes events."""
+    """The sidecar still accepts events."""
     assert (await app.post(make_event("alive", kind="end"))).status == 202
     assert not app.task.done()
 
 
 @pytest.mark.parametrize("through", ["true", "false"])
 async def test_whatever_an_agent_sends(through: str) -> None:
-    """With and without pass-through; each on a connection of its own."""
+    """Each case on its own connection, with and without pass-through."""
     async with far(OK) as url:
         environ = {"SGP_CLIENT_BASE_URL": url, "AGENTEX_BASE_URL": NOWHERE}
         settings = {"listener__pass_through": through, "shutdown__grace_s": 0}
@@ -191,10 +191,10 @@ async def test_whatever_an_agent_sends(through: str) -> None:
                 await assert_alive(app)
 
 
-@pytest.mark.parametrize("case", ANSWERS)
-async def test_whatever_sgp_answers(case: str) -> None:
-    """An answer that can't be handed on is a 502 or a connection that ends."""
-    async with far(ANSWERS[case]) as url:
+@pytest.mark.parametrize("case", RESPONSES)
+async def test_whatever_sgp_responds(case: str) -> None:
+    """A response that can't be forwarded is a 502 or a closed connection."""
+    async with far(RESPONSES[case]) as url:
         environ = {"SGP_CLIENT_BASE_URL": url, "AGENTEX_BASE_URL": NOWHERE}
         settings = {"listener__pass_through": "true", "shutdown__grace_s": 0}
         async with running_app(environ, sgp__relay="true", **settings) as app:
@@ -204,8 +204,8 @@ async def test_whatever_sgp_answers(case: str) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/v1/spans", b"/v5/files"])
-async def test_hanging_up_instead_of_a_body(path: bytes) -> None:
-    """A client that waited for 100 Continue is gone when it is told."""
+async def test_disconnecting_instead_of_sending_a_body(path: bytes) -> None:
+    """A client that expected 100 Continue has disconnected by the time it is sent."""
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % path
     head += b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
     async with running_app(listener__pass_through="true", shutdown__grace_s=0) as app:

@@ -1,4 +1,4 @@
-"""The kill test in short; tests/e2e/test_kill.py has the long one."""
+"""The short kill test; tests/e2e/test_kill.py has the long one."""
 
 import signal
 from pathlib import Path
@@ -7,8 +7,8 @@ from sidecar.demo.stand_in import Hang
 from tests.support.kill import Rig
 
 
-async def test_what_was_answered_202_outlives_kills(tmp_path: Path) -> None:
-    """Three kills under load; all that was promised arrives, whole, in order."""
+async def test_accepted_events_outlive_kills(tmp_path: Path) -> None:
+    """Three kills under load: every accepted event arrives, complete and in order."""
     rig = Rig(tmp_path, seed=1)
     async with rig.agentex, rig.sgp:
         for _ in range(3):
@@ -19,7 +19,7 @@ async def test_what_was_answered_202_outlives_kills(tmp_path: Path) -> None:
 
 
 async def test_a_grace_too_short_to_drain_loses_nothing(tmp_path: Path) -> None:
-    """SIGTERM while nobody upstream answers: the exit says what is kept, and it is sent later."""
+    """SIGTERM while the upstreams hang: the rest stays in the spool and is sent later."""
     rig = Rig(tmp_path, seed=2)
     async with rig.agentex, rig.sgp:
         rig.agentex.rule = rig.sgp.rule = lambda _: Hang()

@@ -1,4 +1,4 @@
-"""Upstreams that are well but will not take what we send: credentials, wrong URLs, limits."""
+"""Healthy upstreams that refuse requests: credentials, wrong URLs, rate and size limits."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 def statuses(w: World, status: int) -> list[float]:
-    """When requests were answered so, at either upstream."""
+    """When requests got this status, at either upstream."""
     return [r.at for upstream in w.upstreams for r in upstream.requests if r.status == status]
 
 
@@ -25,7 +25,7 @@ def statuses(w: World, status: int) -> list[float]:
 @pytest.mark.parametrize("status", [401, 403])
 @fast
 async def test_a_good_key_is_refused_for_a_while(status: int, seconds: int) -> None:
-    """Key rotation (2 s) and Agentex's cached bad key (300 s): held, probed, then delivered."""
+    """During a key rotation (2 s) or a cached bad key (300 s) the lane holds, probes and recovers."""
     async with world(AgentexStandIn(api_key="key"), agentex__api_key="key") as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(seconds, status)
@@ -38,7 +38,7 @@ async def test_a_good_key_is_refused_for_a_while(status: int, seconds: int) -> N
 
 @fast
 async def test_a_new_key_is_relayed_by_the_agent() -> None:
-    """401 until the agent comes with a new key; what waited goes out with the new one, at once."""
+    """After 401s, a new key from the agent is used immediately, also for waiting spans."""
     async with world(AgentexStandIn(api_key="new")) as w:
         old = {f"o{number}": span(f"o{number}") for number in range(20)}
         await w.post(*map(end, old.values()), x_agent_api_key="old")
@@ -53,7 +53,7 @@ async def test_a_new_key_is_relayed_by_the_agent() -> None:
 
 @fast
 async def test_no_key_until_one_is_relayed() -> None:
-    """SGP by relay waits for the agent's credentials, without a single request."""
+    """With `sgp.relay`, SGP gets no request before the agent's credentials arrive."""
     sgp = SgpStandIn(api_key="theirs", account_id="account")
     pod_has_none = ("SGP_API_KEY", "SGP_ACCOUNT_ID")
     async with world(sgp=sgp, sgp__relay="true", without=pod_has_none) as w:
@@ -66,7 +66,7 @@ async def test_no_key_until_one_is_relayed() -> None:
 
 @fast
 async def test_the_key_file_changes(tmp_path: Path) -> None:
-    """401 until the mounted key is replaced, as Kubernetes does it: by a rename."""
+    """After 401s, a new key file is used; it is replaced by a rename, as Kubernetes does it."""
     files = {name: tmp_path / name for name in ("agentex", "sgp")}
     for file in files.values():
         file.write_text("old\n")
@@ -89,8 +89,8 @@ async def test_the_key_file_changes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [b"two\nlines", b"nul\0", b"\x1b[0m", b"", b"\xff"])
 @fast
-async def test_a_key_file_that_no_header_can_hold(key: bytes, tmp_path: Path) -> None:
-    """A broken key file holds its own lane, until it is mended."""
+async def test_an_invalid_key_file(key: bytes, tmp_path: Path) -> None:
+    """A key that no header can hold makes its own lane wait until the file is fixed."""
     file = tmp_path / "key"
     file.write_bytes(key)
     async with world(sgp=SgpStandIn(api_key="good"), sgp__api_key_file=file, sgp__api_key="") as w:
@@ -105,7 +105,7 @@ async def test_a_key_file_that_no_header_can_hold(key: bytes, tmp_path: Path) ->
 
 @fast
 async def test_an_agents_key_of_odd_bytes() -> None:
-    """A relayed key that is not even text goes upstream or not, but harms nothing."""
+    """A relayed key with arbitrary bytes does no harm: spans are delivered with the next key."""
     async with world(AgentexStandIn(api_key="good")) as w:
         body = json.dumps(end(span("a"))).encode()
         head = b"POST /v1/spans HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -119,7 +119,7 @@ async def test_an_agents_key_of_odd_bytes() -> None:
 
 
 def moved(status: int) -> Answer:
-    """What a wrong base URL answers."""
+    """The response from a wrong base URL."""
     detail = b'{"detail":"Not Found"}'
     location = {"Location": "http://127.0.0.1:9/elsewhere"} if status < 400 else {}
     return Answer(status, detail, location)
@@ -128,7 +128,7 @@ def moved(status: int) -> Answer:
 @pytest.mark.parametrize("status", [404, 405, 307])
 @fast
 async def test_wrong_base_url(status: int) -> None:
-    """Another server answers there for long: all is kept, and goes on when it is right again."""
+    """While another server responds, writes are kept; they are delivered once it is right again."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(300, moved(status))
@@ -142,7 +142,7 @@ async def test_wrong_base_url(status: int) -> None:
 
 @fast
 async def test_rate_limit() -> None:
-    """At most five requests a second, with Retry-After: 1; the sidecar finds a way to live."""
+    """With a limit of five requests a second, everything arrives with few 429s."""
 
     def limited() -> Callable[[Recorded], Scripted]:
         taken: list[float] = []
@@ -168,7 +168,7 @@ async def test_rate_limit() -> None:
 @pytest.mark.parametrize("max_batch_bytes", ["1MiB", "16MiB"])
 @fast
 async def test_413(max_batch_bytes: str) -> None:
-    """1,000 spans of 20 KB against a limit of 1 MiB: all arrive, and the limit is learnt."""
+    """1,000 spans of 20 KB against a limit of 1 MiB all arrive, and the limit is learned."""
     async with world(
         AgentexStandIn(max_body=MIB), SgpStandIn(max_body=MIB), sgp__max_batch_bytes=max_batch_bytes
     ) as w:
@@ -182,7 +182,7 @@ async def test_413(max_batch_bytes: str) -> None:
 
 @fast
 async def test_413_of_one_span() -> None:
-    """A span that alone is too large becomes a dead letter; its neighbours do not."""
+    """A single span that is too large becomes a dead letter; its neighbors do not."""
     async with world(AgentexStandIn(max_body=MIB), SgpStandIn(max_body=MIB)) as w:
         made = [span(f"s{number}") for number in range(50)]
         made[20]["output"] = {"text": "x" * MIB}

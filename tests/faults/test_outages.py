@@ -1,4 +1,4 @@
-"""Upstreams that are away, hang, or lose replies: every accepted span arrives, whole, in order."""
+"""Upstreams that are down, hang or lose responses: every accepted span arrives complete."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from tests.support.faults import World, end, fast, for_a_while, now, span, start
 
 
 def unavailable(retry_after: str | None) -> Answer:
-    """A 503, with `Retry-After` or without."""
+    """A 503, with or without `Retry-After`."""
     return Answer(503, headers={} if retry_after is None else {"Retry-After": retry_after})
 
 
@@ -20,7 +20,7 @@ def unavailable(retry_after: str | None) -> Answer:
 @pytest.mark.parametrize("seconds", [5, 60])
 @fast
 async def test_503(seconds: int, retry_after: str | None) -> None:
-    """Both upstreams say 503 for a while; nothing is lost, and Retry-After is kept to."""
+    """Both upstreams respond 503 for a while: nothing is lost, and Retry-After is respected."""
     async with world() as w:
         if retry_after == "date":
             retry_after = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
@@ -32,14 +32,14 @@ async def test_503(seconds: int, retry_after: str | None) -> None:
             refused = [request.at for request in upstream.requests if request.status == 503]
             assert refused
             if retry_after in {"2", "120"}:
-                asked = float(retry_after)
+                pause = float(retry_after)
                 later = [r.at for r in upstream.requests if r.at > refused[0] + 0.5]
-                assert later[0] >= refused[0] + asked
+                assert later[0] >= refused[0] + pause
 
 
 @fast
 async def test_refused_connections() -> None:
-    """Nobody listens at either upstream for 10 s."""
+    """Both upstreams refuse connections for 10 s."""
     async with world() as w:
         feeding = asyncio.create_task(w.feed(20))
         await asyncio.sleep(5)
@@ -54,8 +54,8 @@ async def test_refused_connections() -> None:
 
 
 @fast
-async def test_not_there_at_start() -> None:
-    """The sidecar is up long before its upstreams."""
+async def test_upstreams_that_start_later() -> None:
+    """The sidecar starts ten minutes before its upstreams."""
     async with world() as w:
         for upstream in w.upstreams:
             await upstream.stop()
@@ -68,8 +68,8 @@ async def test_not_there_at_start() -> None:
 
 @pytest.mark.parametrize("fault", [ResetMidBody(), Reset(after_apply=True), Reset()])
 @fast
-async def test_lost_replies(fault: Scripted) -> None:
-    """Every third reply is lost for half a minute, of opens, completes and batches alike."""
+async def test_lost_responses(fault: Scripted) -> None:
+    """Every third response is lost for 30 s, to open writes, complete ones and batches alike."""
 
     def every_third(_: Recorded) -> Scripted:
         count[0] += 1
@@ -85,8 +85,8 @@ async def test_lost_replies(fault: Scripted) -> None:
 
 
 @fast
-async def test_every_reply_lost() -> None:
-    """START and END are each stored, but for 10 s no reply comes back: no span twice, none late."""
+async def test_every_response_lost() -> None:
+    """Writes are stored but no response arrives for 10 s: no span is stored twice or out of order."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(10, Reset(after_apply=True))
@@ -97,7 +97,7 @@ async def test_every_reply_lost() -> None:
 
 @fast
 async def test_hang() -> None:
-    """Both upstreams take requests and never answer for two minutes."""
+    """Both upstreams accept requests and do not respond for two minutes."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(120, Hang())
@@ -109,7 +109,7 @@ async def test_hang() -> None:
 
 @fast
 async def test_one_connection_hangs() -> None:
-    """A single hanging request holds back nothing but its own spans."""
+    """A single hanging request delays only its own spans."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.script = [Hang()]
@@ -125,8 +125,8 @@ async def test_one_connection_hangs() -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 504, 408, 429])
 @fast
-async def test_other_failures_that_pass(status: int) -> None:
-    """A database that is down (500), a proxy that is lost: no dead letters, nothing lost."""
+async def test_other_transient_failures(status: int) -> None:
+    """A database is down (500), or a proxy fails: nothing is lost, and there is no dead letter."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(30, status)
@@ -135,8 +135,8 @@ async def test_other_failures_that_pass(status: int) -> None:
 
 
 @fast
-async def test_garbage_for_answers() -> None:
-    """Something that speaks no HTTP answers at the port for a while."""
+async def test_responses_that_are_not_http() -> None:
+    """A server that does not speak HTTP has the upstreams' ports for a while."""
 
     async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x00\xffHELO who is there?\r\n\r\n")
@@ -161,16 +161,16 @@ async def test_garbage_for_answers() -> None:
 
 @pytest.mark.parametrize("sick", ["agentex", "sgp"])
 @fast
-async def test_a_slow_upstream_holds_back_itself_only(sick: str) -> None:
-    """20 s a request at one upstream: the other has everything before the slow one does."""
+async def test_a_slow_upstream_delays_only_its_own_lane(sick: str) -> None:
+    """With 20 s per request at one upstream, the other one still gets everything promptly."""
     async with world() as w:
-        slow, well = w.upstreams if sick == "agentex" else w.upstreams[::-1]
+        slow, healthy = w.upstreams if sick == "agentex" else w.upstreams[::-1]
         slow.latency_s = 20.0
         other = "sgp" if sick == "agentex" else "agentex"
         await w.feed(20)
         await w.until(lambda: not w.app.accounting.held and not w.lane(other)["depth"])
         assert w.lane(sick)["depth"] > 0
-        assert well.complete == set(w.accepted)
+        assert healthy.complete == set(w.accepted)
         slow.latency_s = 0.0
         await w.finish()
 
@@ -192,7 +192,7 @@ def _writes(request: Recorded) -> int:
 @pytest.mark.parametrize("hangs", [False, True])
 @fast
 async def test_recovery_is_paced(hangs: bool) -> None:
-    """After 60 s away an upstream gets at most 1.2 times its steady rate for 10 s."""
+    """After an outage of 60 s an upstream gets at most 1.2 times its steady rate for 10 s."""
     async with world(queue__start_hold_s="60", agentex__timeout_s="5", sgp__timeout_s="5") as w:
         per_s = 5.0
         feeding = asyncio.create_task(w.feed(120, per_s=per_s))
@@ -206,8 +206,8 @@ async def test_recovery_is_paced(hangs: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @fast
-async def test_everything_at_once(seed: int) -> None:
-    """Two minutes in which any request may meet any fault."""
+async def test_all_faults_together(seed: int) -> None:
+    """For two minutes any request can meet any fault."""
     chance = random.Random(seed)
     faults: list[Scripted] = [
         503, 500, 429, 401, 404, 502, Hang(), Reset(), Reset(after_apply=True), ResetMidBody(),

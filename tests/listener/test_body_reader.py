@@ -1,4 +1,4 @@
-"""How bodies come in: compressed, too large, in pieces, too slowly, or not to their end."""
+"""Request bodies: compressed, too large, chunked, too slow or incomplete."""
 
 import asyncio
 import gzip
@@ -20,7 +20,7 @@ LIMIT = 64 * 1024
 
 
 def raw_deflate(body: bytes) -> bytes:
-    """A deflate stream without zlib's frame."""
+    """A deflate stream without the zlib header."""
     stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return stream.compress(body) + stream.flush()
 
@@ -36,33 +36,33 @@ each_encoding = pytest.mark.parametrize(("encoding", "compress"), ENCODINGS)
 
 @pytest.fixture
 async def app() -> AsyncIterator[Running]:
-    """An app that takes bodies of 64 KiB, within 0.05 s."""
+    """An app that accepts bodies of at most 64 KiB, within 0.05 s."""
     async with running_app(listener__max_body="64KiB", listener__body_timeout_s=0.05) as running:
         yield running
 
 
 def head(*headers: bytes) -> bytes:
-    """The head of a request whose body the test sends as it likes."""
+    """A request head; the test sends the body itself."""
     lines = [b"POST /v1/spans HTTP/1.1", b"Host: localhost", b"Content-Type: application/json"]
     return b"\r\n".join([*lines, *headers, b"", b""])
 
 
 @each_encoding
 async def test_compressed_bodies(app: Running, encoding: str, compress: Compress) -> None:
-    """Gzip and deflate, with zlib's frame or bare, are taken."""
+    """Gzip and deflate, with and without the zlib header, are accepted."""
     reply = await app.post(compress(EVENTS), content_encoding=encoding)
     assert (reply.status, reply.body["accepted"]) == (202, 20)
 
 
 async def test_identity_is_no_compression(app: Running) -> None:
-    """`identity` is taken for what it is, and names are case-insensitive."""
+    """`identity` means uncompressed, and encoding names are case-insensitive."""
     assert (await app.post(EVENTS, content_encoding="Identity")).status == 202
     assert (await app.post(gzip.compress(EVENTS), content_encoding="GZip")).status == 202
 
 
 @each_encoding
 async def test_truncated_streams(app: Running, encoding: str, compress: Compress) -> None:
-    """A stream that ends too early, is empty or is none, is no body."""
+    """A stream that is truncated, empty or not compressed gets 400."""
     whole = compress(EVENTS)
     for body in (whole[:-1], whole[: len(whole) // 2], whole[:1], b"", b"\xff" * 100):
         reply = await app.post(body, content_encoding=encoding)
@@ -72,14 +72,14 @@ async def test_truncated_streams(app: Running, encoding: str, compress: Compress
 
 
 async def test_400_has_one_form(app: Running) -> None:
-    """Every 400 has the same body, also when decompression fails."""
+    """Every 400 has a body of the same form, also when decompression fails."""
     reply = await app.post(gzip.compress(EVENTS)[:-1], content_encoding="gzip")
     assert (reply.status, reply.body["accepted"]) == (400, 0)
 
 
 @each_encoding
 async def test_bombs(app: Running, encoding: str, compress: Compress) -> None:
-    """The limit counts decompressed bytes, and inflating stops there."""
+    """The limit applies to decompressed bytes, and decompression stops at it."""
     bomb = compress(b" " * 50_000_000)
     assert len(bomb) < LIMIT
     reply = await app.post(bomb, content_encoding=encoding)
@@ -89,7 +89,7 @@ async def test_bombs(app: Running, encoding: str, compress: Compress) -> None:
 
 @each_encoding
 async def test_the_limit_is_exact(app: Running, encoding: str, compress: Compress) -> None:
-    """A body of just the limit is taken, compressed or not; one byte more is not."""
+    """A body of exactly the limit is accepted, compressed or not; one more byte gets 413."""
     fits = EVENTS.ljust(LIMIT)
     assert (await app.post(fits)).status == 202
     assert (await app.post(compress(fits), content_encoding=encoding)).status == 202
@@ -99,7 +99,7 @@ async def test_the_limit_is_exact(app: Running, encoding: str, compress: Compres
 
 
 async def test_gzip_of_several_members(app: Running) -> None:
-    """A stream of several members is one body (RFC 1952, 2.2): none of it is lost."""
+    """A gzip stream of several members is one body (RFC 1952, 2.2)."""
     lines = [orjson.dumps(make_event(str(number))) + b"\n" for number in range(3)]
     body = b"".join(gzip.compress(line) for line in lines)
     reply = await app.post(body, content_encoding="gzip", content_type="application/x-ndjson")
@@ -109,7 +109,7 @@ async def test_gzip_of_several_members(app: Running) -> None:
 @given(st.integers(0, 2), st.sets(st.integers(1, 60)))
 @example(1, {1})
 def test_inflating_does_not_depend_on_the_pieces(which: int, cuts: set[int]) -> None:
-    """However the network cuts a stream, the same comes out."""
+    """However a stream is cut, it decompresses to the same bytes."""
     encoding, compress = ENCODINGS[which]
     stream = compress(EVENTS)
     edges = [0, *sorted(cuts), len(stream)]
@@ -120,28 +120,28 @@ def test_inflating_does_not_depend_on_the_pieces(which: int, cuts: set[int]) -> 
 
 
 async def test_413_before_anything_is_read(app: Running) -> None:
-    """A length that is too large is refused at once: the body need not come."""
+    """A Content-Length that is too large gets 413 before the body is sent."""
     status, body = await app.raw(head(b"Content-Length: 65537"))
     assert status == 413
     assert "64KiB" in orjson.loads(body)["error"]
 
 
 async def test_413_without_a_length(app: Running) -> None:
-    """The same when the length is not said."""
+    """A chunked body that is too large gets 413, too."""
     chunk = b"%x\r\n%b\r\n" % (LIMIT + 1, b" " * (LIMIT + 1))
     assert (await app.raw(head(b"Transfer-Encoding: chunked") + chunk))[0] == 413
 
 
 async def test_chunked_bodies(app: Running) -> None:
-    """A body may come in chunks."""
+    """A chunked body is accepted."""
     chunks = [EVENTS[at : at + 1000] for at in range(0, len(EVENTS), 1000)] + [b""]
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
-    status, answer = await app.raw(head(b"Transfer-Encoding: chunked") + body)
-    assert (status, orjson.loads(answer)["accepted"]) == (202, 20)
+    status, response = await app.raw(head(b"Transfer-Encoding: chunked") + body)
+    assert (status, orjson.loads(response)["accepted"]) == (202, 20)
 
 
 async def test_408_for_a_stalled_body(app: Running) -> None:
-    """A body that does not come to its end is given up; its bytes are free again."""
+    """A body that stalls gets 408, and its bytes are released."""
     status, body = await app.raw(head(b"Content-Length: 100") + b"[")
     assert (status, list(orjson.loads(body))) == (408, ["error"])
     assert app.app.budget.reading == 0
@@ -149,14 +149,14 @@ async def test_408_for_a_stalled_body(app: Running) -> None:
 
 
 async def test_100_continue() -> None:
-    """A client that asks first (curl, above 1 MiB) is told to go on."""
+    """A client that expects 100 Continue (curl, above 1 MiB) gets it."""
     async with running_app(listener__body_timeout_s=0.05) as app:
         expect = head(b"Content-Length: 100", b"Expect: 100-continue")
         assert (await app.raw(expect))[0] == 100
 
 
 async def test_an_aborted_body(app: Running) -> None:
-    """An agent that goes away in the middle leaves nothing behind."""
+    """An agent that disconnects in the middle of a body leaves nothing in memory."""
     reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
     writer.write(head(b"Content-Length: 100") + b"[")
     writer.close()
@@ -167,7 +167,7 @@ async def test_an_aborted_body(app: Running) -> None:
 
 
 async def test_an_aborted_body_is_no_error(app: Running, caplog: pytest.LogCaptureFixture) -> None:
-    """It is the agent's business, and no stack trace in the log."""
+    """An aborted body logs nothing."""
     with caplog.at_level(logging.WARNING):
         reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
         writer.write(head(b"Content-Length: 100") + b"[")
@@ -178,8 +178,8 @@ async def test_an_aborted_body_is_no_error(app: Running, caplog: pytest.LogCaptu
     assert caplog.records == []
 
 
-async def test_a_full_queue_refuses_bodies_while_they_come() -> None:
-    """Bodies being read count as memory too: 429 before they are whole."""
+async def test_a_full_queue_refuses_bodies_while_they_arrive() -> None:
+    """Bodies being read count as memory: 429 comes before they are complete."""
     async with running_app(queue__max_bytes="16KiB") as app:
         reply = await app.post(EVENTS.ljust(LIMIT), content_encoding="identity")
         assert (reply.status, reply.headers["Retry-After"]) == (429, "1")
@@ -187,7 +187,7 @@ async def test_a_full_queue_refuses_bodies_while_they_come() -> None:
 
 
 async def test_a_large_array() -> None:
-    """200 events of 50 KB in one request are taken whole."""
+    """200 events of 50 KB are accepted in one request."""
     async with running_app() as app:
         events = [make_event(str(number), input={"p": "x" * 50_000}) for number in range(200)]
         reply = await app.post(gzip.compress(orjson.dumps(events), 1), content_encoding="gzip")

@@ -1,4 +1,4 @@
-"""The listener over real HTTP: every answer of docs/api.md."""
+"""The listener over real HTTP: every response in docs/api.md."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,19 +14,19 @@ BAD = make_event("bad", kind="end", end_time="2025-01-01T00:00:00Z")
 
 @pytest.fixture
 async def app() -> AsyncIterator[Running]:
-    """An app whose upstream is out of reach."""
+    """An app whose upstream is unreachable."""
     async with running_app() as running:
         yield running
 
 
 def post(*headers: bytes, body: bytes = EVENT, line: bytes = b"POST /v1/spans HTTP/1.1") -> bytes:
-    """A request as bytes, for what no client would send."""
+    """A request as bytes, for what no HTTP client would send."""
     head = [line, b"Content-Type: application/json", b"Content-Length: %d" % len(body), *headers]
     return b"\r\n".join([*head, b"", body])
 
 
 async def test_202(app: Running) -> None:
-    """What is valid is taken, as one object, an array, or lines."""
+    """Valid events are accepted as one object, an array, or NDJSON."""
     one, two = make_event("a"), make_event("a", kind="end")
     reply = await app.post(one)
     assert (reply.status, reply.body) == (202, {"accepted": 1, "rejected": []})
@@ -39,8 +39,8 @@ async def test_202(app: Running) -> None:
     assert app.app.accounting.received == 5
 
 
-async def test_what_an_end_repeats_is_kept_once(app: Running) -> None:
-    """The input of a START that waits, or was written, is not copied out of its END."""
+async def test_a_payload_that_an_end_repeats_is_stored_once(app: Running) -> None:
+    """An END that repeats the input of its START shares the same bytes object."""
     for end in ("a", "b"):
         await app.post(make_event(end, input={"q": end}))
         start = app.app.admission.open_spans.started(("t1", end))
@@ -63,12 +63,12 @@ async def test_what_an_end_repeats_is_kept_once(app: Running) -> None:
     ],
 )
 async def test_content_types(app: Running, content_type: str) -> None:
-    """Parameters and case of the content type mean nothing."""
+    """Parameters and case of the content type are ignored."""
     assert (await app.post(make_event(), content_type=content_type)).status == 202
 
 
-async def test_202_for_the_valid_ones(app: Running) -> None:
-    """Of several events the valid ones are taken, the others are named."""
+async def test_202_for_some_valid_events(app: Running) -> None:
+    """Of several events the valid ones are accepted, and the others are listed with the reason."""
     reply = await app.post([make_event("a"), BAD])
     assert reply.status == 202
     error = "span.end_time is before span.start_time"
@@ -78,7 +78,7 @@ async def test_202_for_the_valid_ones(app: Running) -> None:
 
 
 async def test_400_for_no_valid_event(app: Running) -> None:
-    """Without a valid event the same body comes with a 400."""
+    """Without a valid event, the same body has status 400."""
     reply = await app.post([BAD])
     assert reply.status == 400
     assert reply.body["accepted"] == 0
@@ -87,8 +87,8 @@ async def test_400_for_no_valid_event(app: Running) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"5"])
-async def test_400_for_no_json(app: Running, body: bytes) -> None:
-    """What is no JSON, or no event, is one rejection without an id."""
+async def test_400_for_invalid_json(app: Running, body: bytes) -> None:
+    """A body that is not JSON, or not an event, is one rejection without an id."""
     reply = await app.post(body)
     assert reply.status == 400
     assert reply.body["accepted"] == 0
@@ -98,8 +98,8 @@ async def test_400_for_no_json(app: Running, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "content_type"), [(b"[]", "application/json"), (b"\n", "application/x-ndjson")]
 )
-async def test_400_for_nothing(app: Running, body: bytes, content_type: str) -> None:
-    """A body with no event at all has no valid event in it."""
+async def test_400_for_an_empty_body(app: Running, body: bytes, content_type: str) -> None:
+    """A body without any event gets 400 and no rejection."""
     reply = await app.post(body, content_type=content_type)
     assert (reply.status, reply.body) == (400, {"accepted": 0, "rejected": []})
 
@@ -115,7 +115,7 @@ async def test_400_for_nothing(app: Running, body: bytes, content_type: str) -> 
     ],
 )
 async def test_415(app: Running, headers: dict[str, str]) -> None:
-    """Another content type or encoding is refused, with what would be taken."""
+    """An unsupported content type or encoding gets 415, which names the supported ones."""
     reply = await app.post(EVENT, **headers)
     assert reply.status == 415
     assert "must be" in reply.body["error"]
@@ -123,7 +123,7 @@ async def test_415(app: Running, headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/v2/spans"), ("PUT", "/x")])
 async def test_404(app: Running, method: str, path: str) -> None:
-    """A path that is none says where to go."""
+    """An unknown path gets 404, which names the right one."""
     reply = await app.request(method, path, data=EVENT)
     assert reply.status == 404
     assert "/v1/spans" in reply.body["error"]
@@ -134,7 +134,7 @@ async def test_404(app: Running, method: str, path: str) -> None:
     [("GET", "/v1/spans", "POST"), ("PUT", "/v1/spans", "POST"), ("POST", "/readyz", "GET")],
 )
 async def test_405(app: Running, method: str, path: str, allowed: str) -> None:
-    """A path with another method says which one it takes."""
+    """A wrong method gets 405, which names the allowed ones."""
     reply = await app.request(method, path)
     assert (reply.status, reply.headers["Allow"]) == (405, allowed)
     assert allowed in reply.body["error"]
@@ -158,34 +158,34 @@ HOSTS = [
 
 @pytest.mark.parametrize(("host", "status"), HOSTS)
 async def test_403_for_another_host(app: Running, host: bytes, status: int) -> None:
-    """Only loopback names are this port's names: no page gets here by its own DNS."""
-    answered, body = await app.raw(post(b"Host: " + host))
-    assert answered == status
+    """Only loopback hosts are accepted, so a web page can't get in by DNS rebinding."""
+    got, body = await app.raw(post(b"Host: " + host))
+    assert got == status
     assert status == 202 or "error" in orjson.loads(body)
 
 
-async def test_no_host_at_all(app: Running) -> None:
-    """HTTP/1.0 needs no Host."""
+async def test_http_1_0_without_a_host(app: Running) -> None:
+    """HTTP/1.0 does not require `Host`."""
     line = b"POST /v1/spans HTTP/1.0"
     assert (await app.raw(post(line=line)))[0] == 202
 
 
 @pytest.mark.parametrize("path", ["/v1/spans", "/readyz", "/x"])
 async def test_403_for_web_pages(app: Running, path: str) -> None:
-    """A request of a page is refused, wherever it goes and from wherever it comes."""
+    """A request with an `Origin` gets 403 on every path."""
     reply = await app.request("POST", path, headers={"Origin": app.url}, data=EVENT)
     assert reply.status == 403
     assert app.app.accounting.received == 0
 
 
 async def test_readyz(app: Running) -> None:
-    """The agents' port says that it takes events."""
+    """GET and HEAD /readyz get 200 while the port accepts events."""
     assert (await app.request("GET", "/readyz")).status == 200
     assert (await app.request("HEAD", "/readyz")).status == 200
 
 
-async def test_413_for_what_never_fits() -> None:
-    """A request that an empty queue could not hold is too large, now and later."""
+async def test_413_for_more_than_an_empty_queue_holds() -> None:
+    """A request that would not fit into an empty queue gets 413; a smaller one is accepted."""
     async with running_app(queue__max_bytes="8KiB") as app:
         reply = await app.post([make_event(str(number)) for number in range(9)])
         assert reply.status == 413
@@ -194,7 +194,7 @@ async def test_413_for_what_never_fits() -> None:
 
 
 async def test_429_takes_nothing_of_a_request() -> None:
-    """A request that does not fit now is not taken, not even in part; nothing older is dropped."""
+    """A request that does not fit gets 429: no event of it is accepted, and nothing is dropped."""
     async with running_app(queue__max_bytes="64KiB") as app:
         events = [make_event(str(n), kind="end", input={"p": "x" * 9000}) for n in range(5)]
         assert (await app.post(events)).status == 202
@@ -207,7 +207,7 @@ async def test_429_takes_nothing_of_a_request() -> None:
 
 
 async def test_503_while_stopping() -> None:
-    """While it drains, new events are refused; what was taken arrives."""
+    """While the sidecar drains, new events get 503 and accepted ones are delivered."""
     async with upstream(stalled=True) as agentex:
         async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
             assert (await app.post(make_event("a", kind="end"))).status == 202
@@ -224,7 +224,7 @@ async def test_503_while_stopping() -> None:
 
 
 async def test_keep_alive(app: Running) -> None:
-    """A connection takes one request after another, refused ones too."""
+    """A connection is reused after each request, including refused ones."""
     reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
     statuses = []
     host = b"Host: localhost"
@@ -238,7 +238,7 @@ async def test_keep_alive(app: Running) -> None:
     assert statuses == [202, 400, 404, 202]
 
 
-async def test_every_answer_is_counted(app: Running) -> None:
+async def test_every_response_is_counted(app: Running) -> None:
     """Requests are counted by status, rejected events by reason."""
     await app.post([make_event("a"), BAD])
     await app.post(b"{")

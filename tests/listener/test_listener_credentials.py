@@ -1,4 +1,4 @@
-"""Credentials that come with a request: used upstream, shown nowhere (docs/api.md)."""
+"""Credentials that come with a request: sent upstream, shown nowhere (docs/api.md)."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ HEADERS = ("x-agent-api-key", "x-api-key", "x-selected-account-id")
 
 
 def sent(fake: Upstream) -> list[dict[str, str]]:
-    """The credentials of every request that an upstream was sent."""
+    """The credentials in each request that an upstream received."""
     return [
         {name: request.headers[name] for name in HEADERS if name in request.headers}
         for request in fake.requests
@@ -22,12 +22,12 @@ def sent(fake: Upstream) -> list[dict[str, str]]:
 
 
 def end(id_: str) -> Mapping[str, object]:
-    """An END, which leaves at once."""
+    """An END, which is forwarded immediately."""
     return make_event(id_, kind="end")
 
 
 async def shown(app: Running) -> str:
-    """All that the admin port says."""
+    """Everything that the admin port shows."""
     texts = []
     for path in ("/metrics", "/status", "/readyz", "/livez"):
         async with app.client.get(app.admin_url + path) as response:
@@ -36,13 +36,13 @@ async def shown(app: Running) -> str:
 
 
 async def state(app: Running) -> str:
-    """What the admin port says of SGP."""
+    """The state of SGP in `/status`."""
     async with app.client.get(app.admin_url + "/status") as response:
         return str((await response.json())["sinks"]["sgp"]["state"])
 
 
 async def test_relayed_credentials_are_used() -> None:
-    """Each upstream gets its own headers with the agent's values, and not the other's."""
+    """Each upstream gets the agent's values of its own headers, and none of the other's."""
     async with upstream() as agentex, upstream() as sgp:
         environ = {"AGENTEX_BASE_URL": agentex.url, "SGP_CLIENT_BASE_URL": sgp.url}
         async with running_app(environ, sgp__relay="true") as app:
@@ -53,7 +53,7 @@ async def test_relayed_credentials_are_used() -> None:
 
 
 async def test_configured_credentials_win() -> None:
-    """What the sidecar was given itself is not replaced by what an agent sends."""
+    """A configured credential is not replaced by one that an agent sends."""
     async with upstream() as agentex, upstream() as sgp:
         environ = {
             "AGENTEX_BASE_URL": agentex.url,
@@ -68,8 +68,8 @@ async def test_configured_credentials_win() -> None:
         assert sent(sgp) == [{"x-api-key": "own-key", "x-selected-account-id": "own-account"}]
 
 
-async def test_without_relay_nothing_is_taken() -> None:
-    """SGP credentials of an agent are used only where the configuration says so."""
+async def test_without_relay_nothing_is_used() -> None:
+    """An agent's SGP credentials are used only with `sgp.relay`."""
     async with upstream() as agentex, upstream() as sgp:
         environ = {"AGENTEX_BASE_URL": agentex.url, "SGP_CLIENT_BASE_URL": sgp.url}
         async with running_app(environ) as app:
@@ -79,15 +79,15 @@ async def test_without_relay_nothing_is_taken() -> None:
         assert sgp.requests == []
 
 
-async def test_what_waits_gets_the_credential_too() -> None:
-    """Without a credential spans wait; the first one that comes is used for all of them."""
+async def test_waiting_spans_get_the_credential() -> None:
+    """Spans wait for a credential, and the first one that arrives is used for all of them."""
     async with upstream() as sgp:
         async with running_app({"SGP_CLIENT_BASE_URL": sgp.url}, sgp__relay="true") as app:
             assert (await app.post(end("early"))).status == 202
             while (await state(app)) == "up":
                 pass
             assert sgp.requests == []
-            # Any request may bring it, even one whose events are no good.
+            # Any request can bring it, even one without a valid event.
             await app.post(b"{", x_api_key=API_KEY, x_selected_account_id=ACCOUNT)
             await sgp.asked.wait()
             assert await app.stop()
@@ -96,7 +96,7 @@ async def test_what_waits_gets_the_credential_too() -> None:
 
 
 async def test_the_latest_credential_is_used() -> None:
-    """A pod has one agent: its newest key counts."""
+    """A pod has one agent, so its last key is used."""
     async with upstream() as agentex:
         async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
             for key in ("first", "second"):
@@ -107,12 +107,12 @@ async def test_the_latest_credential_is_used() -> None:
         assert [headers["x-agent-api-key"] for headers in sent(agentex)] == ["first", "second"]
 
 
-async def test_a_question_brings_none() -> None:
-    """Only what brings spans, or would, has credentials to relay."""
+async def test_a_probe_brings_none() -> None:
+    """Credentials are relayed from POST, PUT and PATCH only, not from GET or HEAD."""
     async with upstream() as agentex:
         async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
             await app.post(end("a"), x_agent_api_key=AGENT_KEY)
-            headers = {"x-agent-api-key": "of-somebody-else"}
+            headers = {"x-agent-api-key": "of-another-client"}
             for method in ("GET", "HEAD"):
                 assert (await app.request(method, "/readyz", headers=headers)).status == 200
             await app.post(end("b"))
@@ -120,8 +120,8 @@ async def test_a_question_brings_none() -> None:
         assert sent(agentex) == 2 * [{"x-agent-api-key": AGENT_KEY}]
 
 
-async def test_a_page_can_not_bring_one() -> None:
-    """A refused request leaves no credential behind."""
+async def test_a_web_page_can_not_bring_one() -> None:
+    """A request that gets 403 does not set a credential."""
     async with upstream() as agentex:
         async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
             await app.post(end("a"), x_agent_api_key="evil", origin="http://evil.example")
@@ -132,7 +132,7 @@ async def test_a_page_can_not_bring_one() -> None:
 
 
 async def test_they_are_shown_nowhere() -> None:
-    """No page, metric, log line or answer has a credential in it."""
+    """No page, metric, log line or response contains a credential."""
     with structlog.testing.capture_logs() as logs:
         async with upstream() as agentex, upstream() as sgp:
             environ = {"AGENTEX_BASE_URL": agentex.url, "SGP_CLIENT_BASE_URL": sgp.url}
@@ -146,15 +146,15 @@ async def test_they_are_shown_nowhere() -> None:
                 pages = await shown(app)
                 assert await app.stop()
             bodies = [request.body for request in agentex.requests + sgp.requests]
-    said = pages + repr(logs) + repr(replies) + orjson.dumps(bodies).decode()
-    assert "started" in said
+    shown_texts = pages + repr(logs) + repr(replies) + orjson.dumps(bodies).decode()
+    assert "started" in shown_texts
     for secret in (AGENT_KEY, API_KEY, ACCOUNT, "configured-key"):
-        assert secret not in said
+        assert secret not in shown_texts
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", "schlüssel".encode(), b"a\tb", b"a b", b'"'])
 async def test_strange_values_do_no_harm(value: bytes) -> None:
-    """Whatever bytes a header may hold, spans still arrive."""
+    """Spans arrive, whatever bytes a credential header holds."""
     async with upstream() as agentex:
         async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
             body = orjson.dumps(end("a"))

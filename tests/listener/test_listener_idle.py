@@ -1,12 +1,12 @@
-"""Connections on which nothing happens."""
+"""Idle connections are closed."""
 
 import asyncio
 
 from tests.support.world import running_app
 
 
-async def test_half_a_header_does_not_stay_for_ever() -> None:
-    """A connection whose request never begins is closed after `idle_s`; others stay."""
+async def test_half_a_head_does_not_stay_forever() -> None:
+    """A connection with an incomplete head is closed after `idle_s`; new ones are accepted."""
     async with running_app() as app:
         reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
         writer.write(b"POST /v1/spans HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")

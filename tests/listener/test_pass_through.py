@@ -1,4 +1,4 @@
-"""Other requests of the SGP client: handed on as they are, streaming, or refused with a reason."""
+"""Pass-through: the SGP client's other requests are streamed unchanged, or refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,23 +12,22 @@ from tests.support.world import NOWHERE, Running, running_app
 
 
 class Far:
-    """An SGP whose answers a test writes itself."""
+    """An SGP whose responses depend on the path."""
 
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.gate = asyncio.Event()
-        self.asked = asyncio.Event()
-        self.hung_up = asyncio.Event()
+        self.requested = asyncio.Event()
+        self.aborted = asyncio.Event()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer by path."""
-        self.asked.set()
+        self.requested.set()
         if request.path.endswith("/slow"):
             try:
                 await self.gate.wait()
             except asyncio.CancelledError:
-                self.hung_up.set()
+                self.aborted.set()
                 raise
         if request.path.endswith("/events"):
             return await self._events(request)
@@ -81,19 +80,19 @@ async def far() -> AsyncIterator[Far]:
 
 @pytest.fixture
 async def app(far: Far) -> AsyncIterator[Running]:
-    """A sidecar that hands requests on to it."""
+    """A sidecar that passes requests through to it."""
     environ = {"SGP_CLIENT_BASE_URL": far.url}
     async with running_app(environ, sgp__relay="true", listener__pass_through="true") as running:
         yield running
 
 
 def passed(app: Running) -> dict[str, int]:
-    """What became of requests, by outcome, without the zeros."""
+    """Passed-through requests by outcome, without zeros."""
     return dict(+app.app.listener._metrics.passed)
 
 
-async def test_a_request_goes_as_it_is(app: Running, far: Far) -> None:
-    """Method, path, query, headers and body; the credential is the agent's own."""
+async def test_a_request_is_forwarded_unchanged(app: Running, far: Far) -> None:
+    """Method, path, query, headers and body are forwarded; the credential is the agent's own."""
     headers = {"x-api-key": "agent", "Connection": "X-Secret-Hop", "X-Secret-Hop": "1"}
     path = "/v5/files/a%2Fb?x=%20y&z="
     async with app.client.post(app.url + path, data=b"body", headers=headers) as response:
@@ -109,8 +108,8 @@ async def test_a_request_goes_as_it_is(app: Running, far: Far) -> None:
     assert app.app.accounting.received == 0
 
 
-async def test_an_answer_streams(app: Running, far: Far) -> None:
-    """The first event is here before the second one exists."""
+async def test_a_response_streams(app: Running, far: Far) -> None:
+    """The first event arrives before the second one is sent."""
     async with app.client.get(f"{app.url}/v5/events") as response:
         assert response.content_type == "text/event-stream"
         assert await response.content.readany() == b"data: 1\n\n"
@@ -119,19 +118,19 @@ async def test_an_answer_streams(app: Running, far: Far) -> None:
 
 
 async def test_a_request_streams(app: Running, far: Far) -> None:
-    """The upstream is asked while the body still comes, and gets all of it."""
+    """The upstream gets the request while the agent is still sending the body."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b"first"
-        await far.asked.wait()
+        await far.requested.wait()
         yield b"second"
 
     async with app.client.post(f"{app.url}/v5/files", data=body()) as response:
         assert await response.read() == b"echo:firstsecond"
 
 
-async def test_an_answer_that_breaks_off_breaks_off_here_too(app: Running, far: Far) -> None:
-    """The agent must not take a half answer for a whole one."""
+async def test_a_truncated_response_is_truncated_for_the_agent(app: Running, far: Far) -> None:
+    """The agent can tell that a response is incomplete."""
     async with app.client.get(f"{app.url}/v5/broken/events") as response:
         await response.content.readany()
         far.gate.set()
@@ -140,20 +139,20 @@ async def test_an_answer_that_breaks_off_breaks_off_here_too(app: Running, far: 
     assert passed(app) == {"broken": 1}
 
 
-async def test_an_agent_that_hangs_up_ends_the_request(app: Running, far: Far) -> None:
-    """Its time-out is the one that counts: nothing keeps running at SGP."""
+async def test_an_agent_that_disconnects_ends_the_request(app: Running, far: Far) -> None:
+    """The agent's timeout applies: its request does not keep running at SGP."""
     with pytest.raises(TimeoutError):
         async with (
             asyncio.timeout(0.2),
             app.client.get(f"{app.url}/v5/slow"),
         ):
-            raise AssertionError("no answer was to come")
+            raise AssertionError("no response was expected")
     async with asyncio.timeout(5):
-        await far.hung_up.wait()
+        await far.aborted.wait()
 
 
-async def test_a_long_answer_is_not_idle(app: Running, far: Far) -> None:
-    """Connections without a request for minutes are closed; one that is being answered is not."""
+async def test_a_long_response_is_not_idle(app: Running, far: Far) -> None:
+    """A connection with a response in progress is not closed as idle."""
     async with app.client.get(f"{app.url}/v5/events") as response:
         await response.content.readany()
         app.app.listener.sweep(asyncio.get_running_loop().time() + 10_000)
@@ -162,15 +161,15 @@ async def test_a_long_answer_is_not_idle(app: Running, far: Far) -> None:
 
 
 async def test_a_silent_upstream_is_a_504(app: Running) -> None:
-    """The client says how long it waits (docs/upstreams.md S1.1)."""
+    """The read timeout is the one that the client sends (docs/upstreams.md S1.1)."""
     headers = {"x-stainless-read-timeout": "0.05"}
     reply = await app.request("GET", "/v5/slow", headers=headers)
     assert (reply.status, list(reply.body)) == (504, ["detail"])
     assert passed(app) == {"timeout": 1}
 
 
-async def test_an_upstream_that_is_away_is_a_502() -> None:
-    """At once, and never tried again."""
+async def test_an_unreachable_upstream_is_a_502() -> None:
+    """The 502 is immediate: nothing is retried."""
     environ = {"SGP_CLIENT_BASE_URL": NOWHERE}
     async with running_app(environ, sgp__relay="true", listener__pass_through="true") as app:
         reply = await app.request("GET", "/v5/models")
@@ -179,7 +178,7 @@ async def test_an_upstream_that_is_away_is_a_502() -> None:
 
 
 async def test_redirects_are_the_clients_to_follow(app: Running) -> None:
-    """The proxy reaches the configured upstream only."""
+    """A redirect is returned to the client, not followed."""
     async with app.client.get(f"{app.url}/v5/moved", allow_redirects=False) as response:
         assert response.status == 307
 
@@ -191,22 +190,22 @@ async def test_redirects_are_the_clients_to_follow(app: Running) -> None:
 async def test_nothing_but_the_base_url_can_be_reached(
     app: Running, far: Far, target: bytes
 ) -> None:
-    """No path leads out of it."""
+    """No path escapes the base URL."""
     status, _ = await app.raw(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % target)
     assert status in {400, 403, 404}
     assert not far.requests
 
 
 async def test_another_host_in_the_target_is_still_our_upstream(app: Running, far: Far) -> None:
-    """An absolute target names a host: it is not asked."""
+    """The host of an absolute request target is ignored."""
     request = b"GET http://elsewhere.invalid/v5/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
     status, _ = await app.raw(request)
     assert status in {201, 400, 403}
     assert all(target == "/public/v5/models" for _, target, _, _ in far.requests)
 
 
-async def test_it_is_off_by_default(far: Far) -> None:
-    """404 says what to set, and nothing is asked."""
+async def test_it_is_disabled_by_default(far: Far) -> None:
+    """The 404 names the key to set, and SGP gets no request."""
     environ = {"SGP_CLIENT_BASE_URL": far.url}
     async with running_app(environ, sgp__relay="true") as app:
         reply = await app.request("GET", "/v5/models")
@@ -215,8 +214,8 @@ async def test_it_is_off_by_default(far: Far) -> None:
     assert not far.requests
 
 
-async def test_spans_are_still_taken(app: Running, far: Far) -> None:
-    """The batch route is ours, also with pass-through on."""
+async def test_spans_are_still_accepted(app: Running, far: Far) -> None:
+    """The batch route is served by the sidecar, also with pass-through enabled."""
     reply = await app.request("PUT", "/v5/spans/batch", json={"items": []})
     assert reply.status == 200
     assert not far.requests

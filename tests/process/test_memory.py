@@ -1,4 +1,4 @@
-"""What the container allows, what the queue takes of it, and what is given back."""
+"""The container's memory limit, the queue's share of it, and trimming."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ NONE = Path("/nonexistent")
 
 
 def cgroup(root: Path, **files: str) -> Path:
-    """A cgroup file system with these files; `__` is a slash."""
+    """A cgroup file system with these files; `__` stands for a slash."""
     for name, text in files.items():
         file = root / name.replace("__", "/").replace("memory_", "memory.")
         file.parent.mkdir(exist_ok=True)
@@ -22,7 +22,7 @@ def cgroup(root: Path, **files: str) -> Path:
     ("text", "limit"), [("268435456\n", 2**28), ("max\n", None), ("", None), ("junk", None)]
 )
 def test_cgroup_v2(tmp_path: Path, text: str, limit: int | None) -> None:
-    """Version 2 has a number, or `max` for none."""
+    """In cgroup v2 the limit is a number, or `max` for none."""
     assert container_limit(cgroup(tmp_path, memory_max=text), NONE) == limit
 
 
@@ -30,7 +30,7 @@ def test_cgroup_v2(tmp_path: Path, text: str, limit: int | None) -> None:
     ("text", "limit"), [("268435456\n", 2**28), ("9223372036854771712\n", None)]
 )
 def test_cgroup_v1(tmp_path: Path, text: str, limit: int | None) -> None:
-    """Version 1 has a number, a huge one for none."""
+    """In cgroup v1 the limit is a number, a huge one for none."""
     root = cgroup(tmp_path, memory__memory_limit_in_bytes=text)
     assert container_limit(root, NONE) == limit
 
@@ -40,10 +40,10 @@ def test_cgroup_v1(tmp_path: Path, text: str, limit: int | None) -> None:
     [("0::/kube/pod", "memory.max"), ("4:cpu,memory:/kube/pod\n0::/x", "memory.limit_in_bytes")],
 )
 @pytest.mark.parametrize("above", ["kube", "kube/pod"])
-def test_the_least_limit_of_our_own_cgroup_and_those_above(
+def test_the_smallest_limit_of_our_cgroup_and_its_ancestors(
     tmp_path: Path, own: str, name: str, above: str
 ) -> None:
-    """A runtime may show a container the whole tree: ours is where /proc/self/cgroup says."""
+    """Where the whole tree is visible, /proc/self/cgroup has our place in it."""
     (tmp_path / "own").write_text(own)
     root = tmp_path / "memory" if name.endswith("bytes") else tmp_path
     for path, limit in (("", 2**40), ("kube", 2**32), ("kube/pod", 2**33), (above, 2**27)):
@@ -52,8 +52,8 @@ def test_the_least_limit_of_our_own_cgroup_and_those_above(
     assert container_limit(tmp_path, tmp_path / "own") == 2**27
 
 
-def test_no_cgroup_at_all(tmp_path: Path) -> None:
-    """On a laptop there is no such file, and no limit."""
+def test_no_cgroup(tmp_path: Path) -> None:
+    """Without a cgroup file system there is no limit."""
     assert container_limit(tmp_path, NONE) is None
 
 
@@ -67,12 +67,12 @@ def test_no_cgroup_at_all(tmp_path: Path) -> None:
     ],
 )
 def test_the_queue_takes_a_share(limit: int | None, size: int) -> None:
-    """A share of the limit, within bounds."""
+    """The queue gets a share of the limit, within bounds."""
     assert automatic_max_bytes(limit) == size
 
 
 def test_trimming_follows_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is given back once much was freed since the last time, and only then."""
+    """It trims after much was freed, and once more when usage has settled."""
     calls: list[int] = []
     monkeypatch.setattr("sidecar.process.memory._find_trim", lambda: calls.append)
     trimmer = Trimmer()
@@ -83,8 +83,8 @@ def test_trimming_follows_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [0, 0, 0, 1, 1, 1, 2, 3, 3]
 
 
-def test_trimming_where_it_can_not_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A C library without the call is no error."""
+def test_no_malloc_trim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C library without `malloc_trim` is not an error."""
     monkeypatch.setattr("sidecar.process.memory._find_trim", lambda: None)
     trimmer = Trimmer()
     trimmer.look(50 * MIB)
@@ -92,7 +92,7 @@ def test_trimming_where_it_can_not_be_done(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_real_call() -> None:
-    """What this platform's C library has can be called."""
+    """This platform's `malloc_trim`, if any, can be called."""
     trimmer = Trimmer()
     trimmer.look(50 * MIB)
     trimmer.look(0)

@@ -1,6 +1,6 @@
-"""A sidecar in a process of its own, for `test_layout`: what has been loaded after each request.
+"""Runs a sidecar in its own process for `test_layout`, to see what each request loads.
 
-Prints a line a request: the status of the answer, and whether aiohttp is there.
+Prints one line per request: the status of the response, and whether aiohttp is loaded.
 """
 
 import asyncio
@@ -31,25 +31,25 @@ ENVIRONMENT = {
 DEADLINE_S = 30.0
 
 
-async def ask(port: int, request: bytes) -> None:
-    """Send one request and say what there is then."""
+async def request(port: int, data: bytes) -> None:
+    """Send one request, and print its status and whether aiohttp is loaded."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request)
+    writer.write(data)
     status = (await reader.readline()).split()[1].decode()
-    print("asked", status, "aiohttp" in sys.modules)  # noqa: T201 (for the test)
+    print("status", status, "aiohttp" in sys.modules)  # noqa: T201 (for the test)
     writer.close()
 
 
 async def main() -> None:
-    """Run the app, ask, stop it."""
+    """Run the app, send the requests, stop it."""
     app, started = App(load(None, ENVIRONMENT), ENVIRONMENT), asyncio.Event()
     async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(app.run(started))
         await started.wait()
-        await ask(app.ports["listener"], READY)
-        await ask(app.ports["listener"], PLAIN)
-        await ask(app.ports["admin"], METRICS)
-        await ask(app.ports["listener"], CHUNKED)
+        await request(app.ports["listener"], READY)
+        await request(app.ports["listener"], PLAIN)
+        await request(app.ports["admin"], METRICS)
+        await request(app.ports["listener"], CHUNKED)
         app.stop()
 
 

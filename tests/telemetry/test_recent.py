@@ -50,7 +50,7 @@ def test_last_words_are_the_next_lifes_first(tmp_path: Path) -> None:
     folder = folder_of(str(tmp_path), "")
     first = ExitReport(folder, message)
     assert first.lost == 0
-    first.say(3)
+    first.write(3)
     assert message.read_text() == "lost 3 writes at shutdown\n"
     second = ExitReport(folder, message)
     assert second.lost == 3
@@ -60,7 +60,7 @@ def test_last_words_are_the_next_lifes_first(tmp_path: Path) -> None:
 def test_where_nothing_outlives_a_life(tmp_path: Path) -> None:
     """Nothing is known, and nothing fails; a broken file is as none."""
     words = ExitReport(folder_of("", ""), tmp_path / "none")
-    words.say(5)
+    words.write(5)
     assert words.lost == 0
     assert folder_of("", str(tmp_path / "letters.jsonl")) == tmp_path
     (tmp_path / "last_shutdown_lost").write_text("many")
@@ -72,5 +72,5 @@ def test_a_disk_that_fails_is_a_warning(tmp_path: Path, folder: str) -> None:
     """The exit code says it, too: nothing is raised at the end of a life."""
     (tmp_path / "file").touch()
     with structlog.testing.capture_logs() as lines:
-        ExitReport(tmp_path / folder).say(1)
+        ExitReport(tmp_path / folder).write(1)
     assert [line["event"] for line in lines] == ["last_words_not_kept"]

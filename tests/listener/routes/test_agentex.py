@@ -1,4 +1,4 @@
-"""What the Agentex SDK sends: `POST /spans` and `PATCH /spans/{id}` (docs/api.md)."""
+"""The Agentex SDK's requests: `POST /spans` and `PATCH /spans/{id}` (docs/api.md)."""
 
 import json
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.support.world import END_TIME, NOWHERE, START_TIME, Reply, Running, r
 
 
 def span(id: str | None = "s1", *, ended: bool = True, **fields: Any) -> dict[str, Any]:  # noqa: A002
-    """A body of POST as the SDK makes it: all ten keys."""
+    """A POST body as the SDK sends it, with all ten keys."""
     return {
         "id": id,
         "trace_id": "t1",
@@ -29,21 +29,21 @@ def span(id: str | None = "s1", *, ended: bool = True, **fields: Any) -> dict[st
 
 
 def end(**fields: Any) -> dict[str, Any]:
-    """A body of PATCH as the SDK makes it: what is not null."""
+    """A PATCH body as the SDK sends it, without nulls."""
     times = {"start_time": START_TIME, "end_time": END_TIME}
     return {"trace_id": "t1", "name": "turn"} | times | fields
 
 
 @pytest.fixture
 async def agentex() -> AsyncIterator[AgentexStandIn]:
-    """The Agentex server."""
+    """A stand-in for the Agentex server."""
     async with AgentexStandIn() as stand_in:
         yield stand_in
 
 
 @pytest.fixture
 async def app(agentex: AgentexStandIn) -> AsyncIterator[Running]:
-    """A sidecar with both upstreams; SGP must not get any of it."""
+    """A sidecar with both upstreams; SGP must not get any span."""
     async with SgpStandIn() as sgp:
         environ = {
             "AGENTEX_BASE_URL": agentex.url,
@@ -67,30 +67,30 @@ async def patch(app: Running, id_: str, body: object) -> Reply:
 
 
 async def sent(app: Running, agentex: AgentexStandIn) -> list[tuple[str, Any]]:
-    """All requests that the server got, once the app has delivered everything."""
+    """All requests that the server received, after the app has delivered everything."""
     assert await app.stop()
     return [(request.method, json.loads(request.body)) for request in agentex.requests]
 
 
 async def test_a_complete_span(app: Running, agentex: AgentexStandIn) -> None:
-    """It is answered as the server would, and arrives as it was sent."""
+    """It gets the server's response and arrives unchanged."""
     reply = await post(app, span())
     assert (reply.status, reply.body) == (200, span())
     assert await sent(app, agentex) == [("POST", span())]
 
 
 async def test_start_and_end_become_one_post(app: Running, agentex: AgentexStandIn) -> None:
-    """POST and PATCH are joined; the answer to the PATCH is the whole span."""
+    """POST and PATCH are joined, and the response to the PATCH is the whole span."""
     await post(app, span(ended=False))
     reply = await patch(app, "s1", end(output={"a": 2}))
     assert (reply.status, reply.body) == (200, span())
     assert await sent(app, agentex) == [("POST", span())]
 
 
-async def test_data_of_an_end_is_laid_over_that_of_its_start(
+async def test_data_of_an_end_is_merged_into_that_of_its_start(
     app: Running, agentex: AgentexStandIn
 ) -> None:
-    """Shallow, as the server does it (docs/upstreams.md A2)."""
+    """The merge is shallow, as in the server (docs/upstreams.md A2)."""
     await post(app, span(ended=False, data={"a": 1, "b": {"c": 1}}))
     reply = await patch(app, "s1", end(data={"b": {"d": 2}, "e": None}))
     data = {"a": 1, "b": {"d": 2}, "e": None}
@@ -100,14 +100,14 @@ async def test_data_of_an_end_is_laid_over_that_of_its_start(
 
 
 async def test_an_end_without_its_start(app: Running, agentex: AgentexStandIn) -> None:
-    """Its START went another way: the sink creates it, or completes what is there."""
+    """The START went through another sidecar: the END is a complete POST."""
     assert (await patch(app, "a%20b", end(output={"a": 2}))).status == 200
     ((method, body),) = await sent(app, agentex)
     assert (method, body["id"], body["output"]) == ("POST", "a b", {"a": 2})
 
 
 async def test_a_span_without_an_id_gets_one(app: Running, agentex: AgentexStandIn) -> None:
-    """As at the server; a retry must not make a second one."""
+    """A span without an id gets one, so that a retry does not create a second span."""
     reply = await post(app, span(None))
     await sent(app, agentex)
     assert list(agentex.spans) == [reply.body["id"]]
@@ -126,10 +126,10 @@ async def test_a_span_without_an_id_gets_one(app: Running, agentex: AgentexStand
         ([], "object"),
     ],
 )
-async def test_bad_spans_are_refused_in_the_servers_words(
+async def test_bad_spans_get_the_servers_error_format(
     app: Running, body: object, where: str
 ) -> None:
-    """422 with the server's three keys; the message names the field and has no content."""
+    """422 with the server's three keys; the message names the field and repeats no content."""
     reply = await post(app, body)
     assert reply.status == 422
     assert set(reply.body) == {"status_code", "message", "data"}
@@ -137,8 +137,8 @@ async def test_bad_spans_are_refused_in_the_servers_words(
     assert "text" not in reply.body["message"]
 
 
-async def test_a_patch_that_is_no_end_is_refused(app: Running) -> None:
-    """It says what it needs; the SDK never sends one."""
+async def test_a_patch_without_an_end_is_refused(app: Running) -> None:
+    """The 422 names the missing field; the SDK never sends such a PATCH."""
     reply = await patch(app, "s1", {"output": {"a": 1}})
     assert reply.status == 422
     reply = await patch(app, "s1", end(end_time=None))
@@ -146,8 +146,8 @@ async def test_a_patch_that_is_no_end_is_refused(app: Running) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
-async def test_what_is_not_json(app: Running, body: bytes) -> None:
-    """422, as at the server."""
+async def test_a_body_that_is_not_json(app: Running, body: bytes) -> None:
+    """422, as from the server."""
     headers = {"content-type": "application/json"}
     reply = await app.request("POST", "/spans", data=body, headers=headers)
     assert reply.status == 422
@@ -156,13 +156,13 @@ async def test_what_is_not_json(app: Running, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/spans/s1"), ("GET", "/spans"), ("DELETE", "/spans/s1")]
 )
-async def test_the_rest_of_the_api_is_not_ours(app: Running, method: str, path: str) -> None:
-    """404: the server has them."""
+async def test_the_rest_of_the_api_is_not_served(app: Running, method: str, path: str) -> None:
+    """Agentex's other requests get 404."""
     assert (await app.request(method, path)).status == 404
 
 
-async def test_where_agentex_is_off() -> None:
-    """404 says what to set."""
+async def test_agentex_not_enabled() -> None:
+    """The 404 names the key to set."""
     environ = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a", "SGP_CLIENT_BASE_URL": NOWHERE}
     async with running_app(environ, shutdown__grace_s=0) as app:
         reply = await post(app, span())
@@ -171,7 +171,7 @@ async def test_where_agentex_is_off() -> None:
 
 
 async def test_a_start_outlives_a_restart(agentex: AgentexStandIn, tmp_path: Path) -> None:
-    """The END finds it in the spool, payload and all, and is one POST with it."""
+    """The END is joined with its START from the spool, payloads included, into one POST."""
     async with running_app(
         spool__path=tmp_path, queue__start_hold_s=60, shutdown__grace_s=0
     ) as app:

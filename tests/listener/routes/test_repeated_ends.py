@@ -1,4 +1,4 @@
-"""ENDs that come twice, and spans whose START and END come by different routes."""
+"""Repeated ENDs, and spans whose START and END come through different routes."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ SMALL = {"queue__max_bytes": "4MiB", "spool__max_bytes": "256MiB", "queue__start
 
 
 def start(id: str = "s1", **fields: Any) -> dict[str, Any]:  # noqa: A002
-    """A body of POST /spans: a START."""
+    """A POST /spans body: a START."""
     return {
         "id": id,
         "trace_id": "t1",
@@ -28,20 +28,20 @@ def start(id: str = "s1", **fields: Any) -> dict[str, Any]:  # noqa: A002
 
 
 def end(**fields: Any) -> dict[str, Any]:
-    """A body of PATCH /spans/{id}."""
+    """A PATCH /spans/{id} body."""
     times = {"start_time": START_TIME, "end_time": END_TIME}
     return {"trace_id": "t1", "name": "turn"} | times | fields
 
 
-async def taken(app: Running, event: dict[str, Any]) -> None:
-    """Post until there is room: the lane has to send some first."""
+async def accepted(app: Running, event: dict[str, Any]) -> None:
+    """Post until there is room: the lane has to forward some writes first."""
     async with asyncio.timeout(30):
         while (await app.post(event)).status != 202:
             pass
 
 
 async def test_a_repeated_patch_does_not_blank_a_waiting_end() -> None:
-    """The SDK sends a PATCH again when an answer is lost; the span keeps input and data."""
+    """The SDK resends a PATCH when a response is lost; the span keeps its input and data."""
     async with upstream(stalled=True) as agentex:
         environ = {"AGENTEX_BASE_URL": agentex.url}
         async with running_app(environ, agentex__max_concurrency=1) as app:
@@ -60,7 +60,7 @@ async def test_a_repeated_patch_does_not_blank_a_waiting_end() -> None:
 async def test_a_repeated_end_after_a_restart_does_not_blank_the_first(
     tmp_path: Path, how: str
 ) -> None:
-    """An agent that got no answer sends its thin END again to the next life."""
+    """An agent that got no response resends its thin END to the restarted sidecar."""
     async with upstream(stalled=True) as agentex:
         environ = {"AGENTEX_BASE_URL": agentex.url}
         settings = {"spool__path": tmp_path, "agentex__max_concurrency": 1}
@@ -87,7 +87,7 @@ async def test_a_repeated_end_after_a_restart_does_not_blank_the_first(
 
 
 async def test_start_by_event_end_by_patch() -> None:
-    """The END takes from the START what it leaves out."""
+    """The END is filled from a START that came through another route."""
     async with AgentexStandIn() as agentex:
         async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
             await app.post(make_event(input={"q": 1}))
@@ -98,10 +98,10 @@ async def test_start_by_event_end_by_patch() -> None:
 
 
 @pytest.mark.parametrize("spool", [False, True])
-async def test_no_open_write_follows_an_end_that_came_by_another_route(
+async def test_no_open_write_after_an_end_through_another_route(
     tmp_path: Path, spool: bool
 ) -> None:
-    """The held START goes to the other lane only: at SGP it would replace the finished row."""
+    """The held START goes to the other lane only: SGP would replace the complete row with it."""
     async with SgpStandIn() as sgp, AgentexStandIn() as agentex:
         environ = {
             "SGP_CLIENT_BASE_URL": sgp.url,
@@ -129,19 +129,19 @@ async def test_no_open_write_follows_an_end_that_came_by_another_route(
 
 
 async def test_thin_ends_of_starts_on_disk_keep_to_the_memory_bound(tmp_path: Path) -> None:
-    """What would come back from disk is counted before; a refusal leaves room for others."""
+    """Payloads are counted before they are loaded from disk; a refusal leaves room for others."""
     async with upstream() as agentex:
         environ = {"AGENTEX_BASE_URL": agentex.url}
         async with running_app(environ, spool__path=tmp_path, **SMALL) as app:
             for number in range(100):
                 event = make_event(f"s{number}", input={"q": "x" * 100_000})
-                await taken(app, event)
+                await accepted(app, event)
             ends = [make_event(f"s{n}", kind="end", output={"x": 1}) for n in range(100)]
             reply = await app.post(ends)
             assert reply.status == 413
             assert app.app.budget.used <= app.app.budget.limit
             for thin in ends:
-                await taken(app, thin)
+                await accepted(app, thin)
                 assert app.app.budget.used <= app.app.budget.limit
             assert await app.stop()
     done = {

@@ -1,4 +1,4 @@
-"""What the SGP SDK sends: `PUT /v5/spans/batch` (docs/api.md, second part)."""
+"""The SGP SDK's request: `PUT /v5/spans/batch` (docs/api.md)."""
 
 import json
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ HEADERS = {"x-api-key": "agent-key", "x-selected-account-id": "account-1"}
 
 
 def item(id: str = "s1", **fields: Any) -> dict[str, Any]:  # noqa: A002
-    """An item as the SDK makes it; a field that is None is left out."""
+    """An item as the SDK sends it; a field that is None is left out."""
     values: dict[str, Any] = {
         "name": "turn",
         "id": id,
@@ -34,14 +34,14 @@ def item(id: str = "s1", **fields: Any) -> dict[str, Any]:  # noqa: A002
 
 @pytest.fixture
 async def sgp() -> AsyncIterator[SgpStandIn]:
-    """SGP."""
+    """A stand-in for SGP."""
     async with SgpStandIn() as stand_in:
         yield stand_in
 
 
 @pytest.fixture
 async def app(sgp: SgpStandIn) -> AsyncIterator[Running]:
-    """A sidecar that takes SGP's credential from the agent, and has Agentex too."""
+    """A sidecar that relays the agent's SGP credentials, with Agentex enabled as well."""
     async with AgentexStandIn() as agentex:
         environ = {"SGP_CLIENT_BASE_URL": sgp.url, "AGENTEX_BASE_URL": agentex.url}
         async with running_app(environ, sgp__relay="true", queue__start_hold_s=0.05) as running:
@@ -49,19 +49,19 @@ async def app(sgp: SgpStandIn) -> AsyncIterator[Running]:
 
 
 async def put(app: Running, *items: Any, method: str = "PUT", **headers: str) -> tuple[int, Any]:
-    """Send a batch; the status and the body of the answer."""
+    """Send a batch; return the status and the body of the response."""
     reply = await app.request(method, PATH, json={"items": items}, headers=HEADERS | headers)
     return reply.status, reply.body
 
 
 async def drained(app: Running) -> None:
-    """Stop the app, so that all that it took is delivered."""
+    """Stop the app, which delivers everything that it accepted."""
     assert await app.stop()
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-async def test_an_item_arrives_as_it_was_sent(app: Running, sgp: SgpStandIn, method: str) -> None:
-    """Nothing is added, nothing is left out, and only SGP gets it."""
+async def test_an_item_arrives_unchanged(app: Running, sgp: SgpStandIn, method: str) -> None:
+    """An item is forwarded without changes, and only to SGP."""
     sent = item(
         group_id="g1",
         parent_id="p1",
@@ -79,8 +79,8 @@ async def test_an_item_arrives_as_it_was_sent(app: Running, sgp: SgpStandIn, met
     assert agentex.metrics.accounting.written == 0
 
 
-async def test_the_answer_has_what_the_response_model_needs(app: Running) -> None:
-    """Required fields of the SDK's Span, in the order of the items, and no content."""
+async def test_the_response_has_what_the_sdk_needs(app: Running) -> None:
+    """It has the required fields of the SDK's Span, in the order of the items, and no content."""
     _, body = await put(app, item("a"), item("b"))
     assert body["items"] == [
         {
@@ -96,7 +96,7 @@ async def test_the_answer_has_what_the_response_model_needs(app: Running) -> Non
 
 
 async def test_start_and_end_become_one_write(app: Running, sgp: SgpStandIn) -> None:
-    """As on our own route: half the writes, and what the END leaves out comes from the START."""
+    """START and END are joined, and the END is filled from the START."""
     await put(app, item(end_timestamp=None, output={}))
     await put(app, item(input=None, output={"a": 2}))
     await drained(app)
@@ -105,24 +105,22 @@ async def test_start_and_end_become_one_write(app: Running, sgp: SgpStandIn) -> 
     assert app.app.accounting.joined == 1
 
 
-async def test_an_end_twice_is_one_write(app: Running, sgp: SgpStandIn) -> None:
+async def test_a_repeated_end_is_one_write(app: Running, sgp: SgpStandIn) -> None:
     """The SDK's sync queue sends some complete items twice (docs/upstreams.md S3, unknown 6)."""
     await put(app, item(), item())
     await drained(app)
     assert sum(len(json.loads(request.body)["items"]) for request in sgp.requests) == 1
 
 
-async def test_an_open_item_is_written_when_its_end_does_not_come(
-    app: Running, sgp: SgpStandIn
-) -> None:
-    """People see it running."""
+async def test_an_open_item_without_its_end_is_written(app: Running, sgp: SgpStandIn) -> None:
+    """An open item whose END never comes is written, so that people see it running."""
     await put(app, item(end_timestamp=None))
     await drained(app)
     assert "end_timestamp" not in sgp.spans["t1", "s1"]
 
 
-async def test_the_same_span_of_both_sdks_stays_two(app: Running, sgp: SgpStandIn) -> None:
-    """An SDK tells each upstream its own copy: neither is joined with the other."""
+async def test_the_copies_of_both_sdks_are_not_joined(app: Running, sgp: SgpStandIn) -> None:
+    """An SDK sends each upstream its own copy of a span; neither is joined with the other."""
     await put(app, item(end_timestamp=None, metadata={"for": "sgp"}))
     await app.post(make_event("s2", kind="end", trace_id="t1"))
     event = make_event("s1", kind="end")["span"]
@@ -154,19 +152,19 @@ REFUSED: list[tuple[dict[str, Any], int, list[Any]]] = [
 async def test_a_bad_item_is_refused_alone(
     app: Running, sgp: SgpStandIn, fields: dict[str, Any], status: int, where: list[Any]
 ) -> None:
-    """In SGP's words, with the place; its neighbours are taken, where SGP would drop them."""
+    """The error has SGP's format and the item's location; the other items are accepted."""
     bad = {name: value for name, value in (item("bad") | fields).items() if value is not None}
     got, body = await put(app, item("a"), bad, item("b"))
     assert got == status
-    (said,) = body["detail"]
-    assert (said["loc"], said["type"]) == (where, "value_error")
-    assert "text" not in said["msg"]
+    (error,) = body["detail"]
+    assert (error["loc"], error["type"]) == (where, "value_error")
+    assert "text" not in error["msg"]
     await drained(app)
     assert {key[1] for key in sgp.spans} == {"a", "b"}
 
 
-async def test_what_the_sdk_can_not_help_is_repaired(app: Running, sgp: SgpStandIn) -> None:
-    """Lists are wrapped, an unknown type is CUSTOM, a lone surrogate U+FFFD (D18)."""
+async def test_what_an_agent_can_not_fix_is_repaired(app: Running, sgp: SgpStandIn) -> None:
+    """Lists are wrapped, an unknown type becomes CUSTOM, a lone surrogate U+FFFD (D18)."""
     body = json.dumps({"items": [item(input=[{"a": 1}], type="None", output={"t": "\ud800"})]})
     headers = {"content-type": "application/json"}
     reply = await app.request("PUT", PATH, data=body.encode(), headers=headers | HEADERS)
@@ -179,7 +177,7 @@ async def test_what_the_sdk_can_not_help_is_repaired(app: Running, sgp: SgpStand
 
 
 async def test_an_item_without_an_id_gets_one(app: Running, sgp: SgpStandIn) -> None:
-    """A retry must not make a second span of it."""
+    """An item without an id gets one, so that a retry does not create a second span."""
     _, body = await put(app, item(id=None))  # type: ignore[arg-type]
     await drained(app)
     assert [("t1", body["items"][0]["id"])] == list(sgp.spans)
@@ -188,29 +186,29 @@ async def test_an_item_without_an_id_gets_one(app: Running, sgp: SgpStandIn) -> 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"items": 3}', b"\xff", b'{"items": [' + b"[" * 5000]
 )
-async def test_what_is_no_batch_is_a_422(app: Running, body: bytes) -> None:
-    """With a detail, and counted."""
+async def test_a_malformed_batch_is_a_422(app: Running, body: bytes) -> None:
+    """A body that is not a batch gets 422 with a `detail`."""
     headers = {"content-type": "application/json"}
     reply = await app.request("PUT", PATH, data=body, headers=headers)
     assert reply.status == 422
     assert reply.body["detail"]
 
 
-async def test_an_empty_batch_is_fine(app: Running) -> None:
-    """As at SGP."""
+async def test_an_empty_batch_is_accepted(app: Running) -> None:
+    """An empty batch gets 200, as from SGP."""
     assert await put(app) == (200, {"object": "list", "items": []})
 
 
 async def test_other_methods_and_types(app: Running) -> None:
-    """405 says what to use; another content type is a 415."""
+    """The 405 names the allowed methods; another content type gets 415."""
     reply = await app.request("GET", PATH)
     assert (reply.status, reply.headers["Allow"]) == (405, "PUT, POST")
     reply = await app.request("PUT", PATH, data=b"{}", headers={"content-type": "text/plain"})
     assert (reply.status, list(reply.body)) == (415, ["detail"])
 
 
-async def test_where_sgp_is_off() -> None:
-    """404 says what to set."""
+async def test_sgp_not_enabled() -> None:
+    """The 404 names the keys to set."""
     async with running_app({"AGENTEX_BASE_URL": NOWHERE}, shutdown__grace_s=0) as app:
         status, body = await put(app, item())
     assert status == 404
@@ -218,7 +216,7 @@ async def test_where_sgp_is_off() -> None:
 
 
 async def test_a_full_queue_is_a_429(sgp: SgpStandIn) -> None:
-    """Nothing of the batch is taken, and the SDK is told when to come back."""
+    """No item of the batch is accepted, and `Retry-After` tells the SDK when to retry."""
     environ = {"SGP_CLIENT_BASE_URL": sgp.url}
     async with running_app(environ, sgp__relay="true", queue__max_bytes="8KiB") as app:
         first = [item(str(n), input={"p": "x" * 300}, end_timestamp=None) for n in range(4)]
@@ -229,7 +227,7 @@ async def test_a_full_queue_is_a_429(sgp: SgpStandIn) -> None:
 
 
 async def test_items_outlive_a_restart(sgp: SgpStandIn, tmp_path: Path) -> None:
-    """An open item comes back from the spool as what it was, and its END finds it."""
+    """Items are recovered from the spool unchanged, and an END is joined with its open item."""
     environ = {"SGP_CLIENT_BASE_URL": sgp.url, "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
     async with running_app(
         environ | {"SGP_CLIENT_BASE_URL": NOWHERE},
