@@ -1,1 +1,1 @@
-"""The tests mirror the folders of the daemon; faults/ and e2e/ test the whole of it."""
+"""The tests mirror the daemon's folders; faults/ and e2e/ test the whole daemon."""

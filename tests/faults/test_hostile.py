@@ -78,7 +78,7 @@ CASES = {
     "duphost": b"GET /v5/x HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n",
 }
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-RESPONSES = {
+ANSWERS = {
     "ok": OK,
     "latin": b"HTTP/1.1 200 OK\r\nX-A: caf\xe9\r\nContent-Length: 2\r\n\r\nok",
     "reason": b"HTTP/1.1 200 caf\xe9\r\nContent-Length: 2\r\n\r\nok",
@@ -191,10 +191,10 @@ async def test_whatever_an_agent_sends(through: str) -> None:
                 await assert_alive(app)
 
 
-@pytest.mark.parametrize("case", RESPONSES)
+@pytest.mark.parametrize("case", ANSWERS)
 async def test_whatever_sgp_responds(case: str) -> None:
     """A response that can't be forwarded is a 502 or a closed connection."""
-    async with far(RESPONSES[case]) as url:
+    async with far(ANSWERS[case]) as url:
         environ = {"SGP_CLIENT_BASE_URL": url, "AGENTEX_BASE_URL": NOWHERE}
         settings = {"listener__pass_through": "true", "shutdown__grace_s": 0}
         async with running_app(environ, sgp__relay="true", **settings) as app:

@@ -25,7 +25,7 @@ def statuses(w: World, status: int) -> list[float]:
 @pytest.mark.parametrize("status", [401, 403])
 @fast
 async def test_a_good_key_is_refused_for_a_while(status: int, seconds: int) -> None:
-    """During a key rotation (2 s) or a cached bad key (300 s) the lane holds, probes and recovers."""
+    """Key rotation (2 s) or a cached refusal (300 s): the lane holds, probes and recovers."""
     async with world(AgentexStandIn(api_key="key"), agentex__api_key="key") as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(seconds, status)
@@ -128,7 +128,7 @@ def moved(status: int) -> Answer:
 @pytest.mark.parametrize("status", [404, 405, 307])
 @fast
 async def test_wrong_base_url(status: int) -> None:
-    """While another server responds, writes are kept; they are delivered once it is right again."""
+    """While another server responds, writes are kept and delivered later."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(300, moved(status))

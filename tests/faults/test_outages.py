@@ -86,7 +86,7 @@ async def test_lost_responses(fault: Scripted) -> None:
 
 @fast
 async def test_every_response_lost() -> None:
-    """Writes are stored but no response arrives for 10 s: no span is stored twice or out of order."""
+    """Writes are stored, but no response arrives for 10 s: no span is stored twice."""
     async with world() as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(10, Reset(after_apply=True))

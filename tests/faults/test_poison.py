@@ -1,4 +1,4 @@
-"""Bad spans among good ones: exactly the bad ones become dead letters, at little cost."""
+"""Bad spans among good ones: only the bad ones become dead letters, with few requests."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ THOUSAND = [span(f"p{number:03}") for number in range(1000)]
 
 
 def requests(w: World) -> int:
-    """How many SGP got."""
+    """The number of requests to SGP."""
     return len(w.sgp.requests)
 
 
@@ -21,7 +21,7 @@ def requests(w: World) -> int:
 @pytest.mark.parametrize("bad", [1, 17])
 @fast
 async def test_bad_in_a_thousand_at_sgp(bad: int, status: int) -> None:
-    """1 or 17 of 1,000 refused by SGP: just those, for at most 25 extra requests each."""
+    """If SGP refuses 1 or 17 of 1,000 spans, only those die, at 25 extra requests each at most."""
     poison = [f"p{number * 57 + 13:03}" for number in range(bad)]
     async with world() as w:
         w.sgp.rule = for_ids(poison, status)
@@ -32,8 +32,8 @@ async def test_bad_in_a_thousand_at_sgp(bad: int, status: int) -> None:
 
 
 @fast
-async def test_a_500_at_sgp_is_found_too() -> None:
-    """A span that makes SGP answer 500 is set aside while its neighbours get through."""
+async def test_a_span_that_sgp_answers_with_500() -> None:
+    """A span that makes SGP respond 500 becomes a dead letter; its neighbors are delivered."""
     async with world() as w:
         w.sgp.rule = for_ids(["bad"], 500)
         await w.post(*map(end, [*THOUSAND[:100], span("bad"), *THOUSAND[100:200]]))
@@ -47,7 +47,7 @@ async def test_a_500_at_sgp_is_found_too() -> None:
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "5"}])
 @fast
 async def test_a_503_for_one_span(headers: dict[str, str]) -> None:
-    """SGP's tracing service hides its 500s behind 503 (contract 1.5): neighbours get through."""
+    """SGP reports its internal 500s as 503 (docs/upstreams.md S1.5): neighbors are delivered."""
     async with world() as w:
         w.sgp.rule = for_ids(["bad"], Answer(503, headers=headers))
         await w.post(*map(end, [*THOUSAND[:100], span("bad"), *THOUSAND[100:200]]))
@@ -63,7 +63,7 @@ async def test_a_503_for_one_span(headers: dict[str, str]) -> None:
 @pytest.mark.parametrize("status", [400, 422])
 @fast
 async def test_refused_by_agentex(status: int) -> None:
-    """Agentex refuses some: each costs one request, and blocks nobody."""
+    """Each span that Agentex refuses costs one request and blocks no other span."""
     poison = {f"p{number:03}" for number in range(0, 100, 20)}
     async with world() as w:
         w.agentex.rule = for_ids(poison, status)
@@ -73,8 +73,8 @@ async def test_refused_by_agentex(status: int) -> None:
 
 
 @fast
-async def test_a_500_for_ever_at_agentex() -> None:
-    """A span that Agentex always answers with 500 is a dead letter after eight of those."""
+async def test_a_permanent_500_at_agentex() -> None:
+    """A span that always gets 500 from Agentex becomes a dead letter after eight attempts."""
     async with world() as w:
         w.agentex.rule = for_ids(["bad"], 500)
         await w.post(end(span("bad")))
@@ -85,8 +85,8 @@ async def test_a_500_for_ever_at_agentex() -> None:
 
 
 @fast
-async def test_a_500_for_ever_holds_back_nobody() -> None:
-    """Ten such spans at once: their neighbours do not wait for them."""
+async def test_permanent_500s_delay_no_other_span() -> None:
+    """With ten such spans together, their neighbors do not wait for them."""
     poison = [f"bad{number}" for number in range(10)]
     async with world() as w:
         w.agentex.rule = for_ids(poison, 500)
@@ -97,8 +97,8 @@ async def test_a_500_for_ever_holds_back_nobody() -> None:
 
 
 @fast
-async def test_what_both_upstreams_refuse_by_themselves() -> None:
-    """NULs in names, odd types, lists, broken errors: repaired on the way, nothing is refused."""
+async def test_fields_that_are_repaired() -> None:
+    """NULs in names, unknown types, lists and odd errors are repaired, so nothing is refused."""
     odd = [
         span("nul", name="a\0b"),
         span("list", input=[{"a": 1}], output=[{"b": 2}], data=[{"c": 3}]),
@@ -126,7 +126,7 @@ async def test_what_both_upstreams_refuse_by_themselves() -> None:
 
 @fast
 async def test_parent_in_another_trace() -> None:
-    """SGP refuses such a batch with 409: the one span is set aside, the others are not."""
+    """SGP refuses such a batch with 409: only the one span becomes a dead letter."""
     async with world() as w:
         stray = span("stray", trace_id="other", parent_id="p001")
         await w.post(*map(end, [*THOUSAND[:50], stray]))
@@ -135,7 +135,7 @@ async def test_parent_in_another_trace() -> None:
 
 @fast
 async def test_unknown_task() -> None:
-    """A task that Agentex does not know moves into data; the span is kept."""
+    """An unknown task id moves into `data`, and the span is delivered."""
     async with world(AgentexStandIn(tasks={"known"})) as w:
         await w.post(end(span("good", task_id="known")), end(span("bad", task_id="gone")))
         listed = span("listed", task_id="gone", data=[{"a": 1}])
@@ -157,7 +157,7 @@ async def test_unknown_task() -> None:
 @pytest.mark.parametrize("sick", ["agentex", "sgp"])
 @fast
 async def test_most_refused(sick: str) -> None:
-    """422 to everything is no fault of the spans: about ten dead letters, then the brake."""
+    """If everything gets 422, the lane is `braked` after about ten dead letters."""
     async with world() as w:
         upstream = w.agentex if sick == "agentex" else w.sgp
         upstream.rule = for_a_while(600, 422)
@@ -165,17 +165,17 @@ async def test_most_refused(sick: str) -> None:
         await w.until(lambda: w.lane(sick)["state"] == "braked")
         before = len(upstream.requests)
         await w.feed(10)
-        assert before <= 150, "what it takes to find out"
+        assert before <= 150, "requests until it brakes"
         await asyncio.sleep(300)
         assert w.dead().total() <= 12
         assert w.lane(sick)["state"] == "braked"
-        assert len(upstream.requests) - before < 100, "braked, it only probes"
+        assert len(upstream.requests) - before < 100, "a braked lane only probes"
         await w.finish(dead=w.dead())
 
 
 @fast
 async def test_dead_letters_can_be_sent_again() -> None:
-    """A dead letter holds the whole event: posted once more it arrives."""
+    """A dead letter holds the whole event: posted again, it arrives."""
     async with world() as w:
         w.sgp.rule = for_ids(["bad"], 422)
         await w.post(end(span("good")), end(span("bad")))

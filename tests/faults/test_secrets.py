@@ -1,4 +1,4 @@
-"""Prompts are customers' data: content goes upstream and into dead letters, and nowhere else."""
+"""Span content goes upstream and into dead letters, and nowhere else (D19)."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ KEY = "sk-Tanganyika"
 
 
 def marked(id_: str, **fields: Any) -> Json:
-    """A span with the mark in everything that is content."""
+    """A span with the mark in all of its content."""
     return span(
         id_,
         name=f"name {MARK}",
@@ -28,21 +28,21 @@ def marked(id_: str, **fields: Any) -> Json:
     )
 
 
-def talkative(request: Recorded) -> Scripted:
-    """Every kind of failure, each with the mark in its text and its headers."""
-    said = json.dumps({"detail": MARK, "message": MARK}).encode()
+def leaking(request: Recorded) -> Scripted:
+    """A rule: every kind of failure, with the mark in its body and headers."""
+    body = json.dumps({"detail": MARK, "message": MARK}).encode()
     headers = {"X-Reason": MARK, "Location": f"http://127.0.0.1/{MARK}", "Set-Cookie": f"a={MARK}"}
     faults.append(faults.pop(0))
     if request.at > 60:
-        return Answer(422, said) if b'"id":"bad"' in request.body else None
-    return faults[0] if isinstance(faults[0], ResetMidBody) else Answer(faults[0], said, headers)
+        return Answer(422, body) if b'"id":"bad"' in request.body else None
+    return faults[0] if isinstance(faults[0], ResetMidBody) else Answer(faults[0], body, headers)
 
 
 faults: list[Any] = [503, 401, 404, 500, 429, 307, 403, 408, ResetMidBody()]
 
 
-async def misused(w: World) -> list[bytes]:
-    """What the listener answers to bodies that it does not take."""
+async def rejections(w: World) -> list[bytes]:
+    """The listener's responses to bodies that it rejects."""
     event = end(marked("x"))
     bodies: list[Any] = [
         json.dumps(event)[:-2].encode(),
@@ -60,19 +60,19 @@ async def misused(w: World) -> list[bytes]:
         ),
         json.dumps({"event_type": MARK, "span": event["span"]}).encode(),
     ]
-    answers = []
+    responses = []
     for body in bodies:
         reply = await w.send(body)
         assert reply.status == 400, body
-        answers.append(json.dumps(reply.body).encode())
+        responses.append(json.dumps(reply.body).encode())
     reply = await w.send(b"", content_type=f"text/{MARK}")
-    answers.append(json.dumps(reply.body).encode())
-    return answers
+    responses.append(json.dumps(reply.body).encode())
+    return responses
 
 
 @fast
 async def test_content_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
-    """Through every failure, no mark and no key in logs, metrics, status, or answers to agents."""
+    """After every failure, no mark and no key is in logs, metrics, status or responses."""
     seen: list[bytes] = []
     with capture_logs() as logs:
         async with world(
@@ -82,10 +82,10 @@ async def test_content_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
             sgp__api_key=KEY,
         ) as w:
             for upstream in w.upstreams:
-                upstream.rule = talkative
+                upstream.rule = leaking
             await w.post(start(marked("open")), start(marked("long", task_id="t")))
             await w.post(*[end(marked(f"s{number}")) for number in range(20)])
-            seen += await misused(w)
+            seen += await rejections(w)
             await asyncio.sleep(10)
             await w.post(end(marked("long", task_id="t")), end(marked("bad")))
             for _ in range(10):

@@ -1,6 +1,6 @@
-"""SIGTERM in the middle of trouble: within the grace period all is delivered, or counted as lost.
+"""SIGTERM during faults: within the grace period everything is delivered or counted as lost.
 
-`world` itself checks at its end that `App.run` says False exactly when something was lost.
+At its end `world` checks that `App.run` returned False exactly if something was lost.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ from sidecar.demo.stand_in import Answer, Hang
 from tests.support.faults import World, end, fast, for_a_while, now, span, start, world
 
 GRACE_S = 25.0
-# Closing the ports may take a little longer than the grace period.
+# Closing the ports comes on top of the grace period.
 CLOSE_S = 3.0
 
 
 async def stopped(w: World) -> bool:
-    """Tell it to stop; whether nothing was lost."""
+    """Stop the sidecar; return whether nothing was lost."""
     began = now()
     w.app.stop()
     await asyncio.wait([w.running.task])
@@ -26,7 +26,7 @@ async def stopped(w: World) -> bool:
 
 
 def accounted_for(w: World) -> int:
-    """What is not upstream is counted as lost; returns how many writes are."""
+    """Check that what is not upstream is counted as lost; return the number of lost writes."""
     lost = 0
     for upstream, lane in zip(w.upstreams, w.app.lanes, strict=True):
         totals = lane.totals()
@@ -41,7 +41,7 @@ def accounted_for(w: World) -> int:
 @pytest.mark.parametrize("spans", [10, 1000])
 @fast
 async def test_slow_upstreams(spans: int) -> None:
-    """5 s a request: few spans get through in time; of many, the rest is counted."""
+    """At 5 s per request, ten spans are delivered in time; of a thousand, the rest is counted."""
     async with world(shutdown__grace_s=GRACE_S) as w:
         for upstream in w.upstreams:
             upstream.latency_s = 5.0
@@ -53,7 +53,7 @@ async def test_slow_upstreams(spans: int) -> None:
 
 @fast
 async def test_hung_upstreams() -> None:
-    """Nobody answers: it ends with the grace period, and says what is lost."""
+    """The upstreams hang: the process ends after the grace period and reports what is lost."""
     async with world(shutdown__grace_s=GRACE_S) as w:
         for upstream in w.upstreams:
             upstream.rule = lambda _: Hang()
@@ -63,8 +63,8 @@ async def test_hung_upstreams() -> None:
 
 
 @fast
-async def test_stop_twice() -> None:
-    """A second signal ends it at once; a third, and one after the end, do no harm."""
+async def test_a_second_signal() -> None:
+    """A second signal ends the process immediately; further ones are harmless."""
     async with world(shutdown__grace_s=3600) as w:
         for upstream in w.upstreams:
             upstream.rule = lambda _: Hang()
@@ -83,8 +83,8 @@ async def test_stop_twice() -> None:
 
 
 @fast
-async def test_two_signals_in_one_moment() -> None:
-    """Stop, stop: it ends at once, although it had no time to begin."""
+async def test_two_signals_together() -> None:
+    """Two signals before the loop runs end the process immediately."""
     async with world(shutdown__grace_s=3600) as w:
         for upstream in w.upstreams:
             upstream.rule = lambda _: Hang()
@@ -98,7 +98,7 @@ async def test_two_signals_in_one_moment() -> None:
 
 @fast
 async def test_the_last_ends_come_after_the_signal() -> None:
-    """While agents still send it stays open; then new events are refused, not lost."""
+    """The port stays open while agents still send; then new events are refused, not lost."""
     async with world(shutdown__grace_s=GRACE_S, shutdown__quiet_s=2) as w:
         for upstream in w.upstreams:
             upstream.latency_s = 3.0
@@ -118,7 +118,7 @@ async def test_the_last_ends_come_after_the_signal() -> None:
 
 @fast
 async def test_held_starts_are_written() -> None:
-    """A STARTed span whose END never comes is upstream, open, when the sidecar has stopped."""
+    """A held START whose END never comes is written open before the process ends."""
     async with world(shutdown__grace_s=GRACE_S, queue__start_hold_s=600) as w:
         await w.post(*[start(span(f"s{number}")) for number in range(50)])
         assert await stopped(w)
@@ -126,8 +126,8 @@ async def test_held_starts_are_written() -> None:
 
 
 @fast
-async def test_stop_in_the_middle_of_retry_after() -> None:
-    """A pause of two minutes is cut short by the signal: upstreams are tried once more at once."""
+async def test_stop_during_a_retry_after() -> None:
+    """The signal cuts a pause of two minutes short: the upstreams are tried immediately."""
     async with world(shutdown__grace_s=GRACE_S) as w:
         for upstream in w.upstreams:
             upstream.script = [Answer(503, headers={"Retry-After": "120"})] * 10
@@ -141,8 +141,8 @@ async def test_stop_in_the_middle_of_retry_after() -> None:
 
 @fast
 async def test_an_outage_that_ends_in_time() -> None:
-    """Upstreams come back within the grace period: what waited goes out without any pacing."""
-    # By default one back-off may be longer than the whole grace period.
+    """Upstreams recover within the grace period: waiting writes are sent without pacing."""
+    # By default one back-off can be longer than the whole grace period.
     async with world(shutdown__grace_s=GRACE_S, retry__max_s=5) as w:
         for upstream in w.upstreams:
             upstream.rule = for_a_while(72, 503)
@@ -155,7 +155,7 @@ async def test_an_outage_that_ends_in_time() -> None:
 
 @fast
 async def test_stop_during_an_outage() -> None:
-    """Nobody listens any more: all that waits is counted as lost, and the agents' port closes."""
+    """The upstreams refuse connections: all waiting writes are counted as lost."""
     async with world(shutdown__grace_s=GRACE_S) as w:
         for upstream in w.upstreams:
             await upstream.stop()
@@ -165,8 +165,8 @@ async def test_stop_during_an_outage() -> None:
 
 
 @fast
-async def test_stop_with_a_body_under_way() -> None:
-    """An agent that never ends its body does not hold up the end."""
+async def test_stop_with_an_incomplete_body() -> None:
+    """An agent that never completes its body does not delay the stop."""
     async with world(shutdown__grace_s=GRACE_S) as w:
         _, writer = await asyncio.open_connection("127.0.0.1", w.running.port)
         writer.write(b"POST /v1/spans HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n")
@@ -180,7 +180,7 @@ async def test_stop_with_a_body_under_way() -> None:
 
 @fast
 async def test_stop_of_an_idle_sidecar() -> None:
-    """With nothing to do it ends after the quiet period."""
+    """An idle sidecar stops after the quiet period."""
     async with world(shutdown__grace_s=GRACE_S, shutdown__quiet_s=1) as w:
         began = now()
         assert await stopped(w)

@@ -1,1 +1,1 @@
-"""What the tests share: a sidecar with its upstreams, fake clocks, fixtures."""
+"""Shared by the tests: a sidecar with its upstreams, fake clocks, helpers."""

@@ -1,8 +1,8 @@
-"""A world for the fault tests: an agent, a sidecar and both stand-ins, over real HTTP.
+"""The world of the fault tests: an agent, a sidecar and both stand-ins, over real HTTP.
 
-All of it runs in one event loop whose clock skips the time in which nothing happens: an outage of
-a minute takes as long as its requests do, and a slow machine sees the same times as a fast one.
-`World.finish` is how every test ends: it holds the sidecar's promise against what arrived.
+All of it runs in one event loop whose clock skips idle time: an outage of a minute takes only as
+long as its requests, and a slow machine sees the same times as a fast one. Every test ends with
+`World.finish`, which compares what was accepted with what arrived.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from tests.support.world import END_TIME, START_TIME, Reply, Running, assert_bal
 P = ParamSpec("P")
 Json = dict[str, Any]
 
-# Bytes on loopback are there at once; a busy kernel has this long, in seconds of the wall clock.
+# How long a busy kernel can take to deliver bytes on loopback, in wall-clock seconds.
 IDLE_S = 0.0001
-# Loop time: longer than any test has to wait, so that a hang fails instead of hanging.
+# Loop time: longer than any test needs, so that a test that hangs fails.
 DEADLINE_S = 2 * 3600.0
 
 
 class FastLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock stands still while there is something to do, and jumps when there isn't.
+    """A loop whose clock stands still while there is work, and otherwise jumps to the next timer.
 
-    Only for programs whose every byte comes from a socket of the same process.
+    Works only if every byte comes from a socket of the same process.
     """
 
     def __init__(self) -> None:
@@ -56,27 +56,27 @@ class FastLoop(asyncio.SelectorEventLoop):
         self._selector.select = wait_or_jump  # type: ignore[attr-defined]
 
     def time(self) -> float:
-        """Seconds that were skipped."""
+        """The skipped seconds."""
         return self._now
 
 
-def run_fast(story: Coroutine[Any, Any, None]) -> None:
-    """Run a test's story in a `FastLoop`."""
+def run_fast(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run `coroutine` in a `FastLoop`."""
 
     async def within_deadline() -> None:
         async with asyncio.timeout(DEADLINE_S):
-            await story
+            await coroutine
 
     with asyncio.Runner(loop_factory=FastLoop) as runner:
         runner.run(within_deadline())
 
 
-def fast(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a test of a coroutine function, by `run_fast`."""
+def fast(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Turn a coroutine function into a test that runs in a `FastLoop`."""
 
-    @functools.wraps(story)
+    @functools.wraps(function)
     def test(*args: P.args, **kwargs: P.kwargs) -> None:
-        run_fast(story(*args, **kwargs))
+        run_fast(function(*args, **kwargs))
 
     return test
 
@@ -87,7 +87,7 @@ def now() -> float:
 
 
 def span(id_: str, **fields: Any) -> Json:
-    """A complete span as the SDK gives it, whose payloads are its own."""
+    """A complete span as the SDK serializes it, with payloads that differ for each id."""
     return {
         "id": id_,
         "trace_id": "trace",
@@ -113,34 +113,34 @@ def end(of: Json) -> Json:
 
 
 def ids_in(request: Recorded) -> set[str]:
-    """The ids of the spans that a request to a stand-in carries."""
+    """The ids of the spans in a request to a stand-in."""
     body = json.loads(request.body)
     if "items" in body:
         return {item["id"] for item in body["items"]}
     return {body.get("id") or request.path.rpartition("/")[2]}
 
 
-def for_a_while(seconds: float, answer: Scripted) -> Callable[[Recorded], Scripted]:
-    """A rule: `answer` from now on for so long, then normally."""
-    well_at = now() + seconds
-    return lambda request: answer if request.at < well_at else None
+def for_a_while(seconds: float, response: Scripted) -> Callable[[Recorded], Scripted]:
+    """A rule: `response` to every request for `seconds` from now on, then normal operation."""
+    until = now() + seconds
+    return lambda request: response if request.at < until else None
 
 
-def for_ids(ids: Collection[str], answer: Scripted) -> Callable[[Recorded], Scripted]:
-    """A rule: `answer` to requests that carry one of these spans."""
-    return lambda request: None if ids_in(request).isdisjoint(ids) else answer
+def for_ids(ids: Collection[str], response: Scripted) -> Callable[[Recorded], Scripted]:
+    """A rule: `response` to every request with one of these spans."""
+    return lambda request: None if ids_in(request).isdisjoint(ids) else response
 
 
 @dataclass
 class World:
-    """An agent's view of the sidecar, and the upstreams' own."""
+    """A running sidecar between an agent, which the test plays, and both stand-ins."""
 
     running: Running
     agentex: AgentexStandIn
     sgp: SgpStandIn
     letters: Path
-    accepted: dict[str, Json] = field(default_factory=dict)  # spans whose END was taken
-    opened: dict[str, Json] = field(default_factory=dict)  # spans whose START was taken
+    accepted: dict[str, Json] = field(default_factory=dict)  # spans whose END was accepted
+    opened: dict[str, Json] = field(default_factory=dict)  # spans whose START was accepted
 
     @property
     def app(self) -> App:
@@ -153,12 +153,12 @@ class World:
         return self.agentex, self.sgp
 
     def lane(self, name: str) -> Json:
-        """A lane as /status shows it."""
+        """A lane as `/status` shows it."""
         shown: Json = self.app.status()["sinks"][name]
         return shown
 
     async def send(self, body: bytes, **headers: str) -> Reply:
-        """Post a body as it is."""
+        """Post a body unchanged."""
         named = {"content-type": "application/json"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         # aiohttp warns of large bodies that come as bytes.
@@ -166,16 +166,16 @@ class World:
         return await self.running.request("POST", "/v1/spans", data=data, headers=named)
 
     async def post(self, *events: Json, **headers: str) -> None:
-        """Post events that are taken, and remember what was promised."""
+        """Post valid events, and record them as accepted."""
         reply = await self.send(json.dumps(events).encode(), **headers)
         assert reply.status == 202
         assert reply.body == {"accepted": len(events), "rejected": []}
         for event in events:
-            promised = self.opened if event["event_type"] == "start" else self.accepted
-            promised[event["span"]["id"]] = event["span"]
+            accepted = self.opened if event["event_type"] == "start" else self.accepted
+            accepted[event["span"]["id"]] = event["span"]
 
     async def feed(self, seconds: float, *, per_s: float = 5.0, prefix: str = "s") -> None:
-        """A steady agent: every third span runs for longer than its START is held."""
+        """Play a steady agent: every third span runs longer than its START is held."""
         due: dict[int, list[Json]] = {}
         for number in range(int(seconds * per_s)):
             made = span(f"{prefix}{number}")
@@ -188,14 +188,14 @@ class World:
             await self.post(*events)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return once `condition` holds; looked at once a second of loop time."""
+        """Return once `condition` holds; checked once per second of loop time."""
         while not condition():
             if self.running.task.done():
                 self.running.task.result()
             await asyncio.sleep(1)
 
     async def drained(self) -> None:
-        """Return once nothing waits: no held START, and no write in any lane."""
+        """Return once no START is held and no lane has a write."""
         await self.until(
             lambda: (
                 not (self.app.accounting.held or any(lane.queue.depth for lane in self.app.lanes))
@@ -203,7 +203,7 @@ class World:
         )
 
     def dead(self) -> Counter[tuple[str, str]]:
-        """Sink and span id of every dead letter in the file."""
+        """Sink and span id of every dead letter."""
         if not self.letters.exists():
             return Counter()
         lines = self.letters.read_bytes().splitlines()
@@ -211,7 +211,7 @@ class World:
         return Counter((letter["sink"], letter["event"]["span"]["id"]) for letter in letters)
 
     async def finish(self, dead: Collection[tuple[str, str]] = ()) -> None:
-        """The promise: all that was taken is upstream, whole, in order, or in `dead`; no more."""
+        """Check that everything accepted is upstream, complete and in order, except for `dead`."""
         await self.drained()
         assert_balanced(self.app)
         for lane in self.app.lanes:
@@ -251,7 +251,7 @@ async def world(
     without: tuple[str, ...] = (),
     **settings: object,
 ) -> AsyncIterator[World]:
-    """Run all of it; `settings` are keys such as `queue__start_hold_s`.
+    """Run a sidecar and its upstreams; `settings` are keys such as `queue__start_hold_s`.
 
     `without` names variables that the pod does not have.
     """

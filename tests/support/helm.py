@@ -1,7 +1,7 @@
-"""Helm, and what judges its output, for the end-to-end tests of charts.
+"""Runs helm and kustomize for the end-to-end tests of the charts, and validates their output.
 
-The real helm and kustomize are built from their Go modules. YAML, the schemas of Kubernetes and CEL
-are read by `tests/e2e/helm_judge.py` in a virtual environment of its own.
+The real programs are built from their Go modules. `tests/e2e/helm_judge.py` evaluates YAML,
+Kubernetes schemas and CEL in its own virtual environment.
 """
 
 import json
@@ -28,16 +28,16 @@ Done = subprocess.CompletedProcess[str]
 
 
 def helm(*arguments: str | Path, values: Json = None) -> Done:
-    """Helm's answer, whatever its exit code, with `values` where `--values -` asks for them."""
+    """Run helm; the result has any exit code. `values` go to standard input, for `--values -`."""
     command: list[str | Path] = [parts.go_tool(*HELM), *arguments]
     text = json.dumps(values or {}, ensure_ascii=False)
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
 def kustomize(folder: Path) -> list[Json]:
-    """The objects that a kustomization gives."""
+    """The objects that a kustomization renders."""
     program = parts.go_tool(*KUSTOMIZE)
-    # The folders of the repository lie outside those of a test.
+    # A test's folder refers to folders of the repository outside it.
     command: list[str | Path] = [program, "build", "--load-restrictor=LoadRestrictionsNone", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
@@ -45,16 +45,18 @@ def kustomize(folder: Path) -> list[Json]:
 
 
 def judge(do: str, **request: Json) -> Json:
-    """One answer of the judge."""
+    """Run one command of helm_judge.py and return its result."""
     python = parts.venv("helm", *JUDGES)
-    asked = json.dumps({"do": do, **request})
-    done = subprocess.run([python, JUDGE], input=asked, capture_output=True, text=True, check=False)
+    command = json.dumps({"do": do, **request})
+    done = subprocess.run(
+        [python, JUDGE], input=command, capture_output=True, text=True, check=False
+    )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
 
 
 def documents(text: str) -> list[Json]:
-    """The documents of a YAML text."""
+    """The documents in a YAML text."""
     found: list[Json] = judge("parse", text=text)
     return found
 
@@ -68,41 +70,41 @@ def template(
 
 
 def render(*options: str | Path, values: Json = None, chart: Path = CHART) -> list[Json]:
-    """The objects that a chart gives."""
+    """The objects that a chart renders."""
     done = template(*options, values=values, chart=chart)
     assert not done.returncode, done.stderr
     return documents(done.stdout)
 
 
 def refusal(values: Json, chart: Path = CHART) -> str:
-    """What helm says against `values`."""
+    """The error with which helm refuses `values`."""
     done = template(values=values, chart=chart)
-    assert done.returncode, "these values are taken"
+    assert done.returncode, "these values are accepted"
     return done.stderr
 
 
 def only(found: list[Json], kind: str) -> Json:
-    """The one object of a kind."""
+    """The only object of a kind."""
     (item,) = (item for item in found if item["kind"] == kind)
     return item
 
 
 def admit(found: list[Json], *pods: Json, namespace: Json = None) -> list[Json]:
-    """Each pod after the chart's policies, as `{"pod": ..., "warnings": [...]}`."""
+    """Each pod after the chart's policies: `{"pod": ..., "warnings": [...]}`."""
     labels = OPTED_IN if namespace is None else namespace
     cases = [{"pod": pod, "namespace": labels} for pod in pods]
-    answers: list[Json] = judge("admit", documents=found, pods=cases)
-    return answers
+    results: list[Json] = judge("admit", documents=found, pods=cases)
+    return results
 
 
 def admit_one(values: Json, pod: Json, namespace: Json = None) -> Json:
-    """The answer for one pod, with the chart rendered from `values`."""
-    (answer,) = admit(render(values=values), pod, namespace=namespace)
-    return answer
+    """The result of `admit` for one pod, with the chart rendered from `values`."""
+    (result,) = admit(render(values=values), pod, namespace=namespace)
+    return result
 
 
 def agent_pod(labels: Json = None, **spec: Json) -> Json:
-    """A pod as an agent's Deployment makes it."""
+    """A pod as an agent's Deployment creates it."""
     container = {"name": "agent", "image": "agent:1"}
     metadata = {"name": "agent-0", "namespace": "agents", "labels": labels or {}}
     return {
@@ -114,7 +116,7 @@ def agent_pod(labels: Json = None, **spec: Json) -> Json:
 
 
 def sidecar_of(pod: Json) -> Json:
-    """The sidecar's container in a pod, wherever it is."""
+    """The sidecar's container in a pod, also among the init containers."""
     spec = pod["spec"]
     everything = spec["containers"] + spec.get("initContainers", [])
     (container,) = (item for item in everything if item["name"] == "trace-sidecar")
@@ -129,7 +131,7 @@ def nested(path: str, value: Json) -> Json:
 
 
 def consumer(folder: Path, files: dict[str, str], alias: str = "sidecar") -> Path:
-    """A chart in `folder` that has the library as a dependency, and these templates."""
+    """Create a chart in `folder` with these templates, and the library as a dependency."""
     (folder / "charts").mkdir(parents=True)
     (folder / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
     (folder / "templates").mkdir()
@@ -159,10 +161,10 @@ DASHBOARD = '{"title": "{{pod}}", "panels": [{"legendFormat": "{{ .Values.nothin
 
 
 def chart_with_files(folder: Path) -> Path:
-    """A copy of the chart with rules and a dashboard made for a test."""
+    """Copy the chart, with the rules and the dashboard replaced by those of a test."""
     chart = folder / "trace-sidecar"
     shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("files", "dashboards", "charts"))
-    # Not what it links to: a relative link would lead elsewhere from here.
+    # A relative link would point elsewhere from here.
     (chart / "charts").mkdir()
     (chart / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
     for name, text in (("files/rules.yaml", RULES), ("dashboards/one.json", DASHBOARD)):

@@ -1,7 +1,7 @@
-"""A sidecar process that is killed over and over, agents that post meanwhile, and the reckoning.
+"""Kills a sidecar process repeatedly while agents post, then checks that nothing is missing.
 
-The upstreams live in the test's own process and outlive every sidecar. What a 202 was given for is
-remembered with the hash of its payload; `Rig.finish` looks for all of it upstream.
+The upstreams run in the test's process and outlive every sidecar. Each accepted event is recorded
+with the hash of its payload, and `Rig.finish` looks for all of them upstream.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ Json = dict[str, Any]
 AGENTS = 6
 SIZES = (10, 3000, 30_000)
 POLL_S = 0.05
-# Longer than a drain may take on a busy machine.
+# Longer than a drain takes on a busy machine.
 DRAIN_S = 90.0
 
 
 def digest(value: object) -> str:
-    """The hash that a payload is known by."""
+    """The hash of a payload."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def parsed(line: bytes) -> Json:
-    """A line of the log; what is none is an error."""
+    """A parsed log line; a line that is not JSON counts as an error."""
     if not line.startswith(b"{"):
         return {"level": "error", "event": line.decode()}
     decoded: Json = json.loads(line)
@@ -45,7 +45,7 @@ def parsed(line: bytes) -> Json:
 
 @dataclass
 class Life:
-    """One sidecar process, and its log."""
+    """One run of the sidecar process, and its log."""
 
     process: Process
     url: str
@@ -55,7 +55,7 @@ class Life:
     code: int | None = None
 
     async def ended(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for the process to end; return its exit code."""
         self.code = await self.process.wait()
         await self.reading
         return self.code
@@ -63,7 +63,7 @@ class Life:
 
 @dataclass
 class Rig:
-    """Both upstreams and the promises made to the agents."""
+    """Both upstreams, and the events that sidecars have accepted from the agents."""
 
     folder: Path
     seed: int
@@ -75,7 +75,7 @@ class Rig:
     numbers: int = 0
 
     def __post_init__(self) -> None:
-        """A generator of its own: what happens when follows from the seed, as far as it can."""
+        """Create the random generator, so that a seed is as reproducible as timing allows."""
         self.random = random.Random(self.seed)
 
     def _environ(self, extra: dict[str, str]) -> dict[str, str]:
@@ -101,7 +101,7 @@ class Rig:
         }
 
     async def start(self, **extra: str) -> Life:
-        """Start a sidecar on what the last one left."""
+        """Start a sidecar on the spool that the last one left."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "sidecar", "run", stderr=PIPE, env=self._environ(extra)
         )
@@ -115,14 +115,14 @@ class Rig:
 
         async def read() -> None:
             async for line in stderr:
-                log.append(parsed(line))  # noqa: PERF401 (looked at while it grows)
+                log.append(parsed(line))  # noqa: PERF401 (read while it grows)
 
         ports = log[-1]
         admin_url = f"http://127.0.0.1:{ports['admin_port']}"
         return Life(process, ports["listener"][0], admin_url, log, asyncio.create_task(read()))
 
     async def agent(self, url: str, name: str) -> None:
-        """Post STARTs and ENDs, each by itself, until the sidecar is gone."""
+        """Post STARTs and ENDs, one per request, until the sidecar is gone."""
         async with aiohttp.ClientSession() as session:
             with suppress(aiohttp.ClientError, OSError):
                 while True:
@@ -136,7 +136,7 @@ class Rig:
             return
         self.started[id_] = digest(payload)
         if self.random.random() < 0.1:
-            await asyncio.sleep(0.7)  # longer than it is held: it is written open
+            await asyncio.sleep(0.7)  # longer than a START is held, so it is written open
         done = {**span, "end_time": END_TIME, "output": {"text": id_}}
         if self.random.random() < 0.3:
             del done["input"]  # unchanged since the START
@@ -155,7 +155,7 @@ class Rig:
         return False
 
     async def live(self, seconds: float, *, kill: bool, **extra: str) -> Life:
-        """One life under load; ended after so long, by SIGKILL or by SIGTERM."""
+        """Run a sidecar under load for `seconds`, then end it by SIGKILL or SIGTERM."""
         life = await self.start(**extra)
         names = [f"{life.process.pid}-{number}" for number in range(AGENTS)]
         agents = [asyncio.create_task(self.agent(life.url, name)) for name in names]
@@ -169,7 +169,7 @@ class Rig:
         return life
 
     async def finish(self) -> Json:
-        """A last life without load: all that was promised arrives. Returns its last status."""
+        """Run a last sidecar until everything accepted has arrived; return its last status."""
         life = await self.start(SIDECAR_SHUTDOWN__GRACE_S="20")
         async with asyncio.timeout(DRAIN_S), aiohttp.ClientSession() as session:
             while True:
@@ -184,10 +184,10 @@ class Rig:
         for lane in lanes:
             assert (lane["imbalance"], lane["lost"], lane["dead_lettered"]) == (0, 0, 0)
         assert status["events"]["imbalance"] == 0
-        self._reckon()
+        self._check()
         return status
 
-    def _reckon(self) -> None:
+    def _check(self) -> None:
         letters = self.folder / "letters.jsonl"
         assert not letters.exists() or not letters.read_bytes()
         assert (self.agentex.late_opens, self.sgp.late_opens) == (0, 0)

@@ -1,4 +1,4 @@
-"""What many tests need: events, spans, a running app, an upstream that records, virtual time."""
+"""Events, spans, a running app, an upstream that records requests, and virtual time."""
 
 import asyncio
 import gc
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 START_TIME = "2026-01-02T03:04:05.678901+00:00"
 END_TIME = "2026-01-02T03:04:06.5+00:00"
-# Nobody listens there: every connection is refused at once.
+# No server listens there: every connection is refused immediately.
 NOWHERE = "http://127.0.0.1:1"
 
 
 def make_event(id: str = "s1", *, kind: str = "start", **fields: Any) -> dict[str, Any]:  # noqa: A002
-    """A valid START or END; `fields` are put into its span."""
+    """A valid START or END; `fields` override those of its span."""
     span = {"id": id, "trace_id": "t1", "name": "turn", "start_time": START_TIME}
     if kind == "end":
         span["end_time"] = END_TIME
@@ -34,7 +34,7 @@ def make_event(id: str = "s1", *, kind: str = "start", **fields: Any) -> dict[st
 
 
 def make_span(id: str = "s1", *, complete: bool = True, **fields: Any) -> Span:  # noqa: A002
-    """A decoded span; `fields` take the place of its defaults."""
+    """A decoded span; `fields` override its defaults."""
     values: dict[str, Any] = {
         "id": id,
         "trace_id": "t1",
@@ -55,7 +55,7 @@ def make_span(id: str = "s1", *, complete: bool = True, **fields: Any) -> Span: 
 
 
 class Request(NamedTuple):
-    """What an upstream was sent."""
+    """A request that an upstream received."""
 
     method: str
     path: str
@@ -64,7 +64,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What the listener answered."""
+    """A response of the listener."""
 
     status: int
     headers: Mapping[str, str]
@@ -73,7 +73,10 @@ class Reply(NamedTuple):
 
 @dataclass
 class Upstream:
-    """An HTTP server that stores every request and answers 200, once `gate` is open."""
+    """An HTTP server that records every request and responds 200 once `gate` is open.
+
+    `asked` is set when a request has arrived.
+    """
 
     url: str
     requests: list[Request] = field(default_factory=list)
@@ -81,7 +84,6 @@ class Upstream:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
-        """Store one request."""
         body = json.loads(await request.read())  # exact, also for large numbers
         self.requests.append(Request(request.method, request.path, request.headers.copy(), body))
         self.asked.set()
@@ -91,7 +93,7 @@ class Upstream:
 
 @asynccontextmanager
 async def upstream(*, stalled: bool = False) -> AsyncIterator[Upstream]:
-    """A running `Upstream`; with `stalled`, answers wait until the test opens the gate."""
+    """A running `Upstream`; with `stalled`, responses wait until the test opens the gate."""
     fake = Upstream("")
     if not stalled:
         fake.gate.set()
@@ -108,7 +110,7 @@ async def upstream(*, stalled: bool = False) -> AsyncIterator[Upstream]:
 
 @dataclass
 class Running:
-    """An app at work in the test's own loop."""
+    """An app that runs in the test's loop."""
 
     app: App
     port: int
@@ -118,21 +120,21 @@ class Running:
     task: asyncio.Task[bool]
 
     async def post(self, body: object, **headers: str) -> Reply:
-        """POST to /v1/spans: bytes as they are, all else as JSON. `a_b` is the header `a-b`."""
+        """POST bytes, or a value as JSON, to /v1/spans. The keyword `a_b` is the header `a-b`."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         named = {"content-type": "application/json"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.request("POST", "/v1/spans", data=data, headers=named)
 
     async def request(self, method: str, path: str, **options: Any) -> Reply:
-        """Any request of the agents' port."""
+        """Send any request to the agents' port."""
         async with self.client.request(method, self.url + path, **options) as response:
             text = await response.read()
             is_json = response.content_type == "application/json"
             return Reply(response.status, response.headers, orjson.loads(text) if is_json else text)
 
     async def raw(self, request: bytes, *, eof: bool = False) -> tuple[int, bytes]:
-        """The status and the body of the answer to bytes sent as they are."""
+        """Send raw bytes; return the status and the body of the response."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)
@@ -146,7 +148,7 @@ class Running:
             await writer.wait_closed()
 
     async def stop(self) -> bool:
-        """Stop the app; whether it lost nothing."""
+        """Stop the app; return whether it lost nothing."""
         self.app.stop()
         return await self.task
 
@@ -155,10 +157,10 @@ class Running:
 async def running_app(
     environ: Mapping[str, str] | None = None, **overrides: object
 ) -> AsyncIterator[Running]:
-    """An app on free ports, with the agent's `environ` and `section__key` overrides.
+    """An app on free ports, with the pod's `environ` and `section__key` overrides.
 
-    Without an Agentex URL in `environ` it can't reach its upstream, and gives up at once when told
-    to stop. At the end its books balance.
+    Without `environ`, its only upstream is unreachable, and it has no grace period. At the end its
+    accounting must balance.
     """
     defaults = {
         "listener__hosts": "127.0.0.1",
@@ -189,13 +191,13 @@ async def running_app(
             if not task.done():
                 app.stop()
             await task
-            # The app freezes what lives when it starts: here that is other tests' garbage too.
+            # The app freezes all objects when it starts: here also other tests' garbage.
             gc.unfreeze()
     assert_balanced(app)
 
 
 def assert_balanced(app: App) -> None:
-    """Every event and every write is accounted for (D15)."""
+    """Check that every event and every write is accounted for (D15)."""
     assert app.accounting.imbalance == 0
     assert {lane.sink.name: 0 for lane in app.lanes} == {
         lane.sink.name: lane.metrics.imbalance for lane in app.lanes
@@ -203,14 +205,14 @@ def assert_balanced(app: App) -> None:
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Passes time instead of waiting."""
+    """Advances the clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Look at what is ready; time goes on by `timeout`."""
+        """Return what is ready, and advance the clock by `timeout`."""
         self.now += max(timeout or 0.0, 0.0)
         return super().select(None if timeout is None else 0)
 
@@ -223,7 +225,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._virtual)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Virtual seconds since the loop was created."""
         return self._virtual.now
 
 
