@@ -38,8 +38,8 @@ Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queu
     depth            writes of a lane that are not settled: waiting, in flight or on disk
     linger           how long a batch can wait to fill
     settle           finish a write: forwarded, superseded or a dead letter
-    hold             keep a START back until its END comes; also keep a lane's writes while its
-                     upstream refuses us
+    hold             keep a START back for a while, so that its END can join it; also keep a
+                     lane's writes while its upstream refuses us
     spool            the SQLite file of accepted events and unsettled writes
     dead letter      a write that its upstream will never accept, kept in a file for `replay`
     accounting       the counts of events and writes, which must balance (D15)

@@ -1,6 +1,6 @@
 """Limits on request bodies, and the refusals that a request can get.
 
-Bytes count against the memory budget while they arrive, so many slow requests cannot take more
+Bytes count against the memory budget while they arrive, so many slow requests can't take more
 than `queue.max_bytes`. Each route writes a `Refusal` into the response body in its own format.
 """
 
@@ -12,7 +12,7 @@ from sidecar.queue.memory_budget import MemoryBudget
 
 
 class Refusal(Exception):
-    """The request is answered with `status` and an error text; none of its events is accepted.
+    """The request gets `status` and an error text, and none of its events is accepted.
 
     `reason` is one of `telemetry.outcomes.REJECT_REASONS`; `not_ours` and `upstream` are not
     counted as rejections.
@@ -65,7 +65,7 @@ def ended_early() -> Refusal:
 
 
 def no_room() -> Refusal:
-    """The request does not fit now; the agent may retry."""
+    """The request does not fit now; the agent can retry."""
     error = "the queue is full (queue.max_bytes); no event of this request was accepted"
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
 

@@ -58,8 +58,8 @@ class Fuzzed:
         before = self.w.app.accounting.received
         reply = await self.w.send(body, content_type=content_type, content_encoding=encoding)
         assert reply.status in STATUSES
-        taken = reply.body["accepted"] if reply.status == 202 else 0
-        assert self.w.app.accounting.received - before == taken
+        accepted = reply.body["accepted"] if reply.status == 202 else 0
+        assert self.w.app.accounting.received - before == accepted
         await self._assert_alive()
 
     def send_bytes(self, sent: bytes) -> None:

@@ -264,15 +264,15 @@ async def test_an_upgrade_is_not_accepted(app: Running) -> None:
     assert got.statuses == [202]
 
 
-@pytest.mark.parametrize("behind", [b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"half"])
-async def test_an_agent_that_closes_before_its_response(tmp_path: Path, behind: bytes) -> None:
+@pytest.mark.parametrize("following", [b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"half"])
+async def test_an_agent_that_closes_before_its_response(tmp_path: Path, following: bytes) -> None:
     """Input after a request that waits for the disk is dropped; other agents are not affected."""
-    if behind == b"half":
-        behind = plain("b", size=5000)[:-100]
+    if following == b"half":
+        following = plain("b", size=5000)[:-100]
     async with running_app(spool__path=tmp_path, spool__max_bytes="16MiB") as app:
         for number in range(10):
             _, writer = await asyncio.open_connection("127.0.0.1", app.port)
-            writer.write(plain(f"a{number}") + behind)
+            writer.write(plain(f"a{number}") + following)
             await writer.drain()
             writer.transport.abort()
         assert (await app.post(make_event("last"))).status == 202

@@ -161,7 +161,7 @@ class World:
         """Post a body unchanged."""
         named = {"content-type": "application/json"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
-        # aiohttp warns of large bodies that come as bytes.
+        # aiohttp warns about large bodies given as bytes.
         data = io.BytesIO(body)
         return await self.running.request("POST", "/v1/spans", data=data, headers=named)
 
