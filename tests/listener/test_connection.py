@@ -8,7 +8,7 @@ from pathlib import Path
 import httptools
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.listener.head_cache import HeadCache
