@@ -74,6 +74,7 @@ def shares(sidecars: list[Sidecar]) -> list[int]:
     return [sum(n for at, n in s.done.items() if at >= COUNTED_FROM) for s in sidecars]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart_s", [0.0, 1.0])
 def test_fifty_share_one_upstream(apart_s: float) -> None:
     """Begun together or one after the other: even shares, and nearly all that it can do."""

@@ -199,6 +199,7 @@ async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
         await assert_works(w, on="disk")
 
 
+@pytest.mark.slow
 async def test_a_backlog_on_a_disk_that_comes_late(tmp_path: Path) -> None:
     """It is delivered then; a START whose END came meanwhile is not written after it."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
@@ -222,6 +223,7 @@ async def test_a_backlog_on_a_disk_that_comes_late(tmp_path: Path) -> None:
         await w.until(lambda: w.spool.rows == 0)
 
 
+@pytest.mark.slow
 async def test_space_comes_back_after_an_outage(tmp_path: Path) -> None:
     """While the sidecar runs, without a restart."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)

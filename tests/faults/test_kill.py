@@ -3,10 +3,13 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from sidecar.demo.stand_in import Hang
 from tests.support.kill import Rig
 
 
+@pytest.mark.slow
 async def test_accepted_events_outlive_kills(tmp_path: Path) -> None:
     """Three kills under load: every accepted event arrives, complete and in order."""
     rig = Rig(tmp_path, seed=1)
@@ -18,6 +21,7 @@ async def test_accepted_events_outlive_kills(tmp_path: Path) -> None:
         assert len(rig.ended) > 20
 
 
+@pytest.mark.slow
 async def test_a_grace_too_short_to_drain_loses_nothing(tmp_path: Path) -> None:
     """SIGTERM while the upstreams hang: the rest stays in the spool and is sent later."""
     rig = Rig(tmp_path, seed=2)

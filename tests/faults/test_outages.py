@@ -189,6 +189,7 @@ def _writes(request: Recorded) -> int:
     return max(1, request.body.count(b'"trace_id"'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hangs", [False, True])
 @fast
 async def test_recovery_is_paced(hangs: bool) -> None:
@@ -204,6 +205,7 @@ async def test_recovery_is_paced(hangs: bool) -> None:
         await _recovered(w, per_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @fast
 async def test_all_faults_together(seed: int) -> None:

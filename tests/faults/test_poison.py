@@ -31,6 +31,7 @@ async def test_bad_in_a_thousand_at_sgp(bad: int, status: int) -> None:
         assert requests(w) - 2 <= 25 * bad
 
 
+@pytest.mark.slow
 @fast
 async def test_a_span_that_sgp_answers_with_500() -> None:
     """A span that makes SGP respond 500 becomes a dead letter; its neighbors are delivered."""
@@ -44,6 +45,7 @@ async def test_a_span_that_sgp_answers_with_500() -> None:
         assert w.lane("sgp")["dead_lettered_by_reason"]["failing"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "5"}])
 @fast
 async def test_a_503_for_one_span(headers: dict[str, str]) -> None:
@@ -84,6 +86,7 @@ async def test_a_permanent_500_at_agentex() -> None:
         assert w.lane("agentex")["state"] == "up"
 
 
+@pytest.mark.slow
 @fast
 async def test_permanent_500s_delay_no_other_span() -> None:
     """With ten such spans together, their neighbors do not wait for them."""
@@ -154,6 +157,7 @@ async def test_unknown_task() -> None:
         assert {row["task_id"] for row in rows.values()} == {"known", None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sick", ["agentex", "sgp"])
 @fast
 async def test_most_refused(sick: str) -> None:

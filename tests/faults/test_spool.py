@@ -113,6 +113,7 @@ async def test_a_thin_end_after_a_restart_is_completed(
         await w.until(lambda: w.spool.rows == 0)
 
 
+@pytest.mark.slow
 async def test_memory_stays_within_bounds_whatever_is_on_disk(tmp_path: Path) -> None:
     """20 times queue.max_bytes waits on disk: at work, at the next start, and while it drains."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
@@ -138,6 +139,7 @@ async def test_memory_stays_within_bounds_whatever_is_on_disk(tmp_path: Path) ->
         assert w.app.budget.used == 0
 
 
+@pytest.mark.slow
 async def test_open_spans_on_disk_stay_within_bounds(tmp_path: Path) -> None:
     """Long spans whose payloads are 20 times queue.max_bytes, and their thin ENDs."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)

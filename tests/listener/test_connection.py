@@ -461,6 +461,7 @@ async def test_agents_that_wait_for_aiohttp() -> None:
             writer.close()
 
 
+@pytest.mark.slow
 @on_both_loops
 async def test_a_stop_while_aiohttp_loads() -> None:
     """Connections that wait for it are closed, and the app stops in order."""

@@ -99,6 +99,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
     file.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 10_000, 50_000, 400_000])
 def test_the_files_stay_below_the_limit(tmp_path: Path, size: int) -> None:
     """Filled, emptied a bit, and filled again: the log counts too."""

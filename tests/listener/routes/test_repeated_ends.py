@@ -128,6 +128,7 @@ async def test_no_open_write_after_an_end_through_another_route(
         assert agentex.spans["s1"]["end_time"] is None
 
 
+@pytest.mark.slow
 async def test_thin_ends_of_starts_on_disk_keep_to_the_memory_bound(tmp_path: Path) -> None:
     """Payloads are counted before they are loaded from disk; a refusal leaves room for others."""
     async with upstream() as agentex:
