@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -170,9 +169,6 @@ class App:
         background.append(tasks.create_task(self._raise_failure()))
         if self.spool is not None:
             background.append(tasks.create_task(self.spool.run()))
-        # These objects live until the end: exclude them from every collection.
-        gc.collect()
-        gc.freeze()
         if started is not None:
             started.set()
         await self._stop.wait()
