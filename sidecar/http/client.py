@@ -12,7 +12,7 @@ from yarl import URL
 
 from sidecar import __version__
 from sidecar.credentials import is_header_safe
-from sidecar.http.connection import Reply
+from sidecar.http.client_connection import Reply
 from sidecar.http.dialer import Dialer
 from sidecar.http.pool import Pool
 

@@ -7,10 +7,10 @@ the connection is gone; whoever waits for one gets it in order, or a connection 
 import asyncio
 from collections import deque
 
-from sidecar.http.connection import Connection, Reply
-from sidecar.http.deadline import Deadline
+from sidecar.http.client_connection import Connection, Reply
 from sidecar.http.dialer import Dialer
 from sidecar.http.failures import NoResponse
+from sidecar.http.request_deadline import Deadline
 from sidecar.http.timeouts import Deadlines
 
 # Idle connections end before the server's 5 s, or they would be reset (docs/upstreams.md A6).

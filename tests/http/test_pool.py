@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sidecar.http.deadline import Deadline
 from sidecar.http.pool import KEEPALIVE_S
+from sidecar.http.request_deadline import Deadline
 from sidecar.http.timeouts import Deadlines
 from sidecar.sinks import Unavailable
 from sidecar.sinks.http import Response

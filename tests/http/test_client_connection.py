@@ -6,9 +6,9 @@ import pytest
 
 from sidecar import __version__
 from sidecar.credentials import Credentials, Secret
-from sidecar.http import connection as connection_module
+from sidecar.http import client_connection as connection_module
 from sidecar.http.client import HttpClient
-from sidecar.http.connection import HEAD_BYTES, MAX_HEADER_BYTES
+from sidecar.http.client_connection import HEAD_BYTES, MAX_HEADER_BYTES
 from sidecar.sinks import Unauthorized, Unavailable
 from sidecar.sinks.http import Response, UpstreamClient
 from tests.faults.test_hostile import ANSWERS as HOSTILE
