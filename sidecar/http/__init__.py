@@ -1,1 +1,1 @@
-"""HTTP/1.1 over llhttp, both ways. Knows no span."""
+"""HTTP/1.1 client and server over llhttp. Nothing here knows what a span is."""

@@ -1,7 +1,7 @@
-"""Requests to one base URL: the request line, the headers, and a pool of connections.
+"""HTTP client for one base URL: builds request heads and sends requests over a connection pool.
 
-In: method, target, headers, body. Out: a `Reply`. Never retries, and knows no status: what a
-response means is the caller's to decide.
+In: method, target, headers, body. Out: a `RawResponse`. It does not interpret the status; that is
+up to the caller. Only the pool resends, once, after a stale connection.
 """
 
 from base64 import b64encode
@@ -12,15 +12,15 @@ from yarl import URL
 
 from sidecar import __version__
 from sidecar.credentials import is_header_safe
-from sidecar.http.client_connection import Reply
+from sidecar.http.client_connection import RawResponse
 from sidecar.http.dialer import Dialer
 from sidecar.http.pool import Pool
 
 
 class HttpClient:
-    """Sends JSON to `base_url`, on at most `max_connections` connections.
+    """Sends JSON to `base_url` over at most `max_connections` connections.
 
-    `timeout_s` is for a whole request: waiting for a connection, connecting, sending, receiving.
+    `timeout_s` covers the whole request: waiting for a connection, connecting, sending, receiving.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float, max_connections: int) -> None:
@@ -30,32 +30,33 @@ class HttpClient:
         self._timeout_s = timeout_s
         self._max_connections = max_connections
         self._pool: Pool | None = None
-        self._own = _own_headers(url)
-        self._last: Mapping[str, str] | None = None
-        self._lines = b""
+        self._default_headers = _default_headers(url)
+        self._encoded_from: Mapping[str, str] | None = None
+        self._encoded = b""
 
     def target(self, path: str) -> bytes:
-        """`path`, already percent-encoded, under the base URL's own path."""
+        """The request target for `path`, which must be percent-encoded, below the base URL."""
         target = self._prefix + path
         if not is_header_safe(target) or " " in target:
-            raise ValueError("a path must be percent-encoded")
+            raise ValueError("the path must be percent-encoded")
         return target.encode()
 
     def head(
         self, method: bytes, target: bytes, headers: Mapping[str, str], content_length: int
     ) -> bytes:
-        """The head of a request; `headers` are added to the client's own.
+        """The head of a request; `headers` are added to the client's defaults.
 
-        Their lines are kept until another object with headers comes.
+        The encoded lines are reused as long as `headers` is the same object. Raises `ValueError`
+        for a header value with control characters or outside ASCII.
         """
-        if headers is not self._last:
-            self._lines = _lines({**self._own, **headers})
-            self._last = headers
+        if headers is not self._encoded_from:
+            self._encoded = _encode({**self._default_headers, **headers})
+            self._encoded_from = headers
         return b"%b %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (
-            method, target, self._lines, content_length
+            method, target, self._encoded, content_length
         )  # fmt: skip
 
-    def exchange(self, head: bytes, body: bytes) -> Coroutine[Any, Any, Reply]:
+    def exchange(self, head: bytes, body: bytes) -> Coroutine[Any, Any, RawResponse]:
         """Send a request and return its response; raises `NoResponse` or `TimeoutError`."""
         if self._pool is None:
             self._pool = Pool(
@@ -64,17 +65,17 @@ class HttpClient:
         return self._pool.exchange(head, body)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; requests in flight fail with `NoResponse`."""
         if self._pool is not None:
             await self._pool.close()
 
 
-def _own_headers(url: URL) -> dict[str, str]:
+def _default_headers(url: URL) -> dict[str, str]:
     headers = {
         "Host": url.host_port_subcomponent or "",
         "Content-Type": "application/json",
         "Accept": "application/json",
-        # A compressed response would only cost CPU to throw away.
+        # Bodies are discarded, so decompressing them would only waste CPU.
         "Accept-Encoding": "identity",
         "User-Agent": f"trace-sidecar/{__version__}",
     }
@@ -84,7 +85,7 @@ def _own_headers(url: URL) -> dict[str, str]:
     return headers
 
 
-def _lines(headers: Mapping[str, str]) -> bytes:
-    if not all(is_header_safe(text) for text in headers.values()):
-        raise ValueError("a header has a control character")
-    return "".join(f"{name}: {text}\r\n" for name, text in headers.items()).encode()
+def _encode(headers: Mapping[str, str]) -> bytes:
+    if not all(is_header_safe(value) for value in headers.values()):
+        raise ValueError("a header value has control or non-ASCII characters")
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()

@@ -1,7 +1,7 @@
-"""One connection to an upstream: writes a request, reads its answer, never two at a time.
+"""One client connection to an upstream: sends one request at a time and parses the response.
 
-llhttp parses (httptools). What an upstream sends is never trusted: whatever it is, the request ends
-with a `Reply` or with `NoResponse`, and nothing is raised into the event loop.
+llhttp (httptools) parses. The upstream is not trusted: whatever it sends, the request ends with a
+`RawResponse` or with `NoResponse`, and nothing is raised into the event loop.
 """
 
 import asyncio
@@ -12,186 +12,181 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from sidecar.http.failures import NoResponse
 
-# Of the body of an error; no other body is kept.
-HEAD_BYTES = 4096
-# An answer echoes the batch (docs/upstreams.md S1.3); more than this is not worth the connection.
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-# In a row, of what is not body: the header, informational answers, trailers.
-MAX_HEADER_BYTES = 64 * 1024
+# How much of an error's body is kept; other bodies are discarded.
+MAX_ERROR_BODY_BYTES = 4096
+# A response echoes the batch (docs/upstreams.md S1.3). Above this, a new connection is cheaper.
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+# Consecutive bytes outside a body: heads, informational responses, trailers.
+MAX_HEAD_BYTES = 64 * 1024
 
 _INFORMATIONAL = range(100, 200)
-_ERRORS = 300
-_NOT_HTTP = "not an HTTP answer"
+_MIN_ERROR_STATUS = 300
+_NOT_HTTP = "not an HTTP response"
 _ENDED = "connection ended"
-_RETRY = {b"retry-after": "Retry-After", b"retry-after-ms": "retry-after-ms"}
+_RETRY_HEADERS = {b"retry-after": "Retry-After", b"retry-after-ms": "retry-after-ms"}
 
 
-class Reply(NamedTuple):
-    """An answer: its status, the first bytes of an error, the headers about trying again."""
+class RawResponse(NamedTuple):
+    """A response: `error_body` is the beginning of an error's body, empty for other statuses.
+
+    `retry_headers` holds `Retry-After` and `retry-after-ms`, if the response has them.
+    """
 
     status: int
-    head: bytes
-    retry: dict[str, str]
+    error_body: bytes
+    retry_headers: dict[str, str]
 
 
-class Connection(asyncio.Protocol):
-    """Asks one thing at a time. `lost` is called once, after it was connected and is no more."""
+class ClientConnection(asyncio.Protocol):
+    """Sends one request at a time. `on_lost` is called once, when an open connection has closed."""
 
-    def __init__(self, lost: Callable[["Connection"], None]) -> None:
-        self._lost = lost
+    def __init__(self, on_lost: Callable[["ClientConnection"], None]) -> None:
+        self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._parser = HttpResponseParser(self)
-        # As lenient as a client can be that hands nothing on.
+        # Leniency is safe for a client that forwards nothing of the response.
         self._parser.set_dangerous_leniencies(
             lenient_headers=True,
             lenient_optional_cr_before_lf=True,
             lenient_spaces_after_chunk_size=True,
         )
-        self._asked: asyncio.Future[Reply] | None = None
-        self._answered_before = False
-        self._heard = False  # any byte since the request
-        self._bytes = 0  # of this answer
-        self._not_body = 0  # of these, since the last byte of its body
-        self._surplus = False
-        self._reply: Reply | None = None
-        # Of the message that is being parsed.
+        self._pending: asyncio.Future[RawResponse] | None = None
+        self._responded_before = False
+        self._received_any = False  # since the request was sent
+        self._response_bytes = 0
+        self._non_body_bytes = 0  # received since the last byte of a body
+        self._surplus = False  # another message began after the response
+        self._response: RawResponse | None = None
+        # State of the message that is being parsed.
         self._status = 0
-        self._body = b""
-        self._retry: dict[str, str] = {}
+        self._error_body = b""
+        self._retry_headers: dict[str, str] = {}
         self._has_length = False
-        self._until_end = False
+        self._until_eof = False
         self._keep_alive = False
         self.connected = False
         self.reusable = False
 
-    # For the pool.
-
-    def ask(self, header: bytes, body: bytes) -> asyncio.Future[Reply]:
-        """Send a request; the future has its answer, or `NoResponse`."""
-        asked: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.reusable = self._heard = self._surplus = False
-        self._bytes = self._not_body = 0
-        self._reply = None
+    def send(self, head: bytes, body: bytes) -> asyncio.Future[RawResponse]:
+        """Send a request; the future gets its response or `NoResponse`."""
+        pending: asyncio.Future[RawResponse] = asyncio.get_running_loop().create_future()
+        self.reusable = self._received_any = self._surplus = False
+        self._response_bytes = self._non_body_bytes = 0
+        self._response = None
         transport = self._transport
         if transport is None or transport.is_closing():
-            asked.set_exception(NoResponse(_ENDED))
-            return asked
-        self._asked = asked
-        transport.writelines((header, body))
-        return asked
+            pending.set_exception(NoResponse(_ENDED))
+            return pending
+        self._pending = pending
+        transport.writelines((head, body))
+        return pending
 
     @property
     def stale(self) -> bool:
-        """Whether it ended unused since its last answer, as far as we can know.
+        """Whether a reused connection ended before any byte of the last response arrived.
 
-        The upstream may have closed it before the request came. Or not: but every request may come
-        twice (docs/upstreams.md A9, S3), and the drain would send it again, too.
+        The upstream most likely closed it before it saw the request. If it did see the request,
+        sending again is still safe: any request may arrive twice (docs/upstreams.md A9, S3), and
+        the drain would retry it as well.
         """
-        return self._answered_before and not self._heard
+        return self._responded_before and not self._received_any
 
-    def drop(self) -> None:
-        """End it now; what was asked is not answered any more."""
+    def abort(self) -> None:
+        """Close the connection without flushing; a pending request fails with `NoResponse`."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()
 
-    # For the event loop.
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the transport."""
         self._transport = cast("asyncio.Transport", transport)
         self.connected = True
 
     def data_received(self, data: bytes) -> None:
-        """Parse; what comes unasked ends the connection."""
-        if self._asked is None:
-            self.drop()
+        if self._pending is None:
+            # Unsolicited bytes could be taken for the next request's response.
+            self.abort()
             return
-        self._heard = True
-        self._bytes += len(data)
-        self._not_body += len(data)
-        broken = False
+        self._received_any = True
+        self._response_bytes += len(data)
+        self._non_body_bytes += len(data)
+        malformed = False
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
-            broken = True
-        if self._reply is not None:
-            # What follows an answer is nobody's (RFC 9112, 6.3).
-            self._answer(self._reply, reusable=self._keep_alive and not (broken or self._surplus))
-        elif broken or self._not_body > MAX_HEADER_BYTES:
+            malformed = True
+        if self._response is not None:
+            # Bytes after the response belong to no request (RFC 9112, 6.3).
+            keep = self._keep_alive and not (malformed or self._surplus)
+            self._complete(self._response, reusable=keep)
+        elif malformed or self._non_body_bytes > MAX_HEAD_BYTES:
             self._fail(_NOT_HTTP)
-        elif self._bytes > MAX_ANSWER_BYTES:
-            self._answer(self._said(), reusable=False)
+        elif self._response_bytes > MAX_RESPONSE_BYTES:
+            self._complete(self._parsed(), reusable=False)
 
     def eof_received(self) -> None:
-        """The end of the connection may be the end of the answer."""
-        if self._asked is not None and self._until_end:
-            self._answer(self._said(), reusable=False)
-        # Closing alone would first wait until all is written.
-        self.drop()
+        if self._pending is not None and self._until_eof:
+            self._complete(self._parsed(), reusable=False)
+        # close() would first wait for unsent bytes to be written.
+        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whatever was asked is not answered any more."""
         self._transport = None
-        del self._parser  # it holds us
+        del self._parser  # breaks the reference cycle
         self._fail(_ENDED if exc is None else type(exc).__name__)
         if self.connected:
-            self._lost(self)
+            self._on_lost(self)
 
-    # For the parser.
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """A message begins: the answer, one that only informs, or one too many."""
-        self._surplus = self._reply is not None
+        self._surplus = self._response is not None
         self._status = 0
-        self._body = b""
-        self._retry = {}
-        self._has_length = self._until_end = False
+        self._error_body = b""
+        self._retry_headers = {}
+        self._has_length = self._until_eof = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note what the answer's length and the next try depend on."""
         name = name.lower()
         if name == b"content-length":
             self._has_length = True
         elif name == b"transfer-encoding":
             self._has_length = value.lower().endswith(b"chunked")
-        elif name in _RETRY:
-            self._retry.setdefault(_RETRY[name], value.decode("latin-1"))
+        elif name in _RETRY_HEADERS:
+            self._retry_headers.setdefault(_RETRY_HEADERS[name], value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
-        """Note the status, and how the answer will end."""
         self._status = self._parser.get_status_code()
         self._keep_alive = self._parser.should_keep_alive()
-        self._until_end = not self._has_length and self._status not in _INFORMATIONAL
+        self._until_eof = not self._has_length and self._status not in _INFORMATIONAL
 
     def on_body(self, data: bytes) -> None:
-        """Throw the body away, but for the beginning of an error."""
-        self._not_body = 0
-        if self._status >= _ERRORS and len(self._body) < HEAD_BYTES:
-            self._body = (self._body + data)[:HEAD_BYTES]
+        self._non_body_bytes = 0
+        if self._status >= _MIN_ERROR_STATUS and len(self._error_body) < MAX_ERROR_BODY_BYTES:
+            self._error_body = (self._error_body + data)[:MAX_ERROR_BODY_BYTES]
 
     def on_message_complete(self) -> None:
-        """The answer is there, unless it only informs."""
-        self._until_end = False
-        if self._reply is None and self._status not in _INFORMATIONAL:
-            self._reply = self._said()
+        self._until_eof = False
+        if self._response is None and self._status not in _INFORMATIONAL:
+            self._response = self._parsed()
 
-    # What became of the request.
+    # The outcome of the request
 
-    def _said(self) -> Reply:
-        return Reply(self._status, self._body, self._retry)
+    def _parsed(self) -> RawResponse:
+        return RawResponse(self._status, self._error_body, self._retry_headers)
 
-    def _answer(self, reply: Reply, *, reusable: bool) -> None:
-        asked, self._asked = self._asked, None
-        self._answered_before = True
+    def _complete(self, response: RawResponse, *, reusable: bool) -> None:
+        pending, self._pending = self._pending, None
+        self._responded_before = True
         transport = self._transport
-        # An answer to a request that is not all written leaves its rest on the wire.
+        # A response that came before the request was fully written leaves the rest in the buffer.
         self.reusable = reusable and transport is not None and not transport.get_write_buffer_size()
-        if asked is not None and not asked.done():
-            asked.set_result(reply)
+        if pending is not None and not pending.done():
+            pending.set_result(response)
 
-    def _fail(self, why: str) -> None:
-        asked, self._asked = self._asked, None
-        if asked is not None and not asked.done():
-            asked.set_exception(NoResponse(why))
-        self.drop()
+    def _fail(self, reason: str) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None and not pending.done():
+            pending.set_exception(NoResponse(reason))
+        self.abort()

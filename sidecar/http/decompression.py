@@ -1,4 +1,4 @@
-"""Compressed request bodies, chunk by chunk and never more than asked for."""
+"""Bounded, incremental decompression of request bodies."""
 
 import zlib
 
@@ -6,9 +6,9 @@ _HEADER_BYTES = 2
 
 
 class Inflater:
-    """Inflates one body: `gzip`, with any number of members, or `deflate`.
+    """Decompresses one body: `gzip`, with any number of members, or `deflate`.
 
-    Raises `zlib.error` for what is neither.
+    Raises `zlib.error` for malformed input.
     """
 
     def __init__(self, encoding: str) -> None:
@@ -16,21 +16,21 @@ class Inflater:
         self._stream: zlib._Decompress | None = None
         self._pending = b""
 
-    def __call__(self, chunk: bytes, most: int) -> bytes:
-        """The bytes that `chunk` inflates to, at most `most`; the rest of it is dropped then."""
+    def __call__(self, chunk: bytes, max_bytes: int) -> bytes:
+        """Decompress `chunk` into at most `max_bytes`; input beyond that limit is discarded."""
         chunk, self._pending = self._pending + chunk, b""
         inflated = b""
-        while chunk and len(inflated) < most:
+        while chunk and len(inflated) < max_bytes:
             if self._stream is None or (self._stream.eof and self._gzip):
                 if len(chunk) < _HEADER_BYTES:
                     self._pending = chunk
                     break
                 self._stream = zlib.decompressobj(self._window(chunk))
-            inflated += self._stream.decompress(chunk, most - len(inflated))
+            inflated += self._stream.decompress(chunk, max_bytes - len(inflated))
             chunk = self._stream.unused_data
             if self._stream.eof:
                 if chunk and not self._gzip:
-                    raise zlib.error("bytes behind the end")
+                    raise zlib.error("data after the end of the stream")
                 # RFC 1952: a gzip file is a series of members; the next one begins here.
             else:
                 break
@@ -39,11 +39,11 @@ class Inflater:
     def _window(self, chunk: bytes) -> int:
         if self._gzip:
             return zlib.MAX_WBITS | 16
-        # "deflate" is zlib's format, but some clients send the bare stream.
+        # "deflate" means the zlib format (RFC 9110, 8.4.1.2), but some clients send raw deflate.
         is_zlib = chunk[0] & 0x0F == zlib.DEFLATED and int.from_bytes(chunk[:2]) % 31 == 0
         return zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
 
     @property
     def complete(self) -> bool:
-        """Whether the body came to its end."""
+        """Whether the end of the compressed body was reached."""
         return self._stream is not None and self._stream.eof and not self._pending

@@ -12,32 +12,32 @@ from yarl import URL
 from sidecar.http.failures import NoResponse
 
 CONNECT_S = 5.0
-# RFC 8305: when to try the next address beside one that does not answer.
+# RFC 8305: how long to wait for one address before the next is tried concurrently.
 NEXT_ADDRESS_S = 0.25
 
 
 class Dialer:
-    """Opens connections to the host and port of `url`, with TLS where its scheme says so."""
+    """Opens connections to the host and port of `url`, over TLS if its scheme is https."""
 
     def __init__(self, url: URL) -> None:
         self._host = url.raw_host or ""
         self._port = url.port or 0
         self._tls = _tls() if url.scheme == "https" else None
-        self._known = _literal(self._host, self._port)
+        self._literal = _literal_address(self._host, self._port)
         self._lookup: asyncio.Task[Sequence[AddrInfoType]] | None = None
 
     async def dial(self, protocol: asyncio.Protocol) -> None:
         """Connect `protocol`.
 
-        Raises `TimeoutError` after `CONNECT_S`, and `NoResponse` with the class of whatever else
-        went wrong: texts of errors may repeat what was sent.
+        Raises `TimeoutError` after `CONNECT_S`, and `NoResponse` for any other failure. The latter
+        only names the exception's class, because its text may repeat what was sent.
         """
         try:
-            addresses = self._known or await self._look_up()
+            addresses = self._literal or await self._look_up()
             async with asyncio.timeout(CONNECT_S):
                 await self._connect(protocol, addresses)
         except (OSError, RuntimeError, UnicodeError) as error:
-            # The kernel's own time-out has a number, and is one of many errors.
+            # A TimeoutError with an errno is the kernel's (ETIMEDOUT): a failure like any other.
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise
             raise NoResponse(type(error).__name__, outage=True) from None
@@ -53,14 +53,14 @@ class Dialer:
         )
 
     async def _look_up(self) -> Sequence[AddrInfoType]:
-        """The host's addresses: one question, however many connections wait for it."""
+        """The host's addresses; concurrent callers share one lookup."""
         if self._lookup is None:
             self._lookup = asyncio.create_task(self._addresses())
             self._lookup.add_done_callback(self._looked_up)
         return await asyncio.shield(self._lookup)
 
     async def _addresses(self) -> Sequence[AddrInfoType]:
-        # Without the addresses of a family that this machine does not have.
+        # AI_ADDRCONFIG omits address families that this machine has no address of.
         return await asyncio.get_running_loop().getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
@@ -68,7 +68,8 @@ class Dialer:
     def _looked_up(self, lookup: asyncio.Task[Sequence[AddrInfoType]]) -> None:
         self._lookup = None
         if not lookup.cancelled():
-            lookup.exception()  # seen, also when nobody waits for it any more
+            # Mark the exception as retrieved, in case every waiter was cancelled.
+            lookup.exception()
 
 
 def _tls() -> ssl.SSLContext:
@@ -77,15 +78,15 @@ def _tls() -> ssl.SSLContext:
     return context
 
 
-def _literal(host: str, port: int) -> Sequence[AddrInfoType]:
-    """The address that `host` is, if it is one: there is nothing to look up then."""
+def _literal_address(host: str, port: int) -> Sequence[AddrInfoType]:
+    """The address if `host` is an IP address, which needs no lookup; otherwise empty."""
     try:
         version = ip_address(host).version
     except ValueError:
         return []
     if "%" in host:
-        return []  # only the resolver knows the number of an interface
-    kind = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return []  # only the resolver can turn an IPv6 zone into an interface number
+    stream = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
     if version == 4:  # noqa: PLR2004
-        return [(socket.AF_INET, *kind, (host, port))]
-    return [(socket.AF_INET6, *kind, (host, port, 0, 0))]
+        return [(socket.AF_INET, *stream, (host, port))]
+    return [(socket.AF_INET6, *stream, (host, port, 0, 0))]

@@ -1,8 +1,8 @@
-"""How a request to a server can fail below HTTP: there is no response to look at."""
+"""The error of a request that got no HTTP response."""
 
 
 class NoResponse(Exception):
-    """No response came. `outage`: nobody accepted the connection at all."""
+    """No response was received. `outage`: not even a connection could be opened."""
 
     def __init__(self, message: str, *, outage: bool = False) -> None:
         super().__init__(message)

@@ -1,186 +1,191 @@
-"""The connections to one upstream: kept alive, never more than so many, each request with an end.
+"""The connections to one upstream: bounded and kept alive; every request has a deadline.
 
-A place is what a connection takes of the bound. It is taken before dialling, and free again when
-the connection is gone; whoever waits for one gets it in order, or a connection that became idle.
+A slot counts towards the bound. It is taken before dialing and freed when the connection has
+closed. Requests that find no free slot wait in FIFO order, for a slot or for an idle connection.
 """
 
 import asyncio
 from collections import deque
 
-from sidecar.http.client_connection import Connection, Reply
+from sidecar.http.client_connection import ClientConnection, RawResponse
 from sidecar.http.dialer import Dialer
 from sidecar.http.failures import NoResponse
 from sidecar.http.request_deadline import Deadline
 from sidecar.http.timeouts import Deadlines
 
-# Idle connections end before the server's 5 s, or they would be reset (docs/upstreams.md A6).
+# Shorter than the server's 5 s, after which it resets the connection (docs/upstreams.md A6).
 KEEPALIVE_S = 4.0
 
 
 class Pool:
-    """At most `max_connections` connections by `dialer`. Make it inside a running loop.
+    """At most `max_connections` connections by `dialer`. Create it inside a running loop.
 
-    `timeout_s` is for a whole request: waiting for a place, connecting, sending, answering.
+    `timeout_s` covers the whole request: waiting for a slot, connecting, sending, receiving.
     """
 
     def __init__(self, dialer: Dialer, *, timeout_s: float, max_connections: int) -> None:
         self._dialer = dialer
-        self._max = max_connections
+        self._max_connections = max_connections
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
         self._deadlines = Deadlines(timeout_s, Deadline.expire)
-        self._places_taken = 0
-        self._connections: set[Connection] = set()
-        self._idle: dict[Connection, float] = {}  # since when; the newest is the last
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
-        self._dialling: set[asyncio.Timeout] = set()
+        self._slots_taken = 0
+        self._connections: set[ClientConnection] = set()
+        # Each with the loop time since when it is idle, oldest first.
+        self._idle: dict[ClientConnection, float] = {}
+        # A waiter gets an idle connection, or None: a slot to open a new one.
+        self._waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
+        self._dialing: set[asyncio.Timeout] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
         self._empty: asyncio.Future[None] | None = None
 
-    async def exchange(self, header: bytes, body: bytes) -> Reply:
-        """Send a request and return its answer; raises `NoResponse` or `TimeoutError`."""
+    async def exchange(self, head: bytes, body: bytes) -> RawResponse:
+        """Send a request and return its response; raises `NoResponse` or `TimeoutError`.
+
+        A request on a connection that turns out to be stale is sent again, once, on a new one.
+        """
         now = self._loop.time()
         deadline = Deadline(now + self._timeout_s)
         self._deadlines.add(deadline)
         try:
-            connection = self._idle_one(now) or await self._new_one(deadline)
-            again = False
+            connection = self._take_idle(now) or await self._acquire(deadline)
+            resent = False
             while True:
                 try:
-                    reply = await deadline.bound(connection.ask(header, body))
+                    response = await deadline.bound(connection.send(head, body))
                 except BaseException as error:
-                    connection.drop()
-                    if again or not connection.stale or not isinstance(error, NoResponse):
+                    connection.abort()
+                    if resent or not connection.stale or not isinstance(error, NoResponse):
                         raise
                 else:
-                    self._give_back(connection)
-                    return reply
-                again = True
-                connection = await self._new_one(deadline, first=True)
+                    self._release(connection)
+                    return response
+                resent = True
+                connection = await self._acquire(deadline, first=True)
         finally:
             self._deadlines.discard(deadline)
 
     async def close(self) -> None:
-        """End every connection and every request; returns when all are gone."""
+        """Abort every connection and request; returns when all connections have closed."""
         self._closed = True
         self._deadlines.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for scope in self._dialling:
+        for scope in self._dialing:
             if not scope.expired():
                 scope.reschedule(self._loop.time())
         for connection in self._connections:
-            connection.drop()
-        if self._places_taken:
+            connection.abort()
+        if self._slots_taken:
             self._empty = self._loop.create_future()
             await self._empty
 
-    def _idle_one(self, now: float) -> Connection | None:
+    def _take_idle(self, now: float) -> ClientConnection | None:
         while self._idle:
             connection, since = self._idle.popitem()
             if now - since < KEEPALIVE_S:
                 return connection
-            connection.drop()
+            connection.abort()
         return None
 
-    async def _new_one(self, deadline: Deadline, *, first: bool = False) -> Connection:
-        """A new connection, or one that another request is done with; `first`: before others."""
-        if self._places_taken < self._max:
-            self._places_taken += 1
-        elif (given := await self._place(deadline, first=first)) is not None:
-            return given
-        connection = Connection(self._lost)
+    async def _acquire(self, deadline: Deadline, *, first: bool = False) -> ClientConnection:
+        """A new connection, or one that another request released; `first` skips the queue."""
+        if self._slots_taken < self._max_connections:
+            self._slots_taken += 1
+        elif (released := await self._wait(deadline, first=first)) is not None:
+            return released
+        connection = ClientConnection(self._lost)
         self._connections.add(connection)
         try:
             await self._dial(connection, deadline)
         except BaseException:
             if connection.connected:
-                connection.drop()
+                connection.abort()
             else:
                 self._lost(connection)
             raise
         return connection
 
-    async def _dial(self, connection: Connection, deadline: Deadline) -> None:
+    async def _dial(self, connection: ClientConnection, deadline: Deadline) -> None:
         if self._closed:
             raise NoResponse("closed")
         try:
             async with asyncio.timeout_at(deadline.due) as scope:
-                self._dialling.add(scope)
+                self._dialing.add(scope)
                 try:
                     await self._dialer.dial(connection)
                 finally:
-                    self._dialling.discard(scope)
+                    self._dialing.discard(scope)
         except TimeoutError:
             if not self._closed:
                 raise
         if self._closed:
             raise NoResponse("closed")
 
-    async def _place(self, deadline: Deadline, *, first: bool) -> Connection | None:
-        """Wait for a place, or for a connection that has one."""
-        place: asyncio.Future[Connection | None] = self._loop.create_future()
+    async def _wait(self, deadline: Deadline, *, first: bool) -> ClientConnection | None:
+        """Wait for a released connection, or for a free slot (None)."""
+        waiter: asyncio.Future[ClientConnection | None] = self._loop.create_future()
         if first:
-            self._waiting.appendleft(place)
+            self._waiters.appendleft(waiter)
         else:
-            self._waiting.append(place)
+            self._waiters.append(waiter)
         try:
-            return await deadline.bound(place)
+            return await deadline.bound(waiter)
         except BaseException:
-            if place in self._waiting:
-                self._waiting.remove(place)
-            elif not place.cancelled() and place.exception() is None:
-                # Given at the very moment at which the caller was cancelled.
-                given = place.result()
-                if given is None:
-                    self._place_free()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif not waiter.cancelled() and waiter.exception() is None:
+                # The caller was cancelled after the waiter was served: pass it on.
+                released = waiter.result()
+                if released is None:
+                    self._free_slot()
                 else:
-                    self._give_back(given)
+                    self._release(released)
             raise
 
-    def _give_back(self, connection: Connection) -> None:
-        """A request is done with it."""
+    def _release(self, connection: ClientConnection) -> None:
+        """Hand `connection`, whose request has finished, to the next waiter, or keep it idle."""
         if not connection.reusable:
-            connection.drop()
+            connection.abort()
             return
-        if (place := self._next_in_line()) is not None:
-            place.set_result(connection)
+        if (waiter := self._next_waiter()) is not None:
+            waiter.set_result(connection)
             return
         now = self._loop.time()
         self._idle[connection] = now
         if self._sweeper is None and not self._closed:
             self._sweep_at(now + KEEPALIVE_S)
 
-    def _next_in_line(self) -> asyncio.Future[Connection | None] | None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                return place
+    def _next_waiter(self) -> asyncio.Future[ClientConnection | None] | None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                return waiter
         return None
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: ClientConnection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
             self._idle.pop(connection, None)
-            self._place_free()
+            self._free_slot()
 
-    def _place_free(self) -> None:
-        if (place := self._next_in_line()) is not None:
-            place.set_result(None)
+    def _free_slot(self) -> None:
+        if (waiter := self._next_waiter()) is not None:
+            waiter.set_result(None)
             return
-        self._places_taken -= 1
-        if not self._places_taken and self._empty is not None and not self._empty.done():
+        self._slots_taken -= 1
+        if not self._slots_taken and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
     def _sweep_at(self, due: float) -> None:
         self._sweeper = self._loop.call_at(due, self._sweep, due)
 
     def _sweep(self, due: float) -> None:
-        """End what has been idle for too long."""
+        """Close connections that have been idle for `KEEPALIVE_S`."""
         self._sweeper = None
         for connection, since in self._idle.items():
             if since + KEEPALIVE_S > due:
                 self._sweep_at(since + KEEPALIVE_S)
                 return
-            connection.drop()
+            connection.abort()

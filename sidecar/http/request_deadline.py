@@ -1,4 +1,4 @@
-"""The time that one request to an upstream has, whatever it waits for."""
+"""The deadline of one client request, across every future that the request waits for."""
 
 import asyncio
 from typing import Any, TypeVar
@@ -7,24 +7,27 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """Ends what the request waits for at `due`, loop time in seconds, when `expire` is called."""
+    """Fails whatever the request is waiting for with `TimeoutError` once `expire` is called.
 
-    __slots__ = ("_over", "_waits_for", "due")
+    `due` is loop time in seconds. The caller calls `expire` then (see http/timeouts.py).
+    """
+
+    __slots__ = ("_expired", "_waiting_for", "due")
 
     def __init__(self, due: float) -> None:
         self.due = due
-        self._over = False
-        self._waits_for: asyncio.Future[Any] | None = None
+        self._expired = False
+        self._waiting_for: asyncio.Future[Any] | None = None
 
     def bound(self, future: asyncio.Future[T]) -> asyncio.Future[T]:
-        """`future`, which the request waits for next: a `TimeoutError` when the time is over."""
-        self._waits_for = future
-        if self._over:
+        """Apply the deadline to `future`, which the request waits for next, and return it."""
+        self._waiting_for = future
+        if self._expired:
             self.expire()
         return future
 
     def expire(self) -> None:
-        """The time is over."""
-        self._over = True
-        if self._waits_for is not None and not self._waits_for.done():
-            self._waits_for.set_exception(TimeoutError())
+        """Fail the current future, and every later one, with `TimeoutError`."""
+        self._expired = True
+        if self._waiting_for is not None and not self._waiting_for.done():
+            self._waiting_for.set_exception(TimeoutError())

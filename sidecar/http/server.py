@@ -1,8 +1,9 @@
-"""A small HTTP server for operators: GET and HEAD, answers that are there at once. llhttp parses.
+"""A small HTTP server for the admin port: GET and HEAD, with synchronous handlers. llhttp parses.
 
-Kubelets, Prometheus and people ask little and seldom, so each answer is made and written in the
-step of the loop in which its request came. A connection has `IDLE_S` for its next request and for
-reading the answer to the last one; a visitor that sends much, or does not read, is hung up on.
+Kubelets, Prometheus and people send few, small requests, so each response is built and written in
+the callback that received its request. A connection may be idle for `IDLE_S`, which includes the
+time that the client takes to read its last response. A client that sends too much, or does not
+read its responses, is disconnected.
 """
 
 import asyncio
@@ -16,18 +17,19 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, par
 
 from sidecar.http.timeouts import Deadlines
 
-# Longer than Prometheus' default interval, so that a scrape finds its connection again.
+# Longer than Prometheus' default scrape interval, so that the next scrape reuses its connection.
 IDLE_S = 75.0
-# Of one request, body included; and how many may come at once on one connection: each answer takes
-# the loop milliseconds, and agents wait for it meanwhile.
+# One request, including its body.
 MAX_REQUEST_BYTES = 64 * 1024
+# Requests received at once on a connection. Each blocks the loop for milliseconds, and the agents'
+# requests wait meanwhile.
 MAX_PIPELINED = 8
-_READS = (b"GET", b"HEAD")
+_METHODS = (b"GET", b"HEAD")
 _TEXT = "text/plain; charset=utf-8"
 
 
 class Response(NamedTuple):
-    """An answer: its body, and what that is."""
+    """A response; `headers` are added to the server's own."""
 
     body: bytes
     content_type: str = _TEXT
@@ -35,160 +37,156 @@ class Response(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-# Gives the answer for a query; its first value for each name.
+# Makes the response for a query string, given as the first value of each name.
 Handler = Callable[[Mapping[str, str]], Response]
 
 
 class HttpServer:
-    """What all connections share: a handler for each path, and headers for every answer."""
+    """State shared by all connections: a handler for each path, and headers for every response."""
 
     def __init__(self, handlers: Mapping[str, Handler], headers: Mapping[str, str]) -> None:
         self._handlers = handlers
         self._headers = headers
         self._loop = asyncio.get_running_loop()
         self.connections: set[ServerConnection] = set()
-        self.idle = Deadlines(IDLE_S, ServerConnection.hang_up)
+        self.idle = Deadlines(IDLE_S, ServerConnection.abort)
 
     def connect(self) -> "ServerConnection":
-        """The protocol of a new connection."""
+        """A protocol for a new connection."""
         return ServerConnection(self)
 
     def close(self) -> None:
-        """End every connection, once its answers have gone."""
-        for visitor in list(self.connections):
-            visitor.close()
+        """Close every connection, after its pending responses are written."""
+        for connection in list(self.connections):
+            connection.close()
         self.idle.close()
 
-    def answer(self, method: bytes, url: bytes, *, stays: bool) -> bytes:
-        """The bytes of an answer."""
-        head, body = self._written(self._said(method, url), stays=stays)
+    def respond(self, method: bytes, target: bytes, *, keep_alive: bool) -> bytes:
+        """The bytes of the response to a request."""
+        head, body = self._serialize(self._handle(method, target), keep_alive=keep_alive)
         return head if method == b"HEAD" else head + body
 
-    def refusal(self) -> bytes:
-        """What is said last to a visitor that can't be understood, or does not come to an end."""
-        return b"".join(self._written(bad_request("no request that is understood"), stays=False))
+    def malformed_request(self) -> bytes:
+        """The last response on a connection whose request is malformed or too large."""
+        response = bad_request("malformed or oversized request")
+        return b"".join(self._serialize(response, keep_alive=False))
 
-    def _written(self, said: Response, *, stays: bool) -> tuple[bytes, bytes]:
+    def _serialize(self, response: Response, *, keep_alive: bool) -> tuple[bytes, bytes]:
         headers = {
-            "Content-Type": said.content_type,
-            "Content-Length": str(len(said.body)),
+            "Content-Type": response.content_type,
+            "Content-Length": str(len(response.body)),
             "Date": formatdate(usegmt=True),
-            "Connection": "keep-alive" if stays else "close",
+            "Connection": "keep-alive" if keep_alive else "close",
             **self._headers,
-            **said.headers,
+            **response.headers,
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"HTTP/1.1 {said.status.value} {said.status.phrase}\r\n{lines}\r\n".encode()
-        return head, said.body
+        head = f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\n{lines}\r\n"
+        return head.encode(), response.body
 
-    def _said(self, method: bytes, url: bytes) -> Response:
+    def _handle(self, method: bytes, target: bytes) -> Response:
         try:
-            parsed = parse_url(url)
+            parsed = parse_url(target)
             path, query = (parsed.path or b"").decode(), (parsed.query or b"").decode()
         except (HttpParserError, UnicodeDecodeError):
-            return bad_request("the address is none")
+            return bad_request("malformed request target")
         handler = self._handlers.get(path)
         if handler is None:
             return Response(b"no such path\n", status=HTTPStatus.NOT_FOUND)
-        if method not in _READS:
+        if method not in _METHODS:
             allowed = {"Allow": "GET, HEAD"}
             return Response(b"use GET\n", status=HTTPStatus.METHOD_NOT_ALLOWED, headers=allowed)
         try:
             return handler(dict(reversed(parse_qsl(query, keep_blank_values=True))))
-        except Exception as bug:  # noqa: BLE001 (whoever looks must not end what is looked at)
-            context = {"message": f"no answer for {path}", "exception": bug}
+        except Exception as bug:  # noqa: BLE001 (observing the sidecar must never end it)
+            context = {"message": f"the handler of {path} failed", "exception": bug}
             self._loop.call_exception_handler(context)
             return Response(b"see the log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def bad_request(text: str) -> Response:
-    """The answer to what can't be understood."""
+    """A 400 with `text` as its body."""
     return Response(text.encode() + b"\n", status=HTTPStatus.BAD_REQUEST)
 
 
 class ServerConnection(asyncio.Protocol):
-    """One connection."""
+    """One connection of a client."""
 
-    def __init__(self, visitors: HttpServer) -> None:
-        self._visitors = visitors
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
         self._transport: asyncio.Transport
         self._parser = HttpRequestParser(self)
-        self._size = 0  # of the request that is arriving
-        self._url = b""
-        self._asked: list[tuple[bytes, bytes, bool]] = []
-        self._reads = True  # whether the visitor reads what it is told
+        self._size = 0  # bytes received of the incomplete request
+        self._target = b""
+        # Complete requests: method, target, keep_alive.
+        self._requests: list[tuple[bytes, bytes, bool]] = []
+        self._write_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody is there."""
         self._transport = cast("asyncio.Transport", transport)
-        self._visitors.connections.add(self)
-        self._visitors.idle.add(self)
+        self._server.connections.add(self)
+        self._server.idle.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """They are gone."""
-        self._visitors.connections.discard(self)
-        self._visitors.idle.discard(self)
-        del self._parser  # it holds us
+        self._server.connections.discard(self)
+        self._server.idle.discard(self)
+        del self._parser  # breaks the reference cycle
 
     def pause_writing(self) -> None:
-        """The last answers are not read yet: no more questions."""
-        self._reads = False
+        # A client that does not read its responses gets no further requests read either.
+        self._write_paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """They are."""
-        self._reads = True
+        self._write_paused = False
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is whole now."""
-        broken = False
+        malformed = False
         self._size += len(data)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
-            broken = True
-        if len(self._asked) > MAX_PIPELINED:
-            self.hang_up()
+            malformed = True
+        if len(self._requests) > MAX_PIPELINED:
+            self.abort()
             return
-        self._answer_all()
+        self._respond_to_all()
         if self._transport.is_closing():
             return
-        if broken or self._size > MAX_REQUEST_BYTES:
-            self._transport.write(self._visitors.refusal())
+        if malformed or self._size > MAX_REQUEST_BYTES:
+            self._transport.write(self._server.malformed_request())
             self.close()
 
-    def _answer_all(self) -> None:
-        asked, self._asked = self._asked, []
-        for method, url, stays in asked:
+    def _respond_to_all(self) -> None:
+        requests, self._requests = self._requests, []
+        for method, target, keep_alive in requests:
             if self._transport.is_closing():
                 return
-            if not self._reads:
-                self.hang_up()  # it asks on and on, and does not read
+            if self._write_paused:
+                self.abort()  # it pipelines requests without reading the responses
                 return
-            self._transport.write(self._visitors.answer(method, url, stays=stays))
-            if not stays:
+            self._transport.write(self._server.respond(method, target, keep_alive=keep_alive))
+            if not keep_alive:
                 self.close()
-        if asked:
-            self._visitors.idle.discard(self)
-            self._visitors.idle.add(self)
+        if requests:
+            self._server.idle.discard(self)
+            self._server.idle.add(self)
 
     def close(self) -> None:
-        """End it, once what is written has gone."""
+        """Close the connection after all written bytes are flushed."""
         self._transport.close()
 
-    def hang_up(self) -> None:
-        """End it now."""
+    def abort(self) -> None:
+        """Close the connection without flushing."""
         self._transport.abort()
 
-    # For the parser.
+    # Callbacks of the parser
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the address."""
-        self._url += url
+        self._target += url  # can arrive in pieces
 
     def on_message_complete(self) -> None:
-        """A request is whole."""
-        stays = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        self._asked.append((self._parser.get_method(), self._url, stays))
-        self._url, self._size = b"", 0
+        keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        self._requests.append((self._parser.get_method(), self._target, keep_alive))
+        self._target, self._size = b"", 0

@@ -1,4 +1,4 @@
-"""Deadlines that are all equally long, with one timer for all of them."""
+"""Timeouts of equal length for many items, on a single timer."""
 
 import asyncio
 from collections.abc import Callable, Hashable
@@ -8,40 +8,40 @@ _T = TypeVar("_T", bound=Hashable)
 
 
 class Deadlines(Generic[_T]):
-    """Calls `expired` with each item that is still here `seconds` after it was added."""
+    """Calls `expired` with each item that has not been discarded `seconds` after it was added."""
 
     def __init__(self, seconds: float, expired: Callable[[_T], None]) -> None:
         self._seconds = seconds
         self._expired = expired
         self._loop = asyncio.get_running_loop()
-        # In the order in which they end.
+        # All timeouts are equally long, so insertion order is expiry order.
         self._due: dict[_T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, item: _T) -> None:
-        """Begin the time of `item`."""
+        """Start the timeout of `item`; to restart it, discard the item first."""
         due = self._due[item] = self._loop.time() + self._seconds
         if self._timer is None:
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._expire_due)
 
     def discard(self, item: _T) -> None:
-        """`item` is done; the timer stays and finds others, or nothing."""
+        """Cancel the timeout of `item`, if there is one. The shared timer keeps running."""
         self._due.pop(item, None)
 
     def close(self) -> None:
-        """Nothing expires any more."""
+        """Forget all items and cancel the timer."""
         self._due.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _expire_due(self) -> None:
         self._timer = None
         now = self._loop.time()
         while self._due:
             item, due = next(iter(self._due.items()))
             if due > now:
-                self._timer = self._loop.call_at(due, self._look)
+                self._timer = self._loop.call_at(due, self._expire_due)
                 return
             del self._due[item]
             self._expired(item)

@@ -1,8 +1,8 @@
-"""The Agentex sink: one span a request, POST to create and PATCH to complete.
+"""The Agentex sink: one span per request, POST to create and PATCH to complete.
 
-Everything about its answers is from docs/upstreams.md: a duplicate POST is a 400 that says so
-(1), null in a PATCH leaves a field alone (2), an id with a slash can't be addressed (2), an unknown
-task is a 500 that lasts (1), list-shaped `data` breaks a PATCH (2).
+It relies on docs/upstreams.md A1 and A2: a duplicate POST is a 400 with a known message, an unknown
+task is a permanent 500, a null in a PATCH leaves the field unchanged, list-shaped `data` breaks a
+PATCH, and an id with a slash can't be addressed.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from sidecar.spans.span import Span, to_json
 _EXISTS = b"Item already exists"
 _UNKNOWN_ID = b"Item with id"
 _UNKNOWN_TASK = b"fk_spans_task_id_tasks"
-# A write that fails so often beside others that get through may name a task the server doesn't
-# know, behind a proxy that hides the message: it is tried without, before it is given up.
+# A write that has failed this often while others succeeded may name a task that the server does not
+# know, with a proxy hiding the message. It is then tried without the task before it is given up.
 _WITHOUT_TASK_FROM = 3
 
 _STORED = Response(200, b"", 0.0)
@@ -39,7 +39,7 @@ class AgentexSink:
         self._spans = client.target("/spans")
 
     def skips(self, span: Span) -> str | None:
-        """Open writes of spans that no later PATCH could reach."""
+        """Skips open writes of spans that no later PATCH could address."""
         if span.end_time is None and not _addressable(span.id):
             return "unaddressable_id"
         return None
@@ -47,61 +47,62 @@ class AgentexSink:
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
         """Create or complete the one span of `batch`."""
         for span in batch:
-            moved = suspicion >= _WITHOUT_TASK_FROM
-            answer = await self._write(repaired(span, task_in_data=moved))
-            if answer.status in TAKEN:
+            without_task = suspicion >= _WITHOUT_TASK_FROM
+            response = await self._write(repaired(span, task_in_data=without_task))
+            if response.status in TAKEN:
                 continue
-            if not moved and _is(answer, 500, _UNKNOWN_TASK):
-                answer = await self._write(repaired(span, task_in_data=True))
-            if (error := _decide(answer)) is not None:
+            if not without_task and _is(response, 500, _UNKNOWN_TASK):
+                response = await self._write(repaired(span, task_in_data=True))
+            if (error := _decide(response)) is not None:
                 raise error
 
     async def _write(self, span: Span) -> Response:
         if span.end_time is not None and span.open_sent_to & self._bit and _addressable(span.id):
-            answer = await self._patch(span)
-            if not _is(answer, 404, _UNKNOWN_ID):
-                return answer
-        answer = await self._client.request(b"POST", self._spans, to_json(span))
-        if not _is(answer, 400, _EXISTS):
-            return answer
+            response = await self._patch(span)
+            if not _is(response, 404, _UNKNOWN_ID):
+                return response
+        response = await self._client.request(b"POST", self._spans, to_json(span))
+        if not _is(response, 400, _EXISTS):
+            return response
         if span.end_time is None or not _addressable(span.id):
             return _STORED
-        # Stored before: by its START, maybe through another sidecar, or by a reply that got lost.
-        answer = await self._patch(span)
-        if _is(answer, 404, _UNKNOWN_ID):
-            # It exists and it doesn't: a read replica that lags (docs/upstreams.md A2).
+        # Already stored: by its START, possibly through another sidecar, or by a request whose
+        # response was lost.
+        response = await self._patch(span)
+        if _is(response, 404, _UNKNOWN_ID):
+            # POST finds the span but PATCH does not: the read replica lags (docs/upstreams.md A2).
             raise Unavailable("HTTP 404 right after a duplicate", 404)
-        return answer
+        return response
 
     async def _patch(self, span: Span) -> Response:
         target = self._client.target(f"/spans/{quote(span.id, safe='')}")
         return await self._client.request(b"PATCH", target, patch_body(span))
 
     async def close(self) -> None:
-        """Give up connections."""
+        """Close all connections."""
         await self._client.close()
 
 
-def _decide(answer: Response) -> SinkError | None:
-    if _is(answer, 404, _UNKNOWN_ID):
+def _decide(response: Response) -> SinkError | None:
+    if _is(response, 404, _UNKNOWN_ID):
         return Refused("HTTP 404", 404)
-    return decide(answer)
+    return decide(response)
 
 
-def _is(answer: Response, status: int, mark: bytes) -> bool:
-    return answer.status == status and mark in answer.head
+def _is(response: Response, status: int, message: bytes) -> bool:
+    return response.status == status and message in response.error_body
 
 
 def _addressable(id_: str) -> bool:
-    # %2F is decoded before routing, and clients normalise the dots (docs/upstreams.md A2).
+    # The server decodes %2F before routing, and clients normalize dots (docs/upstreams.md A2).
     return "/" not in id_ and id_ not in {".", ".."}
 
 
 def repaired(span: Span, *, task_in_data: bool = False) -> Span:
-    """`span` without what the server can never take: the same object when there is nothing.
+    """`span` in a form that the server can store; the same object if nothing has to change.
 
-    A NUL in a text column is a 500 for ever (docs/upstreams.md A1). A task that the server does
-    not know is kept inside `data`.
+    A NUL in a text column is a permanent 500 (docs/upstreams.md A1), so NULs in the name are
+    replaced. `task_in_data`, or a NUL in the task id, moves the task id into `data`.
     """
     name = span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name
     task, data = span.task_id, span.data
@@ -122,7 +123,7 @@ def _with_task(data: bytes, task: str) -> bytes:
 
 
 def patch_body(span: Span) -> bytes:
-    """What the span says, without nulls; list-shaped `data` stays out (docs/upstreams.md A2)."""
+    """The span's fields without nulls and without list-shaped `data` (docs/upstreams.md A2)."""
     fields = (
         (b'"trace_id":', _text(span.trace_id)),
         (b'"name":', _text(span.name)),

@@ -1,9 +1,8 @@
-"""HTTP to one upstream: requests, credentials, and every status mapped to a decision.
+"""HTTP to one upstream: adds credentials to requests and maps every status to a decision.
 
-In: method, path, body. Out: the first bytes of the answer, or a `SinkError`. Never retries: that is
-the drain's (D7). Bodies of answers are read and thrown away, because they echo the spans;
-only a short head of an error is looked at for the marks that docs/upstreams.md A6 names, and is
-never passed on.
+In: method, target, body. Out: a `Response`, or a `SinkError` when there is none. Retries are left
+to the drain (D7). Response bodies are discarded, because they echo the spans. Only the beginning of
+an error's body is kept, for the messages listed in docs/upstreams.md A6, and it is never logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorize
 
 MAX_RETRY_AFTER_S = 86_400.0
 
-# Statuses that say that the upstream has the batch.
+# The upstream has taken the batch.
 TAKEN = range(200, 300)
 _FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -29,55 +28,55 @@ _ELSEWHERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GO
 
 
 class Response(NamedTuple):
-    """An upstream's answer: the status, and the head of the body when it is an error."""
+    """An upstream's response; `error_body` is the beginning of an error's body, otherwise empty."""
 
     status: int
-    head: bytes
-    retry_after: float
+    error_body: bytes
+    retry_after: float  # seconds, 0 if the response does not ask for a delay
 
 
 def decide(response: Response) -> SinkError | None:
-    """The decision for an answer: None when the upstream has the batch.
+    """The decision that follows from a response: None when the upstream has taken the batch.
 
-    Sources: docs/upstreams.md A6, S1.5. What one upstream means by a status in a
-    way of its own is its sink's to know, before it asks here.
+    Sources: docs/upstreams.md A6, S1.5. A sink handles the statuses that have a meaning specific
+    to its upstream before it calls this.
     """
     status = response.status
     if status in TAKEN:
         return None
-    said = f"HTTP {status}"
+    message = f"HTTP {status}"
     if status in _FORBIDDEN:
-        return Unauthorized(said, status)
+        return Unauthorized(message, status)
     if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        # It may be about this very batch (D8): SGP hides its own 500s behind a 503.
+        # The batch may be the cause (D8): SGP reports its internal 500s as 503.
         suspect = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        return Unavailable(said, status, retry_after=response.retry_after, suspect=suspect)
+        return Unavailable(message, status, retry_after=response.retry_after, suspect=suspect)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return TooLarge(said, status)
+        return TooLarge(message, status)
     if status in _ELSEWHERE or status < HTTPStatus.BAD_REQUEST:
-        return Misdirected(said, status)
-    return Refused(said, status)
+        return Misdirected(message, status)
+    return Refused(message, status)
 
 
 def outcome_of(response: Response) -> str:
-    """The name of its decision (telemetry/outcomes.py)."""
+    """The name of the decision for a response (telemetry/outcomes.py)."""
     error = decide(response)
     return "ok" if error is None else error.outcome
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Seconds that `Retry-After` (seconds or an HTTP date) or `retry-after-ms` asks for, or 0.
+    """The delay requested by `retry-after-ms` or `Retry-After` (seconds or an HTTP date), or 0.
 
-    At most a day: an upstream is asked again now and then, whatever it said.
+    Capped at a day, so that no response can stop the retries for longer.
     """
     try:
-        seconds = _asked_for(headers)
+        seconds = _requested_delay(headers)
     except (ValueError, OverflowError):
         return 0.0
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
 
 
-def _asked_for(headers: Mapping[str, str]) -> float:
+def _requested_delay(headers: Mapping[str, str]) -> float:
     if milliseconds := headers.get("retry-after-ms"):
         return float(milliseconds) / 1000
     text = headers.get("Retry-After")
@@ -91,10 +90,10 @@ def _asked_for(headers: Mapping[str, str]) -> float:
 
 
 class UpstreamClient:
-    """Requests to one upstream with the credential of the moment.
+    """Sends requests to one upstream with the current credentials.
 
     `requested` is called after every request with its outcome (telemetry/outcomes.py), its
-    duration in seconds and the bytes of its body.
+    duration in seconds and the size of its body in bytes.
     """
 
     def __init__(
@@ -109,10 +108,10 @@ class UpstreamClient:
         self.target = http.target
 
     async def request(self, method: bytes, target: bytes, body: bytes) -> Response:
-        """Send one request, to a `target` of that method.
+        """Send one request; `target` is a result of the `target` method.
 
-        Raises `Unavailable` when no response comes, and `Unauthorized` when there is no credential
-        to send it with.
+        Raises `Unavailable` when no response arrives, and `Unauthorized`, without sending anything,
+        while a required credential is missing.
         """
         headers = self._credentials.headers()
         if headers is None:
@@ -121,8 +120,8 @@ class UpstreamClient:
         started = perf_counter()
         outcome = "connection"
         try:
-            status, beginning, retry = await self._http.exchange(head, body)
-            response = Response(status, beginning, retry_after_seconds(retry) if retry else 0.0)
+            status, error_body, retry = await self._http.exchange(head, body)
+            response = Response(status, error_body, retry_after_seconds(retry) if retry else 0.0)
             outcome = "ok" if status in TAKEN else outcome_of(response)
         except TimeoutError:
             outcome = "timeout"

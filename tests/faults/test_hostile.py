@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from tests.support.hostile_responses import OK, RESPONSES
 from tests.support.world import NOWHERE, Running, make_event, running_app
 
 DEADLINE_S = 10.0
@@ -26,7 +27,7 @@ PATCH = (
     b'"end_time":"2026-01-02T03:04:05Z"}'
 )
 # fmt: off
-# ruff: noqa: E501 (raw requests and responses)
+# ruff: noqa: E501 (raw requests)
 CASES = {
     "account": req(b"PUT /v5/spans/batch HTTP/1.1", b"x-selected-account-id: caf\xe9", body=ITEM),
     "account_ok": req(b"PUT /v5/spans/batch HTTP/1.1", b"x-selected-account-id: caf", body=ITEM),
@@ -76,60 +77,6 @@ CASES = {
     "range": b"GET /v5/x HTTP/1.1\r\nHost: localhost\r\nRange: bytes=\xff\r\nIf-Modified-Since: \xff\r\n\r\n",
     "dupcl": b"POST /v5/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
     "duphost": b"GET /v5/x HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n",
-}
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-ANSWERS = {
-    "ok": OK,
-    "latin": b"HTTP/1.1 200 OK\r\nX-A: caf\xe9\r\nContent-Length: 2\r\n\r\nok",
-    "reason": b"HTTP/1.1 200 caf\xe9\r\nContent-Length: 2\r\n\r\nok",
-    "reason_crlf": b"HTTP/1.1 200 a\x0bb\r\nContent-Length: 2\r\n\r\nok",
-    "noreason": b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok",
-    "304": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\n\r\n",
-    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
-    "204cl": b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
-    "205": b"HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n",
-    "100": b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
-    "103": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK,
-    "102x": b"HTTP/1.1 102 Processing\r\n\r\n" * 50 + OK,
-    "101": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nxyz",
-    "101b": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
-    "close": b"",
-    "half": b"HTTP/1.1 200 OK\r\nContent-Le",
-    "short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok",
-    "long": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokEXTRA",
-    "clte": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "badchunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nzz\r\n",
-    "te_gzip": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nxx",
-    "nocl": b"HTTP/1.1 200 OK\r\n\r\nok",
-    "h10": b"HTTP/1.0 200 OK\r\n\r\nok",
-    "h10ka": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
-    "h09": b"ok\r\n",
-    "h2": b"HTTP/2 200 OK\r\n\r\n",
-    "status999": b"HTTP/1.1 999 X\r\nContent-Length: 2\r\n\r\nok",
-    "status0": b"HTTP/1.1 000 X\r\nContent-Length: 2\r\n\r\nok",
-    "status99": b"HTTP/1.1 099 X\r\nContent-Length: 2\r\n\r\nok",
-    "badcl": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nok",
-    "twocl": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
-    "negcl": b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
-    "twodate": b"HTTP/1.1 200 OK\r\nDate: x\r\nDate: y\r\nServer: s\r\nContent-Length: 2\r\n\r\nok",
-    "emptyname": b"HTTP/1.1 200 OK\r\n: y\r\nContent-Length: 2\r\n\r\nok",
-    "ctl": b"HTTP/1.1 200 OK\r\nX: a\x01b\x7f\r\nContent-Length: 2\r\n\r\nok",
-    "barecr": b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\nok",
-    "barelf": b"HTTP/1.1 200 OK\nX: a\nContent-Length: 2\n\nok",
-    "fold": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nok",
-    "nul": b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 2\r\n\r\nok",
-    "bigheader": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\nContent-Length: 2\r\n\r\nok",
-    "manyheaders": b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 5000 + b"Content-Length: 2\r\n\r\nok",
-    "location": b"HTTP/1.1 302 F\r\nLocation: http://\xff/\r\nContent-Length: 0\r\n\r\n",
-    "cookie": b"HTTP/1.1 200 OK\r\nSet-Cookie: a=\xff; expires=\xff\r\nContent-Length: 2\r\n\r\nok",
-    "ctype": b"HTTP/1.1 200 OK\r\nContent-Type: \xff;charset=\xfe\r\nContent-Length: 2\r\n\r\nok",
-    "cenc": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
-    "connclose": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
-    "ext": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nok\r\n0\r\nTrailer: x\r\n\r\n",
-    "garbage": bytes(range(256)),
-    "link": b"HTTP/1.1 200 OK\r\nLink: <http://[::/>; rel=next\r\nContent-Length: 2\r\n\r\nok",
-    "401": b'HTTP/1.1 401 U\r\nWWW-Authenticate: Digest realm="\xff", nonce\r\nContent-Length: 2\r\n\r\nok',
 }
 # fmt: on
 METHODS = (
@@ -191,10 +138,10 @@ async def test_whatever_an_agent_sends(through: str) -> None:
                 await assert_alive(app)
 
 
-@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("case", RESPONSES)
 async def test_whatever_sgp_responds(case: str) -> None:
     """A response that can't be forwarded is a 502 or a closed connection."""
-    async with far(ANSWERS[case]) as url:
+    async with far(RESPONSES[case]) as url:
         environ = {"SGP_CLIENT_BASE_URL": url, "AGENTEX_BASE_URL": NOWHERE}
         settings = {"listener__pass_through": "true", "shutdown__grace_s": 0}
         async with running_app(environ, sgp__relay="true", **settings) as app:

@@ -1,4 +1,4 @@
-"""One timer for many deadlines."""
+"""Many timeouts on one timer."""
 
 import asyncio
 
@@ -6,8 +6,8 @@ from sidecar.http.timeouts import Deadlines
 from tests.support.world import run_virtual
 
 
-def test_each_expires_in_its_time() -> None:
-    """An item expires so long after it was added, unless it was done before."""
+def test_items_expire() -> None:
+    """Each item expires the given time after it was added, unless it was discarded."""
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
@@ -23,7 +23,7 @@ def test_each_expires_in_its_time() -> None:
         deadlines.add("d")
         deadlines.discard("a")
         deadlines.discard("c")
-        deadlines.discard("never there")
+        deadlines.discard("never added")
         await asyncio.sleep(30)
         assert expired == [("b", 11.0), ("d", 12.0)]
         deadlines.add("e")
@@ -33,8 +33,8 @@ def test_each_expires_in_its_time() -> None:
     run_virtual(story())
 
 
-def test_an_item_that_comes_again_begins_anew() -> None:
-    """Done and added again, it has its whole time again."""
+def test_discarding_and_adding_restarts_the_timeout() -> None:
+    """An item that was discarded and added again has its full time."""
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
@@ -50,8 +50,8 @@ def test_an_item_that_comes_again_begins_anew() -> None:
     run_virtual(story())
 
 
-def test_nothing_expires_after_the_end() -> None:
-    """Closed, it has no timer and no items."""
+def test_nothing_expires_after_close() -> None:
+    """Closing removes the timer and all items."""
 
     async def story() -> None:
         expired: list[str] = []

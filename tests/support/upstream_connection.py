@@ -1,4 +1,4 @@
-"""For tests of the sinks' client: upstreams that the test plays itself, byte by byte."""
+"""Upstreams for tests of the sinks' HTTP client: the test reads and writes their raw bytes."""
 
 import asyncio
 import inspect
@@ -21,12 +21,12 @@ P = ParamSpec("P")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 DONE = Response(200, b"", 0.0)
 TIMEOUT_S = 40.0
-# Of the wall clock: a hang fails instead of hanging.
+# Wall-clock time after which a test that hangs fails.
 DEADLINE_S = 30.0
 
 
 def on_both_loops(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a test of a coroutine function: once in asyncio's own loop, once in uvloop's."""
+    """Run a coroutine function as a test, once on asyncio's event loop and once on uvloop."""
 
     def test(*args: P.args, **kwargs: P.kwargs) -> None:
         bugs: list[dict[str, Any]] = []
@@ -39,12 +39,12 @@ def on_both_loops(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, 
         new_loop: Any = kwargs.pop("new_loop")
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(within_deadline())
-        assert bugs == []  # the app would end
+        assert bugs == []  # each would end the app
 
-    given = inspect.signature(story)
-    added = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
-    test.__signature__ = given.replace(  # type: ignore[attr-defined]
-        parameters=[*given.parameters.values(), added]
+    signature = inspect.signature(story)
+    new_loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
+    test.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), new_loop]
     )
     test.__name__, test.__doc__ = story.__name__, story.__doc__
     loops = pytest.mark.parametrize(
@@ -55,73 +55,75 @@ def on_both_loops(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, 
 
 
 @dataclass
-class Line:
-    """An accepted connection."""
+class Accepted:
+    """A connection that the upstream has accepted."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def header(self) -> bytes:
-        """The next request's request line and headers."""
+    async def head(self) -> bytes:
+        """The request line and headers of the next request."""
         return await self.reader.readuntil(b"\r\n\r\n")
 
     async def request(self) -> bytes:
-        """The next request, whole."""
-        header = await self.header()
-        length = int(header.rpartition(b"Content-Length: ")[2])
-        return header + await self.reader.readexactly(length)
+        """The next request, including its body."""
+        head = await self.head()
+        length = int(head.rpartition(b"Content-Length: ")[2])
+        return head + await self.reader.readexactly(length)
 
-    async def serve(self, answer: bytes = OK) -> bytes:
-        """Answer the next request."""
+    async def serve(self, response: bytes = OK) -> bytes:
+        """Respond to the next request and return it."""
         request = await self.request()
-        self.writer.write(answer)
+        self.writer.write(response)
         return request
 
-    async def ended(self) -> bool:
-        """Wait for the client to end it; whether nothing came before."""
+    async def closed_by_client(self) -> bool:
+        """Wait until the client closes the connection; whether it sent nothing before that."""
         try:
             return await self.reader.read() == b""
         except ConnectionResetError:
             return True
 
-    def hang_up(self) -> None:
-        """End it from this side."""
+    def close(self) -> None:
+        """Close the connection on the upstream's side."""
         self.writer.close()
 
 
 @dataclass
-class Far:
-    """An upstream, and a client for it with the outcomes of its requests."""
+class RawUpstream:
+    """An upstream, a client for it, and the outcomes of the client's requests."""
 
     url: str
     client: UpstreamClient
-    lines: asyncio.Queue[Line]
+    connections: asyncio.Queue[Accepted]
     outcomes: list[str] = field(default_factory=list)
 
-    def ask(self, body: bytes = b"{}", method: bytes = b"POST") -> asyncio.Task[Response]:
-        """Begin a request."""
+    def send(self, body: bytes = b"{}", method: bytes = b"POST") -> asyncio.Task[Response]:
+        """Start a request of the client."""
         target = self.client.target("/spans")
         return asyncio.create_task(self.client.request(method, target, body))
 
-    async def line(self) -> Line:
-        """The next connection of the client."""
-        return await self.lines.get()
+    async def accepted(self) -> Accepted:
+        """The next connection that the client opens."""
+        return await self.connections.get()
 
-    async def used(self) -> Line:
-        """A new connection that has answered once, and is idle."""
-        asking = self.ask()
-        line = await self.line()
-        await line.serve()
-        assert await asking == DONE
-        return line
+    async def used(self) -> Accepted:
+        """A new connection that has served one request and is idle."""
+        sending = self.send()
+        accepted = await self.accepted()
+        await accepted.serve()
+        assert await sending == DONE
+        return accepted
 
 
-def new_client(url: str, outcomes: list[str], most: int = 4, **headers: str) -> UpstreamClient:
-    """A client with these headers for credentials."""
+def new_client(
+    url: str, outcomes: list[str], max_connections: int = 4, **headers: str
+) -> UpstreamClient:
+    """A client with `headers` as its credentials."""
     return UpstreamClient(
-        HttpClient(url, timeout_s=TIMEOUT_S, max_connections=most),
+        HttpClient(url, timeout_s=TIMEOUT_S, max_connections=max_connections),
         Credentials(
-            {name: Secret(text) for name, text in headers.items()},
+            {name: Secret(value) for name, value in headers.items()},
             key_header="key",
             relay=False,
             required=True,
@@ -131,27 +133,27 @@ def new_client(url: str, outcomes: list[str], most: int = 4, **headers: str) -> 
 
 
 @asynccontextmanager
-async def far(
-    most: int = 4, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
-) -> AsyncIterator[Far]:
-    """A listening upstream; nobody is answered unless the test does it."""
-    lines: asyncio.Queue[Line] = asyncio.Queue()
-    accepted: list[Line] = []
+async def raw_upstream(
+    max_connections: int = 4, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[RawUpstream]:
+    """A listening upstream that responds only when the test makes it."""
+    connections: asyncio.Queue[Accepted] = asyncio.Queue()
+    accepted: list[Accepted] = []
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted.append(Line(reader, writer))
-        lines.put_nowait(accepted[-1])
+        accepted.append(Accepted(reader, writer))
+        connections.put_nowait(accepted[-1])
 
     server = await asyncio.start_server(accept, host, 0, ssl=tls)
     port = server.sockets[0].getsockname()[1]
     url = f"https://localhost:{port}" if tls else f"http://{bracketed(host)}:{port}"
     outcomes: list[str] = []
-    client = new_client(url, outcomes, most)
+    client = new_client(url, outcomes, max_connections)
     try:
-        yield Far(url, client, lines, outcomes)
+        yield RawUpstream(url, client, connections, outcomes)
     finally:
         await client.close()
-        for line in accepted:
-            line.writer.transport.abort()
+        for connection in accepted:
+            connection.writer.transport.abort()
         server.close()
         await server.wait_closed()
