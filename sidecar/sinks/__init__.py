@@ -1,8 +1,8 @@
-"""What a lane knows of its upstream: the `Sink` protocol, and errors that are decisions.
+"""A lane's interface to its upstream: the `Sink` protocol, and errors that are decisions (D5).
 
-An error says what to do, not what happened (D5). `sinks/http.py` is the one place that
-knows status codes; the drain only knows these classes. Texts of errors never hold anything an
-upstream said: its messages repeat the span (docs/upstreams.md A9).
+The class of an error tells the drain what to do with the batch. Only the sinks know status codes.
+An error's text never quotes the upstream, whose messages repeat span content (docs/upstreams.md
+A9).
 """
 
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ class Sink(Protocol):
 
     name: str
     max_batch: int  # spans in one request
-    max_batch_bytes: int  # bytes in one request, about
+    max_batch_bytes: int  # bytes in one request, approximately
 
     def skips(self, span: Span) -> str | None:
-        """The reason (of books.SKIP_REASONS) not to send this write at all, or None."""
+        """Why this write must not be sent, one of accounting.SKIP_REASONS; None to send it."""
         ...
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
-        """Return once the upstream has the batch; raise a `SinkError` if it does not.
+        """Return once the upstream has taken the batch; otherwise raise a `SinkError`.
 
-        `suspicion`: how often this very batch failed while others got through.
+        `suspicion`: how often this batch has failed while others succeeded (D8).
         """
         ...
 
     async def close(self) -> None:
-        """Give up connections."""
+        """Close all connections."""
         ...
 
 
 class SinkError(Exception):
-    """The upstream did not take the batch. `status` is the HTTP status, 0 where there was none.
+    """The upstream did not take the batch. `status` is the HTTP status, or 0 without a response.
 
-    `outcome` names the decision in metrics (telemetry/outcomes.py).
+    `outcome` is the decision's name in metrics (telemetry/outcomes.py).
     """
 
     outcome: ClassVar[str]
@@ -48,22 +48,22 @@ class SinkError(Exception):
 
 
 class Refused(SinkError):
-    """The same batch would be refused again."""
+    """The upstream would refuse the same batch again."""
 
     outcome = "refused"
 
 
 class TooLarge(SinkError):
-    """A smaller batch may be taken."""
+    """The upstream may take a smaller batch."""
 
     outcome = "too_large"
 
 
 class Unavailable(SinkError):
-    """The same batch may be taken later, not before `retry_after` seconds.
+    """The upstream may take the same batch later; do not retry within `retry_after` seconds.
 
-    `outage`: nobody answered at all. `suspect`: the upstream stumbled over this batch, which may be
-    its own fault or the batch's (D8).
+    `outage`: no connection could be opened. `suspect`: the failure may be caused by this batch
+    rather than by the upstream (D8).
     """
 
     outcome = "unavailable"
@@ -84,12 +84,12 @@ class Unavailable(SinkError):
 
 
 class Unauthorized(SinkError):
-    """The credential is not accepted, now; or there is none yet."""
+    """The upstream does not currently accept the credential, or none is known yet."""
 
     outcome = "unauthorized"
 
 
 class Misdirected(SinkError):
-    """This is not the API we look for: wrong base URL, or a redirect."""
+    """The base URL does not lead to the expected API: no such path, or a redirect."""
 
     outcome = "misdirected"

@@ -1,9 +1,10 @@
-"""Dead letters: writes that an upstream will never take, kept in a bounded file for a person.
+"""Dead letters: writes that an upstream will never take, kept in a bounded file for inspection.
 
-JSON lines: `time`, `sink`, `reason`, `status`, and the write as the event it came as, so that
-`sidecar replay` can send it again. Two files at most: when the current one is half of `max_bytes`
-it takes the place of the older one, whose lines are counted as dropped. Without a path nothing is
-kept; the log has each id and reason either way. A disk that fails never stops the lane.
+JSON lines: `time`, `sink`, `reason`, `status`, and the write in the form of the event that it
+arrived as, so that `sidecar replay` can send it again. There are at most two files: at half of
+`max_bytes` the current file replaces the older one, whose lines are counted as dropped. Without a
+path nothing is kept. The log has each span id and reason in any case. A disk failure never stops
+the lane.
 """
 
 import os
@@ -20,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Head(msgspec.Struct):
-    """What a dead letter says of itself, without the write's content."""
+    """The metadata of a dead letter, without the content of the write."""
 
     time: str
     sink: str
@@ -29,13 +30,13 @@ class Head(msgspec.Struct):
 
 
 class Letter(Head):
-    """A dead letter: its head, and the write as an event of docs/api.md."""
+    """A dead letter: its metadata, and the write as an event of docs/api.md."""
 
     event: msgspec.Raw
 
 
 class DeadLetters:
-    """Appends to the file at `path`, which is made at the first letter; "" keeps none."""
+    """Appends to the file at `path`, created with the first letter; "" keeps no letters."""
 
     def __init__(self, path: str, max_bytes: int) -> None:
         self._path = Path(path) if path else None
@@ -43,11 +44,11 @@ class DeadLetters:
         self._size = 0
         if self._path is not None and self._path.exists():
             self._size = self._path.stat().st_size
-        self.dropped = 0  # letters that made room for newer ones
-        self.errors = 0  # letters that the disk did not take
+        self.dropped = 0  # letters deleted to make room for newer ones
+        self.errors = 0  # letters that could not be written
 
     def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
-        """Keep one write that `sink` will never take."""
+        """Append one write that the upstream of `sink` will never take."""
         if self._path is None:
             return
         kind = b"start" if span.end_time is None else b"end"
@@ -59,7 +60,7 @@ class DeadLetters:
             self._append(self._path, line)
         except OSError as failure:
             self.errors += 1
-            log.error(  # noqa: TRY400 (the trace would say nothing more)
+            log.error(  # noqa: TRY400 (a traceback would add nothing)
                 "dead_letter_not_kept", span_id=span.id, error=failure.strerror
             )
 

@@ -1,8 +1,9 @@
-"""The SGP sink: `PUT /v5/spans/batch`, items joined from bytes.
+"""The SGP sink: `PUT /v5/spans/batch`, with the request body joined from raw JSON.
 
 The mapping is the SDK's (docs/upstreams.md S2.2), so that search filters and billing see the same
-spans; where the SDK would lose a whole batch, the item is repaired instead (1.4, 4.3 F2): lists
-become `{"items": [...]}`, an unknown type `CUSTOM`, a broken `__error__` still makes an error.
+spans. Where the SDK would lose a whole batch (docs/upstreams.md S1.4, S4.3 F2), the item is
+repaired: a list becomes `{"items": [...]}`, an unknown type becomes `CUSTOM`, and an incomplete
+`__error__` still sets the error status.
 """
 
 import re
@@ -52,7 +53,7 @@ _text = msgspec.json.encode
 
 
 class _Marks(msgspec.Struct):
-    """The two keys of `data` that SGP's columns are made from."""
+    """The two keys of `data` that determine the item's type and status."""
 
     span_type: Any = msgspec.field(name="__span_type__", default="STANDALONE")
     error: Any = msgspec.field(name="__error__", default=None)
@@ -62,9 +63,9 @@ _MARKS = msgspec.json.Decoder(_Marks)
 
 
 def enrichment(environ: Mapping[str, str]) -> tuple[bytes, bytes]:
-    """Members for every span's metadata: those that give way to the agent's own, those that don't.
+    """JSON members for every span's metadata: defaults, which `data` overrides, and overrides.
 
-    docs/upstreams.md S2.2: `__acp_type__` is `async` where nobody says otherwise.
+    `__acp_type__` defaults to `async` (docs/upstreams.md S2.2).
     """
     known = {
         "__acp_type__": environ.get("ACP_TYPE", ""),
@@ -75,16 +76,16 @@ def enrichment(environ: Mapping[str, str]) -> tuple[bytes, bytes]:
     commit = environ.get("AGENT_COMMIT_SHA", "")
     if _COMMIT.fullmatch(commit):
         known["__commit_sha__"] = commit
-    first = b"" if known["__acp_type__"] else b'"__acp_type__":"async"'
-    last = {"__source__": "agentex"} | {key: value for key, value in known.items() if value}
-    return first, _text(last)[1:-1]
+    defaults = b"" if known["__acp_type__"] else b'"__acp_type__":"async"'
+    overrides = {"__source__": "agentex"} | {key: value for key, value in known.items() if value}
+    return defaults, _text(overrides)[1:-1]
 
 
 class SgpSink:
     """Delivers batches to `{base_url}/v5/spans/batch`.
 
-    `enrichment`: see the function of that name. `open_writes`: whether spans that still run are
-    written, which is unsafe where START and END come through different sidecars (D20).
+    `enrichment`: the result of the function of that name. `open_writes`: whether running spans are
+    written, which is unsafe if START and END can reach different sidecars (D20).
     """
 
     name = "sgp"
@@ -106,13 +107,13 @@ class SgpSink:
         self._open_writes = open_writes
 
     def skips(self, span: Span) -> str | None:
-        """Open writes, where they are off."""
+        """Skips open writes if they are turned off."""
         return "open_writes_off" if span.end_time is None and not self._open_writes else None
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:  # noqa: ARG002
         """Insert or replace every span of `batch`."""
-        answer = await self._client.request(b"PUT", self._target, self.encode(batch))
-        if (error := decide(answer)) is not None:
+        response = await self._client.request(b"PUT", self._target, self.encode(batch))
+        if (error := decide(response)) is not None:
             raise error
 
     def encode(self, batch: Sequence[Span]) -> bytes:
@@ -137,32 +138,32 @@ class SgpSink:
         parts += (b',"metadata":', metadata, b"}")
 
     def _metadata(self, data: bytes) -> tuple[bytes, bytes, bytes]:
-        """`data` with what the SDK adds; the item's status; its type."""
-        first, last = self._enrichment
+        """The item's metadata (`data` with the SDK's additions), its status and its type."""
+        defaults, overrides = self._enrichment
         if data[:1] == b"[":
             data = b'{"items":%b}' % data
-        # Content is parsed only where one of the two keys is in it, and then only those.
+        # Content is parsed only for these two keys, and only if one of them occurs in it.
         if b"__span_type__" not in data and b"__error__" not in data:
-            return with_members(data, first, last), b'"SUCCESS"', b'"STANDALONE"'
+            return with_members(data, defaults, overrides), b'"SUCCESS"', b'"STANDALONE"'
         marks = _MARKS.decode(data)
         type_ = marks.span_type
         type_ = type_ if isinstance(type_, str) and type_ in SPAN_TYPES else "CUSTOM"
         if not isinstance(marks.error, dict):
-            return with_members(data, first, last), b'"SUCCESS"', _text(type_)
+            return with_members(data, defaults, overrides), b'"SUCCESS"', _text(type_)
         flat: dict[str, Any] = {"error": True}
         for key in ("type", "message", "category"):
             if key in marks.error:
                 flat[f"error_{key}"] = marks.error[key]
-        last = last + b"," + _text(flat)[1:-1]
-        return with_members(data, first, last), b'"ERROR"', _text(type_)
+        overrides = overrides + b"," + _text(flat)[1:-1]
+        return with_members(data, defaults, overrides), b'"ERROR"', _text(type_)
 
     async def close(self) -> None:
-        """Give up connections."""
+        """Close all connections."""
         await self._client.close()
 
 
 def batch_as_sent(spans: Sequence[Span]) -> bytes:
-    """The request in which an SDK sent `spans`."""
+    """The request body for `spans` received from an SDK, with its items unchanged."""
     items = []
     for span in spans:
         parts: list[bytes] = []
@@ -179,7 +180,7 @@ def _head(span: Span, parts: list[bytes]) -> None:
         b',"trace_id":',
         _text(span.trace_id),
         b',"name":',
-        # SGP would do the same (docs/upstreams.md S1.4.5).
+        # SGP does the same when it stores a name (docs/upstreams.md S1.4.5).
         _text(span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name),
         b',"start_timestamp":',
         _text(span.start_time),
@@ -191,7 +192,7 @@ def _head(span: Span, parts: list[bytes]) -> None:
 
 
 def _as_sent(span: Span, parts: list[bytes]) -> None:
-    """An item that the SDK made: it has its metadata, status and type already."""
+    """The rest of an item that an SDK built: its metadata, status and type are already set."""
     if span.extra:
         parts += (b",", span.extra)
     for name, raw in ((b"input", span.input), (b"output", span.output), (b"metadata", span.data)):
@@ -202,7 +203,7 @@ def _as_sent(span: Span, parts: list[bytes]) -> None:
 
 
 def _object(raw: bytes, parts: list[bytes]) -> None:
-    """SGP takes objects only: null becomes `{}`, a list is wrapped (D18)."""
+    """SGP accepts only objects: null becomes `{}`, and a list is wrapped (D18)."""
     if raw[:1] == b"[":
         parts += (b'{"items":', raw, b"}")
     else:

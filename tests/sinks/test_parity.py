@@ -1,7 +1,7 @@
-"""The same events as the SDK saw leave the same spans upstream as the SDK's own processors.
+"""For the same events, the sidecar leaves the same spans upstream as the SDK's processors.
 
 `captured/sdk_0_28_4.jsonl` was recorded with agentex-sdk 0.28.4: an agent's environment, the events
-in the listener's form, and every request that the SDK made of Agentex and of SGP.
+in the listener's format, and every request that the SDK sent to Agentex and to SGP.
 """
 
 import json
@@ -24,7 +24,7 @@ COLUMNS = "id trace_id name start_time end_time parent_id task_id input output d
 
 
 class Write(NamedTuple):
-    """A request, ours or the SDK's."""
+    """A request of the sidecar or of the SDK."""
 
     method: str
     path: str
@@ -32,17 +32,17 @@ class Write(NamedTuple):
 
 
 def recorded(requests: Iterable[Mapping[str, Any]]) -> list[Write]:
-    """The SDK's requests."""
+    """The SDK's requests, as captured."""
     return [Write(request["method"], request["path"], request["body"]) for request in requests]
 
 
 def received(requests: Iterable[Request]) -> list[Write]:
-    """Ours."""
+    """The sidecar's requests, as the upstream received them."""
     return [Write(request.method, request.path, request.body) for request in requests]
 
 
 def instants(row: Row) -> Row:
-    """Times by the instant that they name; without an offset that is UTC."""
+    """`row` with its timestamps as datetimes in UTC; without an offset they are UTC already."""
     row = dict(row)
     for key in row:
         if key.endswith(("_time", "_timestamp")) and row[key] is not None:
@@ -52,7 +52,7 @@ def instants(row: Row) -> Row:
 
 
 def agentex_rows(writes: Iterable[Write], *, merge_data: bool) -> dict[str, Row]:
-    """What the server stores: POST creates; PATCH leaves alone what is null, and merges `data`."""
+    """The rows that Agentex stores: POST creates, PATCH ignores nulls and merges `data`."""
     rows: dict[str, Row] = {}
     for method, path, body in writes:
         if method == "POST":
@@ -65,14 +65,14 @@ def agentex_rows(writes: Iterable[Write], *, merge_data: bool) -> dict[str, Row]
         for key, value in body.items():
             if value is None:
                 continue
-            both = isinstance(value, dict) and isinstance(row[key], dict)
-            merged = merge_data and key == "data" and both
-            row[key] = row[key] | value if merged else value
+            dicts = isinstance(value, dict) and isinstance(row[key], dict)
+            merge = merge_data and key == "data" and dicts
+            row[key] = row[key] | value if merge else value
     return {id_: instants(row) for id_, row in rows.items()}
 
 
 def sgp_rows(writes: Iterable[Write]) -> dict[str, Row]:
-    """What the server stores: the last item of an id."""
+    """The rows that SGP stores: the last item of each id."""
     rows: dict[str, Row] = {}
     for method, path, body in writes:
         assert (method, path) == ("PUT", "/v5/spans/batch")
@@ -81,7 +81,7 @@ def sgp_rows(writes: Iterable[Write]) -> dict[str, Row]:
 
 
 def enrichment(environ: Mapping[str, str]) -> Row:
-    """What the SDK adds to metadata (docs/upstreams.md S2.2), for the variables of the captures."""
+    """What the SDK adds to metadata (docs/upstreams.md S2.2), given the captured environment."""
     return {
         "__source__": "agentex",
         "__acp_type__": environ["ACP_TYPE"],
@@ -92,7 +92,7 @@ def enrichment(environ: Mapping[str, str]) -> Row:
 
 
 def as_intended(item: Row, environ: Mapping[str, str]) -> Row:
-    """The SDK's item with our differences: what SGP would refuse is repaired (D18)."""
+    """The SDK's item with the sidecar's repairs of what SGP would refuse (D18)."""
     item = dict(item)
     for key in ("input", "output", "metadata"):
         if isinstance(item[key], list):
@@ -105,7 +105,7 @@ def as_intended(item: Row, environ: Mapping[str, str]) -> Row:
 
 
 async def forwarded(scenario: Row, **overrides: object) -> tuple[list[Write], list[Write]]:
-    """Our requests of Agentex and SGP for a scenario's events, posted one by one."""
+    """The requests to Agentex and to SGP for a scenario's events, posted one by one."""
     async with upstream() as agentex, upstream() as sgp:
         environ = scenario["env"] | {
             "AGENTEX_BASE_URL": agentex.url,
@@ -115,34 +115,36 @@ async def forwarded(scenario: Row, **overrides: object) -> tuple[list[Write], li
         }
         async with running_app(environ, **overrides) as app:
             for event in scenario["events"]:
-                reply = await app.post(event)
-                assert (reply.status, reply.body["rejected"]) == (202, [])
+                response = await app.post(event)
+                assert (response.status, response.body["rejected"]) == (202, [])
             assert await app.stop()
         return received(agentex.requests), received(sgp.requests)
 
 
 def check(scenario: Row, agentex: list[Write], sgp: list[Write], *, merge_data: bool) -> None:
-    """Both sides hold the same rows."""
-    their_agentex = agentex_rows(recorded(scenario["agentex"]), merge_data=merge_data)
-    their_sgp = sgp_rows(recorded(scenario["sgp"]))
-    our_agentex, our_sgp = agentex_rows(agentex, merge_data=True), sgp_rows(sgp)
+    """Assert that the sidecar and the SDK leave the same rows."""
+    expected_agentex = agentex_rows(recorded(scenario["agentex"]), merge_data=merge_data)
+    expected_sgp = sgp_rows(recorded(scenario["sgp"]))
+    actual_agentex, actual_sgp = agentex_rows(agentex, merge_data=True), sgp_rows(sgp)
     if not scenario["start_writes"]:
-        # Without start writes the SDK never sends a span that was not ended; we show it running.
-        for id_ in our_agentex.keys() - their_agentex.keys():
-            assert our_agentex.pop(id_)["end_time"] is None
-            assert "end_timestamp" not in our_sgp.pop(id_)
-    assert our_agentex == their_agentex
+        # Without start writes the SDK never sends a span that has not ended; the sidecar sends
+        # it as running.
+        for id_ in actual_agentex.keys() - expected_agentex.keys():
+            assert actual_agentex.pop(id_)["end_time"] is None
+            assert "end_timestamp" not in actual_sgp.pop(id_)
+    assert actual_agentex == expected_agentex
     environ = scenario["env"]
-    assert our_sgp == {id_: as_intended(item, environ) for id_, item in their_sgp.items()}
+    assert actual_sgp == {id_: as_intended(item, environ) for id_, item in expected_sgp.items()}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
 async def test_the_same_spans_as_the_sdk(scenario: Row) -> None:
-    """START and END go out as one write, and leave what the SDK's writes leave.
+    """START and END merged into one write leave the same rows as the SDK's writes.
 
-    Intended: where the SDK writes STARTs too and an agent changes `data` in between, its PATCH is
-    merged into the START's keys at the server, and a key that the agent removed stays. Our one
-    write has the END's `data`, as the SDK has without start writes. So here a PATCH replaces it.
+    One difference is intended. If the SDK writes STARTs as well, and the agent removes a key of
+    `data` before END, Agentex merges the PATCH into the START's `data` and keeps that key. The
+    sidecar's single write has only the END's `data`, like the SDK without start writes, so the
+    expected rows are computed with a PATCH that replaces `data`.
     """
     agentex, sgp = await forwarded(scenario)
     assert {write.method for write in agentex} <= {"POST"}
@@ -158,7 +160,7 @@ STARTS = [
 
 @pytest.mark.parametrize("scenario", STARTS)
 async def test_the_same_spans_with_start_writes(scenario: Row) -> None:
-    """Open writes and the PATCH after them leave what the SDK's start writes and PATCHes leave."""
+    """Open writes followed by a PATCH leave the same rows as the SDK's start writes."""
     agentex, sgp = await forwarded(scenario, queue__start_hold_s=0)
     assert {write.method for write in agentex} == {w["method"] for w in scenario["agentex"]}
     check(scenario, agentex, sgp, merge_data=True)
