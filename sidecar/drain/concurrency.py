@@ -1,14 +1,15 @@
-"""Adaptive concurrency: how many requests at once an upstream is worth. Arithmetic only.
+"""Adaptive concurrency: how many requests to keep in flight at an upstream. Arithmetic only.
 
-The limit climbs while more requests at once get more writes through, and descends while fewer do
-not get less through. So it settles at the knee: the real Agentex server gets slower beyond about
-10 requests at once (docs/upstreams.md A7).
+The limit rises while more concurrency increases throughput, and falls while less concurrency does
+not reduce it. So it settles at the knee: the real Agentex server gets slower beyond about 10
+concurrent requests per worker (docs/upstreams.md A7).
 
-Goodput alone is blind to others: of an upstream that many sidecars share, a higher limit always
-gets a larger share, at everybody's cost. So where the answers of an upstream are alike, their
-latency says when it is crowded: then everyone takes half, and goes up by one request at a
-time, which makes the shares even (additive increase, multiplicative decrease). The least latency of
-a window is asked, because all others include the rounds of our own busy loop.
+Throughput alone ignores other clients: at an upstream that many sidecars share, a higher limit
+always gets a larger share, at the expense of the others. So where all requests to an upstream are
+alike, latency signals congestion: every sidecar then halves its limit and raises it again by one
+request at a time, which evens out the shares (additive increase, multiplicative decrease). The
+signal is the minimum latency of a window, because the other latencies include delays of our own
+event loop.
 """
 
 from enum import Enum
@@ -24,158 +25,167 @@ class _Trial(Enum):
 class ConcurrencyLimit:
     """The number of requests that may be in flight, at most `maximum`.
 
-    Measured in windows in which the limit was used up; while it is not, nothing can be learnt.
+    It is measured in windows, and only in those that used the limit up; the others say nothing
+    about it.
     """
 
     START = 4
-    # A trial upwards is kept when it gains this share of what a proportional gain would be.
-    WORTH = 0.4
-    # A trial downwards is kept when this share of the rate is left.
-    SAME = 0.95
-    # A window: so many answers and seconds. Doubling shows in a short one; a smaller step needs a
-    # long one, because the rate of a busy process wavers by a fifth from one moment to the next.
-    # Where latency decides, the rate need not be known well.
-    SHORT, LONG, SHARED = (16, 0.02), (96, 0.25), (16, 0.25)
-    # Crowded: so many seconds even for the quickest answer of a window, and so much more than the
-    # quickest of the last seconds (a link may be slow). At 0.15 s an Agentex worker has about 15
-    # requests at once, and serves 92 % of what it can (docs/upstreams.md A7).
-    CROWDED_S, CROWDED_SHARE = 0.15, 1.3
-    # Short, so that those who came when it was crowded soon see what the others see: every cut of
-    # the limits shows all of them the same quick answers.
-    BASE_FOR_S = 15.0
-    LESS_CROWDED, LESS_REFUSED = 0.5, 0.8
-    # Windows of rest after a trial that was not kept: more each time, because it costs goodput.
-    FIRST_REST, LONGEST_REST = 2, 16
+    # A trial upwards is kept if the rate grows by at least this share of a proportional gain.
+    MIN_GAIN = 0.4
+    # A trial downwards is kept if at least this share of the rate is left.
+    MIN_RATE_LEFT = 0.95
+    # The minimum of a window: responses, and seconds. A short one suffices to see the effect of
+    # doubling; a smaller step needs a long one, because the rate of a busy process fluctuates by a
+    # fifth. Where latency decides, the rate is not used.
+    SHORT_WINDOW, LONG_WINDOW, SHARED_WINDOW = (16, 0.02), (96, 0.25), (16, 0.25)
+    # Congested: the minimum latency of a window exceeds both so many seconds and so many times the
+    # baseline (a link may be slow). At 0.15 s an Agentex worker has about 15 concurrent requests
+    # and serves 92 % of its best rate: interpolated from docs/upstreams.md A7, which the simulation
+    # of DECISIONS.md 23 is built on.
+    CONGESTED_S, CONGESTED_RATIO = 0.15, 1.3
+    # The baseline is the minimum latency of the current and the previous period. Periods are short
+    # so that a sidecar that started under congestion soon has the same baseline as the others:
+    # whenever they cut their limits, all of them see the same low latencies.
+    BASELINE_PERIOD_S = 15.0
+    # The limit is multiplied by these.
+    CONGESTION_DECREASE, REFUSAL_DECREASE = 0.5, 0.8
+    # Windows to wait after a failed trial; doubled each time, because a trial costs throughput.
+    MIN_COOLDOWN, MAX_COOLDOWN = 2, 16
 
     def __init__(self, maximum: int, *, watch_latency: bool = False) -> None:
-        """`watch_latency`: the answers are alike, so that a late one says that it is crowded."""
+        """`watch_latency`: all requests are alike, so that high latency means congestion."""
         self.maximum = maximum
         self._watch_latency = watch_latency
-        self._shared = False
-        self._bases = (inf, inf)  # quickest answer of the period before, and of this one
-        self._base_since = 0.0
+        self._shared = False  # has been congested: latency decides from now on
+        self._min_latencies = (inf, inf)  # of the previous and the current baseline period
+        self._period_since = 0.0
         self.value = min(self.START, maximum)
-        self._fast = True
+        self._slow_start = True  # doubles until a trial fails
         self._trial = _Trial.NONE
         self._last_trial = _Trial.DOWN
-        self._before = self.value  # the limit that a trial goes back to
-        self._rate: float | None = None  # writes a second at `_before`
-        self._finer = 2
-        self._rest = 0
-        self._next_rest = self.FIRST_REST
-        self._begin(None)
+        self._fallback = self.value  # the limit that a failed trial returns to
+        self._rate: float | None = None  # writes per second at `_fallback`
+        self._step_divisor = 2
+        self._cooldown = 0
+        self._next_cooldown = self.MIN_COOLDOWN
+        self._start_window(None)
 
-    def _begin(self, now: float | None) -> None:
+    def _start_window(self, now: float | None) -> None:
         self._since = now
-        self._skip = self.value  # answers of requests that left under another limit
-        self._answers = 0
+        self._skip = self.value  # responses to requests that were sent under another limit
+        self._responses = 0
         self._writes = 0
-        self._unused = 0
-        self._quickest = inf
+        self._below_limit = 0  # responses to requests that did not use the limit up
+        self._min_latency = inf
 
     def sample(self, now: float, writes: int, in_flight: int, seconds: float = 0.0) -> None:
-        """A request with `writes` got through in `seconds`.
+        """A request with `writes` succeeded after `seconds`.
 
-        `in_flight` were out, itself included.
+        `in_flight` requests were in flight when it was sent, itself included.
         """
         if self._watch_latency:
-            self._look_at(now, seconds)
+            self._update_baseline(now, seconds)
         if self._skip:
             self._skip -= 1
             self._since = now
             return
-        self._answers += 1
+        self._responses += 1
         self._writes += writes
-        self._unused += in_flight < self.value
-        self._quickest = min(self._quickest, seconds)
+        self._below_limit += in_flight < self.value
+        self._min_latency = min(self._min_latency, seconds)
         elapsed = now - (self._since or 0.0)
-        answers, at_least_s = (
-            self.SHARED if self._shared else self.SHORT if self._fast else self.LONG
+        min_responses, min_s = (
+            self.SHARED_WINDOW
+            if self._shared
+            else self.SHORT_WINDOW
+            if self._slow_start
+            else self.LONG_WINDOW
         )
-        if self._answers < max(answers, 2 * self.value) or elapsed < at_least_s:
+        if self._responses < max(min_responses, 2 * self.value) or elapsed < min_s:
             return
-        used = self._unused * 5 <= self._answers
-        if self._is_crowded():
+        used = self._below_limit * 5 <= self._responses
+        if self._is_congested():
             self._shared = True
-            self._less(self.LESS_CROWDED)
+            self._decrease(self.CONGESTION_DECREASE)
         elif not self._shared:
-            self._judge(self._writes / elapsed, used=used)
+            self._evaluate(self._writes / elapsed, used=used)
         elif used:
-            self.value = self._before = min(self.maximum, self.value + 1)
-        self._begin(now)
+            self.value = self._fallback = min(self.maximum, self.value + 1)
+        self._start_window(now)
 
-    def _look_at(self, now: float, seconds: float) -> None:
-        before, current = self._bases
-        if now - self._base_since >= self.BASE_FOR_S:
-            self._base_since, before, current = now, current, inf
-        self._bases = before, min(current, seconds)
+    def _update_baseline(self, now: float, seconds: float) -> None:
+        previous, current = self._min_latencies
+        if now - self._period_since >= self.BASELINE_PERIOD_S:
+            self._period_since, previous, current = now, current, inf
+        self._min_latencies = previous, min(current, seconds)
 
-    def _is_crowded(self) -> bool:
+    def _is_congested(self) -> bool:
         return (
             self._watch_latency
-            and self._quickest > self.CROWDED_S
-            and self._quickest > self.CROWDED_SHARE * min(self._bases)
+            and self._min_latency > self.CONGESTED_S
+            and self._min_latency > self.CONGESTED_RATIO * min(self._min_latencies)
         )
 
-    def _judge(self, rate: float, *, used: bool) -> None:
+    def _evaluate(self, rate: float, *, used: bool) -> None:
         if not used:
-            self._stop_trial()
+            self._revert_trial()
             self._rate = None
         elif self._trial is _Trial.NONE:
             self._rate = rate if self._rate is None else (self._rate + rate) / 2
-            self._rest -= 1
-            if self._rest <= 0:
-                self._try_another()
-        elif self._is_kept(rate):
-            self._before, self._rate = self.value, rate
-            self._next_rest = self.FIRST_REST
-            self._try(self._trial)
+            self._cooldown -= 1
+            if self._cooldown <= 0:
+                self._start_next_trial()
+        elif self._has_succeeded(rate):
+            self._fallback, self._rate = self.value, rate
+            self._next_cooldown = self.MIN_COOLDOWN
+            self._start_trial(self._trial)
         else:
-            if not self._fast and self._trial is _Trial.UP:
-                # Half as much again was too much; a quarter may not be.
-                self._finer = 6 - self._finer
-            self._fast = False
-            self._stop_trial()
-            self._rest = self._next_rest
-            self._next_rest = min(self.LONGEST_REST, 2 * self._next_rest)
+            if not self._slow_start and self._trial is _Trial.UP:
+                # Alternate between steps of a half and of a quarter.
+                self._step_divisor = 6 - self._step_divisor
+            self._slow_start = False
+            self._revert_trial()
+            self._cooldown = self._next_cooldown
+            self._next_cooldown = min(self.MAX_COOLDOWN, 2 * self._next_cooldown)
 
-    def _is_kept(self, rate: float) -> bool:
+    def _has_succeeded(self, rate: float) -> bool:
         before = self._rate or rate
         if self._trial is _Trial.DOWN:
-            return rate >= self.SAME * before
-        return rate / before - 1 >= self.WORTH * (self.value / self._before - 1)
+            return rate >= self.MIN_RATE_LEFT * before
+        return rate / before - 1 >= self.MIN_GAIN * (self.value / self._fallback - 1)
 
-    def _try_another(self) -> None:
-        up = self._fast or self._last_trial is _Trial.DOWN
-        self._try(_Trial.UP if up else _Trial.DOWN)
+    def _start_next_trial(self) -> None:
+        up = self._slow_start or self._last_trial is _Trial.DOWN
+        self._start_trial(_Trial.UP if up else _Trial.DOWN)
 
-    def _try(self, trial: _Trial) -> None:
-        self._before = self.value
+    def _start_trial(self, trial: _Trial) -> None:
+        self._fallback = self.value
         self._trial = self._last_trial = trial
         if trial is _Trial.UP:
-            step = self.value if self._fast else max(1, self.value // self._finer)
+            step = self.value if self._slow_start else max(1, self.value // self._step_divisor)
             self.value = min(self.maximum, self.value + step)
         else:
             self.value = max(1, self.value - max(1, self.value // 4))
-        if self.value == self._before:
+        if self.value == self._fallback:
             self._trial = _Trial.NONE
 
-    def _stop_trial(self) -> None:
+    def _revert_trial(self) -> None:
         if self._trial is not _Trial.NONE:
-            self.value = self._before
+            self.value = self._fallback
             self._trial = _Trial.NONE
 
     def refused(self) -> None:
-        """The upstream could not take what was sent: a fifth less, at once.
+        """Lower the limit by a fifth immediately: the upstream was overloaded or unavailable.
 
-        Or back to where a trial upwards began: that was not too much, as far as we know.
+        During a trial upwards, only revert the trial: the limit before it was not too high, as far
+        as is known.
         """
-        self._less(1.0 if self._trial is _Trial.UP else self.LESS_REFUSED)
-        self._begin(None)
+        self._decrease(1.0 if self._trial is _Trial.UP else self.REFUSAL_DECREASE)
+        self._start_window(None)
 
-    def _less(self, share: float) -> None:
-        self._fast = False
-        self._stop_trial()
-        self.value = self._before = max(1, int(self.value * share))
+    def _decrease(self, factor: float) -> None:
+        self._slow_start = False
+        self._revert_trial()
+        self.value = self._fallback = max(1, int(self.value * factor))
         self._rate = None
-        self._rest = self.FIRST_REST
+        self._cooldown = self.MIN_COOLDOWN

@@ -1,6 +1,6 @@
-"""What a refusal or a failure says: is it the write that is bad, or the upstream?
+"""Poison detector, circuit breaker and batch size limit: what a lane learns from failures.
 
-Three small judges, one of each a lane. They count; they do not act (that is the drain's).
+One of each per lane. They only count; failures.py acts on what they report.
 """
 
 from collections import deque
@@ -9,91 +9,96 @@ from sidecar.drain.retry_queue import Batch
 
 
 class PoisonDetector:
-    """Whether a failing batch is bad, compared with what else was sent (D8).
+    """Tells a bad batch from a failing upstream, by what else succeeded (D8).
 
-    A 500 counts against a batch only when something got through since it failed last, and when
-    most of the last first attempts did: a half-broken upstream proves nothing. With a quarter of
-    all requests failing at random, eight in a row against one write happen once in 65,000 writes.
+    A 500 counts against a batch only if another batch has succeeded since its last failure, and if
+    most recent first attempts succeeded: a half-broken upstream proves nothing. If a quarter of all
+    requests fail at random, eight consecutive failures hit one write in 65,000.
     """
 
-    RECENT = 50
-    SHARE = 0.75
+    WINDOW = 50  # first attempts
+    MIN_SUCCESS_SHARE = 0.75
 
     def __init__(self) -> None:
-        self._firsts: deque[bool] = deque(maxlen=self.RECENT)
+        self._first_attempts: deque[bool] = deque(maxlen=self.WINDOW)  # True: succeeded
         self._successes = 0
 
     def succeeded(self, *, first: bool) -> None:
-        """A batch got through; `first`: at its first attempt."""
+        """A batch succeeded; `first`: at its first attempt."""
         self._successes += 1
         if first:
-            self._firsts.append(True)
+            self._first_attempts.append(True)
 
-    def against(self, batch: Batch, *, first: bool) -> bool:
-        """Whether this failure speaks against `batch`; `first`: it is its first one."""
+    def counts_against(self, batch: Batch, *, first: bool) -> bool:
+        """Record a failure of `batch`; whether it counts against it. `first`: its first one."""
         if first:
-            self._firsts.append(False)
+            self._first_attempts.append(False)
             batch.successes_seen = self._successes
             return False
-        since = self._successes > batch.successes_seen
+        another_succeeded = self._successes > batch.successes_seen
         batch.successes_seen = self._successes
-        # Its own first failure is among them, and is no neighbour of its own.
-        return since and sum(self._firsts) >= self.SHARE * (len(self._firsts) - 1)
+        # Minus one: the batch's own first failure is in the window.
+        others = len(self._first_attempts) - 1
+        return another_succeeded and sum(self._first_attempts) >= self.MIN_SUCCESS_SHARE * others
 
 
 class CircuitBreaker:
-    """Stops the lane before a wrong setting empties the queue into the dead letters (D17).
+    """Stops the lane before a wrong setting turns the whole queue into dead letters (D17).
 
-    On when, of the last writes that were decided, more were refused than taken, and not just a few.
+    It opens when more of the recent writes were refused than accepted, and more than
+    `TOLERATED_REFUSALS` of them (DECISIONS.md 9).
     """
 
-    RECENT = 100
-    TOLERATED = 10
+    WINDOW = 100  # writes that were accepted or refused
+    TOLERATED_REFUSALS = 10
 
     def __init__(self) -> None:
-        self._decided: deque[bool] = deque(maxlen=self.RECENT)
-        self.on = False
+        self._accepted: deque[bool] = deque(maxlen=self.WINDOW)
+        self.is_open = False
 
     def forwarded(self, writes: int) -> None:
-        """The upstream took so many writes: whatever was wrong is right again."""
-        if self.on:
-            self.on = False
-            self._decided.clear()
-        self._decided.extend([True] * min(writes, self.RECENT))
+        """The upstream accepted `writes`: close the breaker."""
+        if self.is_open:
+            self.is_open = False
+            self._accepted.clear()
+        self._accepted.extend([True] * min(writes, self.WINDOW))
 
     def refused(self) -> bool:
-        """One write alone was refused; whether it must be kept because the brake is on."""
-        if not self.on:
-            refusals = len(self._decided) - sum(self._decided)
-            self.on = refusals >= self.TOLERATED and 2 * refusals > len(self._decided)
-        if not self.on:
-            self._decided.append(False)
-        return self.on
+        """A write sent alone was refused; whether to keep it because the breaker is open."""
+        if not self.is_open:
+            refusals = len(self._accepted) - sum(self._accepted)
+            self.is_open = refusals >= self.TOLERATED_REFUSALS and 2 * refusals > len(
+                self._accepted
+            )
+        if not self.is_open:
+            self._accepted.append(False)
+        return self.is_open
 
 
 class BatchSizeLimit:
-    """How many bytes an upstream takes at once, learnt from its 413s.
+    """How many bytes one batch may have, learned from the upstream's 413s.
 
-    Grows back by a sixteenth after a hundred good batches: limits of proxies do change.
+    It grows back by a sixteenth after every hundred successful batches: limits of proxies change.
     """
 
-    GOOD_BATCHES = 100
+    SUCCESSES_TO_GROW = 100
 
-    def __init__(self, most: int) -> None:
-        self._max = most
-        self._good = 0
-        self.max_bytes = most
+    def __init__(self, max_bytes: int) -> None:
+        self._configured_max = max_bytes
+        self._successes = 0
+        self.max_bytes = max_bytes
 
     def too_large(self, size: int) -> None:
         """A batch of `size` bytes was too large."""
         self.max_bytes = max(1, min(self.max_bytes, size // 2))
-        self._good = 0
+        self._successes = 0
 
-    def taken(self) -> None:
-        """A batch was taken."""
-        if self.max_bytes == self._max:
+    def succeeded(self) -> None:
+        """A batch succeeded."""
+        if self.max_bytes == self._configured_max:
             return
-        self._good += 1
-        if self._good >= self.GOOD_BATCHES:
-            self.max_bytes = min(self._max, self.max_bytes + self.max_bytes // 16 + 1)
-            self._good = 0
+        self._successes += 1
+        if self._successes >= self.SUCCESSES_TO_GROW:
+            grown = self.max_bytes + self.max_bytes // 16 + 1
+            self.max_bytes = min(self._configured_max, grown)
+            self._successes = 0

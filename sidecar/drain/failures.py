@@ -1,7 +1,7 @@
-"""What the end of a request means for its writes and for its lane.
+"""What the outcome of a request means for its writes and for its lane.
 
-In: a batch, and the sink's decision about it (sinks/__init__.py), never a status. Out: settled
-writes, dead letters, batches in the retry queue, and a throttle that knows how the upstream is.
+In: a batch, and a `SinkError` or none; HTTP statuses are decided on in sinks/. Out: settled writes,
+dead letters, batches in the retry queue, and an up-to-date throttle.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sidecar.drain.evidence import BatchSizeLimit, CircuitBreaker, PoisonDetector
 from sidecar.drain.retry_queue import Batch, RetryQueue
-from sidecar.drain.throttle import HURRIED_S, Backoff, Throttle
+from sidecar.drain.throttle import MAX_WAIT_WHILE_STOPPING_S, Backoff, Throttle
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import (
     Misdirected,
@@ -26,7 +26,11 @@ from sidecar.telemetry.outcomes import SinkState
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to retry, and when to stop retrying. Seconds, and failures (D7, D8)."""
+    """When to retry, and when to give up (D7, D8).
+
+    `max_age_s`: since a write was accepted. `max_attempts`: failures that count against a write.
+    `jitter` returns a number in [0, 1).
+    """
 
     backoff: Backoff
     max_age_s: float
@@ -35,10 +39,10 @@ class RetryPolicy:
 
 
 class Outcomes:
-    """Settles what one lane sent, or decides what becomes of it.
+    """Settles the writes that one lane sent, retries them, or gives them up.
 
-    `dead_letter` is called for every write that the upstream will never take, with the reason and
-    the error. `wake` is called when an upstream that was away is back.
+    `dead_letter` is called for every write that is given up, with the reason and the error. `wake`
+    is called when the upstream has recovered.
     """
 
     def __init__(
@@ -68,13 +72,16 @@ class Outcomes:
         self.closing = False  # the process stops: no long waits
 
     def succeeded(self, batch: Batch, sent_at: float, in_flight: int) -> None:
-        """The upstream has `batch`, sent at loop time `sent_at` beside `in_flight` requests."""
+        """The upstream accepted `batch`, sent at loop time `sent_at`.
+
+        `in_flight` requests were in flight at that time, this one included.
+        """
         now = self._clock()
         self._throttle.sample(now, len(batch.spans), in_flight, now - sent_at)
         self._responded(now)
         self._poison_detector.succeeded(first=batch.attempts == 0)
         self._breaker.forwarded(len(batch.spans))
-        self._size_limit.taken()
+        self._size_limit.succeeded()
         for span in batch.spans:
             self._queue.settle(span)
         self._metrics.forwarded(batch.spans, now)
@@ -94,11 +101,11 @@ class Outcomes:
         elif isinstance(error, TooLarge | Refused):
             self._refused(batch, error, now, sent_at)
         else:
-            raise error  # a decision that this module does not know is a bug
+            raise error  # an unknown kind of `SinkError` is a bug
 
     def _responded(self, now: float) -> None:
-        """The upstream looked at a batch and decided: it is there."""
-        if self._throttle.answered(now):
+        """The upstream accepted or refused a batch, so it is up."""
+        if self._throttle.responded(now):
             self._metrics.state_changed(SinkState.UP)
             self._retry_queue.bring_forward(now, suspects=False)
             self._wake()
@@ -125,13 +132,13 @@ class Outcomes:
             now, sent_at, retry_after=error.retry_after, first=first, outage=error.outage
         )
         self._report_state(error, now)
-        born_before = now - self._policy.max_age_s
-        expired = [span for span in batch.spans if span.accepted_at < born_before]
-        batch.spans = [span for span in batch.spans if span.accepted_at >= born_before]
+        oldest = now - self._policy.max_age_s
+        expired = [span for span in batch.spans if span.accepted_at < oldest]
+        batch.spans = [span for span in batch.spans if span.accepted_at >= oldest]
         self._give_up(expired, "expired", error)
         if not batch.spans:
             return
-        if error.suspect and self._poison_detector.against(batch, first=first):
+        if error.suspect and self._poison_detector.counts_against(batch, first=first):
             batch.suspicion += 1
             if len(batch.spans) > 1:
                 self._halve(batch)
@@ -141,13 +148,13 @@ class Outcomes:
                 return
         delay = self._policy.backoff.delay(batch.attempts, self._policy.jitter())
         if self.closing:
-            delay = min(delay, HURRIED_S)
+            delay = min(delay, MAX_WAIT_WHILE_STOPPING_S)
         self._retry(batch, now + max(delay, error.retry_after))
 
     def _hold(
         self, batch: Batch, error: SinkError, now: float, sent_at: float, state: SinkState
     ) -> None:
-        """The upstream refuses us, not this batch: keep it, pause, probe with another one."""
+        """The upstream refuses everything, not just this batch: keep it, pause, then probe."""
         self._throttle.hold(now, sent_at, state)
         self._report_state(error, now)
         self._retry(batch, now)

@@ -1,24 +1,26 @@
-"""How fast a backlog goes out to an upstream that just came back. Arithmetic, no clock."""
+"""How fast a backlog is sent to an upstream that has just recovered. Arithmetic, no clock."""
 
 
 class Pace:
-    """Writes a second towards an upstream that just came back.
+    """Limits the writes per second to an upstream that has just recovered.
 
-    While it is up, the steady rate is learnt. After an outage `CALM_S` seconds pass at most
-    `FACTOR` times that; then the rate grows, so that a backlog ends, without a burst: a thousand
-    sidecars that come back at once must not be the next outage.
+    While the upstream is up, the steady rate is measured. After an outage, the rate is limited to
+    `FACTOR` times the steady rate for `CALM_S` seconds. Then it grows exponentially, so that the
+    backlog is sent in bounded time without a burst: a thousand sidecars that resume at the same
+    moment must not cause the next outage (DECISIONS.md 12).
     """
 
     FACTOR = 1.2
     CALM_S = 10.0
     GROWTH_PER_S = 1.25
     MIN_RATE = 5.0
-    # Writes a second where no steady rate is known yet: half a worker (docs/upstreams.md A7).
-    UNKNOWN = 50.0
+    # Writes per second if no steady rate is known: half of what one worker of the Agentex server
+    # can do (docs/upstreams.md A7).
+    DEFAULT_RATE = 50.0
     WINDOW_S = 5.0
 
     def __init__(self) -> None:
-        self.steady = 0.0
+        self.steady = 0.0  # writes per second, 0 while unknown
         self.active = False  # whether the rate is limited now
         self._window_start: float | None = None
         self._window_writes = 0
@@ -27,7 +29,7 @@ class Pace:
         self._filled_at = 0.0
 
     def sent(self, now: float, writes: int) -> None:
-        """So many writes left."""
+        """Count `writes` that were sent."""
         if self._since is not None:
             self._tokens -= writes
             return
@@ -40,27 +42,27 @@ class Pace:
             self._window_start, self._window_writes = now, 0
         self._window_writes += writes
 
-    def came_back(self, now: float) -> None:
-        """The upstream was away and answers again."""
+    def start(self, now: float) -> None:
+        """Limit the rate: the upstream has recovered from an outage."""
         self._since = self._filled_at = now
         self.active = True
         self._tokens = 0.0
         self._window_start, self._window_writes = None, 0
 
-    def caught_up(self) -> None:
-        """Nothing waits any more."""
+    def stop(self) -> None:
+        """Lift the limit: the backlog is gone."""
         self._since = None
         self.active = False
 
     def rate(self, now: float) -> float:
-        """Writes a second that may be sent at `now`."""
+        """The limit at `now`, in writes per second."""
         since = now if self._since is None else self._since
-        rate = self.FACTOR * max(self.MIN_RATE, self.steady) if self.steady else self.UNKNOWN
-        late = min(max(0.0, now - since - self.CALM_S), 60.0)
-        return rate * float(self.GROWTH_PER_S**late)
+        rate = self.FACTOR * max(self.MIN_RATE, self.steady) if self.steady else self.DEFAULT_RATE
+        growing_s = min(max(0.0, now - since - self.CALM_S), 60.0)
+        return rate * float(self.GROWTH_PER_S**growing_s)
 
     def allowance(self, now: float) -> int:
-        """Writes that may be sent at once; refills as time goes by, at most a tenth of a second."""
+        """Writes that may be sent now: a token bucket that holds a tenth of a second's worth."""
         rate = self.rate(now)
         self._tokens = min(self._tokens + (now - self._filled_at) * rate, max(1.0, rate / 10))
         self._filled_at = now
@@ -68,5 +70,5 @@ class Pace:
 
     def next_at(self, now: float) -> float:
         """Loop time at which one more write may be sent."""
-        # Never at once: a token that is full but for a rounding error would be waited for busily.
+        # Never now: if a rounding error kept a token from being full, the lane would spin.
         return now + max(0.001, (1.0 - self._tokens) / self.rate(now))

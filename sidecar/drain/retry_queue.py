@@ -1,7 +1,7 @@
-"""Batches in a lane's hand: sent together, and kept until they may be sent again.
+"""Batches of one lane: sent together and, after a failure, kept until they may be sent again.
 
-A batch that failed is not put back into the queue: its spans stay in flight, so that nothing of
-theirs overtakes it (docs/architecture.md, Queue).
+A failed batch does not go back into the span queue. Its spans stay in flight, so that no later
+write of the same span overtakes it (docs/architecture.md, Queue).
 """
 
 import heapq
@@ -18,8 +18,9 @@ _order = count()
 class Batch:
     """Writes that are sent together.
 
-    `attempts` counts its failures, `suspicion` those that speak against it (verdicts.py),
-    `not_before` is loop time in seconds.
+    `attempts`: failed attempts. `suspicion`: the failures that count against the batch itself.
+    `successes_seen` belongs to the poison detector (evidence.py). `not_before`: loop time in
+    seconds. `order`: age; halves of a batch keep the order of the whole.
     """
 
     spans: list[Span]
@@ -30,50 +31,48 @@ class Batch:
     order: int = field(default_factory=_order.__next__)
 
     def __lt__(self, other: "Batch") -> bool:
-        """By the time it may be sent, then by age; of halves the smaller first, down to the end.
+        """Order by `not_before`, then by age, then the smaller part of a split batch first.
 
-        A bad write is then alone after a few requests, and not after all batches were halved.
+        So a bad write is isolated within a few requests, before other batches are halved.
         """
         mine = (self.not_before, self.order, len(self.spans))
         return mine < (other.not_before, other.order, len(other.spans))
 
     def split(self, at: int) -> tuple["Batch", "Batch"]:
-        """The first `at` writes and the rest."""
+        """Return the first `at` writes and the rest as two batches."""
         first, rest = self.spans[:at], self.spans[at:]
         return replace(self, spans=first), replace(self, spans=rest)
 
 
 class RetryQueue:
-    """Batches that wait for their time; `heap` is for looking at only."""
+    """Batches that wait for their `not_before`; other modules only read `heap`."""
 
     def __init__(self) -> None:
         self.heap: list[Batch] = []
 
     def __len__(self) -> int:
-        """How many batches wait."""
         return len(self.heap)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches, in no promised order."""
+        """Iterate in no particular order."""
         return iter(self.heap)
 
     @property
     def next_due(self) -> float | None:
-        """Loop time at which the first may be sent."""
+        """Loop time at which the first batch may be sent; None if the queue is empty."""
         return self.heap[0].not_before if self.heap else None
 
     def add(self, *batches: Batch) -> None:
-        """Keep batches until their `not_before`."""
         for batch in batches:
             heapq.heappush(self.heap, batch)
 
     def pop(self) -> Batch:
-        """The first."""
+        """Remove and return the batch that may be sent first."""
         return heapq.heappop(self.heap)
 
     def bring_forward(self, when: float, *, suspects: bool) -> None:
-        """Let batches be sent at `when`; those under suspicion only if `suspects`."""
-        for batch in self._unsuspected() if not suspects else self.heap:
+        """Allow batches to be sent from `when`; those under suspicion only if `suspects`."""
+        for batch in self.heap if suspects else self._unsuspected():
             batch.not_before = min(batch.not_before, when)
         heapq.heapify(self.heap)
 

@@ -1,8 +1,8 @@
 """Decides what one lane sends next: a batch, or nothing until a time.
 
-In: what waits in the queue, the batches that failed before, and what the throttle allows. Out: a
-`Batch` whose spans are in flight from now on. No I/O, and no waiting: `wake_at` is called with the
-loop time at which there may be more to send.
+In: the writes in the queue, the batches to be retried, and what the throttle allows. Out: a `Batch`
+whose spans are in flight from now on. No I/O and no waiting: `wake_at` is called with the loop time
+at which there may be more to send.
 """
 
 from collections.abc import Callable
@@ -50,20 +50,20 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether `next` has anything to consider at all."""
+        """Whether calling `next` can have any effect."""
         return bool(self._ready or self._retry_queue.heap or self._throttle.pace.active)
 
     @property
     def is_full(self) -> bool:
-        """Whether what waits fills a batch."""
+        """Whether the waiting writes fill a batch."""
         full = len(self._ready) >= self._max_batch
         return full or self._queue.waiting_bytes >= self._size_limit.max_bytes
 
     def next(self) -> Batch | None:
-        """The batch to send now; None when there is none, and then something wakes the lane."""
+        """Return the batch to send now, or None: the lane is then woken when there may be one."""
         throttle = self._throttle
         if self.sending >= throttle.limit:
-            return None  # the next request that ends looks again
+            return None  # the worker whose request ends next calls again
         now = self._clock()
         if now < throttle.paused_until:
             self._wake_at(throttle.paused_until)
@@ -73,7 +73,7 @@ class Scheduler:
         pace = throttle.pace
         if pace.active and not probing and not self.closing:
             if not self._retry_queue.heap and not self._ready:
-                pace.caught_up()
+                pace.stop()
             elif (allowed := pace.allowance(now)) < 1:
                 self._wake_at(pace.next_at(now))
                 return None
@@ -98,8 +98,8 @@ class Scheduler:
             self._drop_superseded(batch)
             max_writes = min(max_writes, self._fitting(batch))
             if len(batch.spans) > max_writes:
-                # A probe is one write: it costs a recovering upstream as little as can be, and a
-                # bad write in a batch does not keep the others from being the probe.
+                # A probe is one write: it costs a recovering upstream as little as possible, and a
+                # bad write does not keep the rest of its batch from being the probe.
                 batch, rest = batch.split(max_writes)
                 self._retry_queue.add(rest)
             if batch.spans:
@@ -120,7 +120,7 @@ class Scheduler:
         return None
 
     def _fitting(self, batch: Batch) -> int:
-        """How many writes of `batch` the upstream is known to take at once; at least one."""
+        """How many writes of `batch` fit into one request; at least one."""
         size = 0
         for count, span in enumerate(batch.spans):
             size += span.size

@@ -1,8 +1,8 @@
 """The drain of one lane: workers send the batches that the scheduler forms.
 
-In: a `SpanQueue` and a `Sink`. Out: nothing but settled writes: forwarded, superseded, or dead
-letters. It is the only place that retries (D7). The spans of a failed batch stay in flight, so
-that nothing overtakes them; the batch is sent again later, or in halves.
+In: a `SpanQueue` and a `Sink`. Every write ends settled: forwarded, superseded, or a dead letter.
+Nothing else in the sidecar retries (D7). The spans of a failed batch stay in flight, so that
+nothing overtakes them; the batch is sent again later, whole or in halves.
 
 Workers are interchangeable and started on demand; while all are busy, writes accumulate in the
 queue and batches grow. One timer per lane, never one per write.
@@ -27,8 +27,8 @@ from sidecar.telemetry.metrics import LaneMetrics
 class Drain:
     """Forwards one lane's writes.
 
-    `linger_s`: how long a batch may wait to fill. `dead_letter` is called for every write that the
-    upstream will never take, with the reason and the error.
+    `linger_s`: how long a batch may wait to fill, in seconds. `dead_letter` is called for every
+    write that is given up, with the reason and the error.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Drain:
     ) -> None:
         self._sink = sink
         self._queue = queue
-        self.bit = queue.bit  # the lane's in `Span.lanes`
+        self.bit = queue.bit  # the lane's bit in `Span.lanes`
         self.ready = queue.ready  # writes that a batch could take now
         self._throttle = throttle
         self._metrics = metrics
@@ -82,7 +82,7 @@ class Drain:
         self._done = asyncio.Event()
 
     async def run(self) -> None:
-        """Forward until `close` was called and nothing is left; a bug ends the process (D13)."""
+        """Forward until `close` is called and no write is left; raises only on a bug (D13)."""
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
             try:
@@ -91,7 +91,7 @@ class Drain:
                 for waiter in self._idle:
                     waiter.cancel()
             finally:
-                self._workers = None  # start no more, also when this task is cancelled
+                self._workers = None  # start no more workers, even if this task is cancelled
                 self._stop_timer()
 
     def put(self, span: Span) -> None:
@@ -104,7 +104,7 @@ class Drain:
         self._queue.put(span)
         ripe_at = span.accepted_at + self._scheduler.linger_s
         if self._timer is None or self._timer_due > ripe_at or self._scheduler.is_full:
-            self.wake()  # otherwise the timer looks in time
+            self.wake()  # otherwise the timer fires in time
 
     @property
     def unused_share(self) -> int:
@@ -113,29 +113,29 @@ class Drain:
 
     @property
     def backlog(self) -> int:
-        """Writes that wait although the upstream is healthy: the drain may lack CPU."""
+        """Writes that wait although the upstream is up: the drain may lack CPU time."""
         return 0 if self._throttle.probing else len(self.ready)
 
     def wake(self) -> None:
-        """Look for work in the next iteration of the loop: something changed."""
+        """Look for work in the next iteration of the event loop."""
         if not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self._pump)
 
     def probe(self) -> None:
-        """Try a held upstream now: it may respond differently, say to a new credential."""
+        """Send now what waits for a retry: the outcome may change, say with a new credential."""
         self._throttle.resume()
         self._retry_queue.bring_forward(self._loop.time(), suspects=True)
         self.wake()
 
     def close(self) -> None:
-        """No more writes will come: forward what is left without lingering, then end `run`."""
+        """No more writes will be put: forward those left without lingering, then end `run`."""
         self._scheduler.closing = self._outcomes.closing = True
-        self._throttle.hurry()
+        self._throttle.shorten_waits()
         self.probe()
 
     def waits_for(self, id_: str) -> dict[str, Any] | None:
-        """What a write of the span `id_` waits for; None when none is in memory."""
+        """What the write of the span `id_` waits for; None if there is none in memory."""
         now = self._loop.time()
         for batch in self._retry_queue:
             if any(span.id == id_ for span in batch.spans):
@@ -149,7 +149,7 @@ class Drain:
         return None if where is None else {"waits_for": where}
 
     def abandon(self) -> int:
-        """Give up at the end of the process; how many writes are nowhere else."""
+        """Give up at the end of the process; returns how many writes are lost."""
         self._done.set()
         self._stop_timer()
         return self._queue.abandon()
@@ -188,7 +188,7 @@ class Drain:
             if self._timer_due <= when:
                 return
             self._timer.cancel()
-        # Kept apart: uvloop's handle of a timer that has fired does not know its time.
+        # Stored here, because uvloop's handle of a timer that has fired has no `when`.
         self._timer_due = when
         self._timer = self._loop.call_at(when, self._on_timer)
 
@@ -208,25 +208,25 @@ class Drain:
         while True:
             await self._send(batch)
             scheduler.sending -= 1
-            following = scheduler.next() if scheduler.has_work else None
-            if following is not None or (self._queue.spooled and self._queue.wants_more):
-                self.wake()  # there may be work for more workers: a limit that grew, or halves
-            if following is not None:
-                batch = following
+            next_batch = scheduler.next() if scheduler.has_work else None
+            if next_batch is not None or (self._queue.spooled and self._queue.wants_more):
+                self.wake()  # the limit may have grown, or a batch been halved: use more workers
+            if next_batch is not None:
+                batch = next_batch
                 continue
             if scheduler.closing and not self._queue.depth:
                 self._done.set()
                 return
-            del batch  # or its payloads would stay in memory while this worker is idle
+            del batch  # frees its payloads while this worker is idle
             try:
-                batch = await self._another()
+                batch = await self._next_batch()
             except asyncio.CancelledError:
                 if self._done.is_set():
                     return
                 raise
 
-    async def _another(self) -> Batch:
-        # A frame of its own: the future that delivers the batch goes away with it.
+    async def _next_batch(self) -> Batch:
+        # A separate frame, so that the future, which holds the batch, is freed on return.
         waiter: asyncio.Future[Batch] = self._loop.create_future()
         self._idle.append(waiter)
         return await waiter

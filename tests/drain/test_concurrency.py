@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.drain.concurrency import ConcurrencyLimit
 
-# Writes a second that an upstream answers when so many requests are out.
+# Writes per second that an upstream handles, by the number of requests in flight.
 Upstream = Callable[[int], float]
 
 
@@ -20,101 +20,102 @@ def simulate(
     watch_latency: bool = True,
     limit: ConcurrencyLimit | None = None,
 ) -> tuple[ConcurrencyLimit, float]:
-    """Keep the limit used up for so long; the limit, and goodput in the second half."""
-    chance = random.Random(7)
+    """Use the limit up for `seconds`; return it, and the throughput of the second half."""
+    rng = random.Random(7)
     limit = limit or ConcurrencyLimit(maximum, watch_latency=watch_latency)
-    now, late, late_from = 0.0, 0, seconds / 2
+    now, counted, counted_from = 0.0, 0, seconds / 2
     while now < seconds:
-        out = limit.value
-        rate = upstream(out) * (1 + noise * chance.uniform(-1, 1))
+        in_flight = limit.value
+        rate = upstream(in_flight) * (1 + noise * rng.uniform(-1, 1))
         now += 1 / rate
-        late += now > late_from
-        # Little's law; a link's jitter only adds.
-        limit.sample(now, 1, out, out / rate * (1 + noise * chance.random()))
-    return limit, late / (seconds - late_from)
+        counted += now > counted_from
+        # Little's law; network jitter only adds latency.
+        limit.sample(now, 1, in_flight, in_flight / rate * (1 + noise * rng.random()))
+    return limit, counted / (seconds - counted_from)
 
 
 def linear(latency_s: float) -> Upstream:
-    """An upstream with room for all: the rate is requests over latency."""
-    return lambda out: out / latency_s
+    """An upstream with unlimited capacity: the rate is requests in flight over latency."""
+    return lambda in_flight: in_flight / latency_s
 
 
 def kneed(capacity: float, latency_s: float, slope: float = 0.0) -> Upstream:
-    """It answers `capacity` at most, and less the more requests wait above its knee."""
+    """At most `capacity` writes/s; above the knee, each request lowers that by `slope`."""
 
-    def rate(out: int) -> float:
+    def rate(in_flight: int) -> float:
         knee = capacity * latency_s
-        return min(out / latency_s, capacity * max(0.2, 1 - slope * max(0.0, out - knee)))
+        excess = max(0.0, in_flight - knee)
+        return min(in_flight / latency_s, capacity * max(0.2, 1 - slope * excess))
 
     return rate
 
 
 @pytest.mark.parametrize("watch_latency", [False, True])
 @pytest.mark.parametrize("latency_s", [0.005, 0.15, 0.33, 2.0])
-def test_room_for_all_is_used(latency_s: float, watch_latency: bool) -> None:
-    """A fast one and a slow link alike: the limit grows to the maximum, within seconds."""
+def test_unlimited_capacity_is_used(latency_s: float, watch_latency: bool) -> None:
+    """The limit reaches the maximum quickly, whatever the latency."""
     limit, _ = simulate(linear(latency_s), 400 * latency_s + 2, watch_latency=watch_latency)
     assert limit.value == 64
 
 
-def test_jitter_is_no_crowd() -> None:
-    """A link whose latency wavers by half has room all the same."""
-    limit, goodput = simulate(linear(0.2), 120, noise=0.5)
+def test_jitter_is_not_congestion() -> None:
+    """Latency that varies by half does not keep the limit down."""
+    limit, throughput = simulate(linear(0.2), 120, noise=0.5)
     assert limit.value >= 48
-    assert goodput >= 0.75 * 64 / 0.2
+    assert throughput >= 0.75 * 64 / 0.2
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_the_real_agentex_server(noise: float) -> None:
-    """128 writes/s with one request out, less with many (docs/upstreams.md A7): at the knee."""
-    table = kneed(125, 0.0078, slope=0.004)
-    limit, goodput = simulate(table, 120, noise=noise)
+    """The limit stays at the knee of the real server (docs/upstreams.md A7)."""
+    upstream = kneed(125, 0.0078, slope=0.004)
+    limit, throughput = simulate(upstream, 120, noise=noise)
     assert limit.value <= 10
-    assert goodput >= 0.9 * 125
+    assert throughput >= 0.9 * 125
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 @pytest.mark.parametrize(("watch_latency", "share"), [(False, 0.85), (True, 0.8)])
 def test_a_steep_knee(noise: float, watch_latency: bool, share: float) -> None:
-    """An upstream that breaks down beyond 20 requests is kept near them."""
+    """If throughput collapses beyond 20 requests in flight, the limit stays near 20."""
     upstream = kneed(200, 0.1, slope=0.05)
-    limit, goodput = simulate(upstream, 240, noise=noise, watch_latency=watch_latency)
+    limit, throughput = simulate(upstream, 240, noise=noise, watch_latency=watch_latency)
     assert limit.value <= 32
-    assert goodput >= share * 200
+    assert throughput >= share * 200
 
 
 def test_a_shallow_knee() -> None:
-    """An upstream that only stops getting faster is kept busy, and not far beyond its knee."""
-    limit, goodput = simulate(kneed(200, 0.1), 240, noise=0.1)
+    """If throughput only levels off, the upstream stays busy and the limit near the knee."""
+    limit, throughput = simulate(kneed(200, 0.1), 240, noise=0.1)
     assert 10 <= limit.value <= 40
-    assert goodput >= 0.8 * 200
+    assert throughput >= 0.8 * 200
 
 
 def test_drops_at_high_concurrency() -> None:
-    """An upstream that refuses more than 20 requests at once is kept busy below that."""
-    chance = random.Random(3)
+    """If the upstream refuses more than 20 concurrent requests, the limit stays near that."""
+    rng = random.Random(3)
     limit = ConcurrencyLimit(64)
-    now, done, refused, old, limits = 0.0, 0, 0, 0, []
+    now, done, refused, outdated, limits = 0.0, 0, 0, 0, []
     while now < 120:
-        out = limit.value
-        now += 0.1 / min(out, 20)
-        limits.append(out)
-        old -= 1
-        if out > 20 and chance.random() < 1 - 20 / out:
+        in_flight = limit.value
+        now += 0.1 / min(in_flight, 20)
+        limits.append(in_flight)
+        outdated -= 1
+        if in_flight > 20 and rng.random() < 1 - 20 / in_flight:
             refused += 1
-            if old <= 0:  # what left before the pause says nothing new (throttle.py)
+            if outdated <= 0:  # the throttle ignores failures of requests sent before the pause
                 limit.refused()
-                old = out
+                outdated = in_flight
         else:
             done += 1
-            limit.sample(now, 1, out, 0.1)
+            limit.sample(now, 1, in_flight, 0.1)
     assert done >= 0.75 * 120 * 200
     assert refused <= 0.05 * done
     assert max(limits[len(limits) // 2 :]) <= 32
 
 
-def test_429_at_a_rate() -> None:
-    """An upstream that takes 100 writes a second, ten at once, gets most, and few too many."""
+def test_rate_limit_with_429() -> None:
+    """At an upstream with a token bucket, most of its rate is used and few requests get a 429."""
     limit = ConcurrencyLimit(64)
     now, tokens, done, refused = 0.0, 10.0, 0, 0
     while now < 120:
@@ -128,14 +129,14 @@ def test_429_at_a_rate() -> None:
         else:
             refused += 1
             limit.refused()
-            now += 0.1  # the pause that it asked for; nothing is sent, tokens come back
+            now += 0.1  # the pause that it asked for, in which its bucket refills
             tokens = min(10.0, tokens + 10)
     assert done >= 0.6 * 120 * 100
     assert refused <= 0.1 * done
 
 
-def test_after_an_outage_it_is_found_again() -> None:
-    """Refusals push the limit down; when the upstream is back, it climbs to where it was."""
+def test_the_limit_recovers_after_an_outage() -> None:
+    """Failures lower the limit; once the upstream has recovered, it rises again."""
     limit, _ = simulate(linear(0.02), 20)
     for _ in range(20):
         limit.refused()
@@ -144,8 +145,8 @@ def test_after_an_outage_it_is_found_again() -> None:
     assert limit.value >= 48
 
 
-def test_what_is_not_used_up_does_not_grow() -> None:
-    """Nothing is learnt from a limit that was not reached."""
+def test_an_unused_limit_does_not_grow() -> None:
+    """A limit that is never reached stays where it is."""
     limit = ConcurrencyLimit(64)
     for number in range(10_000):
         limit.sample(number / 100, 1, 1)
@@ -153,7 +154,7 @@ def test_what_is_not_used_up_does_not_grow() -> None:
 
 
 def test_never_above_the_maximum_and_never_below_one() -> None:
-    """Whatever happens."""
+    """The limit stays within its bounds under constant success and constant failure."""
     limit, _ = simulate(linear(0.01), 5, maximum=3)
     assert limit.value == 3
     for _ in range(50):
@@ -161,8 +162,8 @@ def test_never_above_the_maximum_and_never_below_one() -> None:
     assert limit.value == 1
 
 
-def test_a_refusal_takes_a_fifth_off() -> None:
-    """At once; it grows again while more gets through."""
+def test_a_refusal_lowers_the_limit_by_a_fifth() -> None:
+    """One refusal has an immediate effect."""
     limit, _ = simulate(linear(0.01), 5)
     limit.refused()
     assert limit.value == 51

@@ -1,33 +1,33 @@
-"""Pauses, back-off and pace: arithmetic, so plain asserts."""
+"""Pauses, back-off and pace."""
 
 import pytest
 
 from sidecar.drain.pace import Pace
-from sidecar.drain.throttle import HURRIED_S, Backoff, Throttle
+from sidecar.drain.throttle import MAX_WAIT_WHILE_STOPPING_S, Backoff, Throttle
 from sidecar.sinks.http import retry_after_seconds
 from sidecar.telemetry.outcomes import SinkState
 
 
 def new_throttle(jitter: float = 0.5) -> Throttle:
-    """A throttle with the defaults."""
+    """A throttle with default settings."""
     return Throttle(Backoff(0.5, 30.0), 8, lambda: jitter)
 
 
 def fail(throttle: Throttle, now: float, retry_after: float = 0.0, *, first: bool = True) -> None:
-    """A request fails that left at `now`."""
+    """A request that was sent at `now` fails."""
     throttle.failed(now, now, retry_after=retry_after, first=first, outage=False)
 
 
-@pytest.mark.parametrize(("attempt", "most"), [(1, 0.5), (2, 1.0), (7, 30.0), (10**6, 30.0)])
-def test_backoff_doubles_to_a_bound_with_full_jitter(attempt: int, most: float) -> None:
-    """Anything from 0 to the exponential bound."""
+@pytest.mark.parametrize(("attempt", "max_s"), [(1, 0.5), (2, 1.0), (7, 30.0), (10**6, 30.0)])
+def test_backoff_doubles_up_to_a_maximum_with_full_jitter(attempt: int, max_s: float) -> None:
+    """The delay lies between 0 and the exponential bound."""
     backoff = Backoff(0.5, 30.0)
     assert backoff.delay(attempt, 0.0) == 0.0
-    assert backoff.delay(attempt, 0.999) == pytest.approx(most * 0.999)
+    assert backoff.delay(attempt, 0.999) == pytest.approx(max_s * 0.999)
 
 
-def test_three_failures_in_a_row_are_an_outage() -> None:
-    """The lane pauses and probes with one request; an answer ends it."""
+def test_three_consecutive_failures_are_an_outage() -> None:
+    """The lane pauses, then probes with one request; a response ends the outage."""
     throttle = new_throttle()
     for now in (1.0, 2.0):
         fail(throttle, now)
@@ -35,13 +35,13 @@ def test_three_failures_in_a_row_are_an_outage() -> None:
     fail(throttle, 3.0)
     assert (throttle.state, throttle.limit) == (SinkState.DOWN, 1)
     assert throttle.paused_until == 3.0 + 0.25
-    throttle.answered(4.0)
+    throttle.responded(4.0)
     assert throttle.state is SinkState.UP
     assert throttle.paused_until == 0.0
 
 
 def test_one_bad_write_is_not_an_outage() -> None:
-    """A write that fails again and again does not pause its lane."""
+    """A write that keeps failing does not pause its lane."""
     throttle = new_throttle()
     fail(throttle, 1.0)
     for now in range(2, 50):
@@ -50,7 +50,7 @@ def test_one_bad_write_is_not_an_outage() -> None:
 
 
 def test_failures_sent_before_the_pause_do_not_lengthen_it() -> None:
-    """Ten requests that fail together are one failure."""
+    """Ten requests that fail together cause one pause."""
     throttle = new_throttle()
     throttle.failed(5.0, 4.0, retry_after=0.0, first=True, outage=True)
     until = throttle.paused_until
@@ -60,8 +60,8 @@ def test_failures_sent_before_the_pause_do_not_lengthen_it() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.2, 2.0, 7200.0])
-def test_retry_after_is_kept_whatever_its_size(seconds: float) -> None:
-    """Never sooner, and at most a tenth later."""
+def test_retry_after_is_honored_whatever_its_length(seconds: float) -> None:
+    """The pause is never shorter than requested, and at most a tenth longer."""
     throttle = new_throttle()
     fail(throttle, 10.0, retry_after=seconds)
     assert throttle.state is SinkState.THROTTLED
@@ -69,31 +69,31 @@ def test_retry_after_is_kept_whatever_its_size(seconds: float) -> None:
 
 
 def test_a_process_that_stops_does_not_wait_long() -> None:
-    """After `hurry` no back-off is longer than a second."""
+    """After `shorten_waits`, no back-off is longer than a second."""
     throttle = new_throttle(jitter=0.99)
-    throttle.hurry()
+    throttle.shorten_waits()
     for now in range(20):
         throttle.failed(now * 40.0, now * 40.0, retry_after=0.0, first=True, outage=True)
-    assert throttle.paused_until <= 19 * 40.0 + HURRIED_S
+    assert throttle.paused_until <= 19 * 40.0 + MAX_WAIT_WHILE_STOPPING_S
 
 
 def test_pace_after_an_outage() -> None:
-    """1.2 times the steady rate for ten seconds, then more, until the backlog is gone."""
+    """The rate is 1.2 times the steady rate for ten seconds, then grows until `stop`."""
     pace = Pace()
     for tick in range(200):
-        pace.sent(tick / 10, 10)  # 100 writes a second
+        pace.sent(tick / 10, 10)  # 100 writes per second
     assert pace.steady == pytest.approx(100, rel=0.1)
-    pace.came_back(100.0)
+    pace.start(100.0)
     assert pace.rate(109.0) == pytest.approx(1.2 * pace.steady)
     assert pace.rate(120.0) > 5 * pace.steady
-    pace.caught_up()
+    pace.stop()
     assert not pace.active
 
 
-def test_pace_is_never_waited_for_busily() -> None:
-    """Following `next_at` lets exactly the rate through, in no more steps than writes."""
+def test_pace_never_causes_a_busy_loop() -> None:
+    """Waiting until `next_at` yields the exact rate, in no more steps than writes."""
     pace = Pace()
-    pace.came_back(0.0)
+    pace.start(0.0)
     now, sent, steps = 0.0, 0, 0
     while now < 10.0:
         steps += 1
@@ -102,7 +102,7 @@ def test_pace_is_never_waited_for_busily() -> None:
             pace.sent(now, allowed)
             sent += allowed
         now = pace.next_at(now)
-    assert sent == pytest.approx(Pace.UNKNOWN * 10, rel=0.02)
+    assert sent == pytest.approx(Pace.DEFAULT_RATE * 10, rel=0.02)
     assert steps <= sent + 10
 
 
@@ -120,6 +120,6 @@ def test_pace_is_never_waited_for_busily() -> None:
         ({}, 0.0),
     ],
 )
-def test_retry_after_is_a_time_that_comes(headers: dict[str, str], seconds: float) -> None:
-    """Seconds, milliseconds or a date; never more than a day, and nonsense is nothing."""
+def test_retry_after_is_parsed_and_bounded(headers: dict[str, str], seconds: float) -> None:
+    """Seconds, milliseconds or a date; at most a day, and 0 if it is invalid or past."""
     assert retry_after_seconds(headers) == seconds

@@ -1,8 +1,8 @@
-"""Open spans, queue, drain and throttle together, against upstreams that do anything.
+"""A stateful test of open spans, queue, drain and throttle with upstreams that respond arbitrarily.
 
-Virtual time, no sockets: hypothesis decides what agents post, what upstreams answer and when time
-passes. After every step the books balance (D15) and the order law holds: an open write
-never lands after the complete one, a span is never in flight twice, or twice in a batch.
+Virtual time, no sockets: hypothesis chooses what agents post, how upstreams respond and when time
+passes. After every step the accounting balances (D15) and the order of writes is right: an open
+write is never stored after the complete one, and a span is never in flight twice.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from tests.support.world import VirtualTimeLoop, make_span
 OUTCOMES: dict[str, SinkError | None] = {
     "ok": None,
     "unavailable": Unavailable("HTTP 503", 503),
-    "later": Unavailable("HTTP 429", 429, retry_after=3.0),
-    "stumbles": Unavailable("HTTP 500", 500, suspect=True),
-    "gone": Unavailable("refused", outage=True),
-    "refuses": Refused("HTTP 422", 422),
+    "throttled": Unavailable("HTTP 429", 429, retry_after=3.0),
+    "internal error": Unavailable("HTTP 500", 500, suspect=True),
+    "down": Unavailable("refused", outage=True),
+    "refused": Refused("HTTP 422", 422),
     "too large": TooLarge("HTTP 413", 413),
     "unauthorized": Unauthorized("HTTP 401", 401),
     "misdirected": Misdirected("HTTP 404", 404),
@@ -40,15 +40,15 @@ OUTCOMES: dict[str, SinkError | None] = {
 
 @dataclass
 class Pending:
-    """A request that has not been answered."""
+    """A request without a response yet."""
 
     batch: list[Span]
-    answer: asyncio.Future[None]
+    response: asyncio.Future[None]
 
 
 @dataclass
 class Upstream:
-    """A sink whose answers the test gives, one by one; `rows` is what it stored."""
+    """A sink whose responses the test chooses one by one; `rows` is what it has stored."""
 
     name: str
     max_batch: int
@@ -63,25 +63,25 @@ class Upstream:
         return None
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
-        """Wait for the test's answer."""
+        """Wait until the test responds."""
         del suspicion
         ids = [span.id for span in batch]
         assert ids, "an empty batch was sent"
         assert len(ids) == len(set(ids)), "a span twice in one batch"
-        flying = {span.id for request in self.pending for span in request.batch}
-        assert not flying.intersection(ids), "a span twice in flight"
+        in_flight = {span.id for request in self.pending for span in request.batch}
+        assert not in_flight.intersection(ids), "a span twice in flight"
         request = Pending(list(batch), asyncio.get_running_loop().create_future())
         if self.always_ok:
             self.apply(request)
             return
         self.pending.append(request)
         try:
-            await request.answer
+            await request.response
         finally:
             self.pending.remove(request)
 
     def apply(self, request: Pending) -> None:
-        """Store a batch, and check the order law."""
+        """Store a batch, and check the order of its writes."""
         for span in request.batch:
             assert not (span.kind == "open" and self.rows.get(span.id) == "complete")
             self.rows[span.id] = span.kind
@@ -91,7 +91,7 @@ class Upstream:
 
 
 class DeliveryMachine(RuleBasedStateMachine):
-    """Two lanes, one of them in batches."""
+    """Two lanes, one of which sends batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,8 +134,8 @@ class DeliveryMachine(RuleBasedStateMachine):
 
         return note
 
-    def settle(self) -> None:
-        """Let everything happen that can happen without time passing."""
+    def run_ready(self) -> None:
+        """Run the event loop until only the passing of time could change anything."""
         self.loop.run_until_complete(asyncio.sleep(0))
         for _ in range(20):
             self.loop.run_until_complete(asyncio.sleep(0))
@@ -144,7 +144,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 run.result()
 
     def post(self, span: Span) -> bool:
-        """What the listener does with an event."""
+        """Pass an event on as the listener does; whether it was accepted."""
         span.accepted_at = self.loop.time()
         try:
             self.intake.take([span])
@@ -154,59 +154,59 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 30), size=st.sampled_from([10, 3000]))
     def start(self, number: int, size: int) -> None:
-        """A START comes, maybe again, maybe late."""
+        """A START arrives, possibly repeated, possibly late."""
         span = make_span(str(number), complete=False, input=b'{"p":"%b"}' % (b"x" * size))
         if self.post(span):
             self.started.add(number)
-        self.settle()
+        self.run_ready()
 
     @rule(number=st.integers(0, 30), thin=st.booleans())
     def end(self, number: int, thin: bool) -> None:
-        """An END comes, thin or whole, maybe twice, maybe without its START."""
+        """An END arrives, thin or whole, possibly repeated, possibly without its START."""
         span = make_span(str(number), input=b"" if thin else b'{"p":1}', output=b'{"o":1}')
         if self.post(span):
             self.ended.add(number)
-        self.settle()
+        self.run_ready()
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 2.5, 40.0]))
     def pass_time(self, seconds: float) -> None:
-        """Time goes by."""
+        """Let time pass."""
         self.loop.run_until_complete(asyncio.sleep(seconds))
-        self.settle()
+        self.run_ready()
 
     @precondition(lambda self: any(upstream.pending for upstream in self.upstreams))
     @rule(data=st.data(), outcome=st.sampled_from(sorted(OUTCOMES)), applied=st.booleans())
-    def answer(self, data: st.DataObject, outcome: str, applied: bool) -> None:
-        """An upstream answers a request; a reply may get lost after the batch was stored."""
+    def respond(self, data: st.DataObject, outcome: str, applied: bool) -> None:
+        """An upstream responds; after a failure it may have stored the batch all the same."""
         upstream = data.draw(st.sampled_from([up for up in self.upstreams if up.pending]))
         request = data.draw(st.sampled_from(upstream.pending))
         error = OUTCOMES[outcome]
         if error is None:
             upstream.apply(request)
-            request.answer.set_result(None)
+            request.response.set_result(None)
         else:
-            if applied and outcome in {"unavailable", "stumbles"}:
+            if applied and outcome in {"unavailable", "internal error"}:
                 upstream.apply(request)
-            request.answer.set_exception(error)
-        self.settle()
+            request.response.set_exception(error)
+        self.run_ready()
 
     @invariant()
     def balanced(self) -> None:
-        """No event and no write is unaccounted for; memory is within its bound."""
+        """Every event and write is accounted for; memory use is bounded."""
         assert self.accounting.imbalance == 0
         for _, _, metrics in self.lanes:
             assert metrics.imbalance == 0
         assert 0 <= self.budget.used <= 2 * self.budget.limit
 
     def teardown(self) -> None:
-        """Once the upstreams are well, everything accepted is there or a dead letter."""
+        """Once the upstreams have recovered, every accepted event is stored or a dead letter."""
         try:
             self.intake.release_held()
             for upstream in self.upstreams:
                 upstream.always_ok = True
                 for request in upstream.pending:
                     upstream.apply(request)
-                    request.answer.set_result(None)
+                    request.response.set_result(None)
             for _, drain, _ in self.lanes:
                 drain.close()
             self.loop.run_until_complete(asyncio.wait_for(asyncio.gather(*self.runs), 10_000))
