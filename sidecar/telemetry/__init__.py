@@ -1,1 +1,1 @@
-"""What happened, as plain numbers: accounting, metrics, recent decisions."""
+"""Records what happens: accounting, metrics, recent decisions."""

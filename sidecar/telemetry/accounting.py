@@ -1,9 +1,8 @@
-"""The books: where every event and every write went, as plain integers.
+"""Accounts for every event and every write, as plain integers (D15).
 
-D15. Events: `received + replayed = joined + held +
-written`. Writes, for each lane:
-`written = forwarded + superseded + skipped + dead_lettered + lost + depth`. The sums are made of
-counters kept at different places, so that a loss shows as an imbalance that is not 0.
+Events: `received + replayed = joined + held + written`. Writes, per lane:
+`written = forwarded + superseded + skipped + dead_lettered + lost + depth`. The counters on the two
+sides are kept in different places, so that a loss shows as a nonzero imbalance.
 """
 
 from collections import Counter
@@ -17,23 +16,23 @@ LOSS_REASONS = ("shutdown", "spool")
 
 @dataclass(slots=True)
 class IntakeAccounting:
-    """What came in, and how it left the stage of open spans."""
+    """Events that were accepted, and how they left the stage of open spans."""
 
     received_start: int = 0
     received_end: int = 0
-    joined: int = 0  # events that went out inside another event of their span
-    held: int = 0  # STARTs that wait for their END and were not written yet
-    written: int = 0  # writes that left for the lanes, each counted once
+    joined: int = 0  # events merged into another event of their span
+    held: int = 0  # STARTs that wait for their END, not written yet
+    written: int = 0  # writes passed to the lanes, counted once for all lanes
     replayed: int = 0  # writes that an earlier process left in the spool
 
     @property
     def received(self) -> int:
-        """Events taken with a 202."""
+        """Events accepted with a 202."""
         return self.received_start + self.received_end
 
     @property
     def imbalance(self) -> int:
-        """Events unaccounted for; anything but 0 is a bug."""
+        """Events unaccounted for; a nonzero value is a bug."""
         return self.received + self.replayed - self.joined - self.held - self.written
 
 
@@ -51,6 +50,6 @@ class LaneAccounting:
     lost: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(LOSS_REASONS, 0)))
 
     def imbalance(self, depth: int) -> int:
-        """Writes unaccounted for while `depth` of them are in the lane; anything but 0 is a bug."""
-        ended = self.forwarded.total() + self.superseded + self.skipped.total()
-        return self.written - ended - self.dead_lettered.total() - self.lost.total() - depth
+        """Writes unaccounted for if `depth` are in the lane; a nonzero value is a bug."""
+        settled = self.forwarded.total() + self.superseded + self.skipped.total()
+        return self.written - settled - self.dead_lettered.total() - self.lost.total() - depth

@@ -4,7 +4,7 @@ PERIOD_S = 60.0
 
 
 class LogRateLimiter:
-    """Admits `max_lines` lines a minute."""
+    """Admits `max_lines` lines per minute."""
 
     def __init__(self, max_lines: int = 10) -> None:
         self._max = max_lines
@@ -13,7 +13,7 @@ class LogRateLimiter:
         self._suppressed = 0
 
     def admit(self, now: float) -> int | None:
-        """How many lines were suppressed before this one; None if this one is suppressed too.
+        """How many lines were suppressed before this one; None if this one is suppressed, too.
 
         `now` is loop time in seconds.
         """

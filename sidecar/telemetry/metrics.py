@@ -1,7 +1,7 @@
-"""What happened, as plain numbers, and the past-tense recorders that keep them.
+"""Metrics as plain numbers, updated by methods named after what happened.
 
-The hot path only adds to integers (books.py) and to small histograms; exposition.py reads them
-when Prometheus asks. No number is ever kept by anything of a span's content.
+The hot path only increments integers (accounting.py) and small histograms; operate/prometheus.py
+reads them at scrape time. No metric is labelled with anything from a span's content (D19).
 """
 
 from bisect import bisect_left
@@ -30,10 +30,10 @@ log = structlog.get_logger()
 
 
 class Failure(NamedTuple):
-    """Why an upstream did not take a batch, and at which loop time."""
+    """Why an upstream did not accept a batch, and at which loop time."""
 
     kind: str
-    text: str  # never what the upstream said (D19)
+    text: str  # never the text of the response (D19)
     at: float
 
 
@@ -48,25 +48,24 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus wants them."""
+        """Cumulative counts by upper bound, in the form that Prometheus expects."""
         names = [str(float(bound)) for bound in self.bounds] + ["+Inf"]
         return list(zip(names, map(float, accumulate(self.counts)), strict=True))
 
 
 class LaneMetrics:
-    """What happened in one lane; `read` callbacks give what is read only when asked."""
+    """Metrics of one lane; the callbacks are gauges that are read at scrape time."""
 
     def __init__(self, sink: str, accounting: LaneAccounting, recent: Recent | None = None) -> None:
         self.sink = sink
         self._note = (recent or Recent()).note
         self.accounting = accounting
         self.state = SinkState.UP
-        self.failure: Failure | None = None  # the last one
+        self.failure: Failure | None = None  # the most recent one
         self.retries = 0
         self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.request_seconds = Histogram(UPSTREAM_S)
@@ -78,20 +77,20 @@ class LaneMetrics:
         self.limit: Callable[[], int] = lambda: 0
         self.oldest: Callable[[], float | None] = lambda: None
         self._log = log.bind(sink=sink)
-        self._letters = LogRateLimiter()
+        self._dead_letter_lines = LogRateLimiter()
 
     @property
     def imbalance(self) -> int:
-        """Writes unaccounted for; 0 unless there is a bug."""
+        """Writes unaccounted for; a nonzero value is a bug."""
         return self.accounting.imbalance(self.depth())
 
     def superseded(self, span: Span, now: float) -> None:
-        """An open write was overtaken by the complete one of its span."""
+        """An open write was replaced by the complete write of its span."""
         self.accounting.superseded += 1
         self._note((now, span.id, "superseded", self.sink, span.kind))
 
     def forwarded(self, batch: Sequence[Span], now: float) -> None:
-        """The upstream has `batch`; `now` is loop time in seconds."""
+        """The upstream accepted `batch`; `now` is loop time in seconds."""
         self.batch_spans.observe(len(batch))
         for span in batch:
             kind = KINDS[span.end_time is not None]
@@ -100,21 +99,21 @@ class LaneMetrics:
             self._note((now, span.id, "forwarded", self.sink, kind))
 
     def skipped(self, span: Span, reason: str, now: float) -> None:
-        """A write does not go to this upstream, on purpose."""
+        """A write is deliberately not sent to this upstream."""
         self._note((now, span.id, "skipped", self.sink, reason))
 
     def failed(self, batch: Sequence[Span], outcome: str, text: str, now: float) -> None:
-        """The upstream did not take `batch`; `outcome` is one of `OUTCOMES`."""
+        """The upstream did not accept `batch`; `outcome` is one of `OUTCOMES`."""
         self.failure = Failure(outcome, text, now)
         for span in batch:
             self._note((now, span.id, "not taken", self.sink, text))
 
     def dead_lettered(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:
-        """The upstream will never take these writes: the only place where they are set aside."""
+        """These writes were given up: count and log them; the only place that does."""
         self.accounting.dead_lettered[reason] += len(spans)
         for span in spans:
             self._note((now, span.id, "dead letter", self.sink, reason))
-            if (suppressed := self._letters.admit(now)) is None:
+            if (suppressed := self._dead_letter_lines.admit(now)) is None:
                 continue
             self._log.error(
                 "write_dead_lettered",
@@ -126,23 +125,23 @@ class LaneMetrics:
             )
 
     def lost(self, count: int, reason: str) -> None:
-        """Writes are gone that were accepted: the only place where they may go."""
+        """Accepted writes were lost: count and log them."""
         self.accounting.lost[reason] += count
         if count:
             self._log.error("writes_lost", count=count, reason=reason)
 
     def retried(self) -> None:
-        """A batch goes again, whole or in halves."""
+        """A batch will be sent again, whole or in halves."""
         self.retries += 1
 
     def answered(self, outcome: str, seconds: float, size: int) -> None:
-        """One HTTP request of `size` bytes ended."""
+        """One HTTP request with a body of `size` bytes ended after `seconds`."""
         self.requests[outcome] += 1
         self.request_seconds.observe(seconds)
         self.batch_bytes.observe(size)
 
     def state_changed(self, state: SinkState, error: str = "", pause_s: float = 0.0) -> None:
-        """The upstream is in `state`; logged only when it changed."""
+        """The upstream is in `state`; logged only if it was in another one before."""
         if state is self.state:
             return
         self.state = state
@@ -156,7 +155,7 @@ class LaneMetrics:
 
 @dataclass(slots=True)
 class IntakeMetrics:
-    """What happened at the listener."""
+    """Metrics of the listener."""
 
     accounting: IntakeAccounting
     recent: Recent = field(default_factory=Recent)
@@ -170,7 +169,7 @@ class IntakeMetrics:
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
 
     def accepted(self, spans: Sequence[Span], now: float) -> None:
-        """Every event of a request was taken; `now` is loop time in seconds."""
+        """All events of a request were accepted; `now` is loop time in seconds."""
         if self.refusing:
             self.refusing = False
             log.info("intake_taking")
@@ -179,9 +178,9 @@ class IntakeMetrics:
             self.recent.note((now, span.id, "accepted", "", event))
 
     def refused(self, reason: str, now: float) -> None:
-        """A request was not taken, or no more than its head; agents will come again."""
+        """A request was refused, possibly before its body was read; agents retry."""
         if reason == "not_ours":
-            return  # no event was in it: the answer's code is counted
+            return  # it held no events; the status of its response is counted
         self.rejected[reason] += 1
         if reason != "no_room":
             return
@@ -190,6 +189,6 @@ class IntakeMetrics:
             log.warning("intake_refusing", reason=reason, not_logged=suppressed)
 
     def answered(self, status: int, seconds: float) -> None:
-        """One request was answered."""
+        """The response to one request was sent after `seconds`."""
         self.requests[str(status)] += 1
         self.seconds.observe(seconds)

@@ -1,18 +1,18 @@
 """The closed sets of names that metrics, logs and `/status` use; each is a contract.
 
-Sinks, the drain and the listener take their names from here, so that a label never holds anything
-else.
+Sinks, the drain and the listener use no other names, so that the cardinality of a label is
+bounded.
 """
 
 from enum import StrEnum
 
 
 class SinkState(StrEnum):
-    """What an operator sees of an upstream."""
+    """The state of an upstream, as operators see it."""
 
     UP = "up"
-    THROTTLED = "throttled"  # it asked for a pause
-    DOWN = "down"  # it does not respond, or not as the API that we expect
+    THROTTLED = "throttled"  # it asked for a pause with Retry-After
+    DOWN = "down"  # it does not respond, or not like the API we expect
     UNAUTHORIZED = "unauthorized"  # it does not accept the credential
     BRAKED = "braked"  # it refuses most of what is sent: the circuit breaker is open (D17)
 
@@ -28,7 +28,7 @@ OUTCOMES = (
     "timeout",
     "connection",
 )
-# Why an event, or a whole request, was not taken.
+# Why an event, or a whole request, was refused.
 REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
 # How a request that was passed through to SGP ended.
 PASSED = ("answered", "unreachable", "timeout", "broken", "aborted")

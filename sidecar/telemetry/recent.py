@@ -1,7 +1,7 @@
-"""What was decided lately about which span: a bounded ring, for `sidecar explain`.
+"""A ring buffer of the latest decisions about each span, for `sidecar explain`.
 
-Ids, counts and statuses only, never content. The oldest decision makes room for the newest: at 500
-spans/s to two upstreams these are the last 4 seconds, at one span a second more than half an hour.
+Ids, counts and statuses only, never content. The newest decision replaces the oldest: the buffer
+covers the last 4 seconds at 500 spans/s to two upstreams, and half an hour at one span per second.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ REMEMBERED = 8_192
 
 
 class Decision(NamedTuple):
-    """At loop time `at` in seconds: what, at which sink ("" for the intake), and more about it."""
+    """`what` was decided at loop time `at` (seconds) by `sink` ("" for the intake)."""
 
     at: float
     id: str
@@ -22,13 +22,13 @@ class Decision(NamedTuple):
 
 
 class Recent:
-    """The ring."""
+    """The ring buffer."""
 
     def __init__(self) -> None:
         self._ring: deque[tuple[float, str, str, str, str | int]] = deque(maxlen=REMEMBERED)
-        # Called for every event and every write: no method of ours in between.
+        # Bound directly, because it is called for every event and every write.
         self.note = self._ring.append
 
     def about(self, id_: str) -> Iterator[Decision]:
-        """Everything remembered about spans with this id, oldest first."""
+        """The decisions about spans with this id that are still in the buffer, oldest first."""
         return (Decision(*each) for each in list(self._ring) if each[1] == id_)

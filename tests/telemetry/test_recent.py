@@ -1,4 +1,4 @@
-"""Recent decisions, repeated log lines, and a life's last words."""
+"""Recent decisions, rate-limited log lines, and the report of a shutdown."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.support.world import make_event, running_app
 
 
 def test_the_ring_is_bounded() -> None:
-    """The oldest decision makes room for the newest."""
+    """The newest decision replaces the oldest."""
     recent = Recent()
     recent.note((0.0, "old", "accepted", "", "start"))
     for number in range(REMEMBERED):
@@ -21,16 +21,16 @@ def test_the_ring_is_bounded() -> None:
     assert len(list(recent.about("new"))) == REMEMBERED
 
 
-def test_repeats_are_counted_instead_of_logged() -> None:
-    """A few lines a minute; the next one that is logged says how many were not."""
+def test_suppressed_lines_are_counted() -> None:
+    """A few lines per minute are logged; the next one reports how many were not."""
     limiter = LogRateLimiter(max_lines=2)
     assert [limiter.admit(0.0) for _ in range(4)] == [0, 0, None, None]
     assert limiter.admit(PERIOD_S) == 2
     assert [limiter.admit(PERIOD_S) for _ in range(2)] == [0, None]
 
 
-async def test_a_full_queue_is_one_line_and_so_is_its_end() -> None:
-    """However many requests are refused between them."""
+async def test_a_full_queue_logs_one_line_and_one_at_its_end() -> None:
+    """The number of refused requests does not change the number of log lines."""
     with structlog.testing.capture_logs() as lines:
         async with running_app(queue__max_bytes="8KiB", shutdown__grace_s=0) as app:
             for number in range(20):
@@ -43,8 +43,8 @@ async def test_a_full_queue_is_one_line_and_so_is_its_end() -> None:
     assert events == ["intake_refusing", "intake_taking"]
 
 
-def test_last_words_are_the_next_lifes_first(tmp_path: Path) -> None:
-    """The number survives on the volume, and is in the container's termination message."""
+def test_the_next_process_reads_the_exit_report(tmp_path: Path) -> None:
+    """The number of lost writes is on the volume and in the container's termination message."""
     message = tmp_path / "termination-log"
     message.touch()
     folder = folder_of(str(tmp_path), "")
@@ -54,22 +54,22 @@ def test_last_words_are_the_next_lifes_first(tmp_path: Path) -> None:
     assert message.read_text() == "lost 3 writes at shutdown\n"
     second = ExitReport(folder, message)
     assert second.lost == 3
-    assert ExitReport(folder, message).lost == 0  # the second was killed: it said nothing
+    assert ExitReport(folder, message).lost == 0  # the second was killed and wrote nothing
 
 
-def test_where_nothing_outlives_a_life(tmp_path: Path) -> None:
-    """Nothing is known, and nothing fails; a broken file is as none."""
-    words = ExitReport(folder_of("", ""), tmp_path / "none")
-    words.write(5)
-    assert words.lost == 0
+def test_exit_report_without_a_volume(tmp_path: Path) -> None:
+    """Without a volume, or with an invalid file, the report reads 0 and nothing fails."""
+    report = ExitReport(folder_of("", ""), tmp_path / "none")
+    report.write(5)
+    assert report.lost == 0
     assert folder_of("", str(tmp_path / "letters.jsonl")) == tmp_path
     (tmp_path / "last_shutdown_lost").write_text("many")
     assert ExitReport(tmp_path).lost == 0
 
 
 @pytest.mark.parametrize("folder", ["none", "file"])
-def test_a_disk_that_fails_is_a_warning(tmp_path: Path, folder: str) -> None:
-    """The exit code says it, too: nothing is raised at the end of a life."""
+def test_a_failing_disk_logs_a_warning(tmp_path: Path, folder: str) -> None:
+    """Nothing is raised while the process ends."""
     (tmp_path / "file").touch()
     with structlog.testing.capture_logs() as lines:
         ExitReport(tmp_path / folder).write(1)
