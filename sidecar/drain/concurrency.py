@@ -38,10 +38,10 @@ class ConcurrencyLimit:
     # doubling; a smaller step needs a long one, because the rate of a busy process fluctuates by a
     # fifth. Where latency decides, the rate is not used.
     SHORT_WINDOW, LONG_WINDOW, SHARED_WINDOW = (16, 0.02), (96, 0.25), (16, 0.25)
-    # Congested: the minimum latency of a window exceeds both so many seconds and so many times the
-    # baseline (a link may be slow). At 0.15 s an Agentex worker has about 15 concurrent requests
-    # and serves 92 % of its best rate: interpolated from docs/upstreams.md A7, which the simulation
-    # of DECISIONS.md 23 is built on.
+    # Congested: the minimum latency of a window exceeds both CONGESTED_S and CONGESTED_RATIO times
+    # the baseline, because a link may be slow. At 0.15 s an Agentex worker has about 15 concurrent
+    # requests and serves 92 % of its best rate: interpolated from docs/upstreams.md A7, which the
+    # simulation of DECISIONS.md 23 is built on.
     CONGESTED_S, CONGESTED_RATIO = 0.15, 1.3
     # The baseline is the minimum latency of the current and the previous period. Periods are short
     # so that a sidecar that started under congestion soon has the same baseline as the others:
