@@ -12,8 +12,8 @@ import structlog
 from sidecar.lanes import Lane
 from sidecar.queue.admission import Admission
 from sidecar.queue.span_queue import LOADED_AT_ONCE
+from sidecar.spool.rows import Backlog
 from sidecar.spool.spool import Spool
-from sidecar.spool.sqlite_file import Backlog
 from sidecar.telemetry.accounting import IntakeAccounting
 
 # Open rows are loaded in batches of about this many bytes.

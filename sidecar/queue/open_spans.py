@@ -12,14 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+from sidecar.queue.join import fill, signature
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.spans.raw_json import merged
 from sidecar.spans.span import (
     DATA_BIT,
     Key,
     Span,
     drop_payloads,
-    measure,
     restore_payloads,
     which_payloads,
 )
@@ -87,7 +86,7 @@ class OpenSpans:
             return
         earlier = self._held.get(key)
         if earlier is not None:
-            _fill(span, earlier)
+            fill(span, earlier)
             span.accepted_at = earlier.accepted_at
             self._held[key] = span
             self._keep(span)
@@ -127,7 +126,7 @@ class OpenSpans:
         if span.route:
             self._take_from_event(span)
         if start is not None:
-            self._remember(key, _fill(span, start))
+            self._remember(key, fill(span, start))
             if self._held.pop(key, None) is not None:
                 self._accounting.held -= 1
                 self._accounting.joined += 1
@@ -136,7 +135,7 @@ class OpenSpans:
                 span.open_sent_to = start.open_sent_to
         else:
             seen = self._ended.get(hash(key))
-            if seen and seen == _signature(span):
+            if seen and seen == signature(span):
                 # The same END again, whose START is gone by now: sent as it is, it would blank
                 # upstream what the first one was filled with.
                 self._accounting.joined += 1
@@ -158,7 +157,7 @@ class OpenSpans:
         if start is None:
             return
         if not start.payloads_on_disk:
-            _fill(span, start)
+            fill(span, start)
         if self._spool is not None:
             self._spool.settled(start, span.route)
         start.lanes &= ~span.route
@@ -282,31 +281,3 @@ class OpenSpans:
             self._held[span.join_key] = span
         else:
             self._kept[span.join_key] = span
-
-
-def _signature(span: Span) -> int:
-    return hash((span.end_time, span.input, span.output, span.data, span.name, span.extra)) or 1
-
-
-def _fill(span: Span, start: Span) -> int:
-    """Put into `span` what it leaves out and `start` has.
-
-    Returns the signature of what came, 0 when no payload was missing: only an END that was filled
-    has to be known again, as it came.
-    """
-    span.parent_id = span.parent_id or start.parent_id
-    span.task_id = span.task_id or start.task_id
-    laid_over = span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
-    if not (
-        laid_over
-        or (start.input and not span.input)
-        or (start.output and not span.output)
-        or (start.data and not span.data)
-    ):
-        return 0
-    came = _signature(span)
-    span.input = span.input or start.input
-    span.output = span.output or start.output
-    span.data = merged(start.data, span.data) if laid_over else span.data or start.data
-    span.size = measure(span)
-    return came

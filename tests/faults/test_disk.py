@@ -16,7 +16,7 @@ import pytest
 from sidecar.config import ConfigError
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from sidecar.spool.spool import SHRINK_BYTES
+from sidecar.spool.writer import SHRINK_BYTES
 from tests.faults.test_spool import EAGER, depths, down, large, up
 from tests.support.faults import end, span, start
 from tests.support.spool import (

@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 
 from sidecar.spans.span import Span
+from sidecar.spool.rows import Backlog, Changes
 from sidecar.spool.spool import REPLACED, Spool
-from sidecar.spool.sqlite_file import Backlog, Changes, SpoolFile
+from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.spool import FlakyFile, running_spool, until
 from tests.support.world import make_span
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import structlog
 
+from sidecar.spool.rows import Backlog
 from sidecar.spool.spool import Spool
-from sidecar.spool.sqlite_file import Backlog, SpoolFile, SpoolInUse
+from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
 from tests.spool.test_spool import GatedFile, added, new_span
 from tests.support.spool import FlakyFile, retry_s, running_spool, until
 

@@ -9,7 +9,8 @@ import pytest
 import structlog
 
 from sidecar.process.memory import Trimmer
-from sidecar.spool.sqlite_file import OPEN, Backlog, Changes, Found, SpoolFile, SpoolInUse
+from sidecar.spool.rows import OPEN, Backlog, Changes, Found
+from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
 from tests.support.spool import changes, files_size, make_row
 
 MIB = 2**20

@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sidecar.spool.sqlite_file import BASE, COMPLETE, OPEN, Changes, Found, Row, SpoolFile
+from sidecar.spool.rows import BASE, COMPLETE, OPEN, Changes, Found, Row
+from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.spool import changes, files_size, make_row
 
 LIMIT = 2 * 2**20

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sidecar.spool.spool
+import sidecar.spool.writer
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
+from sidecar.spool.rows import COMPLETE, Backlog, Changes, Found, Row
 from sidecar.spool.spool import Spool
-from sidecar.spool.sqlite_file import COMPLETE, Backlog, Changes, Found, Row, SpoolFile
+from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.faults import World, world
 
 # Longer than any test has to wait, so that a hang fails instead of hanging.
@@ -112,11 +113,11 @@ async def running_spool(file: SpoolFile) -> AsyncIterator[Spool]:
 @contextmanager
 def retry_s(seconds: float) -> Iterator[None]:
     """Let a spool that lost its disk try it again sooner."""
-    before, sidecar.spool.spool.RETRY_S = sidecar.spool.spool.RETRY_S, seconds
+    before, sidecar.spool.writer.RETRY_S = sidecar.spool.writer.RETRY_S, seconds
     try:
         yield
     finally:
-        sidecar.spool.spool.RETRY_S = before
+        sidecar.spool.writer.RETRY_S = before
 
 
 @contextmanager
