@@ -1,1 +1,1 @@
-"""What an agent said: spans and events as bytes, decoded and validated. No I/O, no clock."""
+"""Spans and events: decoding, validation and raw JSON bytes. No I/O, no clock."""

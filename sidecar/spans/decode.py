@@ -1,7 +1,7 @@
-"""Events as they come: decode and validate one request body, no I/O, no clock.
+"""Decodes and validates the events of one request body. No I/O, no clock.
 
-In: a body (docs/api.md). Out: `Span` objects whose `input`, `output` and `data` are the
-agent's own JSON bytes, copied once, and one `Rejection` for each event that was not taken.
+In: a body (docs/api.md). Out: `Span` objects whose `input`, `output` and `data` are the agent's
+own JSON bytes, copied once, and one `Rejection` for each invalid event.
 """
 
 import re
@@ -26,9 +26,10 @@ _T = TypeVar("_T")
 
 
 class Rejection(NamedTuple):
-    """One event of a request that was not taken: which, and why. Never holds its content.
+    """One rejected event of a request: which one, and why. Never contains span content.
 
-    `field`: what is wrong in it, where one field is; `identity`: upstreams answer 400 for that.
+    `field` is the invalid field, empty if no single field is to blame. `identity` is set where the
+    upstream's own API returns 400 rather than 422 for such a field.
     """
 
     position: int
@@ -40,18 +41,18 @@ class Rejection(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What a body held."""
+    """The valid and the rejected events of a body."""
 
     spans: list[Span]
     rejected: list[Rejection]
 
 
 class MalformedBody(ValueError):
-    """The body is not JSON at all, so no event of it can be named."""
+    """The body as a whole is not valid JSON, so no single event can be blamed."""
 
 
 class EventError(ValueError):
-    """The envelope of one event breaks a rule of docs/api.md."""
+    """An event breaks a rule of docs/api.md outside its span."""
 
 
 class _WireEvent(msgspec.Struct, gc=False):
@@ -76,22 +77,21 @@ _NOT_UTF8 = "not valid UTF-8"
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 _ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
-
-# Gives the START of the span with this key, if one is known.
+# Returns the START of the span with this key, or None.
 Started = Callable[[Key], Span | None]
 
 
-def _nothing_started(_: Key) -> None:
-    """No START is known."""
+def _no_start(_: Key) -> None:
+    return None
 
 
 def decode(
-    body: bytes, now: float, *, ndjson: bool = False, started: Started = _nothing_started
+    body: bytes, now: float, *, ndjson: bool = False, started: Started = _no_start
 ) -> Decoded:
-    """Decode a whole body at once; item by item only when something in it is wrong.
+    """Decode a whole body in one pass, or event by event if anything in it is invalid.
 
-    `now` is loop time in seconds; `started` gives the START of a span whose END may be in `body`.
-    Raises `MalformedBody` when it is not JSON.
+    `now` is loop time in seconds. `started` returns the START of a span whose END is in `body`.
+    Raises `MalformedBody` if the body is not JSON.
     """
     if not is_utf8(body):
         if ndjson:
@@ -107,7 +107,7 @@ def decode(
             events = _MANY.decode(body)
         return Decoded([_checked(event, now, started) for event in events], [])
     except (*_ERRORS, EventError, FieldError):
-        # Most likely nothing is wrong but one event, or a lone surrogate that we repair.
+        # Usually a single invalid event, or a lone surrogate that can be repaired.
         pass
     repaired = replace_lone_surrogates(body)
     items: Iterable[bytes | msgspec.Raw]
@@ -116,12 +116,12 @@ def decode(
     elif array:
         items = _items(repaired)
     else:
-        _decoded(msgspec.json.Decoder(msgspec.Raw).decode, repaired)
+        _decoded_or_malformed(msgspec.json.Decoder(msgspec.Raw).decode, repaired)
         items = [repaired]
     return _one_by_one(items, now, started)
 
 
-def _decoded(decode_: Callable[[bytes], _T], body: bytes) -> _T:
+def _decoded_or_malformed(decode_: Callable[[bytes], _T], body: bytes) -> _T:
     try:
         return decode_(body)
     except _ERRORS as error:
@@ -133,7 +133,7 @@ def _lines(body: bytes) -> list[bytes]:
 
 
 def _items(body: bytes) -> Iterable[bytes | msgspec.Raw]:
-    """The items of an array; one that is nested without end must not refuse the others."""
+    """The items of a JSON array. One that is nested too deep must not cost the others."""
     try:
         return _ITEMS.decode(body)
     except RecursionError:
@@ -155,7 +155,7 @@ def _items_of_deep_array(body: bytes) -> Iterable[bytes]:
         elif mark in {b"]", b"}"}:
             depth -= 1
     if depth:
-        raise MalformedBody("nested more than 200 levels deep, and not closed")
+        raise MalformedBody("nested more than 200 levels deep and never closed")
 
 
 def _one_by_one(items: Iterable[bytes | msgspec.Raw], now: float, started: Started) -> Decoded:
@@ -187,17 +187,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return _NOT_UTF8
     if isinstance(error, msgspec.ValidationError):
-        what, _, where = str(error).partition(" - at `$.")
-        return f"{where.rstrip('`')}: {what}" if where else what
+        problem, _, path = str(error).partition(" - at `$.")
+        return f"{path.rstrip('`')}: {problem}" if path else problem
     return f"not JSON: {error}"
 
 
 def _checked(event: _WireEvent, now: float, started: Started) -> Span:
-    """The span of an event that keeps every rule of docs/api.md, or `FieldError`."""
+    """The span of a valid event. Raises `EventError` or `FieldError` (docs/api.md)."""
     wire = event.span
     if event.event_type == "end":
         if wire.end_time is None:
-            raise FieldError("end_time", "is required at end")
+            raise FieldError("end_time", 'is required in an "end" event')
         return checked(wire, now, start=started((wire.trace_id, wire.id)))
     if event.event_type != "start":
         msg = 'event_type must be "start" or "end"'
@@ -207,9 +207,10 @@ def _checked(event: _WireEvent, now: float, started: Started) -> Span:
 
 
 def checked(wire: WireSpan, now: float, route: int = 0, start: Span | None = None) -> Span:
-    """The span of `wire`, open without an `end_time`, or `FieldError`; `now` is loop time.
+    """The validated span of `wire`: open if it has no `end_time`. Raises `FieldError`.
 
-    What it repeats of its `start` is not looked at, nor kept, a second time.
+    `now` is loop time in seconds. `route` is the bit of the only lane it goes to, 0 for all lanes.
+    A payload equal to that of its `start` is neither checked nor stored a second time.
     """
     end = wire.end_time
     if end is None:
@@ -217,13 +218,13 @@ def checked(wire: WireSpan, now: float, route: int = 0, start: Span | None = Non
     else:
         check_order(wire.start_time, end, "start_time", "end_time")
         end = end if end.endswith(_UTC) else with_offset(end)
-    begun = wire.start_time
+    begin = wire.start_time
     check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name)
     span = Span(
         wire.id,
         wire.trace_id,
         wire.name,
-        begun if begun.endswith(_UTC) else with_offset(begun),
+        begin if begin.endswith(_UTC) else with_offset(begin),
         end,
         wire.parent_id or None,
         wire.task_id or None,

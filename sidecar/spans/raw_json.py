@@ -1,9 +1,8 @@
-"""Raw JSON bytes: what is checked, and the few repairs, without ever building a value.
+"""Checks and repairs on raw JSON bytes. No payload is ever parsed into Python objects.
 
-`input`, `output` and `data` are customers' bytes. They are forwarded as they came (big integers,
-`1e400`, key order, duplicate keys, escapes), so everything here looks at bytes or changes bytes.
-Every function is pure. Sources: docs/upstreams.md A1 and A6 (what poisons a trace upstream),
-docs/api.md (what the listener promises to take).
+`input`, `output` and `data` are customers' bytes and are forwarded unchanged (big integers,
+`1e400`, key order, duplicate keys, escapes). Every function is pure. Sources: docs/upstreams.md A1
+(what makes a trace unreadable upstream), docs/api.md (what the listener accepts).
 """
 
 import codecs
@@ -12,14 +11,16 @@ import re
 import msgspec
 
 MAX_NESTING = 200
-_CHUNK = 64 * 1024
-_AT_ONCE = 256 * 1024
-_FEW_BRACKETS, _BYTES_PER_FIND = 4, 250
+# Bodies up to this size are checked in one call, larger ones in chunks.
+_MAX_ONE_CALL_BYTES = 256 * 1024
+_CHUNK_BYTES = 64 * 1024
+# `_count` switches from find() to count() after this many brackets closer than this many bytes.
+_MAX_FINDS, _BYTES_PER_FIND = 4, 250
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-# Left to right, an escaped backslash and a valid pair are stepped over, so that only a surrogate
-# that stands alone is left for the last alternative.
+# Escaped backslashes and valid pairs are consumed first, so only a lone surrogate can match the
+# last alternative.
 _SURROGATES = re.compile(
     rb"\\\\"
     rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -27,16 +28,16 @@ _SURROGATES = re.compile(
 )
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
-# Structure, backslashes, and all that may come behind one (RFC 8259, 7).
-_NOR_ESCAPES = bytes(set(_NOT_STRUCTURE) - set(rb"\/bfnrtu"))
+# Neither structure, nor a backslash, nor a character that may follow one (RFC 8259, section 7).
+_PLAIN_BYTES = bytes(set(_NOT_STRUCTURE) - set(rb"\/bfnrtu"))
 _BRACES = bytes.maketrans(b"[]", b"{}")
 
 
 def is_utf8(body: bytes) -> bool:
-    """Whether `body` is valid UTF-8; needs no memory of a large body's size."""
+    """Whether `body` is valid UTF-8. A large body is checked without decoding a full copy."""
     if body.isascii():
         return True
-    if len(body) <= _AT_ONCE:
+    if len(body) <= _MAX_ONE_CALL_BYTES:
         try:
             body.decode()
         except UnicodeDecodeError:
@@ -45,8 +46,8 @@ def is_utf8(body: bytes) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     view = memoryview(body)
     try:
-        for start in range(0, len(body), _CHUNK):
-            decoder.decode(view[start : start + _CHUNK])
+        for start in range(0, len(body), _CHUNK_BYTES):
+            decoder.decode(view[start : start + _CHUNK_BYTES])
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
@@ -54,7 +55,7 @@ def is_utf8(body: bytes) -> bool:
 
 
 def replace_lone_surrogates(raw: bytes) -> bytes:
-    """Escapes of surrogates that have no partner become U+FFFD; all else stays.
+    """Replace escaped lone surrogates with U+FFFD, and change nothing else.
 
     At the Agentex server one such escape makes the whole trace unreadable (docs/upstreams.md A1).
     """
@@ -66,7 +67,7 @@ def replace_lone_surrogates(raw: bytes) -> bytes:
 def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
     """Whether arrays and objects are nested more than `limit` levels deep.
 
-    The Agentex server stores from level 255 on what it can never read again (docs/upstreams.md A1).
+    From level 255 on, the Agentex server stores what it can then never read (docs/upstreams.md A1).
     """
     if len(raw) <= 2 * limit:
         return False
@@ -76,28 +77,28 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
     return openings > limit and _is_deeper(raw, limit)
 
 
-def _count(raw: bytes, bracket: bytes, most: int) -> int:
-    """How often `bracket` is in `raw`; at least more than `most` when it is."""
-    # Most prompts have few brackets: find() goes over them at memory speed, where count() looks at
-    # every byte; but each find() costs as much as `_BYTES_PER_FIND` bytes of count().
+def _count(raw: bytes, bracket: bytes, limit: int) -> int:
+    """Occurrences of `bracket` in `raw`: exact up to `limit`, beyond it only known to be more."""
+    # Most prompts have few brackets. find() skips to the next one at memory speed, while count()
+    # compares every byte; but one find() costs as much as `_BYTES_PER_FIND` bytes of count().
     found, at = 0, raw.find(bracket)
     while at >= 0:
         found += 1
-        if found >= _FEW_BRACKETS and at < _BYTES_PER_FIND * found:
+        if found >= _MAX_FINDS and at < _BYTES_PER_FIND * found:
             return found + raw.count(bracket, at + 1)
-        if found > most:
+        if found > limit:
             break
         at = raw.find(bracket, at + 1)
     return found
 
 
 def _is_deeper(raw: bytes, limit: int) -> bool:
-    # Escapes out, then all but quotes and brackets; then strings that hold none of these. Two
-    # strings that become neighbours are one afterwards: nothing structural was between them.
+    # Remove escapes, then everything but quotes and brackets, then the strings. Two strings that
+    # become adjacent merge into one, which is harmless: nothing structural was between them.
     bare = raw
     if b"\\" in raw:
-        # In what is left of it: replace() takes twice as long for a byte as translate().
-        bare = raw.translate(None, _NOR_ESCAPES).replace(b"\\\\", b"").replace(b'\\"', b"")
+        # translate() first: replace() takes twice as long per byte.
+        bare = raw.translate(None, _PLAIN_BYTES).replace(b"\\\\", b"").replace(b'\\"', b"")
     bare = bare.translate(_BRACES, _NOT_STRUCTURE).replace(b'""', b"")
     if bare.count(b"{") <= limit:
         return False
@@ -110,26 +111,26 @@ def _is_deeper(raw: bytes, limit: int) -> bool:
 
 
 def is_list_of_objects(raw: bytes) -> bool:
-    """Whether the JSON array `raw` holds objects only."""
+    """Whether every item of the JSON array `raw` is an object."""
     return all(bytes(item)[:1] == b"{" for item in _RAW_LIST.decode(raw))
 
 
 def with_members(raw: bytes, first: bytes = b"", last: bytes = b"") -> bytes:
-    """The JSON object `raw` with members put before and after its own.
+    """The JSON object `raw` with members added before and after its own.
 
-    `first` and `last` are members without braces (`"a":1,"b":2`). A reader keeps the last of
-    two equal keys, so `first` gives way to what the object says itself and `last` overrides it.
+    `first` and `last` are members without braces (`"a":1,"b":2`). A reader keeps the last of two
+    equal keys, so the object's own members override `first`, and `last` overrides them.
     """
     inside = raw[1:-1].strip() if raw else b""
     return b"{%b}" % b",".join(part for part in (first, inside, last) if part)
 
 
-def merged(raw: bytes, over: bytes) -> bytes:
-    """The members of the JSON object `raw`, and over them those of the object `over`.
+def merged(raw: bytes, update: bytes) -> bytes:
+    """The JSON object `raw`, updated with the members of the JSON object `update`.
 
-    Shallow, as the Agentex server merges `data` (docs/upstreams.md A2); values stay as they came.
+    Shallow, as the Agentex server merges `data` (docs/upstreams.md A2). Values keep their bytes.
     """
-    members = _RAW_DICT.decode(raw) | _RAW_DICT.decode(over)
+    members = _RAW_DICT.decode(raw) | _RAW_DICT.decode(update)
     return b"{%b}" % b",".join(
         msgspec.json.encode(name) + b":" + bytes(value) for name, value in members.items()
     )

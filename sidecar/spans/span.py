@@ -1,6 +1,6 @@
-"""Spans as they wait: what every part hands to the next. No I/O, no clock.
+"""`Span`: the object every stage passes on, its size in memory, and its JSON. No I/O, no clock.
 
-`input`, `output` and `data` are the agent's own JSON bytes, never parsed and never rebuilt.
+`input`, `output` and `data` are the agent's own JSON bytes, never parsed into objects or rebuilt.
 """
 
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from operator import attrgetter
 
 import msgspec
 
-# What a waiting span costs beside its payloads: the object, its texts, its places in two lanes.
-# Measured with tracemalloc on CPython 3.11: about 900 bytes.
+# Bytes of a queued span besides its payloads: the object, its strings, its entries in two lanes.
+# tracemalloc on CPython 3.11 reports about 900.
 SPAN_OVERHEAD = 1024
 
 PAYLOADS = ("input", "output", "data")
@@ -23,11 +23,11 @@ Key = tuple[str, ...]
 
 
 class Span(msgspec.Struct, gc=False, eq=False):
-    """One span: open (a START alone) or complete (it has its `end_time`).
+    """One span: open (only its START is known) or complete (it has an `end_time`).
 
-    Payloads are raw JSON bytes, empty for null. `size` is the bytes it holds in memory,
-    `accepted_at` the loop time of its 202. It is shared by all lanes; `holders` counts the places
-    that hold it, `open_sent_to` has the bit of each lane that already sent an open write of it.
+    Payloads are raw JSON bytes, empty for null. `size` is its bytes in memory, `accepted_at` the
+    loop time of its 202. All lanes share the object: `holders` is its reference count for
+    `MemoryBudget`, `open_sent_to` has the bits of the lanes that have sent an open write of it.
     """
 
     id: str
@@ -44,30 +44,29 @@ class Span(msgspec.Struct, gc=False, eq=False):
     size: int
     holders: int = 0
     open_sent_to: int = 0
-    # With a spool: its row there, 0 for none; the bits of the lanes that owe it to their upstream;
-    # how many of them have it on disk only; which payloads are on disk only (bits of `PAYLOADS`).
+    # With a spool: its row number, 0 for none; the bits of the lanes that have not settled it; how
+    # many of those have it on disk only; which payloads are on disk only (bits of `PAYLOADS`).
     seq: int = 0
     lanes: int = -1
     lanes_on_disk: int = 0
     payloads_on_disk: int = 0
-    # The bit of the one lane it was sent to, by an SDK that speaks that upstream's own API; 0 for
-    # an event, which is for every lane. `extra`: the members of an SGP item that have no field
-    # here, as they came.
+    # The bit of the one lane it is for, if an SDK posted it by that upstream's own API; 0 for an
+    # event, which goes to every lane. `extra`: raw members of an SGP item that have no field here.
     route: int = 0
     extra: bytes = b""
     # Bytes of the payloads that are on disk only.
     stored: int = 0
-    # Its `data` is laid over that of its START, instead of taking its place.
+    # Its `data` is merged over that of its START instead of replacing it.
     merges: bool = False
 
     @property
     def key(self) -> Key:
-        """What makes it this span: ids are unique in a trace only (docs/upstreams.md S1.4.8)."""
+        """Its identity: an id is unique only within its trace (docs/upstreams.md S1.4.8)."""
         return self.trace_id, self.id
 
     @property
     def join_key(self) -> Key:
-        """What its START and its END share: an SDK may tell each upstream the same span."""
+        """Joins its END with its START: SDKs may post one span to each upstream's own API."""
         if not self.route:
             return self.trace_id, self.id
         return self.trace_id, self.id, f"lane {self.route}"
@@ -79,17 +78,17 @@ class Span(msgspec.Struct, gc=False, eq=False):
 
 
 def measure(span: Span) -> int:
-    """Bytes that `span` holds in memory."""
-    texts = (
+    """Bytes of `span` in memory."""
+    chars = (
         len(span.name) + len(span.trace_id) + len(span.parent_id or "") + len(span.task_id or "")
     )
     payloads = len(span.input) + len(span.output) + len(span.data) + len(span.extra)
-    # Ordinary texts are in the overhead; a character takes up to 4 bytes.
-    return SPAN_OVERHEAD + payloads + (4 * texts if texts > SPAN_OVERHEAD else 0)
+    # The overhead covers strings of ordinary length. A character takes up to 4 bytes.
+    return SPAN_OVERHEAD + payloads + (4 * chars if chars > SPAN_OVERHEAD else 0)
 
 
 class WireSpan(msgspec.Struct, gc=False):
-    """A span as JSON has it; the payloads borrow the bytes they were decoded from."""
+    """A span as decoded from JSON. Its payloads are views into the decoded bytes."""
 
     id: str
     trace_id: str
@@ -112,9 +111,9 @@ _ROW = msgspec.json.Decoder(_Row)
 
 
 def to_json(span: Span, leave_out: int = 0) -> bytes:
-    """The span as its ten keys, null where unset, as the SDK sends it (docs/upstreams.md A8.2).
+    """The span's ten JSON keys, null where unset, as the SDK sends it (docs/upstreams.md A8.2).
 
-    Joined from bytes: payloads are not rebuilt. `leave_out`: bits of `PAYLOADS` to be null.
+    Payloads are copied in as raw bytes. Those with a bit in `leave_out` (see `PAYLOADS`) are null.
     """
     return b"".join(
         (
@@ -144,7 +143,7 @@ def to_json(span: Span, leave_out: int = 0) -> bytes:
 
 
 def to_row(span: Span, leave_out: int = 0) -> bytes:
-    """As `to_json`, with all that `from_row` needs to make the same span of it."""
+    """`to_json`, plus what `from_row` needs to restore the span."""
     body = to_json(span, leave_out)
     if not span.route:
         return body
@@ -152,7 +151,7 @@ def to_row(span: Span, leave_out: int = 0) -> bytes:
 
 
 def from_row(body: bytes, accepted_at: float) -> Span:
-    """The span that `to_row` wrote, accepted at that loop time."""
+    """The span that `to_row` encoded. `accepted_at` is loop time in seconds."""
     wire = _ROW.decode(body)
     payloads = [bytes(getattr(wire, field)) for field in PAYLOADS]
     input_, output, data = (b"" if raw == _NULL else raw for raw in payloads)
@@ -178,42 +177,42 @@ def from_row(body: bytes, accepted_at: float) -> Span:
 
 
 def which_payloads(span: Span) -> int:
-    """The bits of the `PAYLOADS` that `span` has in memory."""
+    """Bits of the `PAYLOADS` that are set and in memory."""
     return bool(span.input) | bool(span.output) << 1 | bool(span.data) << 2
 
 
 def adds_nothing(span: Span, earlier: Span) -> bool:
-    """Whether the END `span` is the END `earlier` again, and less of it.
+    """Whether the END `span` repeats the END `earlier` with fewer payloads.
 
-    An SDK sends it once more when an answer got lost: thin, because what it was filled with was the
-    START's, which is gone by then.
+    An SDK sends an END again after a lost response. The first one was filled from its START; the
+    repeat is not, because the START is gone by then.
     """
     if span.end_time is None or span.end_time != earlier.end_time:
         return False
-    there = which_payloads(earlier) | earlier.payloads_on_disk
-    return bool(there & ~(which_payloads(span) | span.payloads_on_disk))
+    known = which_payloads(earlier) | earlier.payloads_on_disk
+    return bool(known & ~(which_payloads(span) | span.payloads_on_disk))
 
 
 def shared_payloads(span: Span, start: Span) -> int:
-    """The bits of the `PAYLOADS` that are the same in both, and not empty."""
+    """Bits of the `PAYLOADS` that are equal in both and not empty."""
     shared = 0
-    for place, field in enumerate(PAYLOADS):
+    for index, field in enumerate(PAYLOADS):
         payload = getattr(span, field)
         if payload and payload == getattr(start, field):
-            shared |= 1 << place
+            shared |= 1 << index
     return shared
 
 
 def fill_payloads(span: Span, start: Span, which: int) -> None:
-    """Give `span` the payloads of `start` that `which` has the bits of."""
-    for place, field in enumerate(PAYLOADS):
-        if which >> place & 1:
+    """Copy the payloads with a bit in `which` from `start` to `span`."""
+    for index, field in enumerate(PAYLOADS):
+        if which >> index & 1:
             setattr(span, field, getattr(start, field))
     span.size = measure(span)
 
 
 def drop_payloads(span: Span) -> None:
-    """Let the payloads of `span` be on disk only."""
+    """Drop the payloads of `span` from memory. They must be on disk."""
     span.payloads_on_disk |= which_payloads(span)
     span.stored += len(span.input) + len(span.output) + len(span.data)
     span.input = span.output = span.data = b""
@@ -221,12 +220,12 @@ def drop_payloads(span: Span) -> None:
 
 
 def restore_payloads(span: Span, stored: Span) -> None:
-    """Give `span` the payloads that `stored` brought back from disk."""
+    """Put the payloads of `stored`, which was loaded from disk, back into `span`."""
     span.input, span.output, span.data = stored.input, stored.output, stored.data
     span.payloads_on_disk = span.stored = 0
     span.size = measure(span)
 
 
 def total_size(spans: Sequence[Span]) -> int:
-    """Bytes that `spans` hold together."""
+    """Total bytes of `spans` in memory."""
     return sum(map(_size, spans))

@@ -1,7 +1,7 @@
-"""The rules for one span's fields (docs/api.md), however the span came. Pure.
+"""Validation of a span's fields (docs/api.md), shared by all routes. Pure.
 
-Every error names its field, as the routes call it, and says what is wrong; it never repeats the
-value, which is customers' data.
+Every error names the field, as its route calls it, and the rule. It never repeats the value, which
+is customers' data.
 """
 
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ _NULL_N, _ARRAY, _OBJECT = b"n[{"
 
 
 class FieldError(ValueError):
-    """A field of a span breaks a rule. `identity`: upstreams answer 400 for it, not 422."""
+    """A field breaks a rule. `identity`: the upstream's own API returns 400 for it, not 422."""
 
     def __init__(self, field: str, problem: str, *, identity: bool = False) -> None:
         super().__init__(f"span.{field} {problem}")
@@ -26,33 +26,34 @@ class FieldError(ValueError):
 
 
 def check_ids(id_: str, trace_id: str, parent_id: str | None, name: str) -> None:
-    """What identifies a span, and its name."""
+    """Check the ids and the name. Raises `FieldError`."""
     if not (id_ and trace_id and name):
         field = "id" if not id_ else "trace_id" if not trace_id else "name"
         raise FieldError(field, "is empty")
-    # A character takes up to 4 bytes, so most ids need no encoding to know.
+    # A character takes up to 4 bytes, so a short id need not be encoded to be measured.
     if len(id_) * 4 > MAX_ID_BYTES or "\0" in id_:
         check_id("id", id_)
     if "\0" in trace_id or (parent_id and "\0" in parent_id):
         field = "trace_id" if "\0" in trace_id else "parent_id"
-        raise FieldError(field, "has a NUL character", identity=True)
+        raise FieldError(field, "contains a NUL character", identity=True)
 
 
 def check_id(field: str, text: str) -> None:
-    """An id that upstreams keep as a key."""
+    """Check an id that upstreams use as a key. Raises `FieldError`."""
     if len(text.encode()) > MAX_ID_BYTES:
         raise FieldError(field, f"is longer than {MAX_ID_BYTES} bytes", identity=True)
     if "\0" in text:
-        raise FieldError(field, "has a NUL character", identity=True)
+        raise FieldError(field, "contains a NUL character", identity=True)
 
 
-def checked_payload(borrowed: msgspec.Raw, field: str, known: bytes = b"") -> bytes:
-    """The payload's own bytes, empty for null: an object or an array of objects.
+def checked_payload(view: msgspec.Raw, field: str, known: bytes = b"") -> bytes:
+    """A copy of the payload's bytes, empty for null. Raises `FieldError`.
 
-    `known` is a payload that was checked before: its equal is the same object.
+    A payload is an object or an array of objects. If it equals `known`, which was checked before,
+    `known` itself is returned.
     """
-    # The Raw borrows the whole request body: kept, one small event would keep 32 MiB alive.
-    raw = bytes(borrowed)
+    # A Raw is a view into the request body. Kept, one small event would keep 32 MiB alive.
+    raw = bytes(view)
     if raw == known:
         return known
     first = raw[0]
@@ -60,7 +61,7 @@ def checked_payload(borrowed: msgspec.Raw, field: str, known: bytes = b"") -> by
         return b""
     if first == _ARRAY:
         if not is_list_of_objects(raw):
-            raise FieldError(field, "must hold objects only when it is an array")
+            raise FieldError(field, "must contain only objects if it is an array")
     elif first != _OBJECT:
         raise FieldError(field, "must be an object, an array of objects, or null")
     if len(raw) > 2 * MAX_NESTING and too_deep(raw):
@@ -69,14 +70,14 @@ def checked_payload(borrowed: msgspec.Raw, field: str, known: bytes = b"") -> by
 
 
 def check_order(start: str, end: str, start_field: str, end_field: str) -> None:
-    """Both times are times, and the end is not before the start."""
+    """Check that both are times and that `end` is not before `start`. Raises `FieldError`."""
     started = check_time(start, start_field)
     if check_time(end, end_field) < started:
         raise FieldError(end_field, f"is before span.{start_field}")
 
 
 def check_time(text: str, field: str) -> datetime:
-    """The instant that `text` names: ISO 8601 in its extended form, UTC without an offset."""
+    """Parse ISO 8601 in extended form, UTC if without offset. Raises `FieldError`."""
     try:
         instant = datetime.fromisoformat(text if text[-1:] != "z" else text.upper())
         if text[10] in "Tt " and text[4] == text[7] == "-" and text[13] == ":":
@@ -87,7 +88,7 @@ def check_time(text: str, field: str) -> datetime:
 
 
 def with_offset(text: str) -> str:
-    """`text` as it came, with `+00:00` where it names no offset: a replay must keep its start."""
+    """Append `+00:00` if `text` has no offset; otherwise unchanged (a replay keeps its start)."""
     if text.endswith(("Z", "z", "+00:00")) or "+" in text or "-" in text[10:]:
         return text
     return text + "+00:00"

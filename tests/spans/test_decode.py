@@ -1,4 +1,4 @@
-"""Decoding one event: every rule of docs/api.md, and errors that say which one."""
+"""Decoding one event: every rule of docs/api.md, and errors that name the rule."""
 
 import json
 import math
@@ -14,12 +14,12 @@ from sidecar.spans.decode import MalformedBody, decode
 from sidecar.spans.span import SPAN_OVERHEAD, Span, from_row, to_row
 from tests.support.world import END_TIME, START_TIME, make_event, make_span
 
-# What must never come back in an error text.
+# Must never appear in an error text.
 CONTENT = "this is a prompt"
 
 
 def take(event: object) -> Span:
-    """The span of an event that must be taken."""
+    """The span of an event that must be valid."""
     spans, rejected = decode(orjson.dumps(event), 7.0)
     assert rejected == []
     assert len(spans) == 1
@@ -35,7 +35,7 @@ def error(event: object) -> str:
 
 
 def having(field: str, value: object, kind: str = "start") -> dict[str, Any]:
-    """An event with that field in its span."""
+    """An event with this field set in its span."""
     event = make_event(kind=kind)
     event["span"][field] = value
     return event
@@ -47,7 +47,7 @@ def with_input(raw: bytes) -> bytes:
 
 
 def test_a_start_becomes_an_open_span() -> None:
-    """Everything that the contract names is kept, and when it was accepted."""
+    """Every field of docs/api.md is kept, and the time of acceptance is set."""
     span = take(make_event("a", parent_id="p", task_id="k", input={"q": 1}, output={}, data={}))
     assert (span.id, span.trace_id, span.name) == ("a", "t1", "turn")
     assert (span.parent_id, span.task_id) == ("p", "k")
@@ -59,22 +59,22 @@ def test_a_start_becomes_an_open_span() -> None:
 
 
 def test_an_end_becomes_a_complete_span() -> None:
-    """An END has its end time, and what it leaves out is empty."""
+    """An END has an end time, and absent fields are empty."""
     span = take(make_event(kind="end", parent_id=None, input=None))
     assert (span.end_time, span.kind) == (END_TIME, "complete")
     assert (span.parent_id, span.task_id) == (None, None)
     assert (span.input, span.output, span.data) == (b"", b"", b"")
 
 
-def test_anything_else_is_ignored() -> None:
-    """Unknown fields do no harm, nor does the end time of a START."""
+def test_other_members_are_ignored() -> None:
+    """Unknown fields are ignored, and so is the end time of a START."""
     assert take(make_event(end_time=END_TIME, status="x") | {"extra": [1]}).kind == "open"
 
 
 @pytest.mark.parametrize("field", ["id", "trace_id", "name", "start_time"])
 @pytest.mark.parametrize("value", ["", None, 5, [CONTENT], ...])
 def test_required_fields(field: str, value: object) -> None:
-    """Absent, null, empty or no text: refused, and the field is named."""
+    """Absent, null, empty or not a string: rejected, and the error names the field."""
     event = make_event(kind="end", input={"text": CONTENT})
     event["span"][field] = value
     if value is ...:
@@ -86,30 +86,30 @@ def test_required_fields(field: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("field", ["parent_id", "task_id", "end_time"])
-def test_optional_fields_are_texts_or_null(field: str) -> None:
-    """A number where a text belongs is refused."""
+def test_optional_fields_are_strings_or_null(field: str) -> None:
+    """A number in place of a string is rejected."""
     assert f"span.{field}" in error(having(field, 5))
 
 
 @pytest.mark.parametrize(
-    ("id_", "taken"),
+    ("id_", "valid"),
     [("i" * 256, True), ("i" * 257, False), ("é" * 128, True), ("é" * 129, False)],
 )
-def test_the_length_of_an_id(id_: str, taken: bool) -> None:
+def test_the_length_of_an_id(id_: str, valid: bool) -> None:
     """An id has at most 256 bytes of UTF-8."""
-    assert bool(decode(orjson.dumps(make_event(id_)), 0.0).spans) is taken
-    if not taken:
+    assert bool(decode(orjson.dumps(make_event(id_)), 0.0).spans) is valid
+    if not valid:
         assert error(make_event(id_)) == "span.id is longer than 256 bytes"
 
 
 @pytest.mark.parametrize("field", ["id", "trace_id", "parent_id"])
 def test_no_nul_in_ids(field: str) -> None:
-    """A NUL is refused where no upstream could store it and no repair would be right."""
-    assert error(having(field, "a\0b")) == f"span.{field} has a NUL character"
+    """A NUL is rejected where no upstream can store it and no repair would be correct."""
+    assert error(having(field, "a\0b")) == f"span.{field} contains a NUL character"
 
 
-def test_a_nul_elsewhere_is_taken() -> None:
-    """A NUL in the name or in content is not the agent's to fix."""
+def test_a_nul_elsewhere_is_accepted() -> None:
+    """A NUL in the name or in a payload is not for the agent to fix."""
     span = take(make_event(name="a\0b", task_id="\0", input={"a": "\0"}))
     assert (span.name, span.task_id, span.input) == ("a\0b", "\0", b'{"a":"\\u0000"}')
 
@@ -122,8 +122,8 @@ def test_event_types(event_type: str) -> None:
 
 
 @pytest.mark.parametrize("event", [{}, {"event_type": "start"}, {"span": {}}, 5, "x", None, True])
-def test_no_event_at_all(event: object) -> None:
-    """Another JSON value is no event."""
+def test_json_that_is_not_an_event(event: object) -> None:
+    """Any other JSON value is rejected."""
     assert error(event)
 
 
@@ -140,8 +140,8 @@ def test_no_event_at_all(event: object) -> None:
         ("2026-01-02T03:04:05.1+05:30", "2026-01-02T03:04:05.1+05:30"),
     ],
 )
-def test_times_are_forwarded_as_they_came(text: str, forwarded: str) -> None:
-    """Only a missing offset is added; start and end go the same way."""
+def test_times_are_forwarded_unchanged(text: str, forwarded: str) -> None:
+    """Only a missing offset is added, to start and end alike."""
     assert take(make_event(start_time=text)).start_time == forwarded
     assert take(make_event(kind="end", start_time=text, end_time=text)).end_time == forwarded
 
@@ -151,12 +151,12 @@ offsets = st.integers(-23 * 60, 23 * 60).map(lambda m: timezone(timedelta(minute
 
 @given(st.datetimes(timezones=st.none() | offsets))
 def test_every_isoformat_is_a_time(at: datetime) -> None:
-    """What `isoformat` writes is taken, and still names the same instant."""
+    """Every output of `isoformat` is accepted and still names the same instant."""
     span = take(make_event(start_time=at.isoformat()))
-    came = datetime.fromisoformat(span.start_time)
-    assert came.tzinfo is not None
-    assert came.replace(tzinfo=None) == at.replace(tzinfo=None)
-    assert came.utcoffset() == (at.utcoffset() or came.utcoffset())
+    forwarded = datetime.fromisoformat(span.start_time)
+    assert forwarded.tzinfo is not None
+    assert forwarded.replace(tzinfo=None) == at.replace(tzinfo=None)
+    assert forwarded.utcoffset() == (at.utcoffset() or forwarded.utcoffset())
 
 
 @pytest.mark.parametrize(
@@ -176,19 +176,19 @@ def test_every_isoformat_is_a_time(at: datetime) -> None:
     ],
 )
 @pytest.mark.parametrize("field", ["start_time", "end_time"])
-def test_what_is_no_time(field: str, text: str) -> None:
-    """A text that names no instant is refused, without being repeated."""
+def test_what_is_not_a_time(field: str, text: str) -> None:
+    """Text that is not a time is rejected, and the error does not repeat it."""
     assert error(having(field, text, "end")) == f"span.{field} is not an RFC 3339 time"
 
 
 def test_an_end_needs_its_end_time() -> None:
-    """An END without an end time is refused."""
-    text = "span.end_time is required at end"
+    """An END without an end time is rejected."""
+    text = 'span.end_time is required in an "end" event'
     assert error(make_event(kind="end", end_time=None)) == text
 
 
 @pytest.mark.parametrize(
-    ("end", "taken"),
+    ("end", "valid"),
     [
         ("2026-01-02T03:04:05.678901Z", True),
         ("2026-01-02T03:04:05.6789Z", False),
@@ -198,10 +198,10 @@ def test_an_end_needs_its_end_time() -> None:
         ("2026-01-01T23:04:06-08:00", True),
     ],
 )
-def test_an_end_is_not_before_its_start(end: str, taken: bool) -> None:
-    """Instants are compared, not texts; none is UTC; an empty span is a span."""
+def test_an_end_is_not_before_its_start(end: str, valid: bool) -> None:
+    """Instants are compared, not text; no offset means UTC; a duration of 0 is valid."""
     event = make_event(kind="end", start_time="2026-01-02T03:04:05.678901Z", end_time=end)
-    if taken:
+    if valid:
         assert take(event).end_time is not None
     else:
         assert error(event) == "span.end_time is before span.start_time"
@@ -210,7 +210,7 @@ def test_an_end_is_not_before_its_start(end: str, taken: bool) -> None:
 @pytest.mark.parametrize("field", ["input", "output", "data"])
 @pytest.mark.parametrize("value", [1, 1.5, True, False, CONTENT, "", [1], [{}, CONTENT], [[{}]]])
 def test_payloads_of_a_wrong_shape(field: str, value: object) -> None:
-    """Payloads are objects, arrays of objects, or null; content is never repeated."""
+    """A payload is an object, an array of objects, or null; errors never repeat content."""
     text = error(having(field, value))
     assert text.startswith(f"span.{field} must ")
     assert CONTENT not in text
@@ -218,7 +218,7 @@ def test_payloads_of_a_wrong_shape(field: str, value: object) -> None:
 
 @pytest.mark.parametrize("field", ["input", "output", "data"])
 def test_nesting_is_limited(field: str) -> None:
-    """201 levels are refused; far more than that too, instead of ending the process."""
+    """201 levels are rejected; so are far more, instead of crashing the process."""
     value: Any = {}
     for _ in range(199):
         value = {"a": value}
@@ -234,7 +234,7 @@ def test_nesting_is_limited(field: str) -> None:
 
 @pytest.mark.parametrize("many", [False, True])
 def test_an_end_that_repeats_its_start(many: bool) -> None:
-    """What it says again is kept once; what differs is looked at like anything else."""
+    """Equal payloads are stored once; different ones are validated as usual."""
     start = make_span("a", complete=False, input=b'{"q":1}', data=b'{"d":1}')
     deep: Any = {}
     for _ in range(200):
@@ -267,7 +267,7 @@ def test_an_end_that_repeats_its_start(many: bool) -> None:
     ],
 )
 def test_payloads_are_the_agents_own_bytes(raw: bytes) -> None:
-    """Big numbers, equal keys, escapes, order and blanks stay; blanks around them go."""
+    """Big numbers, duplicate keys, escapes, order and inner whitespace are preserved."""
     spans, rejected = decode(with_input(b" \n" + raw + b" \t"), 0.0)
     assert rejected == []
     assert [raw] == [span.input for span in spans]
@@ -283,7 +283,7 @@ objects = st.dictionaries(st.text(), json_values)
 
 @given(objects | st.lists(objects) | st.none(), st.booleans(), st.sampled_from([None, 1, "\t"]))
 def test_any_json_comes_out_as_it_went_in(payload: Any, ascii_: bool, indent: Any) -> None:  # noqa: ANN401
-    """Whoever wrote the JSON, the same bytes leave; in each place of them alike."""
+    """Bytes leave unchanged whichever encoder wrote them, in all three payloads."""
     raw = json.dumps(payload, ensure_ascii=ascii_, indent=indent).encode()
     body = orjson.dumps(make_event(input="HERE", output="HERE", data="HERE"))
     (span,) = decode(b"[%b]" % body.replace(b'"HERE"', raw), 0.0).spans
@@ -293,7 +293,7 @@ def test_any_json_comes_out_as_it_went_in(payload: Any, ascii_: bool, indent: An
 
 @given(st.text(min_size=1), st.none() | st.text(), objects)
 def test_a_span_survives_its_own_json(name: str, task: str | None, payload: Any) -> None:  # noqa: ANN401
-    """`from_row` reads what `to_row` writes, and any reader finds the same span in it."""
+    """`from_row` restores what `to_row` writes, and any JSON parser reads the same span."""
     span = make_span(name=name, task_id=task, data=json.dumps(payload).encode(), output=b"")
     raw = to_row(span)
     assert to_row(from_row(raw, 0.0)) == raw
@@ -304,7 +304,7 @@ def test_a_span_survives_its_own_json(name: str, task: str | None, payload: Any)
 
 
 def test_a_long_name_is_counted() -> None:
-    """Memory is bounded whatever field is large (D4)."""
+    """Memory is bounded whichever field is large (D4)."""
     body = orjson.dumps(make_event(name="n" * 100_000))
     (span,) = decode(body, 0.0).spans
     assert span.size >= 100_000

@@ -1,4 +1,4 @@
-"""Decoding whole bodies: arrays, NDJSON, what is partly wrong, and what is no JSON at all."""
+"""Decoding whole bodies: arrays, NDJSON, partly invalid ones, and what is not JSON."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.world import make_event
 
 CONTENT = "this is a prompt"
 GOOD = orjson.dumps(make_event("good"))
-# A broken event each, what is said of it, and whether its id can be told.
+# A broken event, a part of its error text, and its id if that can be decoded.
 BROKEN: list[tuple[bytes, str, str | None]] = [
     (orjson.dumps(make_event("bad", name="")), "span.name is empty", "bad"),
     (
@@ -27,7 +27,11 @@ BROKEN: list[tuple[bytes, str, str | None]] = [
         "bad",
     ),
     (orjson.dumps({"event_type": "start"}), "missing required field `span`", None),
-    (orjson.dumps(make_event("bad", input=[CONTENT])), "span.input must hold objects", "bad"),
+    (
+        orjson.dumps(make_event("bad", input=[CONTENT])),
+        "span.input must contain only objects",
+        "bad",
+    ),
     (b"17", "Expected `object`, got `int`", None),
     (b"null", "Expected `object`, got `null`", None),
     (b'"%b"' % CONTENT.encode(), "Expected `object`, got `str`", None),
@@ -35,21 +39,21 @@ BROKEN: list[tuple[bytes, str, str | None]] = [
 
 
 def ids(decoded: Decoded) -> list[str]:
-    """Which spans were taken."""
+    """Ids of the accepted spans."""
     return [span.id for span in decoded.spans]
 
 
 def body_of(events: list[bytes], ndjson: bool) -> bytes:
-    """Events as one body."""
+    """One body with these events."""
     return b"\n".join(events) if ndjson else b"[%b]" % b",".join(events)
 
 
 @pytest.mark.parametrize("ndjson", [False, True])
 @pytest.mark.parametrize(("broken", "text", "id_"), BROKEN)
-def test_the_valid_ones_of_several_are_taken(
+def test_valid_events_next_to_broken_ones_are_accepted(
     broken: bytes, text: str, id_: str | None, ndjson: bool
 ) -> None:
-    """A broken event is rejected by index, id and reason; its neighbours are taken."""
+    """A broken event is rejected with index, id and reason; its neighbors are accepted."""
     decoded = decode(body_of([GOOD, broken, GOOD, broken], ndjson), 0.0, ndjson=ndjson)
     assert ids(decoded) == ["good", "good"]
     assert [rejection.position for rejection in decoded.rejected] == [1, 3]
@@ -61,8 +65,8 @@ def test_the_valid_ones_of_several_are_taken(
 
 @pytest.mark.parametrize("ndjson", [False, True])
 @given(kinds=st.lists(st.integers(-1, len(BROKEN) - 1), max_size=12))
-def test_every_event_is_taken_or_rejected(kinds: list[int], ndjson: bool) -> None:
-    """Good and broken events in any order: each is accounted for at its own place."""
+def test_every_event_is_accepted_or_rejected(kinds: list[int], ndjson: bool) -> None:
+    """Good and broken events in any order: each is accounted for at its own position."""
     events = [
         orjson.dumps(make_event(str(at))) if kind < 0 else BROKEN[kind][0]
         for at, kind in enumerate(kinds)
@@ -72,8 +76,8 @@ def test_every_event_is_taken_or_rejected(kinds: list[int], ndjson: bool) -> Non
     assert [r.position for r in decoded.rejected] == [at for at, k in enumerate(kinds) if k >= 0]
 
 
-def test_only_one_line_of_ndjson_is_no_json() -> None:
-    """Where the lines are the events, a line that is no JSON does no harm to the others."""
+def test_one_line_of_ndjson_that_is_not_json() -> None:
+    """In NDJSON, a line that is not JSON costs only its own event."""
     half = GOOD[:40]
     decoded = decode(b"\n".join([GOOD, half, GOOD]), 0.0, ndjson=True)
     assert ids(decoded) == ["good", "good"]
@@ -81,8 +85,8 @@ def test_only_one_line_of_ndjson_is_no_json() -> None:
     assert decoded.rejected[0].error.startswith("not JSON: ")
 
 
-def test_blanks_between_lines() -> None:
-    """Empty lines, carriage returns and a last newline are no events."""
+def test_whitespace_between_lines() -> None:
+    """Empty lines, carriage returns and a trailing newline are not events."""
     body = b"\n" + GOOD + b"\r\n\r\n  \n" + GOOD + b"\n\n"
     assert ids(decode(body, 0.0, ndjson=True)) == ["good", "good"]
     decoded = decode(b"\n\n" + GOOD + b"\r\n17\n", 0.0, ndjson=True)
@@ -99,21 +103,21 @@ def test_blanks_between_lines() -> None:
         b"\n" * 999,
     ],
 )
-def test_blanks_around_a_body(blank: bytes) -> None:
-    """Blanks before and after an object or an array mean nothing."""
+def test_whitespace_around_a_body(blank: bytes) -> None:
+    """Whitespace before and after an object or an array is ignored."""
     assert ids(decode(blank + GOOD + blank, 0.0)) == ["good"]
     assert ids(decode(blank + b"[%b , %b ]" % (GOOD, GOOD) + blank, 0.0)) == ["good", "good"]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"[ ]"])
-def test_an_empty_array_has_nothing(body: bytes) -> None:
-    """Nothing is taken and nothing rejected."""
+def test_an_empty_array_has_no_events(body: bytes) -> None:
+    """Nothing is accepted and nothing rejected."""
     assert decode(body, 0.0) == Decoded([], [])
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b" \r\n"])
-def test_ndjson_without_a_line_has_nothing(body: bytes) -> None:
-    """The same for lines."""
+def test_ndjson_without_a_line_has_no_events(body: bytes) -> None:
+    """A body of blank lines is the same as an empty array."""
     assert decode(body, 0.0, ndjson=True) == Decoded([], [])
 
 
@@ -139,8 +143,8 @@ def test_ndjson_without_a_line_has_nothing(body: bytes) -> None:
         GOOD.replace(b"good", rb"\x41"),
     ],
 )
-def test_what_is_no_json(body: bytes) -> None:
-    """Such a body is malformed as a whole, and the reason does not repeat it."""
+def test_what_is_not_json(body: bytes) -> None:
+    """The whole body is malformed, and the error text does not repeat it."""
     with pytest.raises(MalformedBody) as caught:
         decode(body, 0.0)
     assert str(caught.value).startswith(("not JSON", "the body is not valid UTF-8", "nested"))
@@ -151,8 +155,8 @@ def test_what_is_no_json(body: bytes) -> None:
     "value",
     ["NaN", "Infinity", "-Infinity", "01", "1.", ".5", "+1", "1e", "-", "tru", "'a'", "0x1", "1 2"],
 )
-def test_what_some_parsers_take_is_no_json(value: str) -> None:
-    """Content is checked although nobody parses it: upstream it would spoil a whole batch."""
+def test_what_only_some_parsers_accept_is_not_json(value: str) -> None:
+    """Payloads are checked though never parsed: upstream one would cost a whole batch."""
     body = orjson.dumps(make_event(data={"v": "HERE"})).replace(b'"HERE"', value.encode())
     with pytest.raises(MalformedBody):
         decode(body, 0.0)
@@ -162,7 +166,7 @@ def test_what_some_parsers_take_is_no_json(value: str) -> None:
 @example(b"\\ud800", 2, 0)
 @example(b'":[{', 5, 3)
 def test_mutated_content_is_json_or_rejected(junk: bytes, at: int, cut: int) -> None:
-    """Whatever is taken is JSON to a strict reader as well, in its own place."""
+    """A strict parser also accepts every payload that was accepted here."""
     raw = rb'{"a": [1, 2.5, null, true], "t": "\u00e9 \ud83d\ude00 \" \\", "o": {"k": {}}}'
     mutated = raw[:at] + junk + raw[at + cut :]
     body = orjson.dumps(make_event(input="HERE")).replace(b'"HERE"', mutated)
@@ -173,13 +177,13 @@ def test_mutated_content_is_json_or_rejected(junk: bytes, at: int, cut: int) -> 
     for span in spans:
         for payload in (span.input, span.output, span.data):
             value = json.loads(payload or b"null", parse_constant=pytest.fail)
-            # A lone surrogate would not encode.
+            # encode() raises on a lone surrogate.
             assert json.dumps(value, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("ndjson", [False, True])
 def test_lone_surrogates_are_repaired(ndjson: bool) -> None:
-    """Anywhere in a body they become U+FFFD; neighbours keep their bytes."""
+    """They become U+FFFD anywhere in a body; neighboring events keep their bytes."""
     broken = GOOD.replace(b'"good"', rb'"x\ud800"').replace(
         b"}}", rb',"data":{"\uDc00":"\ud83d"}}}'
     )
@@ -195,8 +199,8 @@ def test_lone_surrogates_are_repaired(ndjson: bool) -> None:
     "ndjson",
     [True, False],
 )
-def test_one_event_nested_beyond_all_limits(ndjson: bool) -> None:
-    """Nesting that no parser follows costs its own event only."""
+def test_one_event_nested_beyond_any_parser(ndjson: bool) -> None:
+    """An event nested too deep for the parser costs only itself."""
     deep: Any = orjson.dumps(make_event("deep", data="HERE"))
     deep = deep.replace(b'"HERE"', b'{"a":' * 20_000 + b"1" + b"}" * 20_000)
     decoded = decode(body_of([GOOD, deep, GOOD], ndjson), 0.0, ndjson=ndjson)
@@ -205,13 +209,13 @@ def test_one_event_nested_beyond_all_limits(ndjson: bool) -> None:
 
 
 def test_one_line_that_is_not_utf8() -> None:
-    """A line of NDJSON that is no text costs its own event only."""
+    """An NDJSON line that is not UTF-8 costs only its own event."""
     bad = GOOD.replace(b"good", b"b\xffd")
     assert ids(decode(b"\n".join([GOOD, bad, GOOD]), 0.0, ndjson=True)) == ["good", "good"]
 
 
 def test_a_small_span_does_not_keep_a_large_body() -> None:
-    """Payloads are copies: what stays is as large as it says."""
+    """Payloads are copies, not views into the body."""
     large = orjson.dumps(make_event("large", input={"p": "x" * 10_000}))
     small = orjson.dumps(make_event("small", input={"q": 1}))
     span = decode(b"[%b,%b]" % (large, small), 0.0).spans[1]

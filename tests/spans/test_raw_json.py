@@ -1,4 +1,4 @@
-"""Raw JSON bytes: every check and repair against a model that does build values."""
+"""Raw JSON bytes: every check and repair against a model that parses the values."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ from sidecar.spans.raw_json import (
     with_members,
 )
 
-# Texts full of what has a meaning in JSON, and of surrogates that stand alone.
+# Strings full of JSON syntax and lone surrogates.
 texts = st.text(st.sampled_from('[]{}",:\\/u dD8fF09\ud800\udbff\udc00\udfff\U0001f600é\0\n'))
 values = st.recursive(
     st.none()
@@ -31,18 +31,18 @@ members = st.dictionaries(texts.map(lambda key: "k" + key), values, max_size=4)
 
 
 def lone_to_fffd(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate, character by character."""
+    """`text` with each lone surrogate replaced by U+FFFD, character by character."""
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in paired)
 
 
 def clean(value: Any) -> Any:  # noqa: ANN401
-    """`value` as it is when its lone surrogates were replaced: what is looked at for nesting."""
+    """`value` with lone surrogates replaced, as `too_deep` gets it."""
     return json.loads(replace_lone_surrogates(json.dumps(value).encode()))
 
 
 def depth(value: Any) -> int:  # noqa: ANN401
-    """The model of nesting."""
+    """The model: nesting found by walking the value."""
     if isinstance(value, dict):
         return 1 + max(map(depth, value.values()), default=0)
     if isinstance(value, list):
@@ -52,7 +52,7 @@ def depth(value: Any) -> int:  # noqa: ANN401
 
 @given(st.binary() | st.text().map(str.encode))
 def test_is_utf8_agrees_with_decode(body: bytes) -> None:
-    """A body is UTF-8 exactly when it can be decoded."""
+    """It agrees with `bytes.decode`."""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -63,29 +63,29 @@ def test_is_utf8_agrees_with_decode(body: bytes) -> None:
 
 @pytest.mark.parametrize("around", [64 * 1024 - 1, 64 * 1024 - 2, 64 * 1024])
 def test_is_utf8_at_the_edge_of_a_chunk(around: int) -> None:
-    """A character that two chunks share is one character, and half of one is none."""
+    """A character split across chunks is valid, and half of one is not."""
     character = "\U0001f600".encode()
     assert is_utf8(b"x" * around + character)
     assert not is_utf8(b"x" * around + character[:-1])
 
 
 @given(texts)
-def test_lone_surrogates_in_a_text(text: str) -> None:
-    """Only what stands alone becomes U+FFFD; pairs and escaped backslashes stay."""
+def test_lone_surrogates_in_a_string(text: str) -> None:
+    """Only lone surrogates become U+FFFD; pairs and escaped backslashes stay."""
     raw = json.dumps(text).encode()
     assert json.loads(replace_lone_surrogates(raw)) == lone_to_fffd(text)
 
 
 @given(st.lists(st.sampled_from([r"\ud83d", r"\uDE00", r"\\", r"\"", r"\n", "u", "d8", r"\u0041"])))
 def test_lone_surrogates_between_escapes(parts: list[str]) -> None:
-    """The same for texts that are escapes all over, in either case of the hex digits."""
+    """The same for strings made of escapes only, with hex digits in either case."""
     raw = '"' + "".join(parts) + '"'
     assert json.loads(replace_lone_surrogates(raw.encode())) == lone_to_fffd(json.loads(raw))
 
 
 @given(values)
 def test_nothing_changes_without_lone_surrogates(value: Any) -> None:  # noqa: ANN401
-    """Where nothing is to repair, the bytes are the same; a repair is complete at once."""
+    """Without lone surrogates the bytes are unchanged; repairing twice changes nothing more."""
     raw = json.dumps(value).encode()
     once = replace_lone_surrogates(raw)
     assert replace_lone_surrogates(once) == once
@@ -94,20 +94,20 @@ def test_nothing_changes_without_lone_surrogates(value: Any) -> None:  # noqa: A
 
 @given(values.map(clean), st.integers(MAX_NESTING - 6, MAX_NESTING + 2), st.booleans())
 def test_too_deep_agrees_with_a_walk(value: Any, levels: int, objects: bool) -> None:  # noqa: ANN401
-    """Nesting is counted as a walk over the value counts it, whatever the strings hold."""
+    """It agrees with a walk over the value, whatever the strings contain."""
     for _ in range(levels):
         value = {"[{": value, "}]": "\\"} if objects else ["]", value, '"{']
     assert too_deep(json.dumps(value).encode()) == (depth(value) > MAX_NESTING)
 
 
 @pytest.mark.parametrize("text", ["[" * 300, '"' * 300 + "{" * 300, "\\" * 301 + "[" * 300])
-def test_brackets_in_strings_are_no_nesting(text: str) -> None:
-    """Brackets inside strings never count, nor do quotes and backslashes around them."""
+def test_brackets_in_strings_are_not_nesting(text: str) -> None:
+    """Brackets in strings do not count, whatever quotes and backslashes surround them."""
     assert not too_deep(json.dumps({"text": text, text: [text]}).encode())
 
 
 def test_the_limit_of_nesting() -> None:
-    """200 levels are taken, 201 are not; breadth does not count."""
+    """200 levels are allowed, 201 are not; breadth does not count."""
     assert not too_deep(b"[" * 200 + b"]" * 200)
     assert too_deep(b"[" * 201 + b"]" * 201)
     assert too_deep(b'{"a":' * 201 + b"1" + b"}" * 201)
@@ -115,18 +115,18 @@ def test_the_limit_of_nesting() -> None:
 
 
 @pytest.mark.parametrize(
-    "members",
+    "count",
     [1, 5, 50, 500],
 )
-def test_nesting_that_an_equal_key_hides(members: int) -> None:
-    """The first of two equal keys counts too, among any number of other members."""
+def test_nesting_hidden_by_a_duplicate_key(count: int) -> None:
+    """The first of two equal keys counts as well, among any number of other members."""
     deep = b"[" * 250 + b"]" * 250
-    others = b"".join(b',"k%d":1' % number for number in range(members))
+    others = b"".join(b',"k%d":1' % number for number in range(count))
     assert too_deep(b'{"a":%b,"a":1%b}' % (deep, others))
 
 
 @pytest.mark.parametrize(
-    ("raw", "answer"),
+    ("raw", "expected"),
     [
         (b"[]", True),
         (b'[{},{"a":[1]}]', True),
@@ -137,16 +137,16 @@ def test_nesting_that_an_equal_key_hides(members: int) -> None:
         (b'["{}"]', False),
     ],
 )
-def test_is_list_of_objects(raw: bytes, answer: bool) -> None:
-    """Only the items themselves count; an empty list has no wrong one."""
-    assert is_list_of_objects(raw) is answer
+def test_is_list_of_objects(raw: bytes, expected: bool) -> None:
+    """Only the items themselves count; an empty list is valid."""
+    assert is_list_of_objects(raw) is expected
 
 
 @given(members, members, members)
 def test_with_members_is_a_merge(
     first: dict[str, Any], own: dict[str, Any], last: dict[str, Any]
 ) -> None:
-    """What is put first gives way to the object's own members, what is put last overrides them."""
+    """The object's own members override `first`, and `last` overrides them."""
     one, raw, two = (json.dumps(part).encode() for part in (first, own, last))
     merged = with_members(raw, one[1:-1], two[1:-1])
     assert json.loads(merged) == json.loads(one) | json.loads(raw) | json.loads(two)
@@ -154,13 +154,13 @@ def test_with_members_is_a_merge(
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"{ \n }"])
 def test_with_members_of_nothing(raw: bytes) -> None:
-    """No object and an empty one get the new members, and no stray comma."""
+    """Empty bytes and an empty object get the new members without a stray comma."""
     assert with_members(raw, b'"a":1') == b'{"a":1}'
     assert with_members(raw, b'"a":1', b'"b":2') == b'{"a":1,"b":2}'
     assert json.loads(with_members(raw)) == {}
 
 
 def test_with_members_keeps_the_bytes() -> None:
-    """The object's own bytes are not rebuilt."""
+    """The object's own bytes are preserved."""
     raw = rb'{ "n" : 1e400, "n":123456789012345678901234567890, "t":"\u00e9\/" }'
     assert raw[1:-1].strip() in with_members(raw, b'"a":1', b'"b":2')
