@@ -1,1 +1,1 @@
-"""What waits, within bounds: admission, open spans, and one queue per lane."""
+"""Bounded waiting: admission, open spans, and one queue per lane."""

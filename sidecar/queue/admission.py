@@ -1,7 +1,7 @@
-"""Where accepted events enter: all of a request or none, then open spans, then every lane.
+"""Admission: takes all events of a request or none, and passes them to open spans and the lanes.
 
-In: the spans of one request. Out: writes in the lanes. Guarantees that memory stays within the
-budget (D3, D4): what does not fit is not taken, and nothing older is dropped for it.
+In: the spans of one request. Out: writes in the lanes. Memory stays within the budget: a request
+that does not fit is refused, and nothing accepted earlier is dropped for it (D3, D4).
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from sidecar.spans.span import Span, total_size
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 
-# For so many writes waiting at a healthy upstream, a request waits one round of the loop, up to a
-# bound: agents are slowed down by milliseconds, never stopped.
+# Per `BACKLOG` writes that wait for a healthy upstream, a request waits one iteration of the event
+# loop, at most `MAX_ROUNDS`: agents are slowed down by milliseconds, never stopped.
 BACKLOG = 100
 MAX_ROUNDS = 8
 
 
 class Lane(Protocol):
-    """What admission needs to know of a lane."""
+    """What admission needs from a lane."""
 
     @property
     def bit(self) -> int:
@@ -44,12 +44,12 @@ class Lane(Protocol):
         ...
 
     def put(self, span: Span) -> None:
-        """Take a write."""
+        """Add a write to the lane's queue."""
         ...
 
 
 class NoRoom(Exception):
-    """The request does not fit now."""
+    """The request does not fit at present."""
 
 
 class NeverFits(Exception):
@@ -57,7 +57,7 @@ class NeverFits(Exception):
 
 
 class Admission:
-    """Takes spans into `lanes`; one timer releases held STARTs."""
+    """Takes events into `lanes`. One timer releases held STARTs."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Admission:
         self.open_spans = OpenSpans(
             self._write, budget, accounting, hold_s=hold_s, ttl_s=ttl_s, spool=spool
         )
-        # With a spool, the lanes' shares are never free for a request.
+        # With a spool, the lanes' shares of memory are reserved for what they load from disk.
         self._max = budget.limit - sum(lane.unused_share for lane in lanes)
         self.last_taken_at = self._loop.time()
 
@@ -89,9 +89,9 @@ class Admission:
         return self._budget.limit
 
     def take(self, spans: Sequence[Span]) -> None:
-        """Take every event of a request; raises `NoRoom` or `NeverFits` and takes none."""
+        """Take every event of a request, or take none and raise `NoRoom` or `NeverFits`."""
         size = total_size(spans)
-        if size > self._max or (self._spool is not None and _too_large(spans, self._spool)):
+        if size > self._max or (self._spool is not None and _any_too_large(spans, self._spool)):
             raise NeverFits
         if not self._has_room(size):
             raise NoRoom
@@ -104,63 +104,64 @@ class Admission:
     def _has_room(self, size: int) -> bool:
         if self._spool is None:
             return self._budget.fits(size) or self.open_spans.make_room(size)
-        # What the lanes may still bring back from disk is theirs.
-        theirs = self._spool.adding + sum(lane.unused_share for lane in self._lanes)
-        return self._spool.fits(size) and self.open_spans.make_room(size + theirs)
+        reserved = self._spool.adding + sum(lane.unused_share for lane in self._lanes)
+        return self._spool.fits(size) and self.open_spans.make_room(size + reserved)
 
     def waits(self) -> bool:
-        """Whether an answer has to wait: for the disk, or for drains that are behind."""
+        """Whether a response has to wait, for the disk or for drains that are behind."""
         if self._spool is not None:
             return True
-        for lane in self._lanes:  # noqa: SIM110 (asked for every request, and a generator costs)
+        for lane in self._lanes:  # noqa: SIM110 (runs for every request; a generator is slower)
             if len(lane.ready) >= BACKLOG and lane.backlog >= BACKLOG:
                 return True
         return False
 
     async def take_durably(self, spans: Sequence[Span]) -> None:
-        """As `take`; returns once the spool, where there is one, has the events on disk."""
+        """Like `take`, but return only when the events are on disk, if there is a spool."""
         if self._spool is None:
             self.take(spans)
             return
         needed = self.open_spans.needed(spans)
         if needed:
-            self._make_room_for(spans, needed, self._spool)
+            self._make_room_to_load(spans, needed, self._spool)
         for start in needed:
-            await self._bring_back(start, self._spool)
+            await self._load_payloads(start, self._spool)
         self.take(spans)
         await self._spool.commit()
 
-    def _make_room_for(self, spans: Sequence[Span], needed: Sequence[Span], spool: Spool) -> None:
-        """What comes back from disk must fit, too: not a byte of it is loaded before."""
+    def _make_room_to_load(
+        self, spans: Sequence[Span], needed: Sequence[Span], spool: Spool
+    ) -> None:
+        """Make room for `spans` and the payloads of `needed`, before any of it is loaded."""
         size = total_size(spans) + sum(start.stored for start in needed)
         if size > self._max:
             raise NeverFits
         if not (spool.fits(total_size(spans)) and self.open_spans.make_room(size)):
             raise NoRoom
 
-    async def _bring_back(self, start: Span, spool: Spool) -> None:
+    async def _load_payloads(self, start: Span, spool: Spool) -> None:
         _, stored = await spool.load([start.seq], 1)
         if stored:
             self.open_spans.restore(start, stored[0])
 
     def recover(self, spans: Sequence[Span]) -> None:
-        """Take back STARTs that an earlier process left in the spool."""
+        """Take STARTs that an earlier process left in the spool."""
         for span in spans:
             self.open_spans.recover(span)
         self._arm()
 
     async def yield_to_drain(self) -> None:
-        """Let the drains have a round of the loop when they can't keep up with the intake.
+        """Yield the event loop to the drains while they are behind the intake.
 
-        Both share one core: without this, agents that post as fast as they are answered would
-        grow the queue although the upstreams have room.
+        Both share one core. Without this, agents that post as fast as they get responses would grow
+        the queue although the upstreams could take more.
         """
         behind = max((lane.backlog for lane in self._lanes), default=0)
         for _ in range(min(behind // BACKLOG, MAX_ROUNDS)):
             await asyncio.sleep(0)
 
     def release_held(self) -> None:
-        """The process stops: no END will come for the STARTs that wait for one."""
+        """Write every held START open, because the process stops."""
         self.open_spans.release_all()
         if self._timer is not None:
             self._timer.cancel()
@@ -177,9 +178,9 @@ class Admission:
         if self._timer is not None:
             if self._timer_due <= due:
                 return
-            # It waits for a kept START to expire; a held one is due long before.
+            # The timer waits for a kept START to expire; a held one is due long before that.
             self._timer.cancel()
-        # Kept apart: uvloop's handle of a time that has come does not know it.
+        # Stored here because uvloop's handle no longer knows its time once that has passed.
         self._timer_due = due
         self._timer = self._loop.call_at(due, self._tick)
 
@@ -189,5 +190,5 @@ class Admission:
         self._arm()
 
 
-def _too_large(spans: Sequence[Span], spool: Spool) -> bool:
+def _any_too_large(spans: Sequence[Span], spool: Spool) -> bool:
     return any(span.size > spool.largest for span in spans)

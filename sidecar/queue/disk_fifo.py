@@ -1,6 +1,7 @@
-"""The part of a lane's queue that is on disk only: row numbers, first in, first out.
+"""FIFO of row numbers: the part of a lane's queue that is on disk only.
 
-8 bytes a write, so that a backlog of a million costs little memory; no number is ever looked for.
+It takes 8 bytes per write, so a backlog of a million costs little memory. There is no lookup by
+number.
 """
 
 from array import array
@@ -10,26 +11,26 @@ from collections.abc import Iterable
 class OnDiskFifo:
     """A queue of row numbers."""
 
-    COMPACT = 65_536
+    COMPACT = 65_536  # removed numbers at the front before the array is compacted
 
     def __init__(self) -> None:
         self._seqs = array("q")
         self._head = 0
 
     def __len__(self) -> int:
-        """How many numbers wait."""
+        """Count of row numbers in the queue."""
         return len(self._seqs) - self._head
 
     def extend(self, seqs: Iterable[int]) -> None:
-        """Add numbers behind all others."""
+        """Append row numbers."""
         self._seqs.extend(seqs)
 
-    def first(self, most: int) -> list[int]:
-        """The first numbers, at most so many; they stay."""
-        return self._seqs[self._head : self._head + most].tolist()
+    def first(self, max_count: int) -> list[int]:
+        """Up to `max_count` row numbers from the front, without removing them."""
+        return self._seqs[self._head : self._head + max_count].tolist()
 
     def drop(self, count: int) -> None:
-        """Let the first `count` go."""
+        """Remove the first `count` row numbers."""
         self._head += count
         if self._head >= self.COMPACT or self._head == len(self._seqs):
             del self._seqs[: self._head]

@@ -1,33 +1,33 @@
-"""Fills an END with what only its START has."""
+"""Joins an END with its START: fills in what the END leaves out."""
 
 from sidecar.spans.raw_json import merged
 from sidecar.spans.span import Span, measure
 
 
 def signature(span: Span) -> int:
-    """What an END came with, as a number that is never 0."""
+    """Hash of an END as it arrived; never 0."""
     return hash((span.end_time, span.input, span.output, span.data, span.name, span.extra)) or 1
 
 
 def fill(span: Span, start: Span) -> int:
-    """Put into `span` what it leaves out and `start` has.
+    """Fill in what `span` leaves out from its earlier event `start`.
 
-    Returns the signature of what came, 0 when no payload was missing: only an END that was filled
-    has to be known again, as it came.
+    Returns the signature of `span` as it arrived if a payload was filled in, else 0. A repeat of
+    such an END has to be recognized by it.
     """
     span.parent_id = span.parent_id or start.parent_id
     span.task_id = span.task_id or start.task_id
-    laid_over = span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
+    merge_data = span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
     if not (
-        laid_over
+        merge_data
         or (start.input and not span.input)
         or (start.output and not span.output)
         or (start.data and not span.data)
     ):
         return 0
-    came = signature(span)
+    as_arrived = signature(span)
     span.input = span.input or start.input
     span.output = span.output or start.output
-    span.data = merged(start.data, span.data) if laid_over else span.data or start.data
+    span.data = merged(start.data, span.data) if merge_data else span.data or start.data
     span.size = measure(span)
-    return came
+    return as_arrived

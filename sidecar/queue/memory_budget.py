@@ -1,4 +1,4 @@
-"""The one bound on memory: bytes of accepted spans, wherever they wait, and of bodies read."""
+"""The memory bound: bytes of accepted spans, wherever they wait, and of arriving bodies."""
 
 from sidecar.spans.span import Span
 
@@ -6,8 +6,8 @@ from sidecar.spans.span import Span
 class MemoryBudget:
     """Counts bytes against `queue.max_bytes`.
 
-    A span is counted once however many places hold it (D4): `hold` when a place
-    takes it, `release` when that place lets it go.
+    A span counts once, however many holders it has (D4): every holder calls `hold` when it takes
+    the span and `release` when it drops it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -20,13 +20,13 @@ class MemoryBudget:
         return self.used + self.reading + size <= self.limit
 
     def hold(self, span: Span) -> None:
-        """One more place holds `span`."""
+        """Add a holder of `span`."""
         if not span.holders:
             self.used += span.size
         span.holders += 1
 
     def release(self, span: Span) -> None:
-        """One place less holds `span`."""
+        """Remove a holder of `span`."""
         span.holders -= 1
         if not span.holders:
             self.used -= span.size

@@ -1,11 +1,11 @@
-"""Joins the START and the END of a span; holds, releases and keeps STARTs.
+"""Open spans: STARTs that wait for their END.
 
 In: spans in the order they were accepted. Out: writes, by the `write` callback: *complete* ones,
-filled from the START where the END left something out, and *open* ones for STARTs whose END did
-not come within `hold_s`. A released START is kept until its END, because SGP replaces whole rows
-and an END may omit what it does not change (docs/upstreams.md S3).
+filled from the START where the END leaves something out, and *open* ones for STARTs whose END did
+not arrive within `hold_s`. A START that was written open is kept until its END, because SGP
+replaces whole rows and an END may omit what it does not change (docs/upstreams.md S3).
 
-No I/O and no clock: `now` is loop time in seconds, given by the caller.
+No I/O and no clock: callers pass `now`, loop time in seconds.
 """
 
 from collections import OrderedDict
@@ -25,17 +25,17 @@ from sidecar.spans.span import (
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 
-# How many finished spans are remembered (by hash, about 100 bytes each), to know a late START or
-# a repeated END for what it is. At 500 spans/s these are the last 20 seconds.
-REMEMBERED = 10_000
-# How many kept STARTs one full request may look at: under overload this runs for every request.
-_LOOKED_AT = 256
+# Finished spans to remember (by hash, about 100 bytes each), so that a late START or a repeated END
+# is recognized. At 500 spans/s they cover the last 20 seconds.
+MAX_REMEMBERED = 10_000
+# STARTs that `make_room` scans: under overload it runs for every request.
+_MAX_SCANNED = 256
 
 
 class OpenSpans:
-    """The STARTs that have no END yet.
+    """STARTs without an END. *Held* ones are not written yet; *kept* ones were written open.
 
-    `held` ones wait for their END and were not written; `kept` ones were written open.
+    A kept START is dropped `ttl_s` after it was accepted.
     """
 
     def __init__(
@@ -56,13 +56,14 @@ class OpenSpans:
         self._ttl_s = ttl_s
         self._held: OrderedDict[Key, Span] = OrderedDict()
         self._kept: OrderedDict[Key, Span] = OrderedDict()
-        # With a spool: STARTs whose payloads are in memory, which could be on disk only.
+        # With a spool: STARTs whose payloads are in memory and could be dropped from it.
         self._loaded: OrderedDict[Key, Span] = OrderedDict()
-        # Span -> what its END was filled into, 0 when it was complete by itself.
+        # Hash of a finished span's key -> signature of its END as it arrived, 0 if nothing was
+        # filled in.
         self._ended: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
-        """Spans that run: their END has not come."""
+        """Running spans: those whose END has not arrived."""
         return len(self._held) + len(self._kept)
 
     def take(self, span: Span) -> None:
@@ -77,11 +78,11 @@ class OpenSpans:
     def _start(self, span: Span) -> None:
         key = span.join_key
         if hash(key) in self._ended:
-            # Written now it would replace the finished row at SGP (docs/upstreams.md S3).
+            # Written now, it would replace the finished row at SGP (docs/upstreams.md S3).
             self._accounting.joined += 1
             return
         if key in self._kept:
-            # Written already: its END will say what changed.
+            # Already written open. Its END will carry what changed.
             self._accounting.joined += 1
             return
         earlier = self._held.get(key)
@@ -104,13 +105,13 @@ class OpenSpans:
             self._loaded[span.join_key] = span
 
     def _replace(self, start: Span) -> None:
-        """A newer event of the span stands for `start` from now on."""
+        """Forget `start`, because a newer event of the span replaces it."""
         if self._spool is not None:
             self._spool.replace(start)
         self._forget(start)
 
     def _retire(self, start: Span) -> None:
-        """No END will be joined to `start` any more; its open write is still owed to the lanes."""
+        """Forget `start` without an END. Lanes that have not sent its open write still do."""
         if self._spool is not None:
             self._spool.retire(start)
         self._forget(start)
@@ -124,7 +125,7 @@ class OpenSpans:
         key = span.join_key
         start = self.started(key)
         if span.route:
-            self._take_from_event(span)
+            self._join_across_routes(span)
         if start is not None:
             self._remember(key, fill(span, start))
             if self._held.pop(key, None) is not None:
@@ -136,8 +137,8 @@ class OpenSpans:
         else:
             seen = self._ended.get(hash(key))
             if seen and seen == signature(span):
-                # The same END again, whose START is gone by now: sent as it is, it would blank
-                # upstream what the first one was filled with.
+                # The same END again, and its START is gone by now. Sent as it is, it would blank
+                # upstream what was filled in the first time.
                 self._accounting.joined += 1
                 return
             self._remember(key, seen or 0)
@@ -148,10 +149,11 @@ class OpenSpans:
             self._forget(start)
         self._write(span)
 
-    def _take_from_event(self, span: Span) -> None:
-        """The START came by our own route, the END by an SDK's: its lane gets no open write.
+    def _join_across_routes(self, span: Span) -> None:
+        """Fill an END from an SDK's route if its START came as an event, which is for every lane.
 
-        Nothing else is known to be right: the other lanes may still get an END of their own.
+        The END's lane no longer needs the START's open write. The START stays for the other lanes:
+        each may still get an END by its own route.
         """
         start = self.started((span.trace_id, span.id))
         if start is None:
@@ -164,7 +166,7 @@ class OpenSpans:
 
     def _remember(self, key: Key, signature: int) -> None:
         self._ended[hash(key)] = signature
-        if len(self._ended) > REMEMBERED:
+        if len(self._ended) > MAX_REMEMBERED:
             self._ended.popitem(last=False)
 
     def _write_open(self, span: Span) -> None:
@@ -173,7 +175,7 @@ class OpenSpans:
         self._write(span)
 
     def next_due(self) -> float | None:
-        """Loop time at which `tick` has something to do, or None."""
+        """Loop time at which `tick` has work to do, or None."""
         due = None
         if self._held:
             due = next(iter(self._held.values())).accepted_at + self._hold_s
@@ -183,7 +185,7 @@ class OpenSpans:
         return due
 
     def tick(self, now: float) -> None:
-        """Write the STARTs whose END did not come in time; forget those past their TTL."""
+        """Write held STARTs open after `hold_s`; forget kept ones after `ttl_s`."""
         while self._held:
             span = next(iter(self._held.values()))
             if span.accepted_at + self._hold_s > now:
@@ -199,24 +201,24 @@ class OpenSpans:
             self._retire(span)
 
     def release_all(self) -> None:
-        """Write every held START open: the process stops and no END will come."""
+        """Write every held START open, because the process stops."""
         while self._held:
             _, span = self._held.popitem(last=False)
             self._kept[span.join_key] = span
             self._write_open(span)
 
     def make_room(self, size: int) -> bool:
-        """Let go of kept STARTs, oldest first, until `size` bytes fit; False if they never do.
+        """Drop kept STARTs, oldest first, until `size` bytes fit. Returns whether they fit.
 
-        Only a START that no lane still has to send is let go: nothing accepted is lost. Its END,
-        should it leave something out, is then as complete as it came.
+        Only STARTs that every lane has settled are dropped, so nothing accepted is lost. Their ENDs
+        are then written as they arrive. With a spool, only payloads are dropped from memory.
         """
         if self._budget.fits(size):
             return True
         if self._spool is not None:
             self._drop_payloads(size)
             return self._budget.fits(size)
-        settled = [span for span in islice(self._kept.values(), _LOOKED_AT) if span.holders == 1]
+        settled = [span for span in islice(self._kept.values(), _MAX_SCANNED) if span.holders == 1]
         for span in settled:
             del self._kept[span.join_key]
             self._retire(span)
@@ -225,8 +227,8 @@ class OpenSpans:
         return False
 
     def _drop_payloads(self, size: int) -> None:
-        """Let payloads of STARTs be on disk only, oldest first, until `size` bytes fit."""
-        for span in list(islice(self._loaded.values(), _LOOKED_AT)):
+        """Drop payloads that are on disk from memory, oldest first, until `size` bytes fit."""
+        for span in list(islice(self._loaded.values(), _MAX_SCANNED)):
             if self._budget.fits(size):
                 return
             if span.seq > 0 and span.holders == 1:
@@ -236,30 +238,33 @@ class OpenSpans:
                 self._budget.hold(span)
 
     def state_of(self, id_: str) -> str | None:
-        """Where a START with this id is: "held", "written", or None; looks at every one."""
-        for line, what in ((self._held, "held for its END"), (self._kept, "written, END awaited")):
-            if any(span.id == id_ for span in line.values()):
-                return what
+        """State of the START with this id, or None. Scans all of them."""
+        for starts, state in (
+            (self._held, "held for its END"),
+            (self._kept, "written, END awaited"),
+        ):
+            if any(span.id == id_ for span in starts.values()):
+                return state
         return None
 
     def started(self, key: Key) -> Span | None:
-        """The START that an END with this `join_key` will be joined with."""
+        """The START with this `join_key`, or None."""
         return self._held.get(key) or self._kept.get(key)
 
     def needed(self, spans: Sequence[Span]) -> list[Span]:
-        """STARTs whose payloads are on disk only and which an END among `spans` leaves out."""
+        """STARTs whose payloads an END among `spans` needs and which are on disk only."""
         starts = []
         for span in spans:
             start = self.started(span.join_key)
             if start is None:
                 continue
-            wanted = ~which_payloads(span) | (DATA_BIT if span.merges else 0)
-            if start.payloads_on_disk & wanted:
+            missing = ~which_payloads(span) | (DATA_BIT if span.merges else 0)
+            if start.payloads_on_disk & missing:
                 starts.append(start)
         return starts
 
     def restore(self, start: Span, stored: Span) -> None:
-        """The payloads of `start` are back from disk; they may go there again."""
+        """Put the payloads of `start`, loaded from disk as `stored`, back into memory."""
         if start.payloads_on_disk and start.holders:
             before = start.size
             restore_payloads(start, stored)
@@ -267,10 +272,10 @@ class OpenSpans:
             self._loaded[start.join_key] = start
 
     def recover(self, span: Span) -> None:
-        """Take back a START that an earlier process left in the spool; its payload stays there."""
+        """Take a START that an earlier process left in the spool. Its payloads stay on disk."""
         known = span.join_key in self._held or span.join_key in self._kept
         if self._spool is not None and (known or hash(span.join_key) in self._ended):
-            # A disk that came late: newer events of the span have been here before.
+            # The disk became available late: newer events of the span arrived before this one.
             self._spool.replace(span)
             return
         drop_payloads(span)

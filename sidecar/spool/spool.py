@@ -174,7 +174,7 @@ class Spool:
         """
         return self._writer.degraded or seq <= self._writer.durable
 
-    def has(self, seq: int) -> bool:
+    def is_written(self, seq: int) -> bool:
         """Whether a row is on disk, and not only promised to it."""
         return seq not in self._writer.unwritten
 

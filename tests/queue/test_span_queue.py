@@ -1,4 +1,4 @@
-"""The queue of one lane, by hand and against a model."""
+"""The queue of one lane: single cases, and a model."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ IDS = st.sampled_from("abcdef")
 
 
 def new_queue() -> tuple[SpanQueue, LaneAccounting, MemoryBudget]:
-    """An empty queue and what it counts with."""
+    """An empty queue, its accounting and its budget."""
     accounting, budget = LaneAccounting(), MemoryBudget(2**30)
     return SpanQueue(budget, accounting, bit=1), accounting, budget
 
 
-def test_writes_leave_in_the_order_they_came() -> None:
-    """Take gives the oldest writes first, at most as many as asked for."""
+def test_writes_leave_in_the_order_they_arrived() -> None:
+    """`take` returns the oldest writes first, up to `max_spans`."""
     queue, _, _ = new_queue()
     for id_ in "abc":
         queue.put(make_span(id_))
@@ -30,7 +30,7 @@ def test_writes_leave_in_the_order_they_came() -> None:
 
 
 def test_a_batch_ends_before_it_is_too_large() -> None:
-    """Take stops at max_bytes, but always gives one write."""
+    """`take` stops at `max_bytes`, but always returns one write."""
     queue, _, _ = new_queue()
     for id_ in "abc":
         queue.put(make_span(id_, input=b'{"p":"%s"}' % (b"x" * 5000)))
@@ -38,8 +38,8 @@ def test_a_batch_ends_before_it_is_too_large() -> None:
     assert len(queue.take(9, 10)) == 1
 
 
-def test_a_complete_write_takes_the_place_of_a_waiting_open_one() -> None:
-    """The open write is superseded; the complete one keeps its place in the line."""
+def test_a_complete_write_replaces_a_waiting_open_one() -> None:
+    """The open write is superseded; the complete one takes its position."""
     queue, accounting, _ = new_queue()
     queue.put(make_span("a", complete=False))
     queue.put(make_span("b"))
@@ -49,8 +49,8 @@ def test_a_complete_write_takes_the_place_of_a_waiting_open_one() -> None:
     assert accounting.superseded == 1
 
 
-def test_an_open_write_never_takes_the_place_of_a_complete_one() -> None:
-    """A START that comes late is superseded by the complete write that waits."""
+def test_an_open_write_never_replaces_a_complete_one() -> None:
+    """A late START is superseded by the complete write that waits."""
     queue, accounting, _ = new_queue()
     queue.put(make_span("a"))
     queue.put(make_span("a", complete=False))
@@ -59,7 +59,7 @@ def test_an_open_write_never_takes_the_place_of_a_complete_one() -> None:
 
 
 def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
-    """A newer write waits behind the one in flight, and is the next after it."""
+    """A newer write waits for the one in flight, and is the next to be taken."""
     queue, _, _ = new_queue()
     queue.put(make_span("a", complete=False))
     (open_write,) = queue.take(1, 2**20)
@@ -72,7 +72,7 @@ def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
 
 
 def test_a_span_in_two_lanes_is_counted_once_in_bytes() -> None:
-    """The budget counts a shared span once, until the last lane lets it go."""
+    """The budget counts a shared span once, until the last lane settles it."""
     budget = MemoryBudget(2**30)
     lanes = [SpanQueue(budget, LaneAccounting(), bit) for bit in (1, 2)]
     span = make_span("a")
@@ -85,7 +85,7 @@ def test_a_span_in_two_lanes_is_counted_once_in_bytes() -> None:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """The queue against the simplest thing that could be right: a list."""
+    """The queue against the simplest correct model: a list."""
 
     batches: Bundle[list[Span]] = Bundle("batches")
 
@@ -97,21 +97,21 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(id_=IDS, complete=st.booleans(), size=st.integers(0, 3000))
     def put(self, id_: str, complete: bool, size: int) -> None:
-        """Put a write: in the place of an older one of its span, or at the end."""
+        """Put a write: in place of an older one of its span, or at the end."""
         span = make_span(id_, complete=complete, input=b"{%b}" % (b" " * size))
         self.queue.put(span)
-        for place, waiting in enumerate(self.ready):
+        for index, waiting in enumerate(self.ready):
             if waiting.id == id_:
                 if complete or waiting.end_time is None:
-                    self.ready[place] = span
+                    self.ready[index] = span
                 return
         self.ready.append(span)
 
-    @rule(most=st.integers(1, 4), target=batches)
-    def take(self, most: int) -> list[Span]:
+    @rule(max_spans=st.integers(1, 4), target=batches)
+    def take(self, max_spans: int) -> list[Span]:
         """Take the first writes whose spans are not in flight."""
-        ready = [span for span in self.ready if span.id not in self.in_flight][:most]
-        taken = self.queue.take(most, 2**30)
+        ready = [span for span in self.ready if span.id not in self.in_flight][:max_spans]
+        taken = self.queue.take(max_spans, 2**30)
         assert list(map(id, ready)) == list(map(id, taken))
         for span in taken:
             self.ready = [other for other in self.ready if other is not span]
@@ -120,17 +120,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(batch=consumes(batches))
     def settle(self, batch: list[Span]) -> None:
-        """Settle a batch; what waited behind it comes to the front of the line."""
+        """Settle a batch; newer writes of its spans move to the front."""
         for span in batch:
             self.queue.settle(span)
             del self.in_flight[span.id]
             self.accounting.forwarded[span.kind] += 1
-            behind = [other for other in self.ready if other.id == span.id]
-            self.ready = behind + [other for other in self.ready if other.id != span.id]
+            newer = [other for other in self.ready if other.id == span.id]
+            self.ready = newer + [other for other in self.ready if other.id != span.id]
 
     @invariant()
     def balanced(self) -> None:
-        """Depth, bytes and books agree with the model."""
+        """Depth, bytes and accounting agree with the model."""
         held = [*self.ready, *self.in_flight.values()]
         assert self.queue.depth == len(held)
         assert self.queue.in_flight == len(self.in_flight)
