@@ -191,4 +191,4 @@ class Admission:
 
 
 def _any_too_large(spans: Sequence[Span], spool: Spool) -> bool:
-    return any(span.size > spool.largest for span in spans)
+    return any(span.size > spool.max_row_bytes for span in spans)

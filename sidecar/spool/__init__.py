@@ -1,1 +1,1 @@
-"""Writes on disk before their 202, in SQLite, so that a killed sidecar delivers them."""
+"""The spool: writes are on disk, in SQLite, before their 202, so a crash loses none of them."""

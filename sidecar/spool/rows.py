@@ -1,7 +1,7 @@
-"""The spool's rows, and the changes of one transaction: plain data, no file.
+"""The spool's rows, and the changes of a transaction: plain data.
 
-A row is open (a START), complete, or the base of a complete row: payloads that an END did not
-change are in its base only.
+A row is open (a START), complete, or the base of a complete row. Payloads that an END did not
+change are stored in its base only.
 """
 
 from array import array
@@ -12,10 +12,9 @@ OPEN, COMPLETE, BASE = 0, 1, 2
 
 
 class Row(NamedTuple):
-    """A write to be kept: number, kind, the lanes that owe it, when it was accepted, its JSON.
+    """A write to store. `lanes` has the bits of the lanes that have not settled it.
 
-    `base` is the row that has the payloads which are null here and of which `shared` has the bit;
-    0 for none.
+    Payloads with a bit in `shared` are null in `body`, and are those of the row `base`; 0 for none.
     """
 
     seq: int
@@ -23,30 +22,33 @@ class Row(NamedTuple):
     lanes: int
     base: int
     shared: int
-    born: float  # seconds since the epoch: loop time means nothing after a restart
-    body: bytes
+    born: float  # accepted at, Unix time in seconds: loop time has no meaning after a restart
+    body: bytes  # JSON, see `to_row`
 
 
 class Changes(NamedTuple):
-    """What one transaction does."""
+    """The changes of one transaction."""
 
     added: list[Row]
     removed: list[int]
-    retired: list[int]  # open rows whose END is not expected any more
+    retired: list[int]  # open rows whose END is no longer expected
     settled: list[tuple[int, int]]  # (seq, lane bit)
 
     def condensed(self) -> "Changes":
-        """The same, without rows that came and went in between."""
-        gone, fresh = set(self.removed), {row.seq for row in self.added}
+        """The same, without rows added and removed again, and without changes to removed rows."""
+        removed, added = set(self.removed), {row.seq for row in self.added}
         return Changes(
-            [row for row in self.added if row.seq not in gone],
-            [seq for seq in self.removed if seq not in fresh],
-            [seq for seq in self.retired if seq not in gone],
-            [pair for pair in self.settled if pair[0] not in gone],
+            [row for row in self.added if row.seq not in removed],
+            [seq for seq in self.removed if seq not in added],
+            [seq for seq in self.retired if seq not in removed],
+            [pair for pair in self.settled if pair[0] not in removed],
         )
 
-    def parts(self, max_bytes: int) -> list["Changes"]:
-        """The same in transactions of about `max_bytes` or one row; the last has all but rows."""
+    def split(self, max_bytes: int) -> list["Changes"]:
+        """The same changes as transactions of at most `max_bytes` of bodies, or of one larger row.
+
+        The last transaction has everything that is not an added row.
+        """
         parts: list[list[Row]] = [[]]
         size = 0
         for row in self.added:
@@ -57,8 +59,8 @@ class Changes(NamedTuple):
             parts[-1].append(row)
         return [*(Changes(rows, [], [], []) for rows in parts[:-1]), self._replace(added=parts[-1])]
 
-    def before(self, later: "Changes") -> "Changes":
-        """These changes, then `later` ones."""
+    def followed_by(self, later: "Changes") -> "Changes":
+        """These changes, then those of `later`."""
         return Changes(
             self.added + later.added,
             self.removed + later.removed,
@@ -67,8 +69,8 @@ class Changes(NamedTuple):
         )
 
 
-class Found(NamedTuple):
-    """A row read back: its JSON, and its base's where it has one."""
+class StoredRow(NamedTuple):
+    """A row read from the file, with the body of its base if it has one."""
 
     seq: int
     shared: int
@@ -77,8 +79,8 @@ class Found(NamedTuple):
     base: bytes | None
 
 
-class Heads:
-    """Rows without bodies, as (seq, lanes): 9 bytes each, because there may be a million."""
+class PackedRows:
+    """(seq, lanes) of many rows in 9 bytes each: a backlog may have a million."""
 
     def __init__(self, rows: Iterable[tuple[int, int]]) -> None:
         self._seqs, self._lanes = array("q"), array("B")
@@ -93,13 +95,13 @@ class Heads:
         return zip(self._seqs, self._lanes, strict=True)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Heads | list) and list(self) == list(other)
+        return isinstance(other, PackedRows | list) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 
 
 class Backlog(NamedTuple):
-    """What a file holds at the start, oldest first."""
+    """The rows of a file when it was opened, oldest first."""
 
-    open_rows: Heads | list[tuple[int, int]]
-    complete_rows: Heads | list[tuple[int, int]]
+    open_rows: PackedRows | list[tuple[int, int]]
+    complete_rows: PackedRows | list[tuple[int, int]]

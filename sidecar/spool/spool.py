@@ -1,12 +1,12 @@
-"""The spool: what was accepted is on disk before its 202, and leaves when every lane is done.
+"""The spool: writes are on disk before their 202, until every lane has settled them.
 
-In: writes that come (`add`), that a newer one replaces (`replace`), that nobody waits for any more
-(`retire`), that a lane is done with (`settled`). `commit` returns once everything before it is on
-disk: one transaction for all requests that wait. Out: writes that left memory (`load`).
+In: new writes (`add`), and what becomes of them: replaced by a newer one (`replace`), END no longer
+expected (`retire`), settled by a lane (`settled`). `commit` returns when everything added before it
+is on disk. Out: writes that are no longer in memory (`load`).
 
-Disk trouble never takes the sidecar down: the spool then says `degraded`, new events are in memory
-only, and every few seconds it tries the disk again. What it could not write meanwhile it remembers,
-so that a restart does not send again what was settled. Credentials are never in here.
+A failing disk never stops the sidecar. The spool is then `degraded`: new events are in memory only,
+and the disk is tried again every few seconds. Changes that could not be written are kept, so that a
+restart does not send settled writes again. The spool never contains credentials.
 """
 
 import asyncio
@@ -19,31 +19,32 @@ import structlog
 
 from sidecar.spans.span import Span, fill_payloads, from_row, shared_payloads, to_row
 from sidecar.spool import writer
-from sidecar.spool.rows import COMPLETE, OPEN, Backlog, Found, Row
+from sidecar.spool.rows import COMPLETE, OPEN, Backlog, Row, StoredRow
 from sidecar.spool.sqlite_file import SpoolFile
 
 log = structlog.get_logger()
 
-# A row's own cost beside its body: keys, and the part of a page that stays empty.
+# Estimated overhead of a row besides its body: keys, and unused space in its page.
 ROW_BYTES = 256
 
-# `Span.seq` of an open write whose row went because a newer write stands for it.
+# `Span.seq` of an open write whose row was deleted because a newer write replaces it.
 REPLACED = -1
 
 
 class Spool:
-    """Durable writes. `all_lanes` has the bit of every lane there is."""
+    """Durable writes. `all_lanes` has the bits of all lanes."""
 
     def __init__(self, file: SpoolFile, all_lanes: int) -> None:
         self._file = file
         self._all_lanes = all_lanes
         self._loop = asyncio.get_running_loop()
-        self._replaced: dict[int, int] = {}  # open rows that so many lanes will still ask for
+        # Replaced row -> count of lanes that have its number queued and will still load it.
+        self._replaced: dict[int, int] = {}
         self.on_durable: Callable[[], None] = lambda: None
         self.on_backlog: Callable[[Backlog], None] = lambda _: None
         self._writer = writer.SpoolWriter(
             file,
-            lambda: self.on_durable(),  # noqa: PLW0108 (both are set later)
+            lambda: self.on_durable(),  # noqa: PLW0108 (both are assigned later)
             lambda backlog: self.on_backlog(backlog),  # noqa: PLW0108
         )
 
@@ -54,7 +55,7 @@ class Spool:
 
     @property
     def errors(self) -> int:
-        """Failures of the disk."""
+        """Count of disk failures."""
         return self._writer.errors
 
     @property
@@ -74,46 +75,46 @@ class Spool:
 
     @property
     def used_ratio(self) -> float:
-        """Of the room for writes, what they take; `size` stays when they are gone."""
-        return self._file.used / self._file.room
+        """`used` as a share of the capacity. Unlike `size` it falls when writes are settled."""
+        return self._file.used / self._file.capacity
 
     @property
     def size(self) -> int:
-        """Bytes of the files."""
+        """Bytes of the files on disk."""
         return self._file.size
 
     @property
     def moved_aside(self) -> int:
-        """Files that could not be read and were moved out of the way."""
+        """Count of unreadable files that were renamed."""
         return self._file.moved_aside
 
     @property
     def adding(self) -> int:
-        """Bytes in memory that wait for the disk."""
+        """Bytes in memory that are waiting to be written."""
         return self._writer.adding
 
     async def open(self) -> None:
-        """Say to `on_backlog` what an earlier process left; `degraded` if the disk can't be used.
+        """Pass the rows that an earlier process left to `on_backlog`, or degrade if the disk fails.
 
-        Raises `SpoolInUse` when another sidecar has the directory.
+        Raises `SpoolInUse` if another sidecar uses the directory.
         """
         await self._writer.open()
 
     @property
-    def largest(self) -> int:
-        """Bytes that one write may have; more would not fit into the log."""
-        return self._file.largest
+    def max_row_bytes(self) -> int:
+        """Largest size of a write; a larger one would not fit into the log."""
+        return self._file.max_row_bytes
 
     def fits(self, size: int) -> bool:
         """Whether `size` more bytes stay within `spool.max_bytes`."""
-        # A page may stay a quarter empty behind a large body.
+        # Up to a quarter of the pages of a large body may be unused.
         more = self._writer.adding + size
-        return self._writer.degraded or self.used + more + more // 4 <= self._file.room
+        return self._writer.degraded or self.used + more + more // 4 <= self._file.capacity
 
     def add(self, span: Span, start: Span | None = None) -> None:
-        """A write came: its number from now on is `span.seq`.
+        """Add a write and set its row number, `span.seq`; not while degraded.
 
-        `start`: the open write that it completes; payloads that are the same are not kept twice.
+        `start` is the open write that it completes: payloads equal to its own are not stored twice.
         """
         if self._writer.degraded:
             if start is not None:
@@ -125,42 +126,42 @@ class Spool:
         shared = 0
         if start is not None and base:
             shared = shared_payloads(span, start)
-            self._hand_over(start)
+            self._mark_replaced(start)
         born = time.time() - (self._loop.time() - span.accepted_at)
         body = to_row(span, leave_out=shared)
         lanes = span.lanes & self._all_lanes
         self._writer.changes.added.append(Row(span.seq, kind, lanes, base, shared, born, body))
         self._writer.adding += len(body) + ROW_BYTES
 
-    def _hand_over(self, start: Span) -> None:
-        """`start` has no row of its own any more: lanes that ask for it have a newer write."""
+    def _mark_replaced(self, start: Span) -> None:
+        """Lanes that still load the row of `start` skip it: they have a newer write."""
         if start.lanes_on_disk:
             self._replaced[start.seq] = start.lanes_on_disk
         start.seq = REPLACED
 
     def replace(self, span: Span) -> None:
-        """A newer event of the span came: nobody needs this row any more."""
+        """Delete the row of an open write, because a newer event of the span replaces it."""
         if span.seq > 0:
             self._writer.changes.removed.append(span.seq)
             self._writer.unwritten.pop(span.seq, None)
-            self._hand_over(span)
-            self._writer.soon()
+            self._mark_replaced(span)
+            self._writer.schedule()
 
     def retire(self, span: Span) -> None:
-        """No END is expected any more: the row goes once every lane is done with it."""
+        """No longer expect an END: the row is deleted when every lane has settled it."""
         if span.seq > 0:
             self._writer.changes.retired.append(span.seq)
-            self._writer.soon()
+            self._writer.schedule()
 
     def settled(self, span: Span, bit: int) -> None:
-        """A lane is done with a write."""
+        """Record that the lane with this `bit` has settled the write."""
         if span.seq > 0 and span.lanes & bit:
             self._writer.changes.settled.append((span.seq, bit))
             span.lanes &= ~bit
-            self._writer.soon()
+            self._writer.schedule()
 
     def was_replaced(self, seq: int) -> bool:
-        """Whether a row is gone because a newer write took its place; each lane asks once."""
+        """Whether a newer write replaced this row. Each lane must call this only once."""
         left = self._replaced.pop(seq, 0)
         if left > 1:
             self._replaced[seq] = left - 1
@@ -169,27 +170,28 @@ class Spool:
     def is_durable(self, seq: int) -> bool:
         """Whether a write may be sent.
 
-        Upstream before it is on disk, it could be forgotten by a kill while its START is not, and
-        the START would be written after it.
+        If an END were sent before it is on disk, a kill could lose it but keep its START, and the
+        next process would write the START after it.
         """
         return self._writer.degraded or seq <= self._writer.durable
 
     def is_written(self, seq: int) -> bool:
-        """Whether a row is on disk, and not only promised to it."""
+        """Whether a row is on disk, and not kept in memory after a failed write."""
         return seq not in self._writer.unwritten
 
     async def commit(self) -> None:
-        """Return once everything until now is on disk, or the spool is degraded."""
+        """Return when everything added so far is on disk, or the spool is degraded."""
         await self._writer.commit()
 
     async def run(self) -> None:
-        """Write what comes, until cancelled."""
+        """Write changes to disk until cancelled."""
         await self._writer.run()
 
     async def load(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[Span]]:
-        """The first of `seqs`, at least one, of about `max_bytes`: how many, and those still there.
+        """Load the first of `seqs`: at least one, up to about `max_bytes`.
 
-        Waits for the disk to come back when it has to.
+        Returns how many of `seqs` were visited, and the writes among them that still exist. Waits
+        until the disk works again if it fails.
         """
         await self.commit()
         while True:
@@ -198,41 +200,41 @@ class Spool:
                     span = self._span(await self._unwritten_row(row))
                     return 1, [span] if span is not None else []
                 on_disk = list(takewhile(lambda seq: seq not in self._writer.unwritten, seqs))
-                looked, rows = await self._writer.on_thread(self._file.bodies, on_disk, max_bytes)
-            except writer.TROUBLE as error:
-                self._writer.trouble(error)
+                visited, rows = await self._writer.on_thread(self._file.bodies, on_disk, max_bytes)
+            except writer.DISK_ERRORS as error:
+                self._writer.degrade(error)
                 await asyncio.sleep(writer.RETRY_S)
             else:
                 spans = [self._span(row) for row in rows if row.seq not in self._replaced]
-                return looked, [span for span in spans if span is not None]
+                return visited, [span for span in spans if span is not None]
 
-    async def _unwritten_row(self, row: Row) -> Found:
+    async def _unwritten_row(self, row: Row) -> StoredRow:
         base = None
         if row.shared and row.base in self._writer.unwritten:
             base = self._writer.unwritten[row.base].body
         elif row.shared:
             _, found = await self._writer.on_thread(self._file.bodies, [row.base], 1)
             base = found[0].body if found else None
-        return Found(row.seq, row.shared, row.born, row.body, base)
+        return StoredRow(row.seq, row.shared, row.born, row.body, base)
 
-    def _span(self, row: Found) -> Span | None:
-        """The write of a row; None when its bytes are not what was written."""
+    def _span(self, row: StoredRow) -> Span | None:
+        """Decode a row; None if it is damaged."""
         try:
             span = from_row(row.body, self._loop.time() - max(0.0, time.time() - row.born))
             span.seq = row.seq
             if row.base is not None and row.shared:
                 fill_payloads(span, from_row(row.base, 0.0), row.shared)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            log.error("spool_row_unreadable", seq=row.seq)  # noqa: TRY400 (its text is content)
+            log.error("spool_row_unreadable", seq=row.seq)  # noqa: TRY400 (its text has content)
             self._writer.changes.removed.append(row.seq)
-            self._writer.soon()
+            self._writer.schedule()
             return None
         return span
 
     async def shrink(self) -> None:
-        """Give free space back, when little is left in a file that was large."""
+        """Return free pages to the file system if the file is large and little of it is used."""
         await self._writer.shrink()
 
     async def close(self) -> None:
-        """Write what waits and close the file; a disk that was away is tried once more."""
+        """Write pending changes and close the file. If degraded, try the disk once more."""
         await self._writer.close()

@@ -1,12 +1,13 @@
-"""The spool's file: SQLite in WAL mode, on one thread. Recovery is not our code (D16).
+"""The spool's file: SQLite in WAL mode, so that crash recovery is not our code (D16).
 
-A row is one write: its JSON (`bodies`), its kind, and the lanes that still owe it to their
-upstream (`writes.lanes`, a bit each). An open row stays until its END comes, so that a thin END
-after a restart is still completed. From then on it is the complete row's base: payloads that the
-END did not change are in the base only, and both go together. Bodies have a table of their own, so
-that settling a write touches no page of payload.
+A row is one write: its JSON (`bodies`), its kind, and the lanes that have not settled it
+(`writes.lanes`, a bit each). An open row stays until its END arrives, so that a thin END can be
+completed even after a restart. It is then the base of the complete row: payloads that the END did
+not change are stored in the base only, and both rows are deleted together. Bodies have a table of
+their own, so that settling a write touches no payload page.
 
-Every method blocks; `spool.Spool` calls them on its thread. `sqlite3.Error` and `OSError` come out.
+Every method blocks and may raise `sqlite3.Error` or `OSError`. `SpoolWriter` calls them on its
+thread.
 """
 
 import fcntl
@@ -18,34 +19,42 @@ from pathlib import Path
 
 import structlog
 
-from sidecar.spool.rows import BASE, COMPLETE, OPEN, Backlog, Changes, Found, Heads
+from sidecar.spool.rows import (
+    BASE,
+    COMPLETE,
+    OPEN,
+    Backlog,
+    Changes,
+    PackedRows,
+    StoredRow,
+)
 
 VERSION = 1
 PAGE = 16 * 1024
-# Of spool.max_bytes, what the write-ahead log may take; the rest is the database's.
+# Share of spool.max_bytes for the write-ahead log. The database has the rest.
 LOG_SHARE = 0.25
 MAX_LOG_BYTES = 128 * 2**20
-# Of that, when the log is written back: seldom, because pages are used over and over before.
+# Share of the log at which it is checkpointed: late, because the same pages are often rewritten.
 CHECKPOINT_SHARE = 0.5
-# Of that, how large one row may be, and about one transaction.
+# Shares of the log for the largest row, and for the bodies of one transaction.
 ROW_SHARE, TRANSACTION_SHARE = 0.25, 0.125
 
 log = structlog.get_logger()
 
 
 class SpoolInUse(Exception):
-    """Another sidecar works in this directory."""
+    """Another sidecar uses the directory."""
 
 
 class SpoolFile:
-    """One directory's spool. `sync_full`: every transaction is on the platter before it counts."""
+    """The spool of one directory. `sync_full` syncs every transaction, to survive a power loss."""
 
     def __init__(self, directory: str, max_bytes: int, *, sync_full: bool) -> None:
         self._directory = Path(directory)
         self.max_bytes = max_bytes
         self._path = self._directory / "spool.db"
         self._log_bytes = int(min(MAX_LOG_BYTES, max_bytes * LOG_SHARE))
-        self.largest = int(self._log_bytes * ROW_SHARE)
+        self.max_row_bytes = int(self._log_bytes * ROW_SHARE)
         self.transaction_bytes = int(self._log_bytes * TRANSACTION_SHARE)
         self._pages = max(8, (max_bytes - self._log_bytes) // PAGE)
         self._sync = "FULL" if sync_full else "NORMAL"
@@ -53,13 +62,13 @@ class SpoolFile:
         self._lock: int | None = None
         self.moved_aside = 0
         self.rows = 0
-        self.last_seq = 0  # when it was opened
+        self.last_seq = 0  # highest row number when the file was opened
         self.used = 0  # bytes of the pages that hold rows
-        self.size = 0  # bytes of the files, log and all
+        self.size = 0  # bytes of the files, including the log
 
     @property
-    def room(self) -> int:
-        """Bytes that rows may take at most."""
+    def capacity(self) -> int:
+        """Maximum of `used`."""
         return self._pages * PAGE
 
     def _lock_directory(self) -> None:
@@ -71,13 +80,15 @@ class SpoolFile:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise SpoolInUse(f"spool.path {self._directory}: another sidecar uses it") from None
+            raise SpoolInUse(
+                f"spool.path {self._directory} is in use by another sidecar: use one directory each"
+            ) from None
         self._lock = descriptor
 
     def open(self) -> Backlog:
-        """Open or make the file, and say what it holds; one that can't be read is moved aside.
+        """Open or create the file, and return its rows. An unreadable file is moved aside.
 
-        Raises `SpoolInUse` when another sidecar has the directory.
+        Raises `SpoolInUse` if another sidecar uses the directory.
         """
         self._lock_directory()
         try:
@@ -90,7 +101,7 @@ class SpoolFile:
             return self._open()
 
     def start_afresh(self, why: str) -> None:
-        """Move a file aside that can be opened but not written any more, and begin another."""
+        """Move aside a file that can be opened but no longer written, and create a new one."""
         self.close()
         self._move_aside(why)
         self._open()
@@ -101,15 +112,15 @@ class SpoolFile:
             self._path,
             isolation_level=None,
             check_same_thread=False,
-            cached_statements=0,  # a kept statement keeps copies of what was bound to it
+            cached_statements=0,  # a cached statement keeps copies of the values bound to it
         )
         self._connection = connection
         for pragma in (
             f"page_size = {PAGE}",
-            # Debian's SQLite would write zeros over every page that becomes free.
+            # Debian's SQLite overwrites freed pages with zeros by default.
             "secure_delete = OFF",
             "temp_store = MEMORY",  # the root file system is read-only
-            "locking_mode = EXCLUSIVE",  # we hold the directory's lock: no shared memory file
+            "locking_mode = EXCLUSIVE",  # the directory is locked: no shared-memory file is needed
             "journal_mode = WAL",
             f"synchronous = {self._sync}",
             "cache_size = -2048",
@@ -121,7 +132,7 @@ class SpoolFile:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and version != VERSION:
-            raise sqlite3.DatabaseError(f"its version is {version}, ours {VERSION}")
+            raise sqlite3.DatabaseError(f"format version {version}, expected {VERSION}")
         if not tables:
             connection.executescript(
                 "BEGIN;"
@@ -133,8 +144,8 @@ class SpoolFile:
             )
         query = "SELECT seq, lanes FROM writes WHERE kind = ? ORDER BY seq"
         backlog = Backlog(
-            Heads(connection.execute(query, (OPEN,))),
-            Heads(connection.execute(query, (COMPLETE,))),
+            PackedRows(connection.execute(query, (OPEN,))),
+            PackedRows(connection.execute(query, (COMPLETE,))),
         )
         totals = connection.execute("SELECT count(*), coalesce(max(seq), 0) FROM writes")
         self.rows, self.last_seq = totals.fetchone()
@@ -151,11 +162,11 @@ class SpoolFile:
         log.error("spool_moved_aside", path=str(self._path), stamp=stamp, reason=why)
 
     def apply(self, changes: Changes) -> None:
-        """Do all of it in one transaction, or none; keep it within `transaction_bytes`."""
+        """Apply `changes`, of at most `transaction_bytes`, in one transaction: all or none."""
         connection = self._connected()
         connection.execute("BEGIN")
         try:
-            deleted = _write(connection, changes)
+            deleted = _execute(connection, changes)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -164,11 +175,14 @@ class SpoolFile:
         self.rows += len(changes.added) - deleted
         self._measure(connection)
 
-    def bodies(self, seqs: Iterable[int], max_bytes: int) -> tuple[int, list[Found]]:
-        """How many of `seqs` were looked at until `max_bytes`, and the rows found among them."""
+    def bodies(self, seqs: Iterable[int], max_bytes: int) -> tuple[int, list[StoredRow]]:
+        """Read rows until `max_bytes` is reached.
+
+        Returns how many of `seqs` were visited, and the rows of those that exist and are readable.
+        """
         connection = self._connected()
-        found: list[Found] = []
-        looked = size = 0
+        found: list[StoredRow] = []
+        visited = size = 0
         query = (
             "SELECT w.seq, w.shared, b.born, b.body, base.body FROM writes w "
             "JOIN bodies b ON b.seq = w.seq LEFT JOIN bodies base ON base.seq = w.base "
@@ -177,17 +191,17 @@ class SpoolFile:
         for seq in seqs:
             if size >= max_bytes:
                 break
-            looked += 1
+            visited += 1
             try:
                 row = connection.execute(query, (seq,)).fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
-                row = None  # a page that the disk changed: this row is gone, others are not
+                row = None  # a damaged page: this row is lost, others may be readable
             if row is not None:
-                found.append(Found(*row))
+                found.append(StoredRow(*row))
                 size += len(row[3]) + len(row[4] or b"")
-        return looked, found
+        return visited, found
 
     def _measure(self, connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -202,20 +216,20 @@ class SpoolFile:
             return 0
 
     def shrink(self) -> None:
-        """Give the space of rows that went back to the file system; for a spool nearly empty."""
+        """Return free pages to the file system. Rewrites the file, so use it when nearly empty."""
         connection = self._connected()
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._measure(connection)
 
     def close(self) -> None:
-        """Close the file; the lock stays until the process ends or `unlock`."""
+        """Close the file. The directory stays locked until `unlock` or the end of the process."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
             connection.close()
 
     def unlock(self) -> None:
-        """Let another sidecar have the directory."""
+        """Release the lock on the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -226,42 +240,44 @@ class SpoolFile:
         return self._connection
 
 
-# Few statements of many rows each: at every statement this thread gives up the interpreter's lock,
-# and has to wait for it behind the event loop.
-_ROWS_AT_ONCE = 64
-_THESE = "seq IN (SELECT value FROM json_each(?))"
-_DONE = f"{_THESE} AND lanes = 0 AND kind = {COMPLETE}"
+# Many rows per statement: at every statement this thread releases the GIL, and then waits for the
+# event loop to give it back.
+_ROWS_PER_INSERT = 64
+_IN_SEQS = "seq IN (SELECT value FROM json_each(?))"
+_SETTLED = f"{_IN_SEQS} AND lanes = 0 AND kind = {COMPLETE}"
 
 
-def _write(connection: sqlite3.Connection, changes: Changes) -> int:
-    """Write `changes`; how many rows went."""
+def _execute(connection: sqlite3.Connection, changes: Changes) -> int:
+    """Execute `changes`. Returns how many rows were deleted."""
     execute = connection.execute
-    for start in range(0, len(changes.added), _ROWS_AT_ONCE):
-        rows = changes.added[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(changes.added), _ROWS_PER_INSERT):
+        rows = changes.added[start : start + _ROWS_PER_INSERT]
         values = ",".join(["(?,?,?,?,?)"] * len(rows))
         execute(f"INSERT INTO writes VALUES {values}", [v for row in rows for v in row[:5]])
         values = ",".join(["(?,?,?)"] * len(rows))
         parameters = [value for row in rows for value in (row.seq, row.born, row.body)]
         execute(f"INSERT INTO bodies VALUES {values}", parameters)
     if bases := [row.base for row in changes.added if row.base]:
-        execute(f"UPDATE writes SET kind = {BASE} WHERE {_THESE}", [_json(bases)])
+        execute(f"UPDATE writes SET kind = {BASE} WHERE {_IN_SEQS}", [_json(bases)])
     if changes.retired:
-        execute(f"UPDATE writes SET kind = {COMPLETE} WHERE {_THESE}", [_json(changes.retired)])
+        execute(f"UPDATE writes SET kind = {COMPLETE} WHERE {_IN_SEQS}", [_json(changes.retired)])
     masks: dict[int, int] = {}
     for seq, bit in changes.settled:
         masks[seq] = masks.get(seq, 0) | bit
     for mask in set(masks.values()):
-        seqs = [seq for seq, settled in masks.items() if settled == mask]
-        execute(f"UPDATE writes SET lanes = lanes & ~? WHERE {_THESE}", [mask, _json(seqs)])
-    gone = changes.removed
-    # Settled everywhere: a complete row goes, and its base; an open one waits for its END.
-    if done := [*changes.retired, *masks]:
-        query = f"SELECT seq, base FROM writes WHERE {_DONE}"
-        gone = gone + [seq for row in execute(query, [_json(done)]) for seq in row if seq]
-    if not gone:
+        seqs = [seq for seq, bits in masks.items() if bits == mask]
+        execute(f"UPDATE writes SET lanes = lanes & ~? WHERE {_IN_SEQS}", [mask, _json(seqs)])
+    deleted = changes.removed
+    # A complete row that every lane has settled is deleted with its base. An open row stays until
+    # its END arrives.
+    if candidates := [*changes.retired, *masks]:
+        query = f"SELECT seq, base FROM writes WHERE {_SETTLED}"
+        settled = execute(query, [_json(candidates)])
+        deleted = deleted + [seq for row in settled for seq in row if seq]
+    if not deleted:
         return 0
-    execute(f"DELETE FROM bodies WHERE {_THESE}", [_json(gone)])
-    return execute(f"DELETE FROM writes WHERE {_THESE}", [_json(gone)]).rowcount
+    execute(f"DELETE FROM bodies WHERE {_IN_SEQS}", [_json(deleted)])
+    return execute(f"DELETE FROM writes WHERE {_IN_SEQS}", [_json(deleted)]).rowcount
 
 
 def _json(seqs: Iterable[int]) -> str:

@@ -1,8 +1,8 @@
-"""Writes the spool's changes to its file, in groups; keeps them while the disk fails, and retries.
+"""Group commit of the spool's changes, and retries while the disk fails.
 
 In: changes, appended to `changes`. Out: one transaction for all requests that wait in `commit`.
-Disk trouble never raises: the writer is then `degraded`, and every `RETRY_S` it tries again, with
-everything that the disk does not have yet.
+Disk errors do not propagate. After one the writer is `degraded`, keeps everything that is not on
+disk, and tries again every `RETRY_S`.
 """
 
 import asyncio
@@ -18,22 +18,23 @@ from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
 
 log = structlog.get_logger()
 
-# How long a request may wait for others to share its transaction.
+# A request waits this long for others to share its transaction.
 GROUP_S = 0.002
-# Settled writes may be written this late; after a kill they would be sent once more.
+# Changes that no request waits for are written this late. After a kill they are lost, and writes
+# settled meanwhile are sent again.
 SETTLE_S = 0.25
 RETRY_S = 5.0
-# A file is written anew, smaller, when so little of it is used and so much would be gained: in
-# between, free pages are used again.
+# The file is shrunk when at most `SMALL_BYTES` are used and at least `SHRINK_BYTES` are free.
+# Otherwise its free pages are reused.
 SMALL_BYTES = 8 * 2**20
 SHRINK_BYTES = 16 * 2**20
 
-TROUBLE = (sqlite3.Error, OSError)
+DISK_ERRORS = (sqlite3.Error, OSError)
 _T = TypeVar("_T")
 
 
 class SpoolWriter:
-    """The one task, and the one thread, that write to the file."""
+    """Owns the thread of the file. `run` is the only task that writes."""
 
     def __init__(
         self, file: SpoolFile, on_durable: Callable[[], None], on_backlog: Callable[[Backlog], None]
@@ -45,103 +46,103 @@ class SpoolWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self.changes = Changes([], [], [], [])
         self.adding = 0  # bytes of rows that are not on disk yet
-        # Rows that the disk did not take: kept, because they may have left memory elsewhere.
+        # Rows that could not be written. Kept, because there may be no other copy in memory.
         self.unwritten: dict[int, Row] = {}
         self._waiters: list[asyncio.Future[None]] = []
-        self._wanted = asyncio.Event()
+        self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self.last_seq = 0  # the highest number of a row, on disk or not
-        self.durable = 0  # the highest number of which everything before is on disk
+        self.last_seq = 0  # highest row number given out
+        self.durable = 0  # every row up to this number is on disk
         self._opened = False
         self.degraded = False
         self.errors = 0
 
     async def open(self) -> None:
-        """Say to `on_backlog` what an earlier process left; `degraded` if the disk can't be used.
+        """Open the file and pass its rows to `on_backlog`, or degrade if the disk fails.
 
-        Raises `SpoolInUse` when another sidecar has the directory.
+        Raises `SpoolInUse` if another sidecar uses the directory.
         """
         try:
             backlog = await self.on_thread(self._file.open)
-        except TROUBLE as error:
-            self.trouble(error)
+        except DISK_ERRORS as error:
+            self.degrade(error)
             return
         self._opened = True
         self.durable = self.last_seq = self._file.last_seq
         self._on_backlog(backlog)
 
     async def commit(self) -> None:
-        """Return once everything until now is on disk, or the spool is degraded."""
+        """Return when everything added so far is on disk, or the writer is degraded."""
         if self.changes.added and not self.degraded:
             done = self._loop.create_future()
             self._waiters.append(done)
-            self._wanted.set()
+            self._wake.set()
             await done
 
-    def soon(self) -> None:
-        """Have the changes written within `SETTLE_S`."""
+    def schedule(self) -> None:
+        """Have the changes written within about `SETTLE_S`."""
         if self._timer is None:
             self._timer = self._loop.call_later(SETTLE_S, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._wanted.set()
+        self._wake.set()
 
     async def run(self) -> None:
-        """Write what comes, until cancelled."""
+        """Write changes until cancelled."""
         while True:
-            await self._wanted.wait()
+            await self._wake.wait()
             if self.degraded:
                 await asyncio.sleep(RETRY_S)
-                await self._come_back()
+                await self._retry()
             else:
-                # Requests that come a moment later share the transaction: most of what one costs
-                # are the pages that every transaction touches.
+                # Requests that arrive a moment later share the transaction. Most of its cost is the
+                # pages that every transaction writes.
                 await asyncio.sleep(GROUP_S)
                 await self._write()
 
     async def _write(self) -> None:
-        self._wanted.clear()
+        self._wake.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         changes, self.changes = self.changes, Changes([], [], [], [])
         waiters, self._waiters = self._waiters, []
-        writing, newest = self.adding, self.last_seq
-        parts = changes.condensed().parts(self._file.transaction_bytes)
+        size, last_seq = self.adding, self.last_seq
+        parts = changes.condensed().split(self._file.transaction_bytes)
         try:
             while parts:
                 await self.on_thread(self._file.apply, parts[0])
                 del parts[0]
-            self.durable = newest
-        except TROUBLE as error:
-            gone = set(self.changes.removed)
+            self.durable = last_seq
+        except DISK_ERRORS as error:
+            removed = set(self.changes.removed)
             for part in parts:
-                self.unwritten |= {row.seq: row for row in part.added if row.seq not in gone}
-            left = parts[-1]._replace(added=[])
-            self.changes = left.before(self.changes)
-            self.trouble(error)
+                self.unwritten |= {row.seq: row for row in part.added if row.seq not in removed}
+            # The last part has everything that is not an added row.
+            self.changes = parts[-1]._replace(added=[]).followed_by(self.changes)
+            self.degrade(error)
         finally:
-            self.adding = max(0, self.adding - writing)
+            self.adding = max(0, self.adding - size)
             _release(waiters)
             self._on_durable()
 
-    def trouble(self, error: Exception) -> None:
-        """The disk failed: from now on, what is new is in memory only."""
+    def degrade(self, error: Exception) -> None:
+        """Count a failure of the disk, and keep new writes in memory only from now on."""
         self.errors += 1
         if not self.degraded:
             self.degraded = True
             log.error("spool_degraded", error=str(error), durability="memory")
-        # What was promised to the disk since the failure waits there like what failed.
+        # Rows added during the failed write are kept like those of the write itself.
         self.unwritten |= {row.seq: row for row in self.changes.added}
         self.changes.added.clear()
         self.adding = 0
         waiters, self._waiters = self._waiters, []
         _release(waiters)
         self._on_durable()
-        self._wanted.set()
+        self._wake.set()
 
-    async def _come_back(self) -> None:
+    async def _retry(self) -> None:
         try:
             await self.on_thread(self._file.close)
             if not self._opened:
@@ -153,55 +154,55 @@ class SpoolWriter:
             changes, self.changes = self.changes, Changes([], [], [], [])
             again = changes._replace(added=list(self.unwritten.values())).condensed()
             try:
-                for part in again.parts(self._file.transaction_bytes):
+                for part in again.split(self._file.transaction_bytes):
                     await self.on_thread(self._file.apply, part)
                     for row in part.added:
                         self.unwritten.pop(row.seq, None)
-            except TROUBLE as error:
-                self.changes = changes.before(self.changes)
+            except DISK_ERRORS as error:
+                self.changes = changes.followed_by(self.changes)
                 if _is_unreadable(error):
                     await self.on_thread(self._file.start_afresh, str(error))
                 raise
-        except (*TROUBLE, SpoolInUse) as error:
-            self.trouble(error)
+        except (*DISK_ERRORS, SpoolInUse) as error:
+            self.degrade(error)
             return
         self.durable = self.last_seq
         self.degraded = False
-        self._wanted.clear()
+        self._wake.clear()
         log.info("spool_recovered", durability="disk")
 
     async def shrink(self) -> None:
-        """Give free space back, when little is left in a file that was large."""
+        """Return free pages to the file system if the file is large and little of it is used."""
         size, used = self._file.size, self._file.used
         if self.degraded or used > SMALL_BYTES or size - used < SHRINK_BYTES:
             return
         try:
             await self.on_thread(self._file.shrink)
-        except TROUBLE as error:
-            self.trouble(error)
+        except DISK_ERRORS as error:
+            self.degrade(error)
 
     async def close(self) -> None:
-        """Write what waits and close the file; a disk that was away is tried once more."""
+        """Write pending changes and close the file. If degraded, try the disk once more."""
         if self.degraded:
-            await self._come_back()
+            await self._retry()
         if not self.degraded:
             await self._write()
         if not self.degraded:
             await self.shrink()
         try:
             await self.on_thread(self._file.close)
-        except TROUBLE as error:
-            self.trouble(error)
+        except DISK_ERRORS as error:
+            self.degrade(error)
         self._file.unlock()
         self._thread.shutdown(wait=False)
 
     def on_thread(self, call: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
-        """Run a call of the file on its thread."""
+        """Run a method of the file on its thread."""
         return self._loop.run_in_executor(self._thread, call, *arguments)
 
 
 def _is_unreadable(error: Exception) -> bool:
-    """Whether it is the file's content, and not the disk, that is in the way."""
+    """Whether the file's content is at fault, and not the disk."""
     disk = isinstance(error, sqlite3.OperationalError)
     return isinstance(error, sqlite3.DatabaseError) and not disk
 

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from sidecar.process.memory import Trimmer
-from sidecar.spool.rows import OPEN, Backlog, Changes, Found
+from sidecar.spool.rows import OPEN, Backlog, Changes, StoredRow
 from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
 from tests.support.spool import changes, files_size, make_row
 
@@ -40,7 +40,7 @@ def test_rows_outlive_the_process(tmp_path: Path, sync_full: bool) -> None:
     file, backlog = reopened(file, tmp_path)
     assert Backlog([(1, 2)], [(2, 1), (3, 3)]) == backlog
     assert file.rows == 3
-    assert (1, [Found(2, 0, 1.5, b"two", None)]) == file.bodies([2], MIB)
+    assert (1, [StoredRow(2, 0, 1.5, b"two", None)]) == file.bodies([2], MIB)
     file.close()
 
 
@@ -63,7 +63,7 @@ def test_an_end_and_its_start_go_together(tmp_path: Path) -> None:
     file = opened(tmp_path)
     file.apply(changes(make_row(1, b"start", kind=OPEN, lanes=0)))
     file.apply(changes(make_row(2, b"end", base=1, shared=1)))
-    assert (1, [Found(2, 1, 1.5, b"end", b"start")]) == file.bodies([2], MIB)
+    assert (1, [StoredRow(2, 1, 1.5, b"end", b"start")]) == file.bodies([2], MIB)
     file, backlog = reopened(file, tmp_path)
     assert Backlog([], [(2, 3)]) == backlog
     file.apply(changes(settled=[(2, 1), (2, 2)]))
@@ -114,7 +114,7 @@ def test_the_files_stay_below_the_limit(tmp_path: Path, size: int) -> None:
         sizes.append(files_size(tmp_path))
 
     for last in range(1, 401):
-        while file.used + size + size // 4 > file.room:
+        while file.used + size + size // 4 > file.capacity:
             done = range(first, min(first + 5, last))
             apply(changes(settled=[(seq, bit) for seq in done for bit in (1, 2)]))
             first = done.stop

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sidecar.spool.rows import BASE, COMPLETE, OPEN, Changes, Found, Row
+from sidecar.spool.rows import BASE, COMPLETE, OPEN, Changes, Row, StoredRow
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.spool import changes, files_size, make_row
 
@@ -190,7 +190,7 @@ class SpoolFileMachine(RuleBasedStateMachine):
         if not hasattr(self, "file"):
             return
         assert self.file.rows == len(self.model)
-        assert self.file.used <= self.file.room
+        assert self.file.used <= self.file.capacity
         assert self.file.size <= LIMIT
         assert files_size(self.directory) <= LIMIT
         looked, found = self.file.bodies([*self.model, self.seq + 1], 2**40)
@@ -198,7 +198,7 @@ class SpoolFileMachine(RuleBasedStateMachine):
         expected = []
         for seq, row in self.model.items():
             base = self.model.get(row.base)
-            expected.append(Found(seq, row.shared, 1.5, row.body, base and base.body))
+            expected.append(StoredRow(seq, row.shared, 1.5, row.body, base and base.body))
         assert found == expected
 
     def teardown(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import sidecar.spool.writer
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from sidecar.spool.rows import COMPLETE, Backlog, Changes, Found, Row
+from sidecar.spool.rows import COMPLETE, Backlog, Changes, Row, StoredRow
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.faults import World, world
@@ -85,7 +85,7 @@ class FlakyFile(SpoolFile):
         self._try("apply")
         super().apply(changes)
 
-    def bodies(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[Found]]:  # type: ignore[override]
+    def bodies(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[StoredRow]]:  # type: ignore[override]
         """Fail, or read."""
         self._try("bodies")
         return super().bodies(seqs, max_bytes)
