@@ -1,1 +1,1 @@
-"""What operators use: the admin port and the command line tools around a running sidecar."""
+"""For operators: the admin port, and the command-line tools that query a running sidecar."""

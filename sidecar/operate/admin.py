@@ -1,11 +1,11 @@
-"""The operators' side, on the pod's address: metrics, probes, `/status`, and the page at `/`.
+"""The admin port: metrics, probes, `/status`, `/explain`, and the status page at `/`.
 
-Read only. Ready means that the listener takes events; it does not depend on the upstreams, so that
-an outage there never takes agents out of service (D11, D12).
+Read only, on the pod's address. Readiness means that the listener accepts events. It does not
+depend on the upstreams, so an outage there never takes agents out of service (D11, D12).
 
-Any `Host` is answered: people come through port forwards, probes by address. So a web page that
-points its own name at this port could read what is here: counts, ages, error kinds and the
-configuration without secrets, never a span; and it could change nothing.
+Any `Host` is accepted: people use port forwards, probes use the address. A web page that rebinds
+its own DNS name to this port could therefore read counts, ages, error kinds and the configuration
+without secrets. It could read no span, and change nothing.
 """
 
 from base64 import b64encode
@@ -22,12 +22,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sidecar.http.server import HttpServer, Response, bad_request
 
 _PAGE = Path(__file__).parent / "page"
-_DIGITS = 18
+_MAX_DIGITS = 18
 _JSON = "application/json; charset=utf-8"
-_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_DENY_ALL = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": _NOTHING,
+    "Content-Security-Policy": _DENY_ALL,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -44,19 +44,19 @@ def visitors(
     about: Callable[[str], dict[str, Any]],
     ready: Callable[[], bool],
 ) -> HttpServer:
-    """The admin port's answers. Make it inside a running loop.
+    """Return the admin port's server; call it inside a running loop.
 
-    `history` gives samples from a number on, `about` what is known of a span by its id.
+    `history` returns the samples from a given number on, `about` what is known of a span id.
     """
-    answers = _Answers(registry, status, history, about, ready)
+    pages = _Pages(registry, status, history, about, ready)
     handlers = {
-        "/": answers.page,
-        "/metrics": answers.metrics,
-        "/livez": answers.livez,
-        "/readyz": answers.readyz,
-        "/status": answers.status,
-        "/status/history": answers.history,
-        "/explain": answers.explain,
+        "/": pages.page,
+        "/metrics": pages.metrics,
+        "/livez": pages.livez,
+        "/readyz": pages.readyz,
+        "/status": pages.status,
+        "/status/history": pages.history,
+        "/explain": pages.explain,
     }
     return HttpServer(handlers, _HEADERS)
 
@@ -64,8 +64,8 @@ def visitors(
 Query = Mapping[str, str]
 
 
-class _Answers:
-    """One method for each path."""
+class _Pages:
+    """One method per path."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Answers:
     def readyz(self, _: Query) -> Response:
         if self._ready():
             return Response(b"ready\n")
-        text = b"the listener does not take events\n"
+        text = b"the listener does not accept events\n"
         return Response(text, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     def status(self, _: Query) -> Response:
@@ -103,26 +103,26 @@ class _Answers:
 
     def history(self, query: Query) -> Response:
         after = query.get("after", "0")
-        if not (after.isascii() and after.isdigit() and len(after) <= _DIGITS):
-            return bad_request("after: the number of a sample")
+        if not (after.isascii() and after.isdigit() and len(after) <= _MAX_DIGITS):
+            return bad_request("after: expected the number of a sample")
         return Response(orjson.dumps(self._history(int(after))), _JSON)
 
     def explain(self, query: Query) -> Response:
         id_ = query.get("id", "")
         if not id_:
-            return bad_request("id: the id of a span")
+            return bad_request("id: expected the id of a span")
         return Response(orjson.dumps(self._about(id_)), _JSON)
 
 
 def _page() -> tuple[str, str]:
-    """The page with its style and scripts inside, and the policy that allows just these."""
+    """Return the page with style and scripts inlined, and a CSP that allows only these."""
     page = (_PAGE / "page.html").read_text()
     hashes: dict[str, list[str]] = {"style": [], "script": []}
     for kind, name in (("style", "page.css"), ("script", "charts.js"), ("script", "page.js")):
         text = (_PAGE / name).read_text()
         page = page.replace(f"<{kind} src={name}></{kind}>", f"<{kind}>{text}</{kind}>")
         hashes[kind].append(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
-    allowed = "; ".join(f"{kind}-src {' '.join(them)}" for kind, them in hashes.items())
-    # The icon changes with the answers: an image made by the page.
+    allowed = "; ".join(f"{kind}-src {' '.join(sources)}" for kind, sources in hashes.items())
+    # data: is for the icon, which the page draws itself in the color of the worst answer.
     extra = "connect-src 'self'; img-src data:; require-trusted-types-for 'script'"
-    return page, f"{_NOTHING}; {allowed}; {extra}"
+    return page, f"{_DENY_ALL}; {allowed}; {extra}"

@@ -1,7 +1,7 @@
-"""What an operator asks, answered from a report: are we losing anything, is it late, why?
+"""The operator's three questions, answered from a report: losing anything? late? why?
 
-In: the dict that `/status` gives. Out: for each question a level, a short answer, and a sentence
-that says what it rests on. The status page and `sidecar top` show these words as they are.
+In: the `/status` report. Out: for each question a level, a short answer, and the facts behind it.
+The status page and `sidecar top` show these texts unchanged.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,27 +9,27 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
-# A write that waits longer is late, or very late. Seconds.
+# The oldest write is late after this many seconds, and very late after the second number.
 LATE_S, VERY_LATE_S = 5.0, 60.0
-# Of queue.max_bytes or spool.max_bytes: agents will be refused soon.
+# Share of queue.max_bytes or spool.max_bytes from which agents will soon be refused.
 NEARLY_FULL = 0.8
-# An upstream that is up has so many seconds of work waiting.
+# An upstream that is up is too slow when this many seconds of work are waiting for it.
 BACKLOG_S = 2.0
 
-TENTHS_BELOW_S = 10
+TENTHS_BELOW_S = 10  # shorter durations are shown with one decimal
 
 _NAMES = {"agentex": "Agentex", "sgp": "SGP"}
 OK, WARN, BAD = "ok", "warn", "bad"
 _STATES = {
     "down": "is down",
-    "throttled": "asks for a pause",
+    "throttled": "asked for a pause",
     "unauthorized": "refuses the credential",
     "braked": "refuses most writes",
 }
 
 
 def answers(report: Json) -> list[dict[str, str]]:
-    """The three questions, in the order in which they are asked."""
+    """Return the three questions with their answers, in the order in which operators ask them."""
     return [
         {"question": question, "level": level, "answer": answer, "detail": detail}
         for question, (level, answer, detail) in (
@@ -44,19 +44,20 @@ def _losing(report: Json) -> tuple[str, str, str]:
     sinks = report["sinks"]
     off = abs(report["events"]["imbalance"]) + sum(abs(s["imbalance"]) for s in sinks.values())
     if off:
-        return BAD, "The books do not balance", f"{off:,} unaccounted for: this is a bug, report it"
+        detail = f"{off:,} unaccounted for: this is a bug, please report it"
+        return BAD, "The accounting does not balance", detail
     if any(sink["lost"] for sink in sinks.values()):
         return BAD, "Yes", f"lost writes: {_by_reason(sinks, 'lost')}"
     if report["intake"]["rejected_per_s"]:
         rate, now = report["intake"]["rejected_per_s"], report["intake"]["rejected_now"]
         reasons = ", ".join(reason.replace("_", " ") for reason in now)
-        # What does not fit is lost unless agents wait; the rest is for agents to mend.
+        # Without room, events are lost unless agents retry. Other refusals are the agents' to fix.
         level = BAD if "no_room" in now else WARN
-        return level, "Agents are refused", f"{rate:,.1f} refusals a second: {reasons}"
+        return level, "Agents are being refused", f"{rate:,.1f} refusals per second: {reasons}"
     if any(sink["dead_lettered"] for sink in sinks.values()):
-        return WARN, "Set aside", f"dead letters: {_by_reason(sinks, 'dead_lettered')}"
+        return WARN, "Dead letters", f"writes set aside: {_by_reason(sinks, 'dead_lettered')}"
     if report["spool"] is not None and report["spool"]["degraded"]:
-        return WARN, "Not now", "but the disk can't be used: a crash would lose what waits"
+        return WARN, "Not yet", "the spool's disk can't be used: a crash would lose what is waiting"
     total = report["events"]["received"] + report["events"]["replayed"]
     return OK, "No", f"all {total:,} events are accounted for"
 
@@ -76,7 +77,7 @@ def _late(report: Json) -> tuple[str, str, str]:
     age = sink["oldest_write_age_s"]
     if age >= LATE_S:
         level = BAD if age >= VERY_LATE_S else WARN
-        waiting = f"{sink['depth']:,} {'write waits' if sink['depth'] == 1 else 'writes wait'}"
+        waiting = f"{sink['depth']:,} {'write' if sink['depth'] == 1 else 'writes'} waiting"
         return (
             level,
             f"Yes, by {duration(age)}",
@@ -88,19 +89,19 @@ def _late(report: Json) -> tuple[str, str, str]:
         if sink["delay_p95_s"] is not None
     ]
     if not delays:
-        return OK, "No", "nothing was delivered during the last minute, and nothing waits long"
-    return OK, "No", f"95 % arrive within: {', '.join(delays)}"
+        return OK, "No", "nothing was delivered in the last minute, and nothing has waited long"
+    return OK, "No", f"95% are delivered within: {', '.join(delays)}"
 
 
 def _why(report: Json) -> tuple[str, str, str]:
     found = [*_of_sinks(report["sinks"]), *_of_room(report)]
     if not report["ready"]:
-        found.insert(0, (WARN, "The sidecar is stopping", "what it has is being forwarded"))
+        found.insert(0, (WARN, "The sidecar is stopping", "it is forwarding what it still holds"))
     if not found:
         names = [_NAMES[name] for name in report["sinks"]]
-        verb = "answer" if len(names) > 1 else "answers"
+        verb = "are up" if len(names) > 1 else "is up"
         return OK, "All is well", f"{' and '.join(names)} {verb}; there is room"
-    # Stable: of what is equally bad, the upstreams come first.
+    # The sort is stable: among equally bad findings, the upstreams come first.
     found.sort(key=lambda finding: finding[0] is not BAD)
     (level, answer, detail), *others = found
     return level, answer, "; ".join([detail, *(f"{head}: {tail}" for _, head, tail in others)])
@@ -112,17 +113,18 @@ def _of_sinks(sinks: Json) -> Iterator[tuple[str, str, str]]:
             yield (
                 BAD,
                 f"{_NAMES[name]} has no credential",
-                "waits for a key file, or for an agent's key",
+                "waiting for a key file or an agent's key",
             )
         elif sink["state"] != "up":
             error, wait = sink["last_error"], sink["next_attempt_s"]
-            said = f"{error['text']}; " if error else ""
+            cause = f"{error['text']}; " if error else ""
             when = f"in {duration(wait)}" if wait else "now"
-            yield BAD, f"{_NAMES[name]} {_STATES[sink['state']]}", f"{said}next attempt {when}"
+            yield BAD, f"{_NAMES[name]} {_STATES[sink['state']]}", f"{cause}next attempt {when}"
         elif sink["oldest_write_age_s"] >= BACKLOG_S and sink["depth"] > BACKLOG_S * max(
             1.0, sink["forwarded_per_s"]
         ):
-            detail = f"{sink['depth']:,} wait, {sink['concurrency_limit']:,} requests at once"
+            limit = sink["concurrency_limit"]
+            detail = f"{sink['depth']:,} writes waiting, at most {limit:,} concurrent requests"
             yield WARN, f"{_NAMES[name]} is slower than the agents", detail
 
 
@@ -130,13 +132,13 @@ def _of_room(report: Json) -> Iterator[tuple[str, str, str]]:
     for what, part in (("Memory for spans", report["queue"]), ("The spool", report["spool"])):
         if part is not None and part["bytes"] >= NEARLY_FULL * part["limit_bytes"]:
             share = part["bytes"] / part["limit_bytes"]
-            yield BAD, f"{what} is {share:.0%} full", "when it is full, agents are refused"
+            yield BAD, f"{what} is {share:.0%} full", "agents are refused once it is full"
     if report["spool"] is not None and report["spool"]["degraded"]:
-        yield BAD, "The spool's disk can't be used", "new events are in memory only"
+        yield BAD, "The spool's disk can't be used", "new events are kept in memory only"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `40 ms`, `2.5 s`, `40 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Format seconds: `40 ms`, `2.5 s`, `40 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < TENTHS_BELOW_S:

@@ -1,7 +1,7 @@
-"""What became of a span: `sidecar explain SPAN_ID`.
+"""What happened to one span: `sidecar explain SPAN_ID`.
 
-From a running sidecar's ring of recent decisions and from what it holds now (`/explain` on the
-admin port), and from the dead-letter file. Never any content.
+Combines a running sidecar's ring of recent decisions, what it holds now (`/explain` on the admin
+port), and the dead-letter file. Never shows content.
 """
 
 import json
@@ -18,12 +18,13 @@ from sidecar.lanes import Lane
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.telemetry.recent import Recent
 
-KNOWN, UNKNOWN, AWAY = 0, 1, 3
+# Exit codes.
+KNOWN, UNKNOWN, NO_SIDECAR = 0, 1, 3
 TIMEOUT_S = 10.0
 
 
 class Explainer:
-    """Answers for one running sidecar; `clock` is loop time in seconds."""
+    """Explains spans of one running sidecar; `clock` is loop time in seconds."""
 
     def __init__(
         self,
@@ -38,10 +39,10 @@ class Explainer:
         self._clock = clock
 
     def about(self, id_: str) -> dict[str, Any]:
-        """`{"id", "start", "lanes": {sink: …}, "recent": [{"ago_s", "what", "sink", "detail"}]}`.
+        """Return `{"id", "start", "lanes": {sink: …}, "recent": [{"ago_s", "what", …}]}`.
 
-        `start` says where its START is kept, null for nowhere; a sink's value says what a write of
-        the span waits for in memory, null where none does.
+        `start` tells where its START is kept, or null. A sink's value tells what a write of the
+        span is waiting for in memory, or null.
         """
         now = self._clock()
         return {
@@ -61,12 +62,12 @@ class Explainer:
 
 
 def run(id_: str, url: str, dead_letters: str, *, as_json: bool) -> int:
-    """Ask the sidecar at `url`, look into the dead-letter file, print; the exit code."""
+    """Query the sidecar at `url` and the dead-letter file, print, and return the exit code."""
     try:
         known = _ask(url, id_)
     except (URLError, HTTPException, OSError, ValueError) as error:
         print(f"sidecar: {url}: {_why(error)}", file=sys.stderr)
-        return AWAY
+        return NO_SIDECAR
     known["dead_letters"] = list(_letters(dead_letters, id_))
     if as_json:
         print(json.dumps(known, indent=2))
@@ -76,11 +77,11 @@ def run(id_: str, url: str, dead_letters: str, *, as_json: bool) -> int:
 
 
 def _ask(url: str, id_: str) -> dict[str, Any]:
-    # A sidecar is in the same pod, or behind a port forward: never behind a proxy.
+    # No proxy: the sidecar is in the same pod or reached through a port forward.
     opener = build_opener(ProxyHandler({}))
     target = f"{url.rstrip('/')}/explain?id={quote(id_, safe='')}"
-    with opener.open(target, timeout=TIMEOUT_S) as answer:
-        known: dict[str, Any] = json.load(answer)
+    with opener.open(target, timeout=TIMEOUT_S) as response:
+        known: dict[str, Any] = json.load(response)
         return known
 
 
@@ -89,7 +90,7 @@ def _why(error: Exception) -> str:
 
 
 def _letters(path: str, id_: str) -> Iterator[str]:
-    from sidecar.operate.replay import listing  # noqa: PLC0415 (a daemon needs no HTTP client)
+    from sidecar.operate.replay import listing  # noqa: PLC0415 (it loads aiohttp)
 
     for each in (f"{path}.1", path) if path else ():
         if Path(each).exists():
@@ -107,12 +108,12 @@ def _lines(known: Mapping[str, Any]) -> Iterator[str]:
             more = ""
             if "next_attempt_s" in waits:
                 more = f" in {waits['next_attempt_s']} s, after {waits['failures']} failures"
-            yield f"  now: {sink} waits for {waits['waits_for']}{more}"
+            yield f"  now: {sink} is waiting for {waits['waits_for']}{more}"
     yield from (f"  dead letter: {line}" for line in known["dead_letters"])
     if not _is_known(known):
-        yield "  nothing is known of it: it never came here, or it was done with long ago"
+        yield "  unknown: it never arrived here, or it was settled long ago"
 
 
 def _is_known(known: Mapping[str, Any]) -> bool:
-    here = known["recent"] or known["start"] or any(known["lanes"].values())
-    return bool(here or known["dead_letters"])
+    in_sidecar = known["recent"] or known["start"] or any(known["lanes"].values())
+    return bool(in_sidecar or known["dead_letters"])

@@ -1,7 +1,7 @@
-"""The last 15 minutes in fixed memory, and what grew during the last seconds. Arithmetic only.
+"""The last 15 minutes in fixed memory, and growth over a sliding window. Arithmetic only.
 
-In: rows of numbers, read off the process by somebody else about once in `SAMPLE_S` seconds. Out:
-columns for sparklines, compact enough to be sent to a page whole. Times are loop times in seconds.
+In: rows of numbers, which the caller reads about every `SAMPLE_S` seconds. Out: columns for
+sparklines, compact enough to send to the page whole. Times are loop times in seconds.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 SAMPLE_S = 5.0
 KEPT = 180  # samples: 15 minutes
-_SHOWN = "{:.4g}"  # a sparkline shows no more than four figures
+_FOUR_DIGITS = "{:.4g}"  # all that a sparkline needs
 
 
 class History:
@@ -22,10 +22,10 @@ class History:
     def __init__(self, names: Sequence[str], kept: int = KEPT) -> None:
         self._kept = kept
         self._columns = {name: array("f", [math.nan]) * kept for name in names}
-        self.count = 0  # rows so far, those included that are gone
+        self.count = 0  # rows ever added, including overwritten ones
 
     def add(self, row: Mapping[str, float | None]) -> None:
-        """Take one row, which has every name; the oldest one makes room for it."""
+        """Add one row, which must have every name. It overwrites the oldest one when full."""
         at = self.count % self._kept
         for name, column in self._columns.items():
             value = row[name]
@@ -33,7 +33,7 @@ class History:
         self.count += 1
 
     def since(self, after: int) -> dict[str, Any]:
-        """The rows from number `after` on, as far as they are kept, oldest first, by column."""
+        """Return the kept rows from number `after` on, as columns, oldest first."""
         first = max(0, self.count - self._kept, min(after, self.count))
         places = [number % self._kept for number in range(first, self.count)]
         return {
@@ -51,36 +51,36 @@ class History:
 def _short(value: float) -> float | None:
     if math.isnan(value):
         return None
-    short = float(_SHOWN.format(value))
+    short = float(_FOUR_DIGITS.format(value))
     return int(short) if short.is_integer() else short
 
 
 class Window:
-    """How much growing numbers grew between the oldest and the newest of `rows` readings."""
+    """How much each of several counters grew over the last `rows` readings."""
 
     def __init__(self, rows: int) -> None:
         self._rows: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=rows)
 
     def add(self, now: float, numbers: Sequence[float]) -> None:
-        """Take one reading; there are as many numbers in each."""
+        """Add one reading; every reading has the same length."""
         self._rows.append((now, tuple(numbers)))
 
     def growth(self, latest: Sequence[float] | None = None) -> list[float]:
-        """By how much each number grew, up to the newest reading or to `latest`."""
+        """Return the growth of each number from the oldest reading to the newest or `latest`."""
         old, new = self._rows[0][1], latest or self._rows[-1][1]
         return [late - early for early, late in zip(old, new, strict=True)]
 
     def rates(self) -> list[float]:
-        """By how much each number grew a second."""
+        """Return the growth of each number per second."""
         seconds = self._rows[-1][0] - self._rows[0][0]
         return [grown / seconds if seconds > 0 else 0.0 for grown in self.growth()]
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float | None:
-    """The value that `share` of a histogram's values do not exceed; None when there are none.
+    """Return the value that `share` of a histogram's values do not exceed; None when empty.
 
-    `counts`: for each upper bound, and one more for what is above them all. Linear within a
-    bucket; what is above the last bound is given as that bound.
+    `counts` has one number per upper bound, and one more for values above them all. Interpolates
+    linearly within a bucket; a value above the last bound is reported as that bound.
     """
     total = sum(counts)
     if not total:

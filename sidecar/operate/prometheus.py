@@ -1,7 +1,7 @@
-"""Every metric: name, unit and labels are a contract (docs/architecture.md, Metrics).
+"""Every metric: names, units and labels are a contract (docs/architecture.md, Metrics).
 
-Turns what metrics.py and books.py hold into metric families when Prometheus scrapes. Every label
-set is there from the start, at 0. No label ever holds anything of a span.
+Turns the numbers in `sidecar.telemetry` into metric families at each scrape. Every label set
+exists from the start, at 0. No label ever holds span content (D19).
 """
 
 from collections import Counter
@@ -26,15 +26,23 @@ from sidecar.telemetry.outcomes import SinkState
 PREFIX = "trace_sidecar_"
 
 _LANE_HISTOGRAMS: tuple[tuple[str, str, Callable[[LaneMetrics], Histogram]], ...] = (
-    ("delivery_delay_seconds", "Accept to the upstream's yes", lambda lane: lane.delay),
-    ("upstream_request_duration_seconds", "One request", lambda lane: lane.request_seconds),
-    ("batch_spans", "Spans in a forwarded batch", lambda lane: lane.batch_spans),
-    ("batch_bytes", "Bytes in a request", lambda lane: lane.batch_bytes),
+    (
+        "delivery_delay_seconds",
+        "From accepting an event to the upstream's success response",
+        lambda lane: lane.delay,
+    ),
+    (
+        "upstream_request_duration_seconds",
+        "Duration of one request to the upstream",
+        lambda lane: lane.request_seconds,
+    ),
+    ("batch_spans", "Spans per forwarded batch", lambda lane: lane.batch_spans),
+    ("batch_bytes", "Bytes per request body", lambda lane: lane.batch_bytes),
 )
 
 
 class SidecarCollector(Collector):
-    """Turns what was recorded into metric families when Prometheus scrapes."""
+    """Turns what was recorded into metric families at each scrape."""
 
     def __init__(
         self,
@@ -61,23 +69,25 @@ class SidecarCollector(Collector):
         self.lag = Histogram(LAG_S)
 
     def collect(self) -> Iterator[Metric]:
-        """All families; every label set is there from the start, at 0."""
+        """Yield all families; every label set exists from the start, at 0."""
         yield from self._promise()
         yield from self._at_intake()
         yield from self._in_lanes()
         yield from self._on_disk()
         yield _gauge("queue_bytes", "Bytes of accepted spans in memory", self._budget.used)
-        yield _gauge("queue_limit_bytes", "queue.max_bytes", self._budget.limit)
-        yield _gauge("open_spans", "Spans whose END has not come", self._open_spans())
+        yield _gauge("queue_limit_bytes", "Limit of queue_bytes", self._budget.limit)
+        yield _gauge("open_spans", "Spans whose END has not arrived", self._open_spans())
         limit = self._memory_limit or 0
         letters = self._dead_letters
-        yield _counter("dead_letters_dropped", "Made room for newer ones", letters.dropped)
-        yield _counter("dead_letter_errors", "Not kept: the disk failed", letters.errors)
+        dropped = "Dead letters deleted to make room for newer ones"
+        yield _counter("dead_letters_dropped", dropped, letters.dropped)
+        errors = "Dead letters that could not be written to disk"
+        yield _counter("dead_letter_errors", errors, letters.errors)
         yield _gauge("memory_limit_bytes", "The container's memory limit, 0 for none", limit)
-        yield _histogram("event_loop_lag_seconds", "Lateness of a timer", [], [([], self.lag)])
-        yield _labelled(
-            GaugeMetricFamily, "build_info", "Version", ["version"], [([__version__], 1)]
-        )
+        lag = "How late a timer of the event loop fired"
+        yield _histogram("event_loop_lag_seconds", lag, [], [([], self.lag)])
+        version = "Always 1; the label is the running version"
+        yield _labelled(GaugeMetricFamily, "build_info", version, ["version"], [([__version__], 1)])
 
     def _on_disk(self) -> Iterator[Metric]:
         spool = self._spool
@@ -93,27 +103,30 @@ class SidecarCollector(Collector):
                 spool.moved_aside,
             )
         )
-        yield _gauge("spool_bytes", "Bytes of the spool's files", size)
-        yield _gauge("spool_limit_bytes", "spool.max_bytes, 0 without a spool", limit)
+        yield _gauge("spool_bytes", "Size of the spool's files", size)
+        yield _gauge("spool_limit_bytes", "Limit of spool_bytes, 0 without a spool", limit)
         used = 0.0 if spool is None else spool.used_ratio
-        yield _gauge("spool_used_ratio", "Share of the spool's room that is taken", used)
+        yield _gauge("spool_used_ratio", "Share of the spool in use, 0 to 1", used)
         yield _gauge("spool_writes", "Writes on disk", rows)
-        yield _gauge("spool_degraded", "1 while the disk can't be used", degraded)
-        yield _counter("spool_errors", "Disk errors", errors)
-        yield _counter("spool_moved_aside", "Unreadable files moved out of the way", moved)
+        yield _gauge("spool_degraded", "1 while the spool's disk can't be used", degraded)
+        yield _counter("spool_errors", "Disk errors of the spool", errors)
+        yield _counter("spool_moved_aside", "Unreadable spool files moved aside", moved)
         replayed = self._intake.accounting.replayed
-        yield _counter("spool_replayed_events", "Left by an earlier process", replayed)
+        left = "Events recovered from the spool of an earlier process"
+        yield _counter("spool_replayed_events", left, replayed)
 
     def _promise(self) -> Iterator[Metric]:
         now, lanes = self._clock(), self._lanes
         rows = [([lane.sink], lane.imbalance) for lane in lanes]
         rows.append((["intake"], self._intake.accounting.imbalance))
-        yield _gauges("accounting_imbalance", "Unaccounted for; must be 0", ["sink"], rows)
+        off = "Events or writes unaccounted for; must be 0"
+        yield _gauges("accounting_imbalance", off, ["sink"], rows)
         ages = [([lane.sink], _age(lane.oldest(), now)) for lane in lanes]
-        yield _gauges("oldest_write_age_seconds", "Age of the oldest write", ["sink"], ages)
+        oldest = "Age of the oldest write that is not settled, 0 for none"
+        yield _gauges("oldest_write_age_seconds", oldest, ["sink"], ages)
         lost = _by_reason(lanes, lambda lane: lane.accounting.lost)
-        yield _counters("lost_writes", "Accepted writes that are gone", ["sink", "reason"], lost)
-        last = "Writes that the previous process lost when it stopped"
+        yield _counters("lost_writes", "Accepted writes that were lost", ["sink", "reason"], lost)
+        last = "Writes that the previous process lost at shutdown"
         yield _gauge("last_shutdown_lost", last, self._last_lost)
 
     def _at_intake(self) -> Iterator[Metric]:
@@ -122,47 +135,59 @@ class SidecarCollector(Collector):
             (["start"], intake.accounting.received_start),
             (["end"], intake.accounting.received_end),
         ]
-        yield _counters("received_events", "Events taken", ["kind"], kinds)
+        yield _counters("received_events", "Events accepted from agents", ["kind"], kinds)
         rejected = [([reason], count) for reason, count in intake.rejected.items()]
-        yield _counters(
-            "rejected_events", "Refusals: of an event, or of a whole request", ["reason"], rejected
-        )
+        refused = "Events refused; a request refused as a whole counts once"
+        yield _counters("rejected_events", refused, ["reason"], rejected)
         codes = [([code], count) for code, count in intake.requests.items()]
-        yield _counters("ingest_requests", "Requests by answer", ["code"], codes)
-        yield _histogram(
-            "ingest_duration_seconds", "First byte to answer", [], [([], intake.seconds)]
-        )
+        yield _counters("ingest_requests", "Agents' requests by response status", ["code"], codes)
+        duration = "From a request's first byte to its response"
+        yield _histogram("ingest_duration_seconds", duration, [], [([], intake.seconds)])
         passed = [([outcome], count) for outcome, count in intake.passed.items()]
-        yield _counters("passed_through_requests", "Handed on to SGP", ["outcome"], passed)
-        yield _counter("joined_events", "Events gone out inside another", intake.accounting.joined)
+        yield _counters(
+            "passed_through_requests", "Requests passed through to SGP", ["outcome"], passed
+        )
+        joined = "Events that went out inside another event of their span"
+        yield _counter("joined_events", joined, intake.accounting.joined)
 
     def _in_lanes(self) -> Iterator[Metric]:
         lanes = self._lanes
         one = ["sink"]
-        yield _gauges("queue_depth", "Unsettled writes", one, _rows(lanes, lambda x: x.depth()))
-        yield _gauges("in_flight", "Being sent", one, _rows(lanes, lambda x: x.in_flight()))
-        yield _gauges(
-            "concurrency_limit", "Requests at once", one, _rows(lanes, lambda x: x.limit())
-        )
+        depth = "Writes that are not settled: waiting, in flight or on disk"
+        yield _gauges("queue_depth", depth, one, _rows(lanes, lambda x: x.depth()))
+        in_flight = "Writes being sent, or waiting to be retried"
+        yield _gauges("in_flight", in_flight, one, _rows(lanes, lambda x: x.in_flight()))
+        limit = "Concurrent requests allowed now"
+        yield _gauges("concurrency_limit", limit, one, _rows(lanes, lambda x: x.limit()))
         two = ["sink", "reason"]
+        written = "Writes put into the lane"
         yield _counters(
-            "written_writes", "Writes put", one, _rows(lanes, lambda x: x.accounting.written)
+            "written_writes", written, one, _rows(lanes, lambda x: x.accounting.written)
         )
         forwarded = _by_reason(lanes, lambda lane: lane.accounting.forwarded)
-        yield _counters("forwarded_writes", "The upstream has them", ["sink", "kind"], forwarded)
+        yield _counters(
+            "forwarded_writes", "Writes that the upstream took", ["sink", "kind"], forwarded
+        )
         superseded = _rows(lanes, lambda lane: lane.accounting.superseded)
-        yield _counters("superseded_writes", "Overtaken by a newer write", one, superseded)
+        yield _counters(
+            "superseded_writes", "Open writes replaced by a newer write", one, superseded
+        )
         skipped = _by_reason(lanes, lambda lane: lane.accounting.skipped)
-        yield _counters("skipped_writes", "Not sent on purpose", two, skipped)
+        yield _counters("skipped_writes", "Writes not sent on purpose", two, skipped)
         dead = _by_reason(lanes, lambda lane: lane.accounting.dead_lettered)
-        yield _counters("dead_lettered_writes", "Set aside for good", two, dead)
+        yield _counters(
+            "dead_lettered_writes", "Writes that the upstream will never take", two, dead
+        )
         requests = _by_reason(lanes, lambda lane: lane.requests)
-        yield _counters("upstream_requests", "By outcome", ["sink", "outcome"], requests)
+        yield _counters(
+            "upstream_requests", "Requests to the upstream", ["sink", "outcome"], requests
+        )
         yield _counters("retries", "Batches sent again", one, _rows(lanes, lambda x: x.retries))
         states = [
             ([lane.sink, state], int(lane.state is state)) for lane in lanes for state in SinkState
         ]
-        yield _gauges("sink_state", "1 for the state it is in", ["sink", "state"], states)
+        state = "1 for the sink's current state, 0 for the others"
+        yield _gauges("sink_state", state, ["sink", "state"], states)
         for name, text, pick in _LANE_HISTOGRAMS:
             yield _histogram(name, text, one, [([lane.sink], pick(lane)) for lane in lanes])
 
@@ -223,7 +248,7 @@ def _histogram(
 
 
 def new_registry(collector: Collector) -> CollectorRegistry:
-    """A registry of our own: RSS and CPU come with prometheus-client's process collector."""
+    """Return a registry with our metrics and prometheus-client's process metrics (RSS, CPU)."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

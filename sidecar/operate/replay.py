@@ -1,11 +1,12 @@
-"""Dead letters again: list them, or send them once more.
+"""`sidecar replay`: list dead letters, or send them again.
 
-Sent through a running sidecar (`to`: its listener's URL; each by the route that it came by, and an
-event therefore to every upstream: writes are idempotent), or by a sidecar of its own for the time
-it takes, where each letter goes to the upstream that refused it and nowhere else.
+Either through a running sidecar, each letter by the route it arrived on (an event of `/v1/spans`
+therefore goes to every upstream again; writes are idempotent). Or directly, with lanes of its own:
+then each letter goes only to the upstream that refused it.
 
-An open write is not sent again where it might replace a finished row, because its END may have got
-through since (docs/upstreams.md S3): only Agentex, which never replaces on a POST, gets those.
+An open write is not sent again where it might replace a finished row, because its END may have
+been delivered since (docs/upstreams.md S3). Only Agentex gets open writes: it never replaces a row
+on a POST.
 """
 
 import asyncio
@@ -70,7 +71,10 @@ def _lines(path: str) -> Iterator[bytes]:
 
 
 def listing(path: str, sink: str | None) -> Iterator[str]:
-    """A line for each letter, oldest first: what, where, why; never the content."""
+    """Yield one line per letter, oldest first: what, where and why, never the content.
+
+    `sink` selects the letters of one sink. Raises ConfigError when the file can't be used.
+    """
     for line in _lines(path):
         head, event = _HEAD.decode(line), _IDS.decode(line).event
         if sink in {None, head.sink}:
@@ -81,7 +85,7 @@ def listing(path: str, sink: str | None) -> Iterator[str]:
 
 
 async def through(path: str, sink: str | None, to: str) -> Counter[str]:
-    """Send the letters through the running sidecar at `to`; what became of them."""
+    """Send the letters through the sidecar whose listener is at `to`; count the outcomes."""
     done: Counter[str] = Counter()
     by_route: defaultdict[int, list[Span]] = defaultdict(list)
     for line in _chosen(path, sink):
@@ -94,16 +98,16 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
         for route, spans in by_route.items():
             size = 1 if route == AGENTEX_BIT else PER_REQUEST
             for start in range(0, len(spans), size):
-                some = spans[start : start + size]
+                batch = spans[start : start + size]
                 async with asyncio.timeout(DEADLINE_S):
-                    accepted = await _post(session, route, some)
+                    accepted = await _post(session, route, batch)
                 done["accepted"] += accepted
-                done["rejected"] += len(some) - accepted
+                done["rejected"] += len(batch) - accepted
     return done
 
 
 def _span(line: bytes) -> Span | None:
-    """The write of a letter; None when it can't be read."""
+    """Return the write of a letter; None when it can't be decoded."""
     try:
         return from_row(bytes(_WRITE.decode(_LETTER.decode(line).event).span), 0.0)
     except msgspec.MsgspecError:
@@ -111,7 +115,7 @@ def _span(line: bytes) -> Span | None:
 
 
 def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
-    """Method, path and body of the route that `spans` came by."""
+    """Return method, path and body for the route that `spans` arrived on."""
     if route == AGENTEX_BIT:
         return "POST", "/spans", to_json(spans[0])
     if route == SGP_BIT:
@@ -121,7 +125,7 @@ def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
 
 
 async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span]) -> int:
-    """Send `spans` by their route; how many were taken."""
+    """Send `spans` by their route, and return how many were accepted."""
     method, path, body = _request(route, spans)
     headers = {"Content-Type": "application/json"}
     while True:
@@ -133,13 +137,13 @@ async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span
                 }:
                     await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
                     continue
-                answer = await response.json()
+                result = await response.json()
                 if response.status == HTTPStatus.OK:
                     return len(spans)
-                if "accepted" in answer:
-                    return int(answer["accepted"])
+                if "accepted" in result:
+                    return int(result["accepted"])
                 if response.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-                    return len(spans) - len(answer.get("detail", spans))
+                    return len(spans) - len(result.get("detail", spans))
                 raise ConfigError(f"{path}: HTTP {response.status}")
         except aiohttp.ClientError as error:
             raise ConfigError(f"{path}: {type(error).__name__}") from None
@@ -152,9 +156,9 @@ def _chosen(path: str, sink: str | None) -> list[bytes]:
 async def directly(
     path: str, sink: str | None, config: Config, environ: Mapping[str, str]
 ) -> Counter[str]:
-    """Send each letter to the upstream that refused it; what became of them.
+    """Send each letter to the upstream that refused it, and count the outcomes.
 
-    What is refused again is kept as `config.dead_letters` says.
+    What is refused again becomes a dead letter again, as configured in `config.dead_letters`.
     """
     lines = _chosen(path, sink)
     size = sum(map(len, lines))

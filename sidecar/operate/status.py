@@ -1,7 +1,7 @@
-"""The process as `/status` shows it; docs/status.md is the contract of every key.
+"""The process as `/status` reports it; docs/status.md is the contract of every key.
 
-In: the parts, read when somebody asks, and once a second (`tick`) for rates and history. Out: plain
-values. Never any content of a span, and secrets as `***`.
+Reads the parts on each request, and once a second (`tick`) for rates and history. Reports plain
+values: never span content, and secrets as `***`.
 """
 
 import os
@@ -24,16 +24,16 @@ from sidecar.telemetry.metrics import DELAY_S, UPSTREAM_S, Failure, IntakeMetric
 from sidecar.telemetry.outcomes import SinkState
 
 TICK_S = 1.0
-# Rates are over so many readings, a second apart: steady enough to read, and quick to react.
+# Rates cover 5 s (readings are a second apart): steady enough to read, and quick to react.
 _RATE_READINGS = 6
-# Quantiles are over so many samples: the last minute.
+# Quantiles cover the last minute (readings are SAMPLE_S apart).
 _QUANTILE_READINGS = 13
 _STATES = list(SinkState)
 _STATM = Path("/proc/self/statm")
 
 
 class Status:
-    """Describes one process; `now` is loop time in seconds. `ready`: whether it takes events."""
+    """Reports one process; `now` is loop time in seconds, `ready` whether it accepts events."""
 
     def __init__(
         self,
@@ -59,20 +59,20 @@ class Status:
         self._started_at = now
         self._sampled_at = float("-inf")
         self._lag_s = 0.0
-        # Events taken, seconds of CPU, refusals by reason.
+        # Events accepted, seconds of CPU, refusals by reason.
         self._recent = Window(_RATE_READINGS)
         names = ["events_per_s", "rss_bytes", "queue_bytes", "cpu"]
         self._history = History([*names, *chain(*(_names(name) for name in self._lanes))])
         self.tick(now, 0.0)
 
     def tick(self, now: float, lag_s: float) -> None:
-        """Read what grows; once a second. `lag_s`: how late a timer of the loop was."""
+        """Read all counters; call once a second. `lag_s`: how late a timer of the loop fired."""
         self._lag_s = lag_s
         rejected = self._metrics.rejected.values()
         self._recent.add(now, (self._metrics.accounting.received, process_time(), *rejected))
         for lane in self._lanes.values():
             lane.tick(now)
-        # Half a tick of slack: ticks come a little late.
+        # Half a tick of slack, because ticks are a little late.
         if now - self._sampled_at >= SAMPLE_S - TICK_S / 2:
             self._sampled_at = now
             self._sample(now)
@@ -90,11 +90,11 @@ class Status:
         self._history.add(row)
 
     def history(self, after: int) -> dict[str, Any]:
-        """Samples from number `after` on, as columns."""
+        """Return what `/status/history` reports: samples from number `after` on, as columns."""
         return {"states": _STATES, **self._history.since(after)}
 
     def report(self, now: float) -> dict[str, Any]:
-        """What `/status` answers."""
+        """Return what `/status` reports."""
         events_per_s, cpu, *rejected = self._recent.rates()
         reasons = zip(self._metrics.rejected, rejected, strict=True)
         report: dict[str, Any] = {
@@ -124,7 +124,7 @@ class Status:
         return {"answers": answers(report), **report}
 
     def events(self) -> dict[str, int]:
-        """The books of the events (D15)."""
+        """Return the accounting of events (D15)."""
         accounting = self._metrics.accounting
         return {
             "received": accounting.received,
@@ -136,7 +136,7 @@ class Status:
         }
 
     def _durability(self) -> str:
-        """What a 202 promises now (docs/api.md)."""
+        """Return what a 202 promises now (docs/api.md)."""
         return "memory" if self._spool is None or self._spool.degraded else "disk"
 
     def _on_disk(self) -> dict[str, Any] | None:
@@ -154,42 +154,40 @@ class Status:
 
 
 class _Watched:
-    """A lane with what it did lately."""
+    """A lane with its recent rates and quantiles."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        # Writes forwarded, requests made, requests that failed.
+        # Writes forwarded, requests made, requests failed.
         self._recent = Window(_RATE_READINGS)
         self._requests = Window(_QUANTILE_READINGS)
         self._delays = Window(_QUANTILE_READINGS)
-        self._answered = Window(2)
-        self._worst = 0
+        self._requests_of_sample = Window(2)
+        self._worst = 0  # index into _STATES: the worst since the last sample
 
     def tick(self, now: float) -> None:
-        """Read what grows."""
         metrics = self._lane.metrics
         requests = metrics.requests.total()
         failed = requests - metrics.requests["ok"]
         self._recent.add(now, (metrics.accounting.forwarded.total(), requests, failed))
-        # A state that passed within a sample still shows in it.
+        # A state that came and went between two samples must show in the second one.
         self._worst = max(self._worst, _STATES.index(self._lane.throttle.state))
 
     def sample(self, now: float) -> tuple[float | None, ...]:
-        """The numbers of `_names`, for the history."""
+        """Return the numbers for the history, in the order of `_names`."""
         self._read_histograms(now)
         lane, worst = self._lane, self._worst
         self._worst = _STATES.index(lane.throttle.state)
-        latency = quantile(UPSTREAM_S, self._answered.growth(), 0.5)
+        latency = quantile(UPSTREAM_S, self._requests_of_sample.growth(), 0.5)
         return lane.queue.depth, self._recent.rates()[0], latency, _age(lane, now), worst
 
     def _read_histograms(self, now: float) -> None:
         metrics = self._lane.metrics
         self._requests.add(now, metrics.request_seconds.counts)
-        self._answered.add(now, metrics.request_seconds.counts)
+        self._requests_of_sample.add(now, metrics.request_seconds.counts)
         self._delays.add(now, metrics.delay.counts)
 
     def report(self, now: float) -> dict[str, Any]:
-        """The lane as an operator sees it."""
         lane, accounting = self._lane, self._lane.metrics.accounting
         forwarded, requests, failed = self._recent.rates()
         took = self._requests.growth(lane.metrics.request_seconds.counts)
@@ -243,7 +241,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _rss() -> int | None:
-    """Resident bytes, as `process_resident_memory_bytes`; None where the system does not say."""
+    """Resident bytes, as `process_resident_memory_bytes`; None where /proc does not exist."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

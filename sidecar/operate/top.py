@@ -1,7 +1,7 @@
-"""`sidecar top`: what a sidecar's `/status` says, in a terminal, refreshing.
+"""`sidecar top`: a sidecar's `/status` in a terminal, refreshed continuously.
 
 Exit codes: 0 shown, or ended by the user; 1 with `--once`: something is being lost; 3 with
-`--once`: no sidecar answers there. Without `--once` a sidecar that is away is waited for.
+`--once`: no sidecar responds at the URL. Without `--once` it keeps trying until one responds.
 """
 
 import http.client
@@ -24,10 +24,10 @@ from sidecar.operate.diagnosis import BAD, duration
 from sidecar.operate.top_frame import WIDTH, Line, frame
 
 LOSING = 1
-AWAY = 3
-PATIENCE_S = 4.0
+NO_SIDECAR = 3
+TIMEOUT_S = 4.0
 _MAX_BYTES = 2**20
-# A pipe has no width: whoever reads it cuts lines himself.
+# A pipe has no width, so lines are not cut.
 _UNCUT = 10_000
 
 _ENTER = "\x1b[?1049h\x1b[?25l"
@@ -37,12 +37,12 @@ _HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 Json = Mapping[str, Any]
 
 
-class Away(Exception):
-    """No sidecar answers; says why."""
+class Unreachable(Exception):
+    """No sidecar responds at the URL; the message gives the reason."""
 
 
 def top(url: str, *, once: bool, as_json: bool, every_s: float) -> int:
-    """Show the sidecar whose admin port is at `url`; the exit code."""
+    """Show the sidecar whose admin port is at `url`, and return the exit code."""
     out = sys.stdout
     sidecar = _Sidecar(url, sparks=out.isatty() and "utf" in (out.encoding or "").lower())
     try:
@@ -52,73 +52,73 @@ def top(url: str, *, once: bool, as_json: bool, every_s: float) -> int:
             if as_json:
                 _stream(sidecar, out, every_s, wakes)
             if not out.isatty():
-                _watch(sidecar, _Paper(out), every_s, wakes)
+                _watch(sidecar, _PlainOutput(out), every_s, wakes)
             with _Screen(out) as screen:
                 _watch(sidecar, screen, every_s, wakes)
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # The reader has seen enough; Python would complain when it flushes at its end.
+        # The reader closed the pipe (`| head`). Without this, Python's flush at exit would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return 0
 
 
 class _Sidecar:
-    """The sidecar at `url`; with `sparks`, its history too."""
+    """The sidecar at `url`; with `sparks`, also its history."""
 
     def __init__(self, url: str, *, sparks: bool) -> None:
         self._url = url.rstrip("/")
         self._sparks = sparks
-        # No proxy: the address is a pod's or a port forward's.
+        # No proxy: the sidecar is in the same pod or reached through a port forward.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._samples = -1
         self._history: Json | None = None
 
     def report(self) -> Json:
-        """What `/status` says now; raises `Away`."""
+        """Fetch `/status`; raises Unreachable."""
         return self._get("/status")
 
     def frame(self, report: Json) -> list[Line]:
-        """The lines to show; raises `Away` when that is not a report."""
+        """Return the lines to show; raises Unreachable when `report` is not a sidecar's."""
         try:
             if self._sparks and report["samples"] != self._samples:
                 self._history = self._get("/status/history")
                 self._samples = report["samples"]
             return frame(report, self._history)
         except (LookupError, TypeError, ValueError, AttributeError):
-            raise Away(f"{self._url}/status is not that of a sidecar of this version") from None
+            reason = "is not the status of a sidecar of this version"
+            raise Unreachable(f"{self._url}/status {reason}") from None
 
     def _get(self, path: str) -> Json:
         try:
-            with self._opener.open(self._url + path, timeout=PATIENCE_S) as reply:
-                body = reply.read(_MAX_BYTES)
+            with self._opener.open(self._url + path, timeout=TIMEOUT_S) as response:
+                body = response.read(_MAX_BYTES)
         except urllib.error.HTTPError as error:
-            raise Away(f"{self._url}{path} answers HTTP {error.code}") from None
+            raise Unreachable(f"{self._url}{path} returns HTTP {error.code}") from None
         except (OSError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
-            raise Away(f"{self._url} does not answer ({type(cause).__name__})") from None
+            raise Unreachable(f"{self._url} does not respond ({type(cause).__name__})") from None
         try:
             decoded: Json = json.loads(body)
         except ValueError:
-            raise Away(f"{self._url}{path} is not JSON") from None
+            raise Unreachable(f"{self._url}{path} is not JSON") from None
         return decoded
 
 
-class _Paper:
-    """Shows frames one below the other, as plain text."""
+class _PlainOutput:
+    """Writes frames one after the other, as plain text."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Show one frame."""
         shown = [line.show(_UNCUT, color=False) for line in lines]
         self._out.write("\n".join(shown) + "\n\n")
         self._out.flush()
 
 
 class _Screen:
-    """Shows frames one over the other in a terminal, which is as before when it ends."""
+    """Redraws frames in place in a terminal, and restores the terminal at the end."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -132,7 +132,7 @@ class _Screen:
         self._out.flush()
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Show as much of one frame as there is room for."""
+        """Show one frame, cut to the terminal's size."""
         width, height = _size(self._out)
         shown = [line.show(width, color=_colored()) for line in lines[:height]]
         ended = (_END_OF_LINE + "\r\n").join(shown)
@@ -144,9 +144,9 @@ def _once(sidecar: _Sidecar, out: TextIO, *, as_json: bool) -> int:
     try:
         report = sidecar.report()
         lines = sidecar.frame(report)
-    except Away as away:
-        sys.stderr.write(f"sidecar: {away}\n")
-        return AWAY
+    except Unreachable as error:
+        sys.stderr.write(f"sidecar: {error}\n")
+        return NO_SIDECAR
     if as_json:
         out.write(json.dumps(report) + "\n")
     else:
@@ -159,34 +159,34 @@ def _once(sidecar: _Sidecar, out: TextIO, *, as_json: bool) -> int:
 def _stream(sidecar: _Sidecar, out: TextIO, every_s: float, wakes: socket.socket) -> Never:
     while True:
         try:
-            said = sidecar.report()
-        except Away as away:
-            said = {"away": str(away)}
-        out.write(json.dumps(said) + "\n")
+            report = sidecar.report()
+        except Unreachable as error:
+            report = {"away": str(error)}
+        out.write(json.dumps(report) + "\n")
         out.flush()
         _wait(every_s, wakes)
 
 
 def _watch(
-    sidecar: _Sidecar, where: _Paper | _Screen, every_s: float, wakes: socket.socket
+    sidecar: _Sidecar, output: _PlainOutput | _Screen, every_s: float, wakes: socket.socket
 ) -> Never:
-    heard: list[Line] = []
-    heard_at = monotonic()
+    latest: list[Line] = []
+    latest_at = monotonic()
     while True:
         try:
-            lines = heard = sidecar.frame(sidecar.report())
-            heard_at = monotonic()
-        except Away as away:
-            age = f"; what follows is {duration(monotonic() - heard_at)} old" if heard else ""
-            said = wrap(f"[BAD]  {away}; trying again{age}", WIDTH)
-            lines = [*(Line(part, BAD) for part in said), Line(), *heard]
-        where.show(lines)
+            lines = latest = sidecar.frame(sidecar.report())
+            latest_at = monotonic()
+        except Unreachable as error:
+            age = f"; shown below: {duration(monotonic() - latest_at)} old" if latest else ""
+            notice = wrap(f"[BAD]  {error}; trying again{age}", WIDTH)
+            lines = [*(Line(part, BAD) for part in notice), Line(), *latest]
+        output.show(lines)
         while _wait(every_s, wakes):
-            where.show(lines)  # the terminal has another size
+            output.show(lines)  # the terminal was resized
 
 
 def _wait(seconds: float, wakes: socket.socket) -> bool:
-    """Wait; True as soon as a signal came."""
+    """Wait up to `seconds`; True as soon as a signal arrives."""
     if not select.select([wakes], [], [], seconds)[0]:
         return False
     wakes.recv(4096)
@@ -195,7 +195,7 @@ def _wait(seconds: float, wakes: socket.socket) -> bool:
 
 @contextmanager
 def _waking() -> Iterator[socket.socket]:
-    """A socket that can be read once the terminal's size changed. SIGTERM ends as Ctrl-C does."""
+    """Yield a socket that is readable after a terminal resize. SIGTERM acts like Ctrl-C."""
 
     def end(_: int, __: FrameType | None) -> Never:
         raise KeyboardInterrupt
@@ -213,7 +213,7 @@ def _waking() -> Iterator[socket.socket]:
 
 
 def _size(out: TextIO) -> tuple[int, int]:
-    """Columns and lines; asked of the terminal itself, whatever the environment says."""
+    """Return columns and lines, from the terminal itself: $COLUMNS does not follow a resize."""
     try:
         columns, lines = os.get_terminal_size(out.fileno())
     except OSError:

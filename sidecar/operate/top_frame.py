@@ -1,7 +1,7 @@
-"""What `sidecar top` shows: lines of text made of what `/status` says. No I/O.
+"""Renders a `/status` report as the lines that `sidecar top` shows. No I/O.
 
-Readable at 80 columns, and in plain ASCII but for the sparklines, which are there only for a
-terminal that can show them. Levels are words as well as colours.
+Fits 80 columns. Plain ASCII, except for the sparklines, which the caller asks for only where the
+terminal can show them. Levels are words as well as colors.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,25 +13,25 @@ from sidecar.operate.diagnosis import BAD, OK, WARN, duration
 
 Json = Mapping[str, Any]
 
-WIDTH = 80  # what is narrower is cut
+WIDTH = 80  # narrower terminals cut lines
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_SPARK = 45  # characters: 20 seconds each
+_SPARK_WIDTH = 45  # characters, 20 seconds each
 _TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}
 _STATES = {"up": OK, "throttled": WARN}
 _COLORS = {OK: "32", WARN: "33", BAD: "1;31", "soft": "2", "strong": "1", "": ""}
-_WHOLE_FROM = 10  # a rate below has one decimal
+_WHOLE_FROM = 10  # rates below this are shown with one decimal
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line; the first `styled` characters of it, or all for 0, look like `style`."""
+    """One line, of which the first `styled` characters (0: all) have the style `style`."""
 
     text: str = ""
     style: str = ""  # a key of _COLORS
     styled: int = 0
 
     def show(self, width: int, *, color: bool) -> str:
-        """At most `width` columns; nothing that a terminal would obey but our own colours."""
+        """Return at most `width` columns, with no control sequences except our own colors."""
         text = "".join(c if c.isprintable() else "?" for c in self.text)[:width]
         if not color or not self.style:
             return text
@@ -40,7 +40,7 @@ class Line:
 
 
 def frame(report: Json, history: Json | None) -> list[Line]:
-    """All lines, most important first; `history` is what `/status/history` says."""
+    """Return all lines, most important first; `history` is the body of `/status/history`."""
     lines = [_head(report), Line()]
     for answer in report["answers"]:
         lines += _answer(answer)
@@ -78,8 +78,8 @@ def _intake(report: Json) -> Iterator[Line]:
     intake, events, queue, spool = (report[k] for k in ("intake", "events", "queue", "spool"))
     where = "on disk" if report["durability"] == "disk" else "in memory"
     yield Line(
-        f"listener    {rate(intake['events_per_s'])} events/s   taken {events['received']:,}   "
-        f"refused {rate(intake['rejected_per_s'])} /s   kept {where}"
+        f"listener    {rate(intake['events_per_s'])} events/s   accepted {events['received']:,}   "
+        f"refused {rate(intake['rejected_per_s'])}/s   kept {where}"
     )
     yield Line(
         f"open spans  {report['open_spans']:,} running   held {events['held']:,}   "
@@ -117,7 +117,7 @@ def _lanes(sinks: Json) -> Iterator[Line]:
         if (error := sink["last_error"]) is not None:
             text = f"{error['text']} ({error['kind']}) {duration(error['age_s'])} ago"
             wait = sink["next_attempt_s"]
-            soon = f"; next try {f'in {duration(wait)}' if wait else 'now'}"
+            soon = f"; next attempt {f'in {duration(wait)}' if wait else 'now'}"
             yield Line(f"  {text}{'' if level == OK else soon}", "soft")
 
 
@@ -147,14 +147,14 @@ def _sparks(report: Json, history: Json) -> Iterator[Line]:
         rows.append((f"{name} oldest", f"{name}.age_s", duration))
     for title, series, shown in rows:
         values = history["series"][series]
-        most = max((value for value in values if value is not None), default=0.0)
-        spark = _spark(values, most, history["kept"])
-        yield Line(f"{title:<16}{spark}  max {shown(most)}")
+        highest = max((value for value in values if value is not None), default=0.0)
+        spark = _spark(values, highest, history["kept"])
+        yield Line(f"{title:<16}{spark}  max {shown(highest)}")
 
 
-def _spark(values: Sequence[float | None], most: float, kept: int) -> str:
-    """The newest at the right; each character is the highest of its samples."""
-    each = kept // _SPARK
+def _spark(values: Sequence[float | None], highest: float, kept: int) -> str:
+    """Draw a sparkline, newest at the right; each character shows its samples' maximum."""
+    each = kept // _SPARK_WIDTH
     padded = [None] * (kept - len(values)) + list(values)
     text = ""
     for start in range(0, kept, each):
@@ -162,7 +162,7 @@ def _spark(values: Sequence[float | None], most: float, kept: int) -> str:
         if not known:
             text += " "
         else:
-            share = max(known) / most if most else 0.0
+            share = max(known) / highest if highest else 0.0
             text += _BLOCKS[min(len(_BLOCKS) - 1, int(share * len(_BLOCKS)))]
     return text
 
@@ -172,12 +172,12 @@ def _time(seconds: float | None) -> str:
 
 
 def rate(value: float) -> str:
-    """A number for people, with one decimal where that says something."""
+    """Format a rate, with one decimal below 10."""
     return f"{value:.1f}" if 0 < value < _WHOLE_FROM else f"{value:,.0f}"
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes in binary units."""
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if count >= 2**power:
             return f"{count / 2**power:.1f} {unit}"

@@ -13,7 +13,7 @@ from sidecar.demo.stand_in import Answer
 from tests.e2e.browser import DESKTOP, PHONE, Browser, browser
 from tests.support.kill import Life, Rig
 
-TAKEN = "document.querySelector('#journey dd').textContent"
+ACCEPTED = "document.querySelector('#journey dd').textContent"
 STATE = "document.querySelectorAll('.lane .state')[arguments[0]]?.textContent"
 LEVELS = "[...document.querySelectorAll('.answer')].map(e => e.dataset.level).join()"
 DIFFERENCES = "[...document.querySelectorAll('tr:last-child td')].map(e => e.textContent)"
@@ -21,7 +21,7 @@ AGENTEX, SGP = 0, 1
 
 
 def artifacts(fallback: Path) -> Path:
-    """Where screenshots are kept: `E2E_ARTIFACTS`, else the test's own folder."""
+    """Return the folder for screenshots: `E2E_ARTIFACTS`, else the test's own folder."""
     folder = Path(os.environ.get("E2E_ARTIFACTS") or fallback)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -29,7 +29,7 @@ def artifacts(fallback: Path) -> Path:
 
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[tuple[Rig, Life, Browser]]:
-    """Both upstreams, a sidecar process that an agent posts to, and a browser at its page."""
+    """Run both upstreams, a sidecar that an agent posts to, and a browser on its page."""
     rig = Rig(folder, seed=8, settings={"SIDECAR_RETRY__MAX_S": "1"})
     rig.agentex.keep_bodies = rig.sgp.keep_bodies = False
     async with rig.agentex, rig.sgp:
@@ -48,13 +48,13 @@ async def world(folder: Path) -> AsyncIterator[tuple[Rig, Life, Browser]]:
 
 
 async def test_numbers_move_and_an_outage_shows(tmp_path: Path) -> None:
-    """Under load the numbers grow; an upstream that fails is seen, why, and its return."""
+    """Under load the numbers grow; an outage shows with its reason, and so does its end."""
     async with world(tmp_path) as (rig, life, page):
         await page.until(f"{LEVELS} === 'ok,ok,ok'")
-        before = await page.run(f"return {TAKEN}")
-        await page.until(f"{TAKEN} !== arguments[0]", before)
+        before = await page.run(f"return {ACCEPTED}")
+        await page.until(f"{ACCEPTED} !== arguments[0]", before)
         assert await page.run(f"return {DIFFERENCES}") == ["0 ✓"] * 3
-        # The page itself notes when it first shows the outage: the driver's own way is slow.
+        # The page itself records when it first shows the outage: polling by the driver is slow.
         await page.run(
             """
             const lane = document.querySelectorAll('.lane .state')[arguments[0]];
@@ -75,8 +75,8 @@ async def test_numbers_move_and_an_outage_shows(tmp_path: Path) -> None:
         await page.until(f"{why}.includes('HTTP 503')")
         assert await page.run(f"return {STATE}", AGENTEX) == "up"
         assert (await page.run("return document.title")).startswith("✕ SGP is down")
-        said = "document.querySelector('#spoken').textContent"
-        await page.until(f"{said}.includes('SGP is down')")
+        announced = "document.querySelector('#spoken').textContent"
+        await page.until(f"{announced}.includes('SGP is down')")
         assert await page.violations() == []
         rig.sgp.rule = None
         await page.until(f"{STATE} === 'up'", SGP)
@@ -87,24 +87,26 @@ async def test_numbers_move_and_an_outage_shows(tmp_path: Path) -> None:
         }
 
 
-async def test_a_sidecar_that_is_gone_and_another_one(tmp_path: Path) -> None:
-    """The page says that nobody answers and since when; a new process is taken for what it is."""
+async def test_a_killed_sidecar_and_its_successor(tmp_path: Path) -> None:
+    """The page reports since when the sidecar has not responded, and recognizes a new process."""
     async with world(tmp_path) as (rig, life, page):
         await page.until(f"{LEVELS} === 'ok,ok,ok'")
-        await page.until(f"{TAKEN} !== '0'")
+        await page.until(f"{ACCEPTED} !== '0'")
         life.process.kill()
         await life.ended()
         gone = "document.querySelector('#gone')"
-        await page.until(f"!{gone}.hidden && {gone}.textContent.includes('does not answer since')")
+        await page.until(
+            f"!{gone}.hidden && {gone}.textContent.includes('has not responded since')"
+        )
         assert await page.run("return document.querySelector('#live').textContent") == (
-            "not answering"
+            "not responding"
         )
         assert await page.violations() == []
         port = life.admin_url.rpartition(":")[2]
         second = await rig.start(SIDECAR_ADMIN__PORT=port)
         try:
             await page.until(f"{gone}.hidden")
-            await page.until(f"{TAKEN} === '0'")
+            await page.until(f"{ACCEPTED} === '0'")
         finally:
             second.process.terminate()
             await second.ended()
@@ -112,10 +114,10 @@ async def test_a_sidecar_that_is_gone_and_another_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("name", "size"), [("desktop", DESKTOP), ("phone", PHONE)])
-async def test_readable_by_everybody(
+async def test_accessibility_and_layout(
     tmp_path: Path, scheme: str, name: str, size: tuple[int, int]
 ) -> None:
-    """axe-core finds nothing wrong, nothing is wider than the screen; a screenshot is kept."""
+    """axe-core finds no violation, and nothing is wider than the screen; keeps a screenshot."""
     async with world(tmp_path) as (_, _, page):
         await page.look(size, scheme)
         await page.until(f"{LEVELS} === 'ok,ok,ok'")
@@ -131,7 +133,7 @@ async def test_readable_by_everybody(
 
 
 async def test_by_keyboard(tmp_path: Path) -> None:
-    """Tab reaches a chart, arrow keys move the cursor through its samples, and it is spoken."""
+    """Tab reaches a chart, and arrow keys move the cursor, which screen readers announce."""
     async with world(tmp_path) as (_, _, page):
         await page.until("document.querySelector('svg')?.getAttribute('aria-valuemax') > 0")
         await page.key("Tab")

@@ -1,4 +1,4 @@
-"""`sidecar top` in a real terminal: tmux shows what somebody would see."""
+"""`sidecar top` in a real terminal, whose screen tmux captures."""
 
 import asyncio
 import os
@@ -21,12 +21,12 @@ POLL_S = 0.1
 
 @dataclass
 class Terminal:
-    """A terminal of 80 x 24 in which a shell command runs."""
+    """A terminal of 80 by 24 that runs a shell command."""
 
     socket: Path
 
     async def tmux(self, *arguments: str) -> str:
-        """One tmux command; what it prints."""
+        """Run one tmux command and return its output."""
         process = await asyncio.create_subprocess_exec(
             "tmux", "-S", str(self.socket), "-f", os.devnull, *arguments,
             stdout=asyncio.subprocess.PIPE,
@@ -36,7 +36,7 @@ class Terminal:
         return out.decode()
 
     async def shows(self, condition: Callable[[str], bool]) -> str:
-        """Wait until the screen is so; the screen."""
+        """Wait until the screen meets the condition, and return the screen."""
         screen = ""
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -51,10 +51,10 @@ class Terminal:
 
 @asynccontextmanager
 async def terminal(folder: Path, command: str) -> AsyncIterator[Terminal]:
-    """A terminal that goes when the test ends."""
+    """Run a command in a terminal that is closed when the test ends."""
     await asyncio.to_thread(parts.debian, "tmux")
     made = Terminal(folder / "tmux")
-    # What is on the screen when the command is done stays for the test to see.
+    # cat keeps the screen as the command left it.
     await made.tmux("new-session", "-d", "-x", "80", "-y", "24", f"{command}; echo code $?; cat")
     try:
         yield made
@@ -63,7 +63,7 @@ async def terminal(folder: Path, command: str) -> AsyncIterator[Terminal]:
 
 
 async def test_in_a_terminal(tmp_path: Path) -> None:
-    """Numbers move, an outage shows, another size is taken at once, Ctrl-C leaves as it was."""
+    """Numbers move, an outage shows, a resize applies immediately, Ctrl-C restores the screen."""
     rig = Rig(tmp_path, seed=9, settings={"SIDECAR_RETRY__MAX_S": "1"})
     root = Path(__file__).parents[2]
     async with rig.agentex, rig.sgp:
@@ -75,7 +75,7 @@ async def test_in_a_terminal(tmp_path: Path) -> None:
             async with terminal(tmp_path, shlex.join(words)) as screen:
                 first = await screen.shows(lambda text: "[ok]   Why?" in text)
                 assert max(map(len, first.splitlines())) <= 80
-                await screen.shows(lambda text: taken(text) > taken(first) > 0)
+                await screen.shows(lambda text: accepted(text) > accepted(first) > 0)
                 rig.sgp.rule = lambda _: Answer(503)
                 await screen.shows(lambda text: "SGP is down: HTTP 503" in text)
                 rig.sgp.rule = None
@@ -87,9 +87,9 @@ async def test_in_a_terminal(tmp_path: Path) -> None:
                 life.process.kill()
                 await life.ended()
                 await screen.tmux("resize-window", "-x", "80", "-y", "24")
-                gone = await screen.shows(lambda text: "does not answer" in text)
-                assert "trying again; what follows is" in " ".join(gone.split())
-                assert taken(gone) > 0, "what it said last stays"
+                gone = await screen.shows(lambda text: "does not respond" in text)
+                assert "trying again; shown below:" in " ".join(gone.split())
+                assert accepted(gone) > 0, "the last report stays on the screen"
                 await screen.tmux("send-keys", "C-c")
                 left = await screen.shows(lambda text: "code 0" in text)
                 assert "listener" not in left
@@ -100,7 +100,7 @@ async def test_in_a_terminal(tmp_path: Path) -> None:
             await agent
 
 
-def taken(screen: str) -> int:
-    """How many events the listener took, as far as the screen says."""
-    _, found, rest = screen.partition("taken ")
+def accepted(screen: str) -> int:
+    """Return how many events the listener accepted according to the screen, 0 if not shown."""
+    _, found, rest = screen.partition("accepted ")
     return int(rest.split()[0].replace(",", "")) if found and rest.split() else 0

@@ -1,4 +1,4 @@
-"""The admin port: the page, its policy, and answers that no page of another origin can use."""
+"""The admin port: the page, its content security policy, and headers against other origins."""
 
 import base64
 import hashlib
@@ -16,8 +16,8 @@ PACKAGE = Path(sidecar.__file__).parent
 PATHS = ["/", "/metrics", "/livez", "/readyz", "/status", "/status/history", "/nowhere"]
 
 
-async def test_the_page_holds_all_it_needs() -> None:
-    """Style and scripts are inside, and the policy names the hash of each and nothing else."""
+async def test_the_page_is_self_contained() -> None:
+    """Style and scripts are inlined, and the policy allows their hashes and nothing else."""
     async with running_app() as app, app.client.get(app.admin_url + "/") as response:
         assert response.status == 200
         assert response.content_type == "text/html"
@@ -36,8 +36,8 @@ async def test_the_page_holds_all_it_needs() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_every_answer_is_protected(path: str) -> None:
-    """No sniffing, no framing, no use by another origin, nothing kept."""
+async def test_every_response_is_protected(path: str) -> None:
+    """Every response forbids sniffing, framing, use by another origin, and caching."""
     async with running_app() as app, app.client.get(app.admin_url + path) as response:
         headers = response.headers
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -52,15 +52,15 @@ async def test_every_answer_is_protected(path: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_it_is_read_only(method: str) -> None:
-    """Whoever reaches the port can change nothing."""
+    """Every method that could change something gets a 405."""
     async with running_app() as app:
         for path in PATHS[:-1]:
             async with app.client.request(method, app.admin_url + path) as response:
                 assert response.status == 405
 
 
-async def test_any_host_is_answered() -> None:
-    """People come through port forwards, probes by the pod's address."""
+async def test_any_host_is_accepted() -> None:
+    """Any Host is accepted: people use port forwards, probes the pod's address."""
     async with running_app() as app:
         for host in ("localhost:1234", "10.1.2.3:9318", "agent.example:80"):
             async with app.client.get(app.admin_url + "/", headers={"Host": host}) as response:
@@ -68,16 +68,16 @@ async def test_any_host_is_answered() -> None:
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", "²", ""])
-async def test_history_wants_a_number(after: str) -> None:
-    """Anything else is a mistake of the caller."""
+async def test_history_needs_a_number(after: str) -> None:
+    """Anything but a number in `after` gets a 400."""
     async with running_app() as app:
         url = app.admin_url + "/status/history"
         async with app.client.get(url, params={"after": after}) as response:
             assert response.status == 400
 
 
-async def test_history_goes_on_where_the_reader_was() -> None:
-    """A number that will come later gives nothing yet."""
+async def test_history_after_the_newest_sample_is_empty() -> None:
+    """A number that is not reached yet gives no samples."""
     async with running_app() as app:
         async with app.client.get(app.admin_url + "/status/history?after=9999999999") as response:
             piece = await response.json()
@@ -85,8 +85,8 @@ async def test_history_goes_on_where_the_reader_was() -> None:
         assert set(map(len, piece["series"].values())) == {0}
 
 
-async def test_page_and_first_answers_are_small() -> None:
-    """Under 60 KB in all, with a history that is full."""
+async def test_page_and_first_responses_are_small() -> None:
+    """The first view needs less than 60 KB in all, with a full history."""
     async with running_app() as app:
         for tick in range(1, 1000):
             app.app._status.tick(1e9 + tick * 5.0 + tick / 997, 0.0)
@@ -98,7 +98,7 @@ async def test_page_and_first_answers_are_small() -> None:
 
 
 def test_the_page_is_packaged() -> None:
-    """An installed sidecar has every file of its page."""
+    """The package data globs cover every file of the page."""
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     globs = settings["tool"]["setuptools"]["package-data"]["sidecar"]
     files = [path.relative_to(PACKAGE) for path in (PACKAGE / "operate" / "page").iterdir()]

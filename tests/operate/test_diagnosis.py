@@ -1,4 +1,4 @@
-"""The operator's three questions, answered from a report."""
+"""The operator's three questions, answered from a report of `/status`."""
 
 import copy
 from typing import Any
@@ -25,7 +25,7 @@ SINK = {
     "lost_by_reason": {"shutdown": 0},
     "imbalance": 0,
 }
-WELL = {
+HEALTHY = {
     "ready": True,
     "spool": None,
     "queue": {"bytes": 0, "limit_bytes": 100},
@@ -35,9 +35,12 @@ WELL = {
 }
 
 
-def asked(question: int, **changes: object) -> tuple[str, str, str]:
-    """An answer after changes: a path with `__` for its dots, `sgp__x` for one of the sink's."""
-    report: Json = copy.deepcopy(WELL)
+def diagnose(question: int, **changes: object) -> tuple[str, str, str]:
+    """Answer one question after changing a healthy report.
+
+    Keys of `changes` are paths with `__` for dots; `sgp__x` is a key of that sink.
+    """
+    report: Json = copy.deepcopy(HEALTHY)
     for path, value in changes.items():
         *parents, last = path.split("__")
         part = report["sinks"] if path.startswith(("agentex__", "sgp__")) else report
@@ -50,42 +53,42 @@ def asked(question: int, **changes: object) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("question", [0, 1, 2])
 def test_all_is_well(question: int) -> None:
-    """A sidecar without trouble says so three times."""
-    report: Json = copy.deepcopy(WELL)
+    """A healthy sidecar gets `ok` for all three questions."""
+    report: Json = copy.deepcopy(HEALTHY)
     assert answers(report)[question]["level"] == "ok"
 
 
 LOSING = [
-    ({"events__imbalance": 3}, "bad", "The books do not balance", "3 unaccounted for"),
-    ({"sgp__imbalance": -2}, "bad", "The books do not balance", "2 unaccounted for"),
+    ({"events__imbalance": 3}, "bad", "The accounting does not balance", "3 unaccounted for"),
+    ({"sgp__imbalance": -2}, "bad", "The accounting does not balance", "2 unaccounted for"),
     (
         {"sgp__lost": 4, "sgp__lost_by_reason": {"shutdown": 4}},
         "bad", "Yes", "lost writes: SGP 4 shutdown",
     ),
     (
         {"intake__rejected_per_s": 2.5, "intake__rejected_now": ["no_room"]},
-        "bad", "Agents are refused", "2.5 refusals a second: no room",
+        "bad", "Agents are being refused", "2.5 refusals per second: no room",
     ),
     (
         {"agentex__dead_lettered": 1, "agentex__dead_lettered_by_reason": {"too_large": 1}},
-        "warn", "Set aside", "dead letters: Agentex 1 too large",
+        "warn", "Dead letters", "writes set aside: Agentex 1 too large",
     ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "level", "answer", "detail"), LOSING)
 def test_are_we_losing_anything(changes: Json, level: str, answer: str, detail: str) -> None:
-    """Each way to lose something is said, with its reason."""
-    said = asked(0, **changes)
-    assert said[:2] == (level, answer)
-    assert said[2].startswith(detail)
+    """Every way to lose something is reported with its reason."""
+    found = diagnose(0, **changes)
+    assert found[:2] == (level, answer)
+    assert found[2].startswith(detail)
 
 
 def test_a_broken_disk_is_a_danger_not_a_loss() -> None:
-    """A degraded spool: nothing is lost yet, but a crash would lose what waits; and it is why."""
+    """With a degraded spool nothing is lost yet, but a crash would lose what is waiting."""
     spool = {"degraded": True, "bytes": 0, "limit_bytes": 10}
-    assert asked(0, spool=spool)[:2] == ("warn", "Not now")
-    assert asked(2, spool=spool)[:2] == ("bad", "The spool's disk can't be used")
+    assert diagnose(0, spool=spool)[:2] == ("warn", "Not yet")
+    assert diagnose(2, spool=spool)[:2] == ("bad", "The spool's disk can't be used")
 
 
 @pytest.mark.parametrize(
@@ -93,15 +96,15 @@ def test_a_broken_disk_is_a_danger_not_a_loss() -> None:
     [(4.9, "ok", "No"), (5.0, "warn", "Yes, by 5.0 s"), (61.0, "bad", "Yes, by 1 min 1 s")],
 )
 def test_is_it_late(age: float, level: str, answer: str) -> None:
-    """By the oldest write of the lane that is furthest behind."""
-    said = asked(1, sgp__oldest_write_age_s=age, sgp__depth=1)
-    assert said[:2] == (level, answer)
-    assert level == "ok" or said[2].startswith("SGP: 1 write waits")
+    """Lateness is the age of the oldest write in the lane that is furthest behind."""
+    found = diagnose(1, sgp__oldest_write_age_s=age, sgp__depth=1)
+    assert found[:2] == (level, answer)
+    assert level == "ok" or found[2].startswith("SGP: 1 write waiting")
 
 
 def test_on_time_says_how_fast() -> None:
-    """The delays of what was delivered lately."""
-    assert asked(1, sgp__delay_p95_s=0.3)[2] == "95 % arrive within: SGP 300 ms"
+    """When nothing is late, the answer gives the delay of recent deliveries."""
+    assert diagnose(1, sgp__delay_p95_s=0.3)[2] == "95% are delivered within: SGP 300 ms"
 
 
 ERROR = {"kind": "unavailable", "text": "HTTP 503", "age_s": 1.0}
@@ -110,36 +113,37 @@ WHY: list[tuple[Json, str, str, str]] = [
         {"sgp__state": "down", "sgp__last_error": ERROR, "sgp__next_attempt_s": 2.0},
         "bad", "SGP is down", "HTTP 503; next attempt in 2.0 s",
     ),
-    ({"sgp__state": "throttled"}, "bad", "SGP asks for a pause", "next attempt now"),
+    ({"sgp__state": "throttled"}, "bad", "SGP asked for a pause", "next attempt now"),
     ({"agentex__state": "braked"}, "bad", "Agentex refuses most writes", "next attempt now"),
     ({"sgp__state": "unauthorized"}, "bad", "SGP refuses the credential", "next attempt now"),
     (
         {"sgp__has_credential": False},
-        "bad", "SGP has no credential", "waits for a key file, or for an agent's key",
+        "bad", "SGP has no credential", "waiting for a key file or an agent's key",
     ),
     (
         {"agentex__oldest_write_age_s": 3.0, "agentex__depth": 900, "agentex__forwarded_per_s": 9},
-        "warn", "Agentex is slower than the agents", "900 wait, 8 requests at once",
+        "warn", "Agentex is slower than the agents",
+        "900 writes waiting, at most 8 concurrent requests",
     ),
     (
         {"queue": {"bytes": 81, "limit_bytes": 100}},
-        "bad", "Memory for spans is 81% full", "when it is full, agents are refused",
+        "bad", "Memory for spans is 81% full", "agents are refused once it is full",
     ),
-    ({"ready": False}, "warn", "The sidecar is stopping", "what it has is being forwarded"),
+    ({"ready": False}, "warn", "The sidecar is stopping", "it is forwarding what it still holds"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "level", "answer", "detail"), WHY)
 def test_why(changes: Json, level: str, answer: str, detail: str) -> None:
-    """Each cause has its words."""
-    assert asked(2, **changes) == (level, answer, detail)
+    """Each cause has its own text and level."""
+    assert diagnose(2, **changes) == (level, answer, detail)
 
 
 def test_the_worst_cause_comes_first() -> None:
-    """A stopping sidecar whose upstream is down: the upstream is what needs somebody."""
-    said = asked(2, ready=False, sgp__state="down")
-    assert said[:2] == ("bad", "SGP is down")
-    assert said[2].endswith("The sidecar is stopping: what it has is being forwarded")
+    """When the sidecar is stopping and an upstream is down, the outage comes first."""
+    found = diagnose(2, ready=False, sgp__state="down")
+    assert found[:2] == ("bad", "SGP is down")
+    assert found[2].endswith("The sidecar is stopping: it is forwarding what it still holds")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +159,6 @@ def test_the_worst_cause_comes_first() -> None:
         (273_600, "3 d 4 h"),
     ],
 )
-def test_durations_are_for_people(seconds: float, text: str) -> None:
-    """Two units at most."""
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    """A duration has at most two units."""
     assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""`sidecar explain`: what became of a span."""
+"""`sidecar explain`: what happened to one span."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ SGP = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
 
 @pytest.fixture
 async def app() -> AsyncIterator[Running]:
-    """A sidecar with an SGP that works and an Agentex that is away."""
+    """A sidecar with a working SGP and an unreachable Agentex."""
     async with SgpStandIn() as sgp:
         environ = SGP | {"SGP_CLIENT_BASE_URL": sgp.url, "AGENTEX_BASE_URL": NOWHERE}
         async with running_app(environ, shutdown__grace_s=0) as running:
@@ -27,48 +27,48 @@ async def app() -> AsyncIterator[Running]:
 async def ask(
     app: Running, capsys: pytest.CaptureFixture[str], id_: str, letters: str = ""
 ) -> tuple[int, str]:
-    """The exit code and what is printed."""
+    """Run `explain`; return the exit code and what it prints."""
     code = await asyncio.to_thread(explain.run, id_, app.admin_url, letters, as_json=False)
     return code, capsys.readouterr().out
 
 
 async def until(app: Running, id_: str, what: str) -> None:
-    """Return once the decision `what` was made about a span."""
+    """Return once the decision `what` about the span is recorded."""
     async with asyncio.timeout(10):
         while what not in {each.what for each in app.app.recent.about(id_)}:  # noqa: ASYNC110
-            await asyncio.sleep(0)  # the ring tells nobody: it is on the hot path
+            await asyncio.sleep(0)  # the ring has no event to wait for: it is on the hot path
 
 
 async def test_accepted_sent_and_waiting(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    """What happened at each sink, and what is still to come; no content."""
+    """It shows what happened at each sink and what is still pending, without content."""
     await app.post(make_event(kind="start", input={"secret": "prompt"}))
     await app.post(make_event(kind="end"))
     await until(app, "s1", "forwarded")
     await until(app, "s1", "not taken")
-    code, said = await ask(app, capsys, "s1")
+    code, output = await ask(app, capsys, "s1")
     assert code == explain.KNOWN
     for words in ("accepted (start)", "accepted (end)", "sgp      forwarded (complete)"):
-        assert words in said
-    assert "agentex  not taken (ConnectionRefusedError)" in said
-    assert "agentex waits for another try" in said
-    assert "prompt" not in said
+        assert words in output
+    assert "agentex  not taken (ConnectionRefusedError)" in output
+    assert "agentex is waiting for " in output
+    assert "prompt" not in output
 
 
 async def test_an_open_span(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its START waits for the END."""
+    """It shows that the START waits for its END."""
     await app.post(make_event("open"))
-    code, said = await ask(app, capsys, "open")
-    assert (code, "its START is held for its END" in said) == (explain.KNOWN, True)
+    code, output = await ask(app, capsys, "open")
+    assert (code, "its START is held for its END" in output) == (explain.KNOWN, True)
 
 
 async def test_a_span_that_never_came(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    """The exit code says so, for scripts."""
-    code, said = await ask(app, capsys, "no/such span?")
-    assert (code, "nothing is known" in said) == (explain.UNKNOWN, True)
+    """An unknown span has an exit code of its own, for scripts."""
+    code, output = await ask(app, capsys, "no/such span?")
+    assert (code, "unknown: " in output) == (explain.UNKNOWN, True)
 
 
 async def test_a_dead_letter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Found in the file too, where the sidecar that wrote it is long gone."""
+    """A dead letter is found in the file, even after the sidecar that wrote it is gone."""
     letters = str(tmp_path / "letters.jsonl")
     async with SgpStandIn() as sgp:
         sgp.rule = lambda _: Answer(422, b"{}")
@@ -77,14 +77,14 @@ async def test_a_dead_letter(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             await app.post(make_event(kind="end"))
             await until(app, "s1", "dead letter")
     async with running_app(shutdown__grace_s=0) as later:
-        code, said = await ask(later, capsys, "s1", letters)
+        code, output = await ask(later, capsys, "s1", letters)
     assert code == explain.KNOWN
-    assert "dead letter: " in said
-    assert "422" in said
+    assert "dead letter: " in output
+    assert "422" in output
 
 
 async def test_json_for_scripts(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    """The documented keys."""
+    """`--json` prints the documented keys."""
     await app.post(make_event("open"))
     await asyncio.to_thread(explain.run, "open", app.admin_url, "", as_json=True)
     known = json.loads(capsys.readouterr().out)
@@ -92,13 +92,13 @@ async def test_json_for_scripts(app: Running, capsys: pytest.CaptureFixture[str]
     assert set(known["lanes"]) == {"agentex", "sgp"}
 
 
-def test_a_sidecar_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
-    """An exit code of its own, and where it was looked for."""
-    assert explain.run("s1", NOWHERE, "", as_json=False) == explain.AWAY
+def test_no_sidecar_at_the_url(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unreachable sidecar has an exit code of its own, and the error names the URL."""
+    assert explain.run("s1", NOWHERE, "", as_json=False) == explain.NO_SIDECAR
     assert NOWHERE in capsys.readouterr().err
 
 
 async def test_an_id_is_needed(app: Running) -> None:
-    """400 says so."""
+    """A request without an id gets a 400."""
     async with app.client.get(f"{app.admin_url}/explain") as response:
         assert response.status == 400

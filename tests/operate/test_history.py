@@ -12,7 +12,7 @@ BOUNDS = (1.0, 2.0, 4.0)
 
 
 def filled(rows: int, kept: int = 4) -> History:
-    """A history in which row n has the number n."""
+    """Return a history in which row n holds the number n."""
     history = History(["n"], kept)
     for number in range(rows):
         history.add({"n": number})
@@ -20,13 +20,13 @@ def filled(rows: int, kept: int = 4) -> History:
 
 
 def test_it_reaches_back_15_minutes() -> None:
-    """What the page promises to show."""
+    """The history covers the 15 minutes that the page shows."""
     assert KEPT * SAMPLE_S == 15 * 60
 
 
 @given(rows=st.integers(0, 20), after=st.integers(0, 30))
 def test_since_gives_what_is_kept_and_new(rows: int, after: int) -> None:
-    """Oldest first, no row twice, none that is gone; the next question starts where this ended."""
+    """`since` gives each kept row once, oldest first; `next` continues where it ended."""
     piece = filled(rows).since(after)
     expected = list(range(rows))[-4:]
     assert piece["series"]["n"] == [n for n in expected if n >= min(after, rows)]
@@ -35,14 +35,14 @@ def test_since_gives_what_is_kept_and_new(rows: int, after: int) -> None:
 
 
 def test_a_missing_number_is_none() -> None:
-    """JSON has no NaN."""
+    """A missing number becomes None: JSON has no NaN."""
     history = History(["a", "b"])
     history.add({"a": None, "b": 1.5})
     assert history.since(0)["series"] == {"a": [None], "b": [1.5]}
 
 
 def test_numbers_are_short() -> None:
-    """Four figures, and no point where there is nothing behind it: the page stays small."""
+    """Numbers have four digits and no trailing `.0`, so that the page stays small."""
     history = History(["n"])
     for value in (123456789, 0.123456, 3.0):
         history.add({"n": value})
@@ -50,7 +50,7 @@ def test_numbers_are_short() -> None:
 
 
 def test_a_window_forgets() -> None:
-    """Growth and rate are those of the last readings only."""
+    """Growth and rate cover the last readings only."""
     window = Window(3)
     window.add(0.0, [0])
     assert (window.growth(), window.rates()) == ([0], [0.0])
@@ -61,7 +61,7 @@ def test_a_window_forgets() -> None:
 
 
 def test_a_quantile_of_nothing_is_none() -> None:
-    """Not 0 s: nothing was measured."""
+    """Without measurements the quantile is None, not 0 s."""
     assert quantile(BOUNDS, [0, 0, 0, 0], 0.5) is None
 
 
@@ -76,13 +76,13 @@ def test_a_quantile_of_nothing_is_none() -> None:
     ],
 )
 def test_quantiles_are_linear_in_a_bucket(counts: list[float], share: float, value: float) -> None:
-    """As Prometheus' histogram_quantile reckons, so that the two agree."""
+    """Quantiles are computed as by Prometheus' histogram_quantile, so that the two agree."""
     assert quantile(BOUNDS, counts, share) == pytest.approx(value)
 
 
 @given(st.lists(st.integers(0, 5), min_size=4, max_size=4).filter(any), st.floats(0.01, 1.0))
 def test_a_quantile_lies_within_the_bounds(counts: list[float], share: float) -> None:
-    """Never above the last bound, and always a number."""
+    """A quantile is a number between 0 and the last bound."""
     value = quantile(BOUNDS, counts, share)
     assert value is not None
     assert not math.isnan(value)

@@ -10,7 +10,7 @@ BOTH = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SGP_API_KEY": "k", "SGP_ACCOU
 
 
 async def scrape(app: Running) -> str:
-    """What Prometheus gets."""
+    """Return the text of one scrape."""
     async with app.client.get(f"{app.admin_url}/metrics") as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/plain")
@@ -18,7 +18,7 @@ async def scrape(app: Running) -> str:
 
 
 def series(text: str) -> str:
-    """Every type and every series of ours, without values; histograms by their bounds."""
+    """Return every type and series of ours, without values."""
     lines = []
     for line in text.splitlines():
         if line.startswith("# TYPE trace_sidecar_"):
@@ -29,13 +29,13 @@ def series(text: str) -> str:
 
 
 async def test_names_and_labels_are_the_contract() -> None:
-    """All series are there from the start; a change of metrics.golden is a change for operators."""
+    """All series exist from the start. A change to metrics.golden is a change for operators."""
     async with running_app(BOTH, shutdown__grace_s=0) as app:
         assert series(await scrape(app)) == GOLDEN.read_text()
 
 
 async def test_everything_counts_from_zero() -> None:
-    """Counters begin at 0, and so does the imbalance."""
+    """Counters and the imbalance start at 0."""
     async with running_app(BOTH, shutdown__grace_s=0) as app:
         for line in (await scrape(app)).splitlines():
             if re.match(r"trace_sidecar_\w+_total|trace_sidecar_accounting", line):
@@ -43,7 +43,7 @@ async def test_everything_counts_from_zero() -> None:
 
 
 async def test_depth_and_rss_are_read_at_the_scrape() -> None:
-    """What operators watch: depth for each sink, bytes against the limit, RSS."""
+    """A scrape has the current depth, counts and RSS."""
     async with running_app(BOTH, shutdown__grace_s=0) as app:
         event = make_event(kind="end")
         async with app.client.post(f"{app.url}/v1/spans", json=event) as response:

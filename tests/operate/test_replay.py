@@ -1,4 +1,4 @@
-"""Dead letters again: listed, through a running sidecar, and by one of its own."""
+"""`sidecar replay`: listing dead letters, and sending them directly or through a sidecar."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ ERROR = Refused("HTTP 422", 422)
 
 @pytest.fixture
 def letters(tmp_path: Path) -> Path:
-    """Three letters: complete ones of both sinks, and an open one of SGP."""
+    """Return a file of three letters: a complete write of each sink, and an open one of SGP."""
     file = tmp_path / "letters.jsonl"
     dead = DeadLetters(str(file), 100_000)
     dead.add("sgp", make_span("a", input=b'{"secret": "prompt"}'), "refused", ERROR)
@@ -29,7 +29,7 @@ def letters(tmp_path: Path) -> Path:
 
 
 def test_the_listing_shows_reasons_and_no_content(letters: Path) -> None:
-    """A line a letter; `sink` chooses."""
+    """There is one line per letter; `sink` selects."""
     lines = list(replay.listing(str(letters), None))
     assert [line.split()[-1] for line in lines] == ["a", "b", "c"]
     assert "refused" in lines[0]
@@ -39,7 +39,7 @@ def test_the_listing_shows_reasons_and_no_content(letters: Path) -> None:
 
 
 async def test_each_letter_goes_to_the_sink_that_refused_it(letters: Path) -> None:
-    """And nowhere else; an open one is not sent to SGP, where it could replace a finished row."""
+    """A letter goes to no other sink, and an open one not to SGP, where it could replace a row."""
     async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
         environ = {
             "AGENTEX_BASE_URL": agentex.url,
@@ -54,7 +54,7 @@ async def test_each_letter_goes_to_the_sink_that_refused_it(letters: Path) -> No
 
 
 async def test_through_a_running_sidecar(letters: Path) -> None:
-    """It takes the complete ones as events."""
+    """A running sidecar accepts the complete writes as events."""
     async with AgentexStandIn() as agentex:
         async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
             done = await replay.through(str(letters), "sgp", app.url)
@@ -62,8 +62,8 @@ async def test_through_a_running_sidecar(letters: Path) -> None:
         assert set(agentex.spans) == {"a"}
 
 
-async def test_a_letter_goes_by_the_route_that_it_came_by(tmp_path: Path) -> None:
-    """What an SDK sent to one upstream alone is sent to that one alone, as it was."""
+async def test_a_letter_is_sent_by_its_original_route(tmp_path: Path) -> None:
+    """What an SDK sent to one upstream only goes to that upstream only, unchanged."""
     file = tmp_path / "letters.jsonl"
     dead = DeadLetters(str(file), 100_000)
     extra = b'"status":"SUCCESS","type":"CUSTOM"'
@@ -81,7 +81,7 @@ async def test_a_letter_goes_by_the_route_that_it_came_by(tmp_path: Path) -> Non
             assert dict(+done) == {"accepted": 2}
             await sgp.arrived(1)
             await replay.through(str(file), "sgp", app.url)
-            await sgp.arrived(2)  # what was refused once is not taken for a repeat
+            await sgp.arrived(2)  # the refused write does not count as a repeated event
         assert set(agentex.spans) == {"b"}
         (row,) = sgp.spans.values()
         assert "metadata" not in row
@@ -90,8 +90,8 @@ async def test_a_letter_goes_by_the_route_that_it_came_by(tmp_path: Path) -> Non
         assert list(sgp.spans.values()) == [row]
 
 
-def test_what_is_no_dead_letter_is_named(tmp_path: Path) -> None:
-    """File and line."""
+def test_an_invalid_dead_letter_is_located(tmp_path: Path) -> None:
+    """The error names the file, and the line of an invalid letter."""
     file = tmp_path / "letters.jsonl"
     file.write_text("what?\n")
     with pytest.raises(ConfigError, match=r"letters.jsonl:1: not a dead letter"):

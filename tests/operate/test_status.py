@@ -1,4 +1,4 @@
-"""`/status`: its documented schema, and that it says what is."""
+"""`/status`: its documented schema, and that its values are true."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ TYPES = {
     "list": (list,),
     "object": (dict,),
 }
-# Keys that are names of something; the document has one line for all.
+# Objects whose keys are names; the document has one row for all of them.
 NAMED = {
     "sinks": "SINK",
     "config": "SECTION",
@@ -43,7 +43,7 @@ NAMED = {
 
 
 def flat(value: object, path: str = "") -> dict[str, set[type]]:
-    """Every path with the types that are there."""
+    """Return every path with the types found there."""
     found: dict[str, set[type]] = {}
     if path:
         found[path] = {type(value)}
@@ -61,7 +61,7 @@ def flat(value: object, path: str = "") -> dict[str, set[type]]:
 
 
 def documented(heading: str) -> dict[str, set[type]]:
-    """The table under a heading of docs/status.md: paths and the types that it allows."""
+    """Return the table under a heading of docs/status.md: paths and their allowed types."""
     section = DOCS.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", section, re.MULTILINE)
     assert rows
@@ -72,7 +72,7 @@ def documented(heading: str) -> dict[str, set[type]]:
 
 
 async def get(app: Running, path: str) -> Json:
-    """A JSON answer of the admin port."""
+    """Return a JSON response of the admin port."""
     async with app.client.get(app.admin_url + path) as response:
         assert response.status == 200
         decoded: Json = orjson.loads(await response.read())
@@ -80,7 +80,7 @@ async def get(app: Running, path: str) -> Json:
 
 
 def agree(real: dict[str, set[type]], heading: str) -> None:
-    """The document has each real key, and no other; each value is of a type that it says."""
+    """Assert that the document has exactly the real keys, and allows each value's type."""
     table = documented(heading)
     assert real.keys() == table.keys()
     assert {path: types - table[path] for path, types in real.items() if types - table[path]} == {}
@@ -114,7 +114,7 @@ async def test_the_document_has_every_key(tmp_path: Path) -> None:
 
 
 async def test_no_secret_and_no_content_is_shown() -> None:
-    """Keys are `***`, a password in a URL too; payloads, names and ids of spans are nowhere."""
+    """Keys and passwords in URLs are `***`; payloads, names and ids of spans do not appear."""
     words = ("prompt-91c7", "span-name-7d21", "span-id-4b77", "trace-id-a0e3")
     async with upstream() as agentex:
         environ = {
@@ -136,7 +136,7 @@ async def test_no_secret_and_no_content_is_shown() -> None:
 
 @fast
 async def test_an_outage_and_its_end() -> None:
-    """The state, the last error's kind, the next attempt, the rates, the history: all say it."""
+    """An outage shows in the state, the last error, the depth, the answers and the history."""
     async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
         environ = {
             "AGENTEX_BASE_URL": agentex.url,
@@ -180,8 +180,8 @@ async def test_an_outage_and_its_end() -> None:
 
 
 @fast
-async def test_refused_events_are_seen() -> None:
-    """A full queue: the first question's answer is no longer No."""
+async def test_refused_events_are_reported() -> None:
+    """With a full queue, the first answer is that agents are being refused."""
     async with running_app(queue__max_bytes="4KiB") as app:
         big = {"input": {"text": "x" * 3000}}
         assert (await app.post(make_event("fits", kind="end", **big))).status == 202
@@ -190,29 +190,29 @@ async def test_refused_events_are_seen() -> None:
         await asyncio.sleep(2)
         status = app.app.status()
         assert status["intake"]["rejected_by_reason"]["no_room"] == 1
-        assert status["answers"][0]["answer"] == "Agents are refused"
+        assert status["answers"][0]["answer"] == "Agents are being refused"
         assert status["answers"][2]["level"] == "bad"
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_a_tick_samples_once_in_five_seconds(count: int) -> None:
-    """Ticks come about once a second, and a little late."""
+    """Ticks are about a second apart, and a little late."""
     times = [second * 1.01 for second in range(1 + 5 * count)]
     assert samples(times) == 1 + count
 
 
 def samples(times: list[float]) -> int:
-    """How many samples a process takes that is asked to tick at these times."""
+    """Return how many samples are taken by ticks at these times."""
 
-    async def story() -> int:
-        async with running_app(shutdown__grace_s=0) as app:
-            told = app.app
+    async def count() -> int:
+        async with running_app(shutdown__grace_s=0) as running:
+            app = running.app
             status = Status(
-                told._config,
-                told.admission,
-                told.listener._metrics,
-                told.lanes,
-                told.budget,
+                app._config,
+                app.admission,
+                app.listener._metrics,
+                app.lanes,
+                app.budget,
                 None,
                 memory_limit=None,
                 ready=lambda: True,
@@ -222,4 +222,4 @@ def samples(times: list[float]) -> int:
                 status.tick(now, 0.0)
             return int(status.history(0)["next"])
 
-    return asyncio.run(story())
+    return asyncio.run(count())

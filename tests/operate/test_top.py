@@ -1,4 +1,4 @@
-"""`sidecar top`: frames from reports, and what the program does with a real admin port."""
+"""`sidecar top`: frames from reports, and the program against a real admin port."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ DEADLINE_S = 60
 
 
 class Ended(NamedTuple):
-    """How a program ended."""
+    """Exit code and output of a finished program."""
 
     code: int | None
     out: str
@@ -29,13 +29,13 @@ class Ended(NamedTuple):
 
 
 async def start(*arguments: str) -> Process:
-    """`sidecar top` with its output in pipes."""
+    """Start `sidecar top` with its output in pipes."""
     command = (sys.executable, "-m", "sidecar", "top", *arguments)
     return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
 
 
 async def top(*arguments: str) -> Ended:
-    """`sidecar top` until it ends by itself."""
+    """Run `sidecar top` until it ends by itself."""
     process = await start(*arguments)
     async with asyncio.timeout(DEADLINE_S):
         out, err = await process.communicate()
@@ -44,7 +44,7 @@ async def top(*arguments: str) -> Ended:
 
 @asynccontextmanager
 async def server(body: bytes, status: int = 200) -> AsyncIterator[str]:
-    """Something else that answers every request at the URL."""
+    """Run a server that gives every request the same response; yield its URL."""
 
     async def handle(_: web.BaseRequest) -> web.Response:
         return web.Response(body=body, status=status)
@@ -59,7 +59,7 @@ async def server(body: bytes, status: int = 200) -> AsyncIterator[str]:
 
 
 async def report(*, history: bool = False) -> tuple[Json, Json | None]:
-    """What a real sidecar says whose upstreams are away."""
+    """Return the report, and optionally the history, of a sidecar with unreachable upstreams."""
     async with running_app(TWO, sgp__base_url="http://127.0.0.1:1", shutdown__grace_s=0) as app:
         await app.post(make_event(kind="end"))
         async with asyncio.timeout(DEADLINE_S):
@@ -74,7 +74,7 @@ async def report(*, history: bool = False) -> tuple[Json, Json | None]:
 
 
 async def test_it_fits_80_columns_and_24_lines() -> None:
-    """Whatever the numbers: nothing that matters is cut off."""
+    """With large numbers, everything important still fits into a terminal of 80 by 24."""
     status, past = await report(history=True)
     for sink in status["sinks"].values():
         sink |= {"depth": 123_456, "oldest_write_age_s": 7500, "written": 1_234_567}
@@ -87,8 +87,8 @@ async def test_it_fits_80_columns_and_24_lines() -> None:
     assert len(lines) <= 32
 
 
-async def test_it_answers_first() -> None:
-    """The three answers with their levels in words, then each upstream with its error."""
+async def test_the_answers_come_first() -> None:
+    """First come the three answers with their levels as words, then the upstreams' errors."""
     status, _ = await report()
     text = [line.text for line in frame(status, None)]
     assert text[2].startswith("[ok]   Are we losing anything? No")
@@ -98,7 +98,7 @@ async def test_it_answers_first() -> None:
 
 
 async def test_sparklines_have_one_width() -> None:
-    """The newest sample is at the right, whatever is known of the past."""
+    """Sparklines align, with the newest sample at the right, however short the history is."""
     status, past = await report(history=True)
     assert past is not None
     past["series"]["events_per_s"] = [None, 0.0, 5.0, 10.0]
@@ -111,8 +111,8 @@ async def test_sparklines_have_one_width() -> None:
     assert memory.count("█") == 45
 
 
-def test_a_line_obeys_nobody() -> None:
-    """What a terminal would take for a command is shown as a question mark; long lines are cut."""
+def test_a_line_has_no_control_characters() -> None:
+    """Control characters are shown as question marks, and long lines are cut."""
     line = Line("a\x1b[2Jb\nc", "bad", 1)
     assert line.show(80, color=False) == "a?[2Jb?c"
     assert line.show(4, color=True) == "\x1b[1;31ma\x1b[0m?[2"
@@ -121,13 +121,13 @@ def test_a_line_obeys_nobody() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0"), (0.25, "0.2"), (9.96, "10.0"), (1500, "1,500")]
 )
-def test_rates_are_for_people(value: float, text: str) -> None:
-    """One decimal where it says something."""
+def test_rates_are_readable(value: float, text: str) -> None:
+    """Small rates have one decimal."""
     assert rate(value) == text
 
 
-def test_sizes_are_for_people() -> None:
-    """Binary units."""
+def test_sizes_are_readable() -> None:
+    """Sizes are in binary units."""
     assert [size(n) for n in (5, 2048, 3 << 20, 5 << 30)] == [
         "5 B",
         "2.0 KiB",
@@ -137,7 +137,7 @@ def test_sizes_are_for_people() -> None:
 
 
 async def test_once_is_plain_text() -> None:
-    """Into a pipe: no escape sequence, exit code 0."""
+    """Into a pipe it writes ASCII without escape sequences, and exits with 0."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
         done = await top("--once", "--url", app.admin_url)
     assert (done.code, done.err) == (0, "")
@@ -146,8 +146,8 @@ async def test_once_is_plain_text() -> None:
     assert done.out.isascii()
 
 
-async def test_json_is_what_status_says() -> None:
-    """For scripts: the whole object, in one line."""
+async def test_json_is_the_status_report() -> None:
+    """`--json` prints the whole object on one line."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
         done = await top("--once", "--json", "--url", app.admin_url + "/")
         keys = app.app.status().keys()
@@ -156,8 +156,8 @@ async def test_json_is_what_status_says() -> None:
     assert json.loads(done.out).keys() == keys
 
 
-async def test_once_says_that_something_is_lost() -> None:
-    """Exit code 1, and the reason in the text."""
+async def test_once_reports_a_loss() -> None:
+    """When something is being lost, the exit code is 1."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
         status = app.app.status()
     status["answers"][0] |= {"level": "bad", "answer": "Yes"}
@@ -167,53 +167,53 @@ async def test_once_says_that_something_is_lost() -> None:
     assert "[BAD]  Are we losing anything? Yes" in done.out
 
 
-async def test_nobody_there() -> None:
-    """Exit code 3, and one line that says which URL does not answer."""
+async def test_no_sidecar_at_the_url() -> None:
+    """When nothing responds, the exit code is 3, and one line names the URL."""
     done = await top("--once", "--url", "http://127.0.0.1:1")
     assert (done.code, done.out) == (3, "")
-    assert done.err == ("sidecar: http://127.0.0.1:1 does not answer (ConnectionRefusedError)\n")
+    assert done.err == "sidecar: http://127.0.0.1:1 does not respond (ConnectionRefusedError)\n"
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "reason"),
     [
         (b"<html>", 200, "is not JSON"),
-        (b"{}", 200, "is not that of a sidecar"),
-        (b"[1]", 200, "is not that of a sidecar"),
-        (b"", 404, "answers HTTP 404"),
+        (b"{}", 200, "is not the status of a sidecar"),
+        (b"[1]", 200, "is not the status of a sidecar"),
+        (b"", 404, "returns HTTP 404"),
     ],
 )
-async def test_something_else_there(body: bytes, status: int, said: str) -> None:
-    """Another server's answer is named for what it is: exit code 3, no traceback."""
+async def test_another_server_at_the_url(body: bytes, status: int, reason: str) -> None:
+    """Another server's response is an error with the reason: exit code 3, no traceback."""
     async with server(body, status) as url:
         for flags in ([], ["--json"]):
             done = await top("--once", *flags, "--url", url)
             assert (done.code, done.out) == (3, "")
-            assert said in done.err
+            assert reason in done.err
             assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
     "wrong", [["--url", "ftp://x"], ["--every", "0"], ["--every", "nan"], ["--every", "x"]]
 )
-async def test_arguments_that_can_not_be_used(wrong: list[str]) -> None:
-    """Exit code 2, as everywhere."""
+async def test_bad_arguments(wrong: list[str]) -> None:
+    """Bad arguments give exit code 2, as in every command."""
     assert (await top(*wrong)).code == 2
 
 
-async def test_it_waits_for_a_sidecar_that_is_away() -> None:
-    """As a stream it goes on: away, then the sidecar; SIGTERM ends it with 0."""
+async def test_it_keeps_trying_an_unreachable_sidecar() -> None:
+    """As a stream it reports each failed try and goes on; SIGTERM ends it with 0."""
     process = await start("--json", "--every", "0.1", "--url", "http://127.0.0.1:1")
     assert process.stdout is not None
     async with asyncio.timeout(DEADLINE_S):
         for _ in range(2):
-            said = json.loads(await process.stdout.readline())
-            assert "does not answer" in said["away"]
+            report = json.loads(await process.stdout.readline())
+            assert "does not respond" in report["away"]
         process.terminate()
         assert await process.wait() == 0
 
 
-async def test_a_reader_that_has_seen_enough() -> None:
+async def test_a_closed_pipe() -> None:
     """`sidecar top | head -1` ends quietly."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
         reads, writes = os.pipe()

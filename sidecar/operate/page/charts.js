@@ -1,24 +1,24 @@
 "use strict";
-// Elements, numbers for people, and sparklines that share one cursor: what happened together is
-// seen together.
+// DOM helpers, number formats, and charts that share one cursor: what happened at the same time
+// is read at the same time.
 
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "line", "rect"]);
 const HEIGHT = 100;
 
 function el(tag, attributes = {}, ...children) {
-  const made = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
+  const element = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
 }
 
-// Only what changed: text that somebody selects or listens to stays as it is.
-function say(element, text) {
+// Touches the DOM only on a change, so a selection survives and screen readers do not repeat.
+function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function mark(element, name, value) {
+function setAttr(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
@@ -27,7 +27,7 @@ const tenths = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1 });
 
 const count = (value) => integers.format(value);
 const rate = (value) => (value < 10 ? tenths : integers).format(value);
-const percent = (value) => `${tenths.format(value * 100)} %`;
+const percent = (value) => `${tenths.format(value * 100)}%`;
 
 function bytes(value) {
   for (const [unit, size] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
@@ -46,7 +46,7 @@ function time(seconds) {
   return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
 }
 
-// The samples as /status/history gives them, kept up to date piece by piece.
+// The samples of /status/history, extended with each response.
 const past = {
   next: 0,
   kept: 180,
@@ -66,25 +66,25 @@ const past = {
 };
 
 const charts = [];
-let cursor = null; // how many samples ago; null: now
+let cursor = null; // how many samples back; null: now
 
 function moveCursor(ago) {
   cursor = ago;
   for (const chart of charts) chart.show();
-  const text = ago ? `${time(ago * past.step)} ago` : "point at a chart, or use ← and → on one";
-  say(document.getElementById("cursor"), text);
+  const text = ago ? `${time(ago * past.step)} ago` : "hover over a chart, or focus one and press ← or →";
+  setText(document.getElementById("cursor"), text);
 }
 
 class Chart {
-  // `format` makes a number readable; `state` names the series that says when the upstream was
-  // away; `limit` gives the value that must not be reached.
+  // `format` formats a value; `state` names the series of the upstream's states; `limit` returns
+  // the value that must not be reached.
   constructor(title, name, series, format, { state = null, limit = () => null } = {}) {
     Object.assign(this, { title, name, series, format, state, limit });
     this.now = el("b");
     this.svg = el("svg", { preserveAspectRatio: "none", tabindex: "0", role: "slider", "aria-valuemin": "0" });
-    this.most = el("span");
+    this.max = el("span");
     this.span = el("span");
-    this.root = el("figure", {}, el("figcaption", {}, el("span", {}, title), this.now), this.svg, el("p", {}, this.span, this.most));
+    this.root = el("figure", {}, el("figcaption", {}, el("span", {}, title), this.now), this.svg, el("p", {}, this.span, this.max));
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => moveCursor(null));
     this.svg.addEventListener("blur", () => moveCursor(null));
@@ -115,7 +115,7 @@ class Chart {
     const known = values.filter((value) => value !== null);
     const limit = this.limit();
     this.highest = known.length ? Math.max(...known) : 0;
-    // A limit that is far away would press the curve flat.
+    // A limit far above the values would flatten the curve.
     const shown = limit !== null && limit < 2 * this.highest;
     const top = Math.max(this.highest, shown ? limit : 0) * 1.08 || 1;
     const left = past.kept - values.length;
@@ -132,7 +132,7 @@ class Chart {
       }
       if (begun === null) {
         begun = x;
-        // A sample by itself is still seen.
+        // A line of some width, so that a sample between gaps is visible.
         curve += `M${x - 0.4} ${y(value)}`;
         area += `M${x} ${HEIGHT}`;
       }
@@ -140,24 +140,24 @@ class Chart {
       area += `L${x} ${y(value)}`;
     });
     if (begun !== null) area += `L${past.kept - 1} ${HEIGHT}Z`;
-    mark(this.svg, "viewBox", `0 0 ${past.kept - 1} ${HEIGHT}`);
+    setAttr(this.svg, "viewBox", `0 0 ${past.kept - 1} ${HEIGHT}`);
     this.hair = el("line", { class: "hair", y1: -4, y2: HEIGHT, visibility: "hidden" });
     const parts = [
       el("path", { class: "area", d: area || "M0 0" }),
       el("line", { class: "base", x1: 0, x2: past.kept - 1, y1: HEIGHT, y2: HEIGHT }),
       el("path", { class: "curve", d: curve || "M0 0" }),
-      ...this.absences(left),
+      ...this.outages(left),
       this.hair,
     ];
     if (shown) parts.push(el("line", { class: "limit", x1: 0, x2: past.kept - 1, y1: y(limit), y2: y(limit) }));
     this.svg.replaceChildren(...parts);
-    say(this.span, `−${Math.round((past.kept * past.step) / 60)} min`);
-    say(this.most, `max ${this.format(this.highest)}`);
+    setText(this.span, `−${Math.round((past.kept * past.step) / 60)} min`);
+    setText(this.max, `max ${this.format(this.highest)}`);
     this.show();
   }
 
   // A bar under the curve for each sample in which the upstream was not up.
-  absences(left) {
+  outages(left) {
     const states = past.series[this.state] ?? [];
     return states.flatMap((state, i) => {
       if (!state) return [];
@@ -171,17 +171,17 @@ class Chart {
     const at = values.length - 1 - (cursor ?? 0);
     const value = values[at];
     const text = value === undefined || value === null ? "–" : this.format(value);
-    say(this.now, text);
+    setText(this.now, text);
     if (this.hair) {
       const x = past.kept - 1 - (cursor ?? 0);
-      mark(this.hair, "x1", String(x));
-      mark(this.hair, "x2", String(x));
-      mark(this.hair, "visibility", cursor === null || at < 0 ? "hidden" : "visible");
+      setAttr(this.hair, "x1", String(x));
+      setAttr(this.hair, "x2", String(x));
+      setAttr(this.hair, "visibility", cursor === null || at < 0 ? "hidden" : "visible");
     }
     const when = cursor ? `${time(cursor * past.step)} ago` : "now";
-    mark(this.svg, "aria-label", `${this.name}, last 15 minutes`);
-    mark(this.svg, "aria-valuemax", String(Math.max(0, values.length - 1)));
-    mark(this.svg, "aria-valuenow", String(Math.max(0, at)));
-    mark(this.svg, "aria-valuetext", `${when} ${text}, highest ${this.format(this.highest ?? 0)}`);
+    setAttr(this.svg, "aria-label", `${this.name}, last 15 minutes`);
+    setAttr(this.svg, "aria-valuemax", String(Math.max(0, values.length - 1)));
+    setAttr(this.svg, "aria-valuenow", String(Math.max(0, at)));
+    setAttr(this.svg, "aria-valuetext", `${when} ${text}, highest ${this.format(this.highest ?? 0)}`);
   }
 }

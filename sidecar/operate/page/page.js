@@ -1,20 +1,20 @@
 "use strict";
-// Asks /status twice a second while somebody looks, and shows what it says: an outage shows within
-// two seconds, of which the sidecar needs up to one to be sure of it.
+// Polls /status twice a second while the page is visible. An outage shows within two seconds, of
+// which the sidecar may need one to detect it.
 
 const POLL_MS = 500;
-const PATIENCE_MS = 4000;
+const TIMEOUT_MS = 4000;
 const NAMES = { agentex: "Agentex", sgp: "SGP" };
 const LEVELS = { up: "ok", throttled: "warn", down: "bad", unauthorized: "bad", braked: "bad" };
 const MARKS = { ok: "✓", warn: "!", bad: "✕" };
 const byId = (id) => document.getElementById(id);
 
-let view = null; // what was built for this process
+let view = null; // the widgets built for this run of the process
 let uptime = Infinity;
-let heardAt = null;
-let spoken = "";
+let lastResponseAt = null;
+let announced = "";
 
-// A list of terms whose values change. `terms`: [key, text].
+// A definition list whose values change. `terms`: [key, text].
 class Terms {
   constructor(terms) {
     this.values = {};
@@ -25,8 +25,8 @@ class Terms {
     }
   }
 
-  say(values) {
-    for (const [key, text] of Object.entries(values)) say(this.values[key], text);
+  show(values) {
+    for (const [key, text] of Object.entries(values)) setText(this.values[key], text);
   }
 }
 
@@ -55,7 +55,7 @@ class Meter {
 
   show(part, whole) {
     this.bar.style.width = `${Math.min(100, (100 * part) / whole)}%`;
-    mark(this.root, "data-level", part >= 0.8 * whole ? "bad" : "ok");
+    setAttr(this.root, "data-level", part >= 0.8 * whole ? "bad" : "ok");
   }
 }
 
@@ -67,18 +67,18 @@ class Answer {
   }
 
   show({ level, answer, detail }) {
-    mark(this.root, "data-level", level);
-    say(this.answer, `${MARKS[level]} ${answer}`);
-    say(this.detail, detail);
+    setAttr(this.root, "data-level", level);
+    setText(this.answer, `${MARKS[level]} ${answer}`);
+    setText(this.detail, detail);
   }
 }
 
 class Lane {
   constructor(sink) {
     const name = NAMES[sink] ?? sink;
-    this.queue = new Box(`${name} queue`, "waiting", [["oldest", "oldest"], ["disk", "on disk only"]], "queue join");
-    this.drain = new Box("Drain", "/s", [["flight", "writes in flight"], ["limit", "request limit"], ["retries", "sent again"]], "join");
-    this.upstream = new Box(name, null, [["took", "request p50"], ["slow", "request p95"], ["delay", "delivery p95"], ["failed", "failing"]], "join upstream");
+    this.queue = new Box(`${name} queue`, "waiting", [["oldest", "oldest write"], ["disk", "only on disk"]], "queue join");
+    this.drain = new Box("Drain", "/s", [["flight", "writes in flight"], ["limit", "request limit"], ["retries", "batches retried"]], "join");
+    this.upstream = new Box(name, null, [["took", "request p50"], ["slow", "request p95"], ["delay", "delivery p95"], ["failed", "failed requests"]], "join upstream");
     this.state = el("span", { class: "state" });
     this.upstream.title.append(this.state);
     const steps = el("ol", { "aria-label": `${name} lane` }, this.queue.root, this.drain.root, this.upstream.root);
@@ -86,32 +86,32 @@ class Lane {
   }
 
   show(lane, eventsPerS) {
-    const away = lane.state !== "up";
-    say(this.queue.number, count(lane.depth));
-    this.queue.terms.say({ oldest: lane.depth ? time(lane.oldest_write_age_s) : "–", disk: count(lane.on_disk) });
+    const notUp = lane.state !== "up";
+    setText(this.queue.number, count(lane.depth));
+    this.queue.terms.show({ oldest: lane.depth ? time(lane.oldest_write_age_s) : "–", disk: count(lane.on_disk) });
     this.queue.flows(eventsPerS > 0);
-    say(this.drain.number, rate(lane.forwarded_per_s));
-    this.drain.terms.say({ flight: count(lane.in_flight), limit: count(lane.concurrency_limit), retries: count(lane.retries) });
+    setText(this.drain.number, rate(lane.forwarded_per_s));
+    this.drain.terms.show({ flight: count(lane.in_flight), limit: count(lane.concurrency_limit), retries: count(lane.retries) });
     this.drain.flows(lane.forwarded_per_s > 0);
-    this.upstream.flows(lane.forwarded_per_s > 0, away);
+    this.upstream.flows(lane.forwarded_per_s > 0, notUp);
     const level = lane.has_credential ? LEVELS[lane.state] : "bad";
-    mark(this.state, "data-level", level);
-    mark(this.upstream.root, "data-level", level);
-    say(this.state, lane.has_credential ? lane.state : "no credential");
+    setAttr(this.state, "data-level", level);
+    setAttr(this.upstream.root, "data-level", level);
+    setText(this.state, lane.has_credential ? lane.state : "no credential");
     const ms = (seconds) => (seconds === null ? "–" : time(seconds));
-    this.upstream.terms.say({ took: ms(lane.request_p50_s), slow: ms(lane.request_p95_s), delay: ms(lane.delay_p95_s), failed: `${rate(lane.failed_requests_per_s)} /s` });
+    this.upstream.terms.show({ took: ms(lane.request_p50_s), slow: ms(lane.request_p95_s), delay: ms(lane.delay_p95_s), failed: `${rate(lane.failed_requests_per_s)}/s` });
     const error = lane.last_error;
     const last = error ? `last error ${time(error.age_s)} ago: ${error.text} (${error.kind.replace("_", " ")})` : "no error so far";
     const next = lane.next_attempt_s ? `next attempt in ${time(lane.next_attempt_s)}` : "next attempt now";
-    mark(this.upstream.note, "data-level", level);
-    say(this.upstream.note, away ? `${last}; ${next}` : last);
+    setAttr(this.upstream.note, "data-level", level);
+    setText(this.upstream.note, notUp ? `${last}; ${next}` : last);
   }
 }
 
 class Journey {
   constructor(status) {
-    this.listener = new Box("Listener", "events/s", [["taken", "taken"], ["refused", "refused"], ["promise", "kept"]]);
-    this.open = new Box("Open spans", "running", [["held", "START held"], ["joined", "joined"]], "join");
+    this.listener = new Box("Listener", "events/s", [["accepted", "accepted"], ["refused", "refused"], ["durability", "kept"]]);
+    this.open = new Box("Open spans", "running", [["held", "held STARTs"], ["joined", "joined events"]], "join");
     this.memory = new Meter();
     this.open.root.append(this.memory.root);
     this.lanes = Object.fromEntries(Object.keys(status.sinks).map((sink) => [sink, new Lane(sink)]));
@@ -121,27 +121,27 @@ class Journey {
 
   show(status) {
     const { intake, events, queue, spool } = status;
-    say(this.listener.number, rate(intake.events_per_s));
-    this.listener.terms.say({ taken: count(events.received), refused: `${rate(intake.rejected_per_s)} /s`, promise: `in ${status.durability === "disk" ? "the spool" : "memory"}` });
-    say(this.listener.note, this.refusals(intake.rejected_by_reason));
-    say(this.open.number, count(status.open_spans));
-    this.open.terms.say({ held: count(events.held), joined: count(events.joined) });
+    setText(this.listener.number, rate(intake.events_per_s));
+    this.listener.terms.show({ accepted: count(events.received), refused: `${rate(intake.rejected_per_s)}/s`, durability: `in ${status.durability === "disk" ? "the spool" : "memory"}` });
+    setText(this.listener.note, this.refusals(intake.rejected_by_reason));
+    setText(this.open.number, count(status.open_spans));
+    this.open.terms.show({ held: count(events.held), joined: count(events.joined) });
     this.open.flows(intake.events_per_s > 0);
     const disk = spool ? `; spool ${bytes(spool.bytes)} of ${bytes(spool.limit_bytes)}${spool.degraded ? ", its disk can’t be used" : ""}` : "";
-    say(this.open.note, `span memory ${bytes(queue.bytes)} of ${bytes(queue.limit_bytes)}${disk}`);
+    setText(this.open.note, `span memory ${bytes(queue.bytes)} of ${bytes(queue.limit_bytes)}${disk}`);
     this.memory.show(queue.bytes, queue.limit_bytes);
     for (const [sink, lane] of Object.entries(this.lanes)) lane.show(status.sinks[sink], intake.events_per_s);
   }
 
   refusals(reasons) {
-    const some = Object.entries(reasons).filter(([, number]) => number);
-    if (!some.length) return "nothing refused so far";
-    return `refused so far: ${some.map(([reason, number]) => `${count(number)} ${reason.replaceAll("_", " ")}`).join(", ")}`;
+    const counted = Object.entries(reasons).filter(([, number]) => number);
+    if (!counted.length) return "nothing refused so far";
+    return `refused so far: ${counted.map(([reason, number]) => `${count(number)} ${reason.replaceAll("_", " ")}`).join(", ")}`;
   }
 }
 
-// `rows`: [text, key, level of a number that is not 0].
-class Book {
+// `rows`: [text, key, level of a number other than 0].
+class AccountingTable {
   constructor(caption, columns, rows) {
     this.cells = [];
     const body = el("tbody");
@@ -159,23 +159,23 @@ class Book {
     for (const [key, level, cells] of this.cells) {
       cells.forEach((cell, i) => {
         const number = columns[i][key];
-        say(cell, key === "imbalance" && !number ? "0 ✓" : count(number));
-        mark(cell, "data-level", number ? level : key === "imbalance" ? "ok" : "none");
+        setText(cell, key === "imbalance" && !number ? "0 ✓" : count(number));
+        setAttr(cell, "data-level", number ? level : key === "imbalance" ? "ok" : "none");
       });
     }
   }
 }
 
-class Books {
+class Accounting {
   constructor(status) {
     const names = Object.keys(status.sinks).map((sink) => NAMES[sink] ?? sink);
-    this.events = new Book("Events: taken + from the spool = joined + held + written", ["count"], [
-      ["taken", "received", ""], ["from the spool", "replayed", ""], ["joined", "joined", ""], ["held", "held", ""], ["written", "written", ""], ["difference", "imbalance", "bad"],
+    this.events = new AccountingTable("Events: received + replayed from the spool = joined + held + written", ["count"], [
+      ["received", "received", ""], ["replayed from the spool", "replayed", ""], ["joined", "joined", ""], ["held", "held", ""], ["written", "written", ""], ["difference", "imbalance", "bad"],
     ]);
-    this.writes = new Book("Writes: written = the sum of what became of them", names, [
+    this.writes = new AccountingTable("Writes: written = the sum of their outcomes and what is in the lane", names, [
       ["written", "written", ""], ["forwarded", "forwarded", ""], ["superseded", "superseded", ""], ["skipped", "skipped", ""], ["dead letters", "dead_lettered", "warn"], ["lost", "lost", "bad"], ["in the lane", "depth", ""], ["difference", "imbalance", "bad"],
     ]);
-    byId("books").replaceChildren(this.events.root, this.writes.root);
+    byId("accounting").replaceChildren(this.events.root, this.writes.root);
   }
 
   show(status) {
@@ -188,7 +188,7 @@ function buildCharts(limits) {
   charts.length = 0;
   const group = (title, ...row) => el("div", { class: "group" }, el("h3", {}, title), el("div", { class: "row" }, ...row.map((chart) => chart.root)));
   const groups = [group("Process",
-    new Chart("Events taken", "Events taken a second", "events_per_s", (value) => `${rate(value)} /s`),
+    new Chart("Events accepted", "Events accepted per second", "events_per_s", (value) => `${rate(value)}/s`),
     new Chart("RSS", "Resident memory", "rss_bytes", bytes, { limit: () => limits.rss }),
     new Chart("Span memory", "Memory for spans", "queue_bytes", bytes, { limit: () => limits.queue }),
     new Chart("CPU", "Share of one CPU core", "cpu", percent))];
@@ -198,7 +198,7 @@ function buildCharts(limits) {
     groups.push(group(name,
       chart("Depth", "depth", count),
       chart("Oldest write", "age_s", time),
-      chart("Forwarded", "forwarded_per_s", (value) => `${rate(value)} /s`),
+      chart("Forwarded", "forwarded_per_s", (value) => `${rate(value)}/s`),
       chart("Request p50", "request_s", time)));
   }
   byId("charts").replaceChildren(...groups);
@@ -208,7 +208,7 @@ function showConfig(config) {
   const text = (value) => (value === "" ? "–" : Array.isArray(value) ? value.join(", ") : String(value));
   const sections = Object.entries(config).map(([section, values]) => {
     const terms = new Terms(Object.keys(values).map((key) => [key, key]));
-    terms.say(Object.fromEntries(Object.entries(values).map(([key, value]) => [key, text(value)])));
+    terms.show(Object.fromEntries(Object.entries(values).map(([key, value]) => [key, text(value)])));
     return el("div", { class: "config" }, el("h3", {}, section), terms.root);
   });
   byId("config").replaceChildren(...sections);
@@ -219,7 +219,7 @@ function build(status) {
     limits: { sinks: Object.keys(status.sinks) },
     answers: status.answers.map(({ question }) => new Answer(question)),
     journey: new Journey(status),
-    books: new Books(status),
+    accounting: new Accounting(status),
   };
   byId("answers").replaceChildren(...view.answers.map((answer) => answer.root));
   buildCharts(view.limits);
@@ -230,19 +230,19 @@ const worst = (answers) => ["bad", "warn", "ok"].find((level) => answers.some((a
 
 function announce(status) {
   const level = worst(status.answers);
-  const said = status.answers.filter((answer) => answer.level === level).at(-1).answer;
-  document.title = `${MARKS[level]} ${said} · ${status.host}`;
+  const { answer } = status.answers.filter((each) => each.level === level).at(-1);
+  document.title = `${MARKS[level]} ${answer} · ${status.host}`;
   icon(level);
-  // For those who listen: not the numbers, only when an answer becomes another one.
-  const levels = status.answers.map((answer) => answer.level).join();
-  if (levels !== spoken) say(byId("spoken"), status.answers.map(({ question, answer }) => `${question} ${answer}.`).join(" "));
-  spoken = levels;
+  // For screen readers: announce a change of a level, not every change of a number.
+  const levels = status.answers.map((each) => each.level).join();
+  if (levels !== announced) setText(byId("spoken"), status.answers.map((each) => `${each.question} ${each.answer}.`).join(" "));
+  announced = levels;
 }
 
 function icon(level) {
   const color = { ok: "%231a8f48", warn: "%23c77f00", bad: "%23d0342a" }[level];
   const image = `data:image/svg+xml,<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="${color}"/></svg>`;
-  mark(document.querySelector("link[rel=icon]"), "href", image);
+  setAttr(document.querySelector("link[rel=icon]"), "href", image);
 }
 
 function show(status) {
@@ -250,39 +250,39 @@ function show(status) {
   view.limits.queue = status.queue.limit_bytes;
   const { memory } = status;
   const rss = memory.rss_bytes === null ? "" : ` · ${bytes(memory.rss_bytes)}${memory.limit_bytes ? ` of ${bytes(memory.limit_bytes)}` : ""} memory`;
-  say(byId("process"), `${status.host} · version ${status.version} · up ${time(status.uptime_s)}${rss} · ${percent(status.cpu)} CPU`);
+  setText(byId("process"), `${status.host} · version ${status.version} · up ${time(status.uptime_s)}${rss} · ${percent(status.cpu)} CPU`);
   status.answers.forEach((answer, i) => view.answers[i].show(answer));
   view.journey.show(status);
-  view.books.show(status);
+  view.accounting.show(status);
   announce(status);
 }
 
 async function get(path) {
-  const reply = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
-  if (!reply.ok) throw new Error(`HTTP ${reply.status}`);
-  return reply.json();
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+  if (!response.ok) throw new Error(`HTTP ${response.status}`);
+  return response.json();
 }
 
-function away() {
-  const since = heardAt === null ? "" : ` since ${heardAt.toLocaleTimeString()}. What is below is what it said then`;
-  say(byId("gone"), `The sidecar does not answer${since}. Trying again.`);
+function showUnreachable() {
+  const since = lastResponseAt === null ? "" : ` since ${lastResponseAt.toLocaleTimeString()}. Shown below is its state at that time`;
+  setText(byId("gone"), `The sidecar has not responded${since}. Trying again.`);
   byId("gone").hidden = false;
   document.body.classList.add("stale");
-  mark(byId("live"), "data-level", "bad");
-  say(byId("live"), "not answering");
-  document.title = "✕ The sidecar does not answer";
+  setAttr(byId("live"), "data-level", "bad");
+  setText(byId("live"), "not responding");
+  document.title = "✕ The sidecar does not respond";
   icon("bad");
 }
 
-function here() {
-  heardAt = new Date();
+function showLive() {
+  lastResponseAt = new Date();
   byId("gone").hidden = true;
   document.body.classList.remove("stale");
-  mark(byId("live"), "data-level", "ok");
-  say(byId("live"), "live");
+  setAttr(byId("live"), "data-level", "ok");
+  setText(byId("live"), "live");
 }
 
-async function look() {
+async function refresh() {
   let status;
   let fresh;
   let piece = null;
@@ -293,11 +293,11 @@ async function look() {
       piece = await get(`status/history?after=${fresh ? 0 : past.next}`);
     }
   } catch {
-    away();
+    showUnreachable();
     return;
   }
-  here();
-  // A new process behind the same port: its journey, numbers and history are others.
+  showLive();
+  // A new process on the same port: rebuild the widgets and drop the old history.
   if (fresh) build(status);
   uptime = status.uptime_s;
   show(status);
@@ -308,9 +308,9 @@ async function look() {
 }
 
 async function run() {
-  if (!document.hidden) await look();
+  if (!document.hidden) await refresh();
   setTimeout(run, POLL_MS);
 }
 
-document.addEventListener("visibilitychange", () => document.hidden || look());
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
 run();
