@@ -1,1 +1,1 @@
-"""Upstreams to try the sidecar on: real HTTP servers, strict to the contracts, in memory."""
+"""Stand-ins for both upstreams (real HTTP, in memory, strict to the contracts), and the demo."""

@@ -1,6 +1,6 @@
-"""The demo's sample agent: short conversations with nested spans, as an agent would post them.
+"""The demo's sample agent: posts the nested spans of short conversations.
 
-Plain HTTP to the listener, START and END each on its own; nothing here knows the sidecar's inside.
+Plain HTTP to the listener, one request per event. Knows nothing of the sidecar's internals.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class SampleAgent:
         self.refused = 0
 
     async def converse(self) -> None:
-        """One conversation: a turn a question; a retrieval and a completion in each turn."""
+        """Hold one conversation: one turn per question, each with a retrieval and a completion."""
         trace_id = str(uuid.uuid4())
         messages: list[dict[str, str]] = [{"role": "system", "content": SYSTEM_PROMPT}]
         for question in QUESTIONS:
@@ -39,14 +39,17 @@ class SampleAgent:
             asked = {"question": question}
             kind = {"__span_type__": "AGENT_WORKFLOW"}
             async with self._span(trace_id, "turn", None, asked, kind) as turn:
-                async with self._span(trace_id, "retrieve", turn["id"], asked, None) as found:
+                async with self._span(trace_id, "retrieve", turn["id"], asked, None) as retrieval:
                     await asyncio.sleep(THINKING_S)
-                    found["output"] = {"documents": ["invoice-17", "invoice-23"]}
+                    retrieval["output"] = {"documents": ["invoice-17", "invoice-23"]}
                 prompt = {"messages": list(messages)}
-                async with self._span(trace_id, "llm", turn["id"], prompt, None) as answer:
+                async with self._span(trace_id, "llm", turn["id"], prompt, None) as completion:
                     await asyncio.sleep(THINKING_S)
-                    answer["output"] = {"text": "Two of them.", "usage": {"total_tokens": 9000}}
-                turn["output"] = answer["output"]
+                    completion["output"] = {
+                        "text": "Two of them.",
+                        "usage": {"total_tokens": 9000},
+                    }
+                turn["output"] = completion["output"]
             messages.append({"role": "assistant", "content": "Two of them."})
 
     @asynccontextmanager

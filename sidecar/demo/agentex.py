@@ -1,7 +1,7 @@
-"""A stand-in for the Agentex spans API, as measured in docs/upstreams.md.
+"""A stand-in for the Agentex spans API, as measured in docs/upstreams.md (A1 to A6).
 
-In: POST, PATCH and GET on spans. Out: the real server's answers, its 500s that do write the row
-included. Guarantee: what the real server refuses, this one refuses, with the same status and shape.
+Serves POST, PATCH and GET on spans. Whatever the real server refuses is refused with the same
+status and body shape, including the 500s after which the row is stored nevertheless.
 """
 
 import uuid
@@ -46,10 +46,10 @@ _LIGHT = msgspec.json.Decoder(_Light)
 
 
 class AgentexStandIn(StandIn):
-    """Agentex. `tasks`: the task ids it knows, None for every one; `api_key`: the agent's.
+    """Agentex. `tasks`: the known task ids, None for any; `api_key`: the agent's.
 
-    `spans` are rows as sent (replies show times in UTC), `raw` the last body that touched each,
-    `poisoned` the ids of rows that can't be read any more.
+    `spans` holds rows as sent (responses show times in UTC), `raw` the last body that wrote each,
+    `poisoned` the ids of rows that can no longer be read.
     """
 
     def __init__(self, *, tasks: set[str] | None = None, **options: Unpack[Options]) -> None:
@@ -60,7 +60,7 @@ class AgentexStandIn(StandIn):
         self.poisoned: set[str] = set()
 
     def reply(self, request: Recorded) -> Answer:  # noqa: PLR0911 (a routing table)
-        """Sections 1, 2, 3 and 5 of the contract."""
+        """Route and apply the request (docs/upstreams.md A1, A2, A3, A5)."""
         path = unquote(request.path)  # before routing: an id with a slash can't be addressed
         if path == "/healthz":
             return _HEALTHY if request.method == "GET" else detail(405, "Method Not Allowed")
@@ -83,7 +83,7 @@ class AgentexStandIn(StandIn):
         return detail(405, "Method Not Allowed")
 
     def reply_lightly(self, request: Recorded) -> Answer:
-        """Counts the write; still knows which spans exist."""
+        """Count the write, and check only whether the span exists."""
         span = _LIGHT.decode(request.body)
         if request.method == "POST":
             if span.id in self.writes:
@@ -124,7 +124,7 @@ class AgentexStandIn(StandIn):
         check_storable(sent)
         row = old | sent
         if "data" in sent and old["data"]:
-            # The real server's own line, with what it makes of lists.
+            # The real server's own code, including its errors for lists.
             merged = old["data"].copy()
             try:
                 merged.update(sent["data"])
@@ -135,12 +135,12 @@ class AgentexStandIn(StandIn):
         return self._stored(row, sent, request)
 
     def _stored(self, row: Row, sent: Row, request: Recorded) -> Answer:
-        """The commit, then the reply: in this order, so a reply that fails leaves the row."""
+        """Store, then build the response, in this order: a response that fails leaves the row."""
         span_id = row["id"]
         self.spans[span_id] = row
         self.poisoned.discard(span_id)
-        looks = [survey(row[name]) for name in JSONS]
-        if not all(look.encodes and look.depth <= DEPTH_MAX for look in looks):
+        surveys = [survey(row[name]) for name in JSONS]
+        if not all(found.encodes and found.depth <= DEPTH_MAX for found in surveys):
             self.poisoned.add(span_id)
         if self.keep_bodies:
             self.raw[span_id] = request.body

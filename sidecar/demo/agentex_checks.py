@@ -1,6 +1,6 @@
-"""What Agentex and its database make of a body, and the shapes of their errors.
+"""How Agentex and its database validate a body, and the shapes of their errors.
 
-Checked in the order of the real server: content type, JSON, request model, PostgreSQL.
+Checks run in the order of the real server: content type, JSON, request model, PostgreSQL.
 """
 
 import json
@@ -21,7 +21,10 @@ Row = dict[str, Any]
 
 
 def validated(request: Recorded, required: tuple[str, ...]) -> Row:
-    """Return the body as the request model takes it; unknown fields are ignored."""
+    """Return the body's fields as the request model accepts them, without unknown ones.
+
+    Raises Refusal with the real server's 400 or 422.
+    """
     sent = _parsed(request)
     if not isinstance(sent, dict):
         raise Refusal(invalid([{"type": "model_attributes_type", "loc": ("body",), "input": sent}]))
@@ -48,7 +51,8 @@ def _parsed(request: Recorded) -> Any:  # noqa: ANN401 (JSON)
     if content_type.get_content_type() != "application/json":
         raise Refusal(invalid([{"type": "dict_type", "loc": ("body",), "input": request.body}]))
     try:
-        value = json.loads(request.body)  # takes NaN, a BOM, UTF-16 and CESU bytes, as the real one
+        # Like the real server, this accepts NaN, a BOM, UTF-16 and CESU bytes.
+        value = json.loads(request.body)
         if isinstance(value, str):
             value = json.loads(value)  # a "before" validator decodes strings
     except json.JSONDecodeError as error:
@@ -75,7 +79,7 @@ def _fits(name: str, value: object) -> bool:
 
 
 def check_storable(values: Row) -> None:
-    """What only PostgreSQL finds: 500s that write nothing."""
+    """Raise Refusal for what only PostgreSQL rejects: 500s that store nothing."""
     for name in TEXTS:
         text = values.get(name)
         if text is None:
@@ -95,33 +99,33 @@ def check_storable(values: Row) -> None:
 
 
 def dump(value: object) -> bytes:
-    """Compact JSON."""
+    """Encode as compact JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def message(status: int, text: str, *, closes: bool = False) -> Answer:
-    """The shape of domain and of unexpected errors."""
+    """Return an error in the shape of domain errors and of unexpected ones."""
     body = dump({"message": text, "code": status, "data": None})
     return Answer(status, body, closes=closes)
 
 
 def unhandled(text: str) -> Answer:
-    """What no handler of the server catches: the connection does not survive it."""
+    """Return the 500 of an unhandled exception, after which the server closes the connection."""
     return message(500, text, closes=True)
 
 
 def unknown(span_id: str) -> Answer:
-    """The 404 of a row that is missing."""
+    """Return the 404 for a missing row."""
     return message(404, f"Item with id '{span_id}' does not exist.")
 
 
 def detail(status: int, text: str) -> Answer:
-    """FastAPI's own shape."""
+    """Return an error in FastAPI's own shape."""
     return Answer(status, dump({"detail": text}))
 
 
 def invalid(errors: list[Row]) -> Answer:
-    """The 422, which repeats the input: never to be logged."""
+    """Return the 422, which repeats the input and so must never be logged."""
     plural = "s" if len(errors) > 1 else ""
     try:
         shown = repr(errors)

@@ -1,4 +1,4 @@
-"""What a stand-in can be told to do with a request, what it keeps of one, how it answers."""
+"""The scripted behaviors of a stand-in, its record of a request, and how it responds."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Answer so, without applying the request. `closes`: then close, unannounced."""
+    """Respond with this, without applying the request. `closes`: then close, unannounced."""
 
     status: int
     body: bytes = b""
@@ -26,31 +26,31 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ApplyThen:
-    """Apply the request, but answer this."""
+    """Apply the request, but respond with this."""
 
     answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Never answer, and don't apply the request."""
+    """Never respond, and don't apply the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Reset the connection without a reply: before the commit, or after it."""
+    """Reset the connection without a response, before or after applying the request."""
 
     after_apply: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ResetMidBody:
-    """Apply the request, begin the reply, and end the connection inside its body."""
+    """Apply the request, begin the response, and close the connection inside its body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Wait, then behave as `then` says, or normally."""
+    """Wait, then do `then`, or respond normally."""
 
     seconds: float
     then: "Scripted" = None
@@ -58,20 +58,20 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Wait for the event, then behave as `then` says, or normally."""
+    """Wait for the event, then do `then`, or respond normally."""
 
     event: asyncio.Event
     then: "Scripted" = None
 
 
 Behaviour: TypeAlias = Answer | ApplyThen | Hang | Reset | ResetMidBody | Delay | Gate
-# What a script or a rule may say: a number is short for Answer(number), None means normally.
+# What a script or a rule can hold: a number is short for Answer(number), None means normally.
 Scripted: TypeAlias = Behaviour | int | None
 
 
 @dataclass(slots=True)
 class Recorded:
-    """A request that arrived whole. `path` is as sent, still percent-encoded, without the query."""
+    """A complete request. `path` is as sent: percent-encoded, without the query."""
 
     method: str
     path: str
@@ -79,14 +79,14 @@ class Recorded:
     headers: Mapping[str, str]  # case-insensitive
     body: bytes
     at: float  # loop time
-    status: int | None = None  # what was answered; None while nothing was
+    status: int | None = None  # of the response; None until it is sent
 
 
 Rule: TypeAlias = Callable[[Recorded], Scripted]
 
 
 class Refusal(Exception):
-    """Ends a `reply` early, with this answer."""
+    """Ends `reply` early, with this response."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -94,14 +94,14 @@ class Refusal(Exception):
 
 
 class Outcome(NamedTuple):
-    """How a request ends. No answer: with a reset. `cut`: inside the answer's body."""
+    """How a request ends. Without an answer: a reset. `cut`: close inside the response's body."""
 
     answer: Answer | None
     cut: bool = False
 
 
 def behaviour_of(scripted: Scripted) -> Behaviour | None:
-    """What a number is short for."""
+    """Expand a number to the Answer it is short for."""
     return Answer(scripted) if isinstance(scripted, int) else scripted
 
 
@@ -114,11 +114,11 @@ async def forever() -> Never:
 async def send(
     request: web.BaseRequest, recorded: Recorded, outcome: Outcome
 ) -> web.StreamResponse:
-    """Answer, as far as there is one; the response is for aiohttp to finish."""
+    """Send the outcome; aiohttp finishes the response that is returned."""
     answer, transport = outcome.answer, request.transport
     if answer is None:
         reset(transport)
-        await forever()  # ended by the loss of the connection
+        await forever()  # aiohttp cancels this handler when the connection is lost
     recorded.status = answer.status
     headers = {"Content-Type": JSON, **answer.headers}
     if not (answer.closes or outcome.cut):
@@ -137,7 +137,7 @@ async def send(
 
 
 def reset(transport: asyncio.Transport | None) -> None:
-    """End the connection as a killed server does, with a RST."""
+    """Close the connection as a killed server does, with a RST."""
     if transport is not None and not transport.is_closing():
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(

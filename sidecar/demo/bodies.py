@@ -1,4 +1,4 @@
-"""What both stand-ins need to look into JSON bodies the way the real servers do."""
+"""Inspection of JSON bodies for both stand-ins, with the real servers' rules."""
 
 import hashlib
 import math
@@ -11,17 +11,17 @@ _MILLISECONDS_FROM = 2e10  # pydantic's rule for numbers as times
 
 
 def digest_of(raw: bytes | msgspec.Raw) -> bytes:
-    """What `StandIn.digests` holds for a span with this `input`."""
+    """Return what `StandIn.digests` holds for a span with this `input`."""
     return hashlib.blake2b(raw, digest_size=8).digest()
 
 
 def parse_time(value: object) -> datetime:
-    """A time as pydantic takes it, in UTC; raises ValueError.
+    """Parse a time by pydantic's rules, and return it in UTC; raises ValueError.
 
-    ISO 8601, or Unix seconds or milliseconds as a number or a string of one; naive means UTC.
+    Accepts ISO 8601 (naive means UTC), and Unix seconds or milliseconds as a number or a string.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("not a time")  # noqa: TRY004 (one failure, whatever the fault)
+        raise ValueError("not a time")  # noqa: TRY004 (callers catch one type)
     try:
         return _parse_time(value)
     except (OverflowError, OSError) as error:
@@ -40,7 +40,7 @@ def _parse_time(value: str | float) -> datetime:
 
 
 def encodes(text: str) -> bool:
-    """Whether the text has no lone surrogate."""
+    """Whether the text encodes as UTF-8, that is, has no lone surrogate."""
     if not text.isascii():
         try:
             text.encode()
@@ -50,15 +50,15 @@ def encodes(text: str) -> bool:
 
 
 class Survey(NamedTuple):
-    """What a JSON value is made of."""
+    """Properties of a JSON value."""
 
-    depth: int  # of containers
-    finite: bool  # no NaN, no Infinity, nothing like 1e400
-    encodes: bool  # no lone surrogate, in values or keys
+    depth: int  # nesting of containers
+    finite: bool  # no NaN, no Infinity, no overflow such as 1e400
+    encodes: bool  # no lone surrogate in values or keys
 
 
 def survey(value: Any) -> Survey:  # noqa: ANN401 (JSON)
-    """Look at every part of a value, level by level, so that depth costs no stack."""
+    """Survey a whole value, level by level, so that depth needs no stack."""
     depth, finite, clean = 0, True, True
     level = [value]
     while level:

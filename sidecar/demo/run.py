@@ -1,7 +1,7 @@
 """`sidecar demo`: a sample agent, a real sidecar, and stand-ins for both upstreams, in one process.
 
-Everything talks real HTTP on loopback. Prints a line twice a second while spans flow, then a
-summary with the books; exits 0 when every span reached both stand-ins and the books balance.
+All parts talk real HTTP on loopback. Prints a line twice a second while spans flow, then a summary
+of the accounting. Exits with 0 when every span reached both stand-ins and the accounting balances.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 
 CONVERSATIONS = 20
-AT_ONCE = 5
+CONCURRENT = 5
 UPSTREAM_LATENCY_S = 0.03
 LINE_EVERY_S = 0.5
 AGENT = {"AGENT_NAME": "demo-agent", "AGENT_ID": "demo-1", "AGENT_VERSION": "demo"}
 
 
 async def run_demo(*, forever: bool) -> int:
-    """Run the demo; the exit code."""
+    """Run the demo and return its exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -47,7 +47,7 @@ async def run_demo(*, forever: bool) -> int:
             running.result()
         listener = f"http://127.0.0.1:{app.ports['listener']}"
         admin = f"http://127.0.0.1:{app.ports['admin']}"
-        _say(f"agents post to {listener}/v1/spans; look at {admin}/, {admin}/metrics")
+        _say(f"agents post to {listener}/v1/spans; open {admin}/ or {admin}/metrics")
         session = await stack.enter_async_context(aiohttp.ClientSession())
         agent = SampleAgent(session, listener)
         lines = asyncio.create_task(_lines(app, session, admin))
@@ -85,8 +85,8 @@ async def _work(agent: SampleAgent, stop: asyncio.Event, *, forever: bool) -> No
             conversations -= 1
 
     async with asyncio.TaskGroup() as workers:
-        for _ in range(AT_ONCE):
-            workers.create_task(worker(CONVERSATIONS // AT_ONCE))
+        for _ in range(CONCURRENT):
+            workers.create_task(worker(CONVERSATIONS // CONCURRENT))
 
 
 async def _lines(app: App, session: aiohttp.ClientSession, admin: str) -> None:
@@ -104,7 +104,7 @@ async def _lines(app: App, session: aiohttp.ClientSession, admin: str) -> None:
         )
         _say(
             f"received {app.accounting.received:6} events   {lanes}   "
-            f"RSS of all {rss / 2**20:5.1f} MiB"
+            f"RSS of this process {rss / 2**20:5.1f} MiB"
         )
         await asyncio.sleep(LINE_EVERY_S)
 
@@ -115,7 +115,7 @@ def _summary(
     status = app.status()
     events = status["events"]
     _say("")
-    _say(f"the agent made {agent.spans} spans; {agent.refused} posts were not taken")
+    _say(f"the agent made {agent.spans} spans; {agent.refused} posts were refused")
     _say(
         f"events: received {events['received']} = joined {events['joined']} + held "
         f"{events['held']} + written {events['written']}"
@@ -129,9 +129,9 @@ def _summary(
             f"{lane['dead_lettered']} + lost {lane['lost']} + depth {lane['depth']}"
         )
     arrived = {"agentex": len(agentex.spans), "sgp": len(sgp.spans)}
-    _say(f"spans that the stand-ins have: {arrived}")
+    _say(f"spans that arrived at the stand-ins: {arrived}")
     good = nothing_lost and not imbalance and set(arrived.values()) == {agent.spans}
-    _say("the books balance, nothing is lost" if good else "SOMETHING IS WRONG: see above")
+    _say("the accounting balances, nothing was lost" if good else "SOMETHING IS WRONG: see above")
     return 0 if good else 1
 
 

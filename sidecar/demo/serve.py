@@ -1,7 +1,7 @@
-"""Both stand-ins in a process of their own, for benchmarks and for playing by hand.
+"""`python -m sidecar.demo.serve`: both stand-ins in a process, for benchmarks and experiments.
 
-Prints one line of JSON with their URLs once both listen; ends on SIGTERM or SIGINT, or when the
-pipe that is its stdin ends, so that it never outlives its parent.
+Prints one line of JSON with their URLs once both listen. Ends on SIGTERM or SIGINT, or when its
+stdin is a pipe that is closed, so that it never outlives its parent.
 """
 
 import argparse
@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--sgp-port", type=int, default=0, metavar="PORT", help="0: any")
     parser.add_argument("--latency-ms", type=float, default=0.0, metavar="MS")
     parser.add_argument(
-        "--light", action="store_true", help="count and digest only: no checks, no rows, no echo"
+        "--light",
+        action="store_true",
+        help="only count writes and digest inputs: no checks, no rows, no echo",
     )
     uvloop.run(_serve(parser.parse_args()))
 
@@ -43,12 +45,12 @@ async def _serve(arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
     stdin = sys.stdin.fileno()
 
-    def read() -> None:
+    def stop_at_eof() -> None:
         if not os.read(stdin, 4096):
             stop.set()
 
     if stat.S_ISFIFO(os.fstat(stdin).st_mode) or stat.S_ISSOCK(os.fstat(stdin).st_mode):
-        loop.add_reader(stdin, read)
+        loop.add_reader(stdin, stop_at_eof)
     async with AsyncExitStack() as stack:
         agentex, sgp = AgentexStandIn(**options), SgpStandIn(**options)
         for stand_in, port in ((agentex, arguments.agentex_port), (sgp, arguments.sgp_port)):

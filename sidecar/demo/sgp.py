@@ -1,8 +1,9 @@
-"""A stand-in for SGP's span upsert, as documented in docs/upstreams.md S1.4 above all.
+"""A stand-in for SGP's span upsert, as documented in docs/upstreams.md S1.4.
 
-In: `PUT /v5/spans/batch`. Out: all items stored and echoed, or none and the reason. Where the
-documents leave two readings, the one that is harder on a client is taken: a repeated item replaces
-the whole row, and a late open one replaces a complete one. Not imitated: credential redaction.
+`PUT /v5/spans/batch` stores and echoes all items, or none and gives the reason. Where the
+documents allow two readings, this takes the one that is harder on a client: a repeated item
+replaces the whole row, and a late open item replaces a complete row. Credential redaction is not
+imitated.
 """
 
 import json
@@ -19,7 +20,7 @@ ID_MAX = 256
 TEXTS = ("id", "trace_id", "name", "parent_id", "group_id")
 TIMES = ("start_timestamp", "end_timestamp")
 OBJECTS = ("input", "output", "expected", "metadata")
-# Not imported from the sink: a list that both share can't show that the sink's is wrong.
+# Not imported from the sink: a shared list could not reveal an error in the sink's.
 SPAN_TYPES = frozenset(
     "TEXT_INPUT TEXT_OUTPUT COMPLETION_INPUT COMPLETION KB_RETRIEVAL KB_INPUT RERANKING "  # noqa: SIM905
     "EXTERNAL_ENDPOINT PROMPT_ENGINEERING DOCUMENT_INPUT MAP_REDUCE DOCUMENT_SEARCH "
@@ -51,10 +52,10 @@ _LIGHT = msgspec.json.Decoder(_LightBatch)
 
 
 class SgpStandIn(StandIn):
-    """SGP. `prefix` goes before the path, as `/public` does in clusters.
+    """SGP. `prefix` precedes the path, as `/public` does in clusters.
 
-    `spans` are rows by (trace_id, id); `history` and `writes` go by id. `second_rows` counts
-    re-sent spans that began on another UTC day: the real store would keep both rows for ever.
+    `spans` holds rows by (trace_id, id); `history` and `writes` are by id. `second_rows` counts
+    spans sent again with a start on another UTC day: the real store would keep both rows forever.
     """
 
     keepalive_s = 75.0
@@ -70,7 +71,7 @@ class SgpStandIn(StandIn):
         self._traces: dict[str, set[str]] = {}  # the traces that know a span id
 
     def reply(self, request: Recorded) -> Answer:
-        """Section 1.4 of the contract."""
+        """Apply the request (docs/upstreams.md S1.4)."""
         headers = request.headers
         for header, right in (
             ("x-api-key", self.api_key),
@@ -97,7 +98,7 @@ class SgpStandIn(StandIn):
         return Answer(200, json.dumps(echo, separators=(",", ":")).encode())
 
     def reply_lightly(self, request: Recorded) -> Answer:
-        """Counts the writes."""
+        """Count the writes."""
         items = _LIGHT.decode(request.body).items
         for item in items:
             if item.input:
@@ -107,7 +108,7 @@ class SgpStandIn(StandIn):
         return _SHORT
 
     def _collapsed(self, rows: list[Row]) -> dict[Key, Row]:
-        """Of a repeated pair a complete item stays, else the last."""
+        """Keep one item per (trace_id, id): a complete one, else the last."""
         batch: dict[Key, Row] = {}
         for row in rows:
             key = row["trace_id"], row["id"]
@@ -119,25 +120,25 @@ class SgpStandIn(StandIn):
         return batch
 
     def _check_parents(self, batch: dict[Key, Row]) -> None:
-        """409 for a parent in another trace and for a cycle; an unknown parent is fine."""
-        beside: dict[str, set[str]] = {}
+        """Refuse (409) a parent in another trace, and a cycle; an unknown parent is fine."""
+        in_batch: dict[str, set[str]] = {}  # the traces of each span id in this batch
         for trace, id_ in batch:
-            beside.setdefault(id_, set()).add(trace)
-        sound: set[Key] = set()  # no cycle from here upwards
+            in_batch.setdefault(id_, set()).add(trace)
+        checked: set[Key] = set()  # no cycle from here upwards
         for start, row in batch.items():
             above = row.get("parent_id", "")
-            known = beside.get(above, set()) | self._traces.get(above, set())
+            known = in_batch.get(above, set()) | self._traces.get(above, set())
             if above and known and start[0] not in known:
                 _refuse(409, f"parent of span {start[1]} belongs to another trace")
             path: set[Key] = set()
             key: Key | None = start
-            while key is not None and key not in sound:
+            while key is not None and key not in checked:
                 if key in path:
                     _refuse(409, f"span {start[1]} is its own ancestor")
                 path.add(key)
                 parent = (batch.get(key) or self.spans.get(key) or {}).get("parent_id")
                 key = (key[0], parent) if parent else None
-            sound |= path
+            checked |= path
 
     def _store(self, key: Key, row: Row) -> None:
         before = self.spans.get(key)
@@ -169,7 +170,7 @@ def _not_json(constant: str) -> NoReturn:
 
 
 def _item(position: int, item: object) -> Row:
-    """The item as a row: known fields, checked. A field that may be absent may not be null."""
+    """Return the item's known fields as a row. An optional field may be absent, but not null."""
     if not isinstance(item, dict):
         _invalid(position, "", item)
     for name in REQUIRED:

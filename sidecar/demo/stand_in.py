@@ -1,10 +1,10 @@
-"""What both stand-ins share: a real HTTP server with a record of what came and a script.
+"""The base of both stand-ins: a real HTTP server that records requests and follows a script.
 
-In: requests as an upstream gets them. Out: what the subclass's `reply` says, unless the script or
-the rule says otherwise. A request is applied whether its client waits for the answer or not, as at
-the real servers. A bug in a stand-in or in a rule answers 500, and `stop` raises it.
+A request gets the response of the subclass's `reply`, unless the script or the rule overrides it.
+As at the real servers, a request is applied even when its client no longer waits for the response.
+A bug in a stand-in or in a rule gives a 500, and `stop` raises it.
 
-`python -m sidecar.demo.serve --help` serves both for benchmarks.
+`python -m sidecar.demo.serve --help` runs both for benchmarks.
 """
 
 import asyncio
@@ -54,13 +54,13 @@ __all__ = [
 ]
 
 HOST = "127.0.0.1"
-# Answered outside of all bookkeeping; with a query (`?counts`) it leaves the digests out.
+# Not recorded as a request. With a query (`?counts`) the report omits the digests.
 REPORT = "/__report"
 _TOO_LARGE = Answer(413, b'{"detail":"Request Entity Too Large"}')
 
 
 class Options(TypedDict, total=False):
-    """The arguments of every stand-in."""
+    """The arguments that every stand-in takes."""
 
     latency_s: float
     api_key: str | None
@@ -71,13 +71,13 @@ class Options(TypedDict, total=False):
 
 
 class StandIn(ABC):
-    """One upstream. All that is public may be read, and the settings changed, while it runs.
+    """One upstream. Its public attributes can be read, and settings changed, while it runs.
 
-    `digest` is for benchmarks: nothing is checked, recorded or stored but `digests` (of each span's
-    raw `input`), `writes` and `complete`; with `echo=False` the replies are short.
+    `digest` is for benchmarks: it checks, records and stores nothing but `digests` (of each span's
+    raw `input`), `writes` and `complete`. With `echo=False` the responses are short.
     """
 
-    keepalive_s = 5.0  # an idle connection ends after so long
+    keepalive_s = 5.0  # after which an idle connection is closed
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class StandIn(ABC):
         self.rule: Rule | None = None
         self.requests: list[Recorded] = []
         self.requests_total = 0
-        self.in_flight = 0  # clients that wait for an answer
+        self.in_flight = 0  # requests without a response yet
         self.peak_in_flight = 0
         self.history: dict[str, list[str]] = {}  # "open" or "complete" for each applied write
         self.writes: Counter[str] = Counter()
@@ -117,19 +117,19 @@ class StandIn(ABC):
 
     @abstractmethod
     def reply(self, request: Recorded) -> Answer:
-        """Apply the request, all of it at once, and say what the real server would."""
+        """Apply the request atomically, and return what the real server would."""
 
     @abstractmethod
     def reply_lightly(self, request: Recorded) -> Answer:
-        """`reply` where `digest` is set."""
+        """As `reply`, for `digest`: count only."""
 
     async def start(self, port: int = 0) -> None:
-        """Listen; 0 means any port. What was stored and recorded before stays."""
+        """Listen; 0 means any port. A restart keeps everything stored and recorded before."""
         self._web = web.Server(
             self._serve,
             access_log=None,
-            auto_decompress=False,  # neither upstream takes compressed bodies
-            handler_cancellation=True,  # so that a client that gives up is seen
+            auto_decompress=False,  # neither upstream accepts compressed bodies
+            handler_cancellation=True,  # so that a client that gives up leaves in_flight
             keepalive_timeout=self.keepalive_s,
         )
         loop = asyncio.get_running_loop()
@@ -138,7 +138,10 @@ class StandIn(ABC):
         self.url = f"http://{HOST}:{self.port}"
 
     async def stop(self) -> None:
-        """Die: the port is free, open connections are reset, nothing more is applied."""
+        """Stop as if killed: free the port, reset connections, apply nothing more.
+
+        Raises the first bug of the stand-in or of a rule, if any.
+        """
         if self._web is None or self._listening is None:
             return
         self._listening.close()
@@ -162,7 +165,7 @@ class StandIn(ABC):
         await self.stop()
 
     async def arrived(self, n: int) -> None:
-        """Return once `n` requests have arrived, since the stand-in was made."""
+        """Return once `n` requests have arrived since the stand-in was created."""
         if self.requests_total < n:
             reached = asyncio.get_running_loop().create_future()
             self._waiting.append((n, reached))
@@ -179,7 +182,7 @@ class StandIn(ABC):
             self.history.setdefault(id_, []).append("complete" if complete else "open")
 
     def report(self, *, digests: bool = True) -> bytes:
-        """The state as JSON, for other processes."""
+        """Return the state as JSON, for other processes."""
         report = {
             "requests": self.requests_total,
             "peak_in_flight": self.peak_in_flight,
@@ -231,7 +234,7 @@ class StandIn(ABC):
             outcome = Outcome(self._applied(recorded))
             self._forget(recorded)
             return outcome
-        # In a task of its own, as a client that gives up undoes nothing.
+        # In a task of its own, so that a client that gives up does not undo it.
         work = asyncio.get_running_loop().create_task(self._behave(recorded, behaviour))
         self._working.add(work)
 

@@ -36,7 +36,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def deep(levels: int) -> dict[str, Any]:
-    """A dict with this many levels."""
+    """Return a dict of this depth."""
     value: dict[str, Any] = {}
     for _ in range(levels - 1):
         value = {"d": value}
@@ -44,7 +44,7 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 class Client:
-    """Answers as (status, parsed body)."""
+    """Returns responses as (status, parsed body)."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
@@ -52,7 +52,7 @@ class Client:
     async def send(
         self, method: str, url: str, body: object = None, **headers: str
     ) -> tuple[int, Any]:
-        """Send a body: JSON, or bytes as they are."""
+        """Send a body as JSON; bytes are sent unchanged."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         named = JSON | {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.request(
@@ -63,7 +63,7 @@ class Client:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    # Agentex closes connections unannounced; only the test of that keeps one.
+    # Agentex closes connections unannounced, so only the test of that reuses one.
     connector = aiohttp.TCPConnector(force_close=True)
     timeout = aiohttp.ClientTimeout(10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -90,7 +90,7 @@ async def put(client: Client, sgp: SgpStandIn, *items: Any) -> tuple[int, Any]:
 async def test_a_script_is_followed_then_requests_are_applied(
     client: Client, agentex: AgentexStandIn
 ) -> None:
-    """Each request takes one entry of the script; after its end replies are normal."""
+    """Each request uses one entry of the script; after the last, responses are normal."""
     agentex.script = [503, Answer(429, b'"no"', {"Retry-After": "2"})]
     url = f"{agentex.url}/spans"
     assert await client.send("POST", url, SPAN) == (503, None)
@@ -110,7 +110,7 @@ async def test_a_script_is_followed_then_requests_are_applied(
 async def test_a_rule_is_asked_when_the_script_is_empty(
     client: Client, agentex: AgentexStandIn
 ) -> None:
-    """The rule sees the request and may leave it to the normal reply."""
+    """The rule sees the request, and can leave it to the normal response."""
 
     def refuse_b(request: Recorded) -> Scripted:
         return 418 if json.loads(request.body)["id"] == "b" else None
@@ -122,7 +122,7 @@ async def test_a_rule_is_asked_when_the_script_is_empty(
 
 
 async def test_a_bug_in_a_rule_is_raised_by_stop(client: Client) -> None:
-    """A rule that fails can't be mistaken for an upstream that does."""
+    """A failing rule can't be mistaken for a failing upstream."""
     stand_in = AgentexStandIn()
     await stand_in.start()
     stand_in.rule = lambda request: int(request.method)
@@ -141,7 +141,7 @@ async def test_a_bug_in_a_rule_is_raised_by_stop(client: Client) -> None:
     ],
     ids=repr,
 )
-async def test_resets_lose_the_reply(
+async def test_resets_lose_the_response(
     client: Client, agentex: AgentexStandIn, behaviour: Scripted, stored: bool
 ) -> None:
     """The client sees a broken connection, whether the span is stored or not."""
@@ -152,15 +152,15 @@ async def test_resets_lose_the_reply(
     assert agentex.in_flight == 0
 
 
-async def test_applied_but_answered_otherwise(client: Client, agentex: AgentexStandIn) -> None:
-    """ApplyThen stores the span and answers something else."""
+async def test_applied_with_another_response(client: Client, agentex: AgentexStandIn) -> None:
+    """ApplyThen stores the span, and responds with something else."""
     agentex.script = [ApplyThen(Answer(502))]
     assert (await client.send("POST", f"{agentex.url}/spans", SPAN))[0] == 502
     assert agentex.history == {"a": ["open"]}
 
 
 async def test_a_hung_request_ends_with_its_client(client: Client, agentex: AgentexStandIn) -> None:
-    """Hang never answers nor applies; the place in flight is free once the client is gone."""
+    """Hang neither responds nor applies; the request is in flight until its client is gone."""
     agentex.script = [Hang()]
     hung = asyncio.create_task(client.send("POST", f"{agentex.url}/spans", SPAN))
     await agentex.arrived(1)
@@ -177,7 +177,7 @@ async def test_a_hung_request_ends_with_its_client(client: Client, agentex: Agen
 async def test_a_gate_holds_requests_and_a_client_that_leaves_undoes_nothing(
     client: Client, agentex: AgentexStandIn
 ) -> None:
-    """Gated requests are applied when the gate opens, waited for or not."""
+    """Gated requests are applied when the gate opens, even after their clients have left."""
     gate = asyncio.Event()
     agentex.script = [Gate(gate), Gate(gate, Delay(0))]
     url = f"{agentex.url}/spans"
@@ -212,8 +212,8 @@ async def test_stop_is_hard_and_the_port_can_be_used_again(client: Client) -> No
     await agentex.stop()
 
 
-async def test_latency_and_bodies_that_are_not_kept(client: Client) -> None:
-    """The answer takes its time; nothing of the content stays in the records."""
+async def test_latency_and_keep_bodies(client: Client) -> None:
+    """The response has the latency; without `keep_bodies`, the records hold no content."""
     async with AgentexStandIn(latency_s=0.02, keep_bodies=False) as agentex:
         before = asyncio.get_running_loop().time()
         await client.send("POST", f"{agentex.url}/spans", SPAN)
@@ -222,7 +222,7 @@ async def test_latency_and_bodies_that_are_not_kept(client: Client) -> None:
 
 
 async def test_agentex_duplicate(client: Client, agentex: AgentexStandIn) -> None:
-    """A second POST of an id is a 400 that says so, and changes nothing."""
+    """A second POST of an id is a 400 with the reason, and changes nothing."""
     await client.send("POST", f"{agentex.url}/spans", SPAN)
     status, body = await client.send("POST", f"{agentex.url}/spans", SPAN | {"name": "other"})
     assert status == 400
@@ -283,7 +283,7 @@ async def test_agentex_refuses(
 async def test_agentex_refuses_bodies(
     client: Client, agentex: AgentexStandIn, status: int, body: bytes, headers: dict[str, str]
 ) -> None:
-    """Bodies and headers that the real server does not take are refused."""
+    """Bodies and headers that the real server does not accept are refused."""
     assert (await client.send("POST", f"{agentex.url}/spans", body, **headers))[0] == status
     assert agentex.spans == {}
 
@@ -297,17 +297,17 @@ async def test_agentex_refuses_bodies(
     ],
     ids=lambda value: repr(value)[:30],
 )
-async def test_agentex_takes(
+async def test_agentex_accepts(
     client: Client, agentex: AgentexStandIn, changes: dict[str, Any]
 ) -> None:
-    """What is odd but legal is stored as sent."""
+    """Odd but valid values are stored as sent."""
     status, row = await client.send("POST", f"{agentex.url}/spans", SPAN | changes)
     assert status == 200
     assert agentex.spans[row["id"]].items() >= (SPAN | changes).items()
 
 
 async def test_agentex_errors_show_content(client: Client, agentex: AgentexStandIn) -> None:
-    """As at the real server, error messages repeat what was sent: nobody may log them."""
+    """As at the real server, error messages repeat the content, so they must not be logged."""
     bad = SPAN | {"input": {"prompt": "secret"}}
     _, body = await client.send("POST", f"{agentex.url}/spans", bad | {"task_id": "unknown"})
     assert "fk_spans_task_id_tasks" in body["message"]
@@ -322,7 +322,7 @@ async def test_agentex_errors_show_content(client: Client, agentex: AgentexStand
     "poison", [{"x": "\ud800"}, {"\udfff": 1}, deep(255)], ids=["value", "key", "depth"]
 )
 async def test_agentex_poison(client: Client, agentex: AgentexStandIn, poison: object) -> None:
-    """A surrogate or too deep a value is a 500 that stores: unreadable until it is replaced."""
+    """A surrogate or too deep a value is a 500 that stores a row, unreadable until replaced."""
     url = f"{agentex.url}/spans"
     assert (await client.send("POST", url, SPAN | {"output": poison}))[0] == 500
     assert agentex.poisoned == {"a"}
@@ -336,7 +336,7 @@ async def test_agentex_poison(client: Client, agentex: AgentexStandIn, poison: o
 
 
 async def test_agentex_closes_after_an_unhandled_500() -> None:
-    """The connection ends without a `Connection: close`, but only after unhandled exceptions."""
+    """Only an unhandled exception closes the connection, and without `Connection: close`."""
     async with AgentexStandIn(tasks=set()) as agentex:
         reader, writer = await asyncio.open_connection("127.0.0.1", agentex.port)
         for change, closed in (({"task_id": "unknown"}, False), ({"name": "\0"}, True)):
@@ -355,7 +355,7 @@ async def test_agentex_closes_after_an_unhandled_500() -> None:
 
 
 async def test_agentex_patch(client: Client, agentex: AgentexStandIn) -> None:
-    """Null leaves alone, fields are replaced whole, data is merged one level deep."""
+    """Null changes nothing, fields are replaced whole, `data` is merged one level deep."""
     first = {"input": {"i": 1}, "data": {"a": {"x": 1}, "b": 1}}
     await client.send("POST", f"{agentex.url}/spans", SPAN | first)
     change = {"id": "z", "name": None, "input": {}, "data": {"a": {"y": 2}}, "end_time": LATER}
@@ -372,7 +372,7 @@ async def test_agentex_patch(client: Client, agentex: AgentexStandIn) -> None:
 
 
 async def test_agentex_patch_of_list_data(client: Client, agentex: AgentexStandIn) -> None:
-    """Stored list data and any new data is a 500 that applies nothing of the PATCH."""
+    """With a list stored in `data`, any new `data` is a 500, and the PATCH has no effect."""
     await client.send("POST", f"{agentex.url}/spans", SPAN | {"data": [{"a": 1}]})
     change = {"data": {"b": 1}, "end_time": LATER}
     assert (await client.send("PATCH", f"{agentex.url}/spans/a", change))[0] == 500
@@ -402,7 +402,7 @@ async def test_agentex_paths(client: Client, agentex: AgentexStandIn) -> None:
 
 
 async def test_agentex_keys(client: Client) -> None:
-    """Where a key is configured, only that one is let in, and it may change."""
+    """With a configured key, only that key is accepted; it can change."""
     async with AgentexStandIn(api_key="one") as agentex:
         url = f"{agentex.url}/spans"
         assert (await client.send("GET", url))[0] == 401
@@ -463,7 +463,7 @@ async def test_sgp_repeated_items(client: Client, sgp: SgpStandIn) -> None:
 async def test_sgp_refuses_the_whole_batch(
     client: Client, sgp: SgpStandIn, status: int, changes: dict[str, Any]
 ) -> None:
-    """One bad item, and nothing of its batch is stored."""
+    """One bad item means that nothing of its batch is stored."""
     stored = ITEM | {"id": "stored child", "parent_id": "a"}
     assert (await put(client, sgp, ITEM | {"id": "elsewhere", "trace_id": "o"}, stored))[0] == 200
     before = dict(sgp.spans)
@@ -474,7 +474,7 @@ async def test_sgp_refuses_the_whole_batch(
 
 
 async def test_sgp_missing_fields_and_sizes(client: Client, sgp: SgpStandIn) -> None:
-    """Required fields, at most 1000 items, at most max_body bytes, this path only."""
+    """Missing fields, more than 1000 items, too large a body and another path are refused."""
     for name in ("name", "start_timestamp", "trace_id"):
         assert (await put(client, sgp, {k: v for k, v in ITEM.items() if k != name}))[0] == 422
     many = [ITEM | {"id": str(n), "parent_id": str(n + 1)} for n in range(1001)]
@@ -486,7 +486,7 @@ async def test_sgp_missing_fields_and_sizes(client: Client, sgp: SgpStandIn) -> 
 
 
 async def test_sgp_credentials(client: Client) -> None:
-    """Both the key and the account must be right."""
+    """Both the key and the account must match."""
     async with SgpStandIn(api_key="k", account_id="acc") as sgp:
         url, body = f"{sgp.url}/v5/spans/batch", {"items": [ITEM]}
         wrong: list[dict[str, str]] = [
