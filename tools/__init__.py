@@ -1,1 +1,1 @@
-"""Programs that make committed files; none is part of the sidecar."""
+"""Programs that generate committed files; none is part of the sidecar."""

@@ -1,9 +1,9 @@
-"""Writes the Grafana dashboard to standard output: classic JSON, as dashboard sidecars load it.
+"""Generates the Grafana dashboard: classic JSON, as dashboard sidecars load it.
 
     python -m tools.dashboard > helm/trace-sidecar/dashboards/trace-sidecar.json
 
-Needs grafana-foundation-sdk, in the version of tests/e2e/test_dashboard.py, which fails when the
-committed file is not what this makes. What is shown, and why, is in panels.py.
+Needs grafana-foundation-sdk in the version named in tests/e2e/test_dashboard.py, which fails when
+the committed file is not this program's output. panels.py defines what the dashboard shows.
 """
 
 import sys
@@ -25,11 +25,11 @@ _HIDDEN_COLUMNS = {"Time": True}
 
 
 def dashboard() -> build.Dashboard:
-    """The whole dashboard."""
+    """Return the whole dashboard."""
     made = (
         build.Dashboard("Trace sidecar")
         .uid(UID)
-        .description("Are we losing spans, is it late, and why: the trace sidecars of agent pods.")
+        .description("The trace sidecars of agent pods: are we losing spans, is it late, and why?")
         .tags(["trace-sidecar", "agentex"])
         .editable()
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
@@ -64,7 +64,7 @@ def _variable(name: str, query: str) -> build.QueryVariable:
         .sort(model.VariableSort.ALPHABETICAL_ASC)
         .multi(multi=True)
         .include_all(include_all=True)
-        # Not a list of a thousand names; and it fits where no such label is scraped.
+        # Shorter than a list of a thousand names, and matches targets without the label.
         .all_value(".*")
         .current(_ALL)
     )

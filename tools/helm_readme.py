@@ -1,12 +1,12 @@
-"""Fills the tables of the charts' README files from what they document.
+"""Generates the tables in the charts' README files from the files that they document.
 
     python tools/helm_readme.py          # write them
-    python tools/helm_readme.py --check  # exit code 1 where one is not up to date
+    python tools/helm_readme.py --check  # exit with 1 when one is out of date
 
-Between `<!-- values: FILE PREFIX -->` and `<!-- end -->` comes a table of a values file: each key
-with its default and the comment above it. Between `<!-- settings: PREFIX -->` and `<!-- end -->`
-comes one of config.example.toml: the keys that the library chart's schema takes. Standard library
-only: it reads the plain YAML of these two files, not any YAML.
+`<!-- values: FILE PREFIX -->` to `<!-- end -->` encloses a table of a values file: each key with
+its default and the comment above it. `<!-- settings: PREFIX -->` to `<!-- end -->` encloses one of
+config.example.toml: the keys that the library chart's schema allows. Uses the standard library
+only, and parses no more YAML than these two values files contain.
 """
 
 import json
@@ -27,7 +27,7 @@ _BLOCK = re.compile(r"(<!-- (values|settings): (.*?) -->\n).*?(<!-- end -->)", r
 
 
 class Value(NamedTuple):
-    """A key of a values file; `default` is None for a section of further keys."""
+    """A key of a values file; `default` is None for a section."""
 
     path: str
     default: str | None
@@ -35,7 +35,7 @@ class Value(NamedTuple):
 
 
 def values(source: str) -> Iterator[Value]:
-    """The keys of a values file in its order, with the comments directly above them."""
+    """Yield the keys of a values file in order, with the comments directly above them."""
     lines = source.splitlines()
     parents: list[tuple[int, str]] = []
     comment: list[str] = []
@@ -56,7 +56,7 @@ def values(source: str) -> Iterator[Value]:
 
 
 def _items(lines: list[str]) -> str | None:
-    """The list that begins here, on one line; None where no list begins."""
+    """Return the list that begins here on one line; None if none begins."""
     found = []
     for line in lines:
         match = _ITEM.fullmatch(line)
@@ -67,7 +67,7 @@ def _items(lines: list[str]) -> str | None:
 
 
 def settings() -> Iterator[Value]:
-    """The sidecar's settings that the library chart takes, as config.example.toml has them."""
+    """Yield the settings of config.example.toml that the library chart allows."""
     schema = json.loads((LIBRARY / "values.schema.json").read_text())
     sections = schema["properties"]["config"]["properties"]
     section = ""
@@ -81,7 +81,7 @@ def settings() -> Iterator[Value]:
 
 
 def table(rows: Iterator[Value], prefix: str) -> str:
-    """A Markdown table of `rows`; sections appear where they have a text."""
+    """Return a Markdown table of `rows`; sections appear only if they have a text."""
     lines = ["| value | default | what it is |", "|---|---|---|"]
     for row in rows:
         if row.default is None and not row.text:
@@ -93,7 +93,7 @@ def table(rows: Iterator[Value], prefix: str) -> str:
 
 
 def filled(readme: Path) -> str:
-    """The text of a README with its tables made anew."""
+    """Return the text of a README with its tables regenerated."""
 
     def fill(match: re.Match[str]) -> str:
         if match[2] == "settings":
@@ -107,7 +107,7 @@ def filled(readme: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the tables, or only look whether they are up to date."""
+    """Write the tables, or with --check report those out of date."""
     stale = [readme for readme in READMES if filled(readme) != readme.read_text()]
     for readme in stale:
         if "--check" not in arguments:

@@ -1,9 +1,9 @@
-"""Writes the kustomize patches from the library chart, so that there is one container definition.
+"""Generates the kustomize patches from the library chart, so that one definition serves both.
 
     python tools/kustomize_files.py HELM [FOLDER]
 
-HELM is the helm program. FOLDER is what to write into, `deploy/kustomize` of the repository when it
-is left out. Exit code as helm's.
+HELM is the helm program, FOLDER the output folder (default: `deploy/kustomize` of the repository).
+The exit code is helm's.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ version: 0.0.0
 dependencies:
   - {name: trace-sidecar-lib, alias: sidecar, version: ">=0.0.0-0", repository: ""}
 """
-# References are optional: a pod starts without the Secret.
+# The Secret is optional in the pod: without it, a pod still starts.
 VALUES = "sidecar: {credentials: {secretName: trace-sidecar}}\n"
 
 HEADER = "# Made from helm/trace-sidecar-lib by tools/kustomize_files.py.\n"
@@ -36,7 +36,7 @@ spec:
       initContainers:
         {{- include "trace-sidecar.initContainers" .Subcharts.sidecar | nindent 8 }}
 """
-# Flux applies this to what a Helm release renders.
+# Flux applies these patches to the manifests that a Helm release renders.
 RELEASE = """\
 apiVersion: helm.toolkit.fluxcd.io/v2
 kind: HelmRelease
@@ -56,7 +56,7 @@ FILES = {"component/workload.yaml": WORKLOAD, "flux/release.yaml": RELEASE}
 
 
 def render(helm: str, template: str) -> str:
-    """`template` rendered by helm in a chart that includes the library."""
+    """Render `template` with helm, in a chart that includes the library."""
     with tempfile.TemporaryDirectory() as folder:
         chart = Path(folder)
         (chart / "charts").mkdir()
@@ -68,7 +68,7 @@ def render(helm: str, template: str) -> str:
         (chart / "templates/_workload.tpl").write_text(workload)
         (chart / "templates/file.yaml").write_text(template)
         command = [helm, "template", "any", str(chart)]
-        # The program is named by whoever runs this.
+        # The caller names the program.
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
     text = done.stdout
     kept = [line for line in text.splitlines() if line not in {"---", ""}]

@@ -1,10 +1,10 @@
-"""What the dashboard shows, row by row: titles, expressions and what to make of them.
+"""The dashboard's panels, row by row: titles, expressions and how to read them.
 
-In an expression a metric is written without its prefix and without the selection of the dashboard:
-`queue_depth{}` is `trace_sidecar_queue_depth{namespace=~"$namespace", pod=~"$pod"}`. Nothing is
-drawn for each pod: a panel shows sums, extremes and quantiles, a table the ten worst pods.
-Quantiles come from the recording rules (helm/trace-sidecar/files/rules.yaml), which keep no pod:
-a histogram of a thousand pods is too much to read at every refresh.
+Expressions omit the metrics' prefix and the dashboard's label selection: `queue_depth{}` stands
+for `trace_sidecar_queue_depth{namespace=~"$namespace", pod=~"$pod"}`. No panel draws a series per
+pod: graphs show sums, extremes and quantiles, tables the ten worst pods. Quantiles come from the
+recording rules (helm/trace-sidecar/files/rules.yaml), which aggregate pods away: the histograms of
+a thousand pods are too much to query at every refresh.
 """
 
 import re
@@ -21,20 +21,20 @@ _OWN_NAME = ("process_", "kube_", "container_")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An expression in our short form, and the legend of its series."""
+    """An expression in the short form, and the legend of its series."""
 
     short: str
     legend: str = ""
 
     @property
     def expr(self) -> str:
-        """The expression as Grafana sends it."""
+        """The expression in full, as Grafana sends it."""
         return _METRIC.sub(_selected, self.short)
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. `unit` is Grafana's name; `bad` the value from which on it is red."""
+    """One panel. `unit` is Grafana's name, `bad` the value from which the panel turns red."""
 
     title: str
     help: str
@@ -65,7 +65,7 @@ def _quantiles(recorded: str, by: str, legend: str) -> tuple[Query, ...]:
 
 
 def _own(name: str) -> str:
-    """A process metric of the sidecar itself: the agent's target may export the same name."""
+    """Select the sidecar's own process metric: the agent's target may export the same name."""
     return f"({name} and queue_limit_bytes{{}})"
 
 
@@ -78,17 +78,17 @@ _RESTARTS = " or ".join(
 _LOSS = (
     Panel(
         "Unaccounted for",
-        "Events and writes that the books miss. Anything but 0 is a bug in the sidecar.",
+        "Events and writes that the accounting misses. Anything but 0 is a bug in the sidecar.",
         "stat", "short", (Query("sum(abs(accounting_imbalance{}))"),), width=4, bad=1,
     ),
     Panel(
         "Lost writes",
-        "Accepted and gone, in the time range shown.",
+        "Accepted writes that were lost in the time range shown.",
         "stat", "short", (Query("sum(increase(lost_writes_total{}[$__range]))"),), width=4, bad=0.5,
     ),
     Panel(
         "Lost at the last shutdown",
-        "Writes that the previous life of these sidecars lost when it stopped.",
+        "Writes that the previous runs of these sidecars lost at shutdown.",
         "stat", "short", (Query("sum(last_shutdown_lost{})"),), width=4, bad=1,
     ),
     Panel(
@@ -99,17 +99,18 @@ _LOSS = (
         width=4, bad=0.5,
     ),
     Panel(
-        "Sidecars", "Sidecars that Prometheus sees.",
+        "Sidecars", "Sidecars that Prometheus scrapes.",
         "stat", "short", (Query("count(build_info{})"),), width=4,
     ),
     Panel(
-        "Restarts", "Restarts of the sidecar's container in an hour; needs kube-state-metrics.",
+        "Restarts", "Restarts of the sidecar's container in the last hour. Needs "
+        "kube-state-metrics.",
         "stat", "short", (Query(f"sum({_RESTARTS.replace('$__rate_interval', '1h')})"),),
         width=4, bad=0.5, none="no kube-state-metrics",
     ),
     Panel(
-        "Lost and set aside",
-        "Lost writes and dead letters a second, by reason. Flat at 0 is how it should be.",
+        "Lost and dead-lettered",
+        "Lost writes and dead letters per second, by reason. It should be flat at 0.",
         "lines", "wps",
         (
             Query(f"sum by (sink, reason) (rate(lost_writes_total{{}}{_RATE}))",
@@ -119,9 +120,8 @@ _LOSS = (
         ),
     ),
     Panel(
-        "What became of the writes",
-        "Writes a second that were put into each lane, and how they left it. What is put and does "
-        "not leave, waits.",
+        "Outcomes of writes",
+        "Writes put into each lane per second, and how they left it. The difference is waiting.",
         "lines", "wps",
         (
             Query(f"sum by (sink) (rate(written_writes_total{{}}{_RATE}))", "{{sink}} put"),
@@ -136,8 +136,8 @@ _LOSS = (
 _LATE = (
     Panel(
         "Oldest write",
-        "Age of the oldest accepted write that its upstream does not have. Seconds are normal; it "
-        "climbs like a clock while an upstream is away.",
+        "Age of the oldest accepted write that is not settled. Seconds are normal; it rises "
+        "steadily while an upstream is down.",
         "lines", "s",
         (Query("max by (sink) (oldest_write_age_seconds{})", "{{sink}} worst pod"),
          Query("avg by (sink) (oldest_write_age_seconds{})", "{{sink}} mean")),
@@ -145,16 +145,16 @@ _LATE = (
     ),
     Panel(
         "Delivery delay",
-        "From the accept to the upstream's yes, for what was delivered, in the whole namespace. "
-        "Needs the recording rules.",
+        "From accepting an event to the upstream's success response, for delivered writes of the "
+        "whole namespace. Needs the recording rules.",
         "lines", "s",
         _quantiles("namespace_sink_le:trace_sidecar_delivery_delay_seconds_bucket:rate5m",
                    "sink, ", "{{sink}} "),
         width=8,
     ),
     Panel(
-        "Most behind",
-        "The ten pods whose oldest write is oldest.",
+        "Furthest behind",
+        "The ten pods with the oldest waiting write.",
         "table", "s",
         (Query("topk(10, max by (namespace, pod, sink) (oldest_write_age_seconds{}))"),),
         width=8,
@@ -164,49 +164,49 @@ _LATE = (
 _WHY = (
     Panel(
         "Upstream state",
-        "Sidecars that see the upstream in each state. throttled: it asked for a pause. down: no "
-        "answer, or not its API. unauthorized: the credential is refused. braked: it refuses most "
-        "of what is sent.",
+        "Sidecars by the state in which they see the upstream. throttled: it asked for a pause. "
+        "down: no response, or not from its API. unauthorized: it refuses the credential. braked: "
+        "it refuses most writes.",
         "stack", "short",
         (Query("sum by (sink, state) (sink_state{})", "{{sink}} {{state}}"),), width=8,
     ),
     Panel(
         "Requests",
-        "Requests to each upstream by outcome; refused and too_large are decisions about a write, "
-        "the rest is tried again.",
+        "Requests to each upstream by outcome. refused and too_large are decisions about writes; "
+        "the other failures are retried.",
         "stack", "reqps",
         (Query(f"sum by (sink, outcome) (rate(upstream_requests_total{{}}{_RATE})) > 0",
                "{{sink}} {{outcome}}"),), width=8,
     ),
     Panel(
-        "Errors", "Share of the requests that did not end with ok.",
+        "Errors", "Share of requests whose outcome is not ok.",
         "lines", "percentunit",
         (Query(f'sum by (sink) (rate(upstream_requests_total{{outcome!="ok"}}{_RATE})) / '
                f"(sum by (sink) (rate(upstream_requests_total{{}}{_RATE})) > 0)", "{{sink}}"),),
         width=8,
     ),
     Panel(
-        "Latency", "Time of one request, in the whole namespace. Needs the recording rules.",
+        "Latency", "Duration of one request, in the whole namespace. Needs the recording rules.",
         "lines", "s",
         _quantiles(
             "namespace_sink_le:trace_sidecar_upstream_request_duration_seconds_bucket:rate5m",
             "sink, ", "{{sink}} "), width=8,
     ),
     Panel(
-        "Concurrency", "Requests in flight and how many there may be, all pods together. The limit "
-        "adapts; it is 1 for a sidecar that probes.",
+        "Concurrency", "Writes in flight and the limit of concurrent requests, summed over all "
+        "pods. The limit adapts; it is 1 for a sidecar that probes.",
         "lines", "short",
         (Query("sum by (sink) (in_flight{})", "{{sink}} writes in flight"),
          Query("sum by (sink) (concurrency_limit{})", "{{sink}} limit")), width=8,
     ),
     Panel(
-        "Batches", "Writes in a forwarded batch, on average. Agentex takes one at a time.",
+        "Batches", "Average number of writes per forwarded batch. Agentex takes one at a time.",
         "lines", "short",
         (Query(f"sum by (sink) (rate(batch_spans_sum{{}}{_RATE})) / "
                f"(sum by (sink) (rate(batch_spans_count{{}}{_RATE})) > 0)", "{{sink}}"),), width=8,
     ),
     Panel(
-        "Request size", "Bytes in a request, on average.",
+        "Request size", "Average number of bytes per request body.",
         "lines", "bytes",
         (Query(f"sum by (sink) (rate(batch_bytes_sum{{}}{_RATE})) / "
                f"(sum by (sink) (rate(batch_bytes_count{{}}{_RATE})) > 0)", "{{sink}}"),), width=8,
@@ -217,7 +217,7 @@ _WHY = (
         (Query(f"sum by (sink) (rate(retries_total{{}}{_RATE}))", "{{sink}}"),), width=8,
     ),
     Panel(
-        "Most failures", "The ten pods with the most failed requests a second.",
+        "Most failures", "The ten pods with the most failed requests per second.",
         "table", "reqps",
         (Query("topk(10, sum by (namespace, pod, sink, outcome) "
                f'(rate(upstream_requests_total{{outcome!="ok"}}{_RATE})))'),), width=8,
@@ -226,21 +226,21 @@ _WHY = (
 
 _RESOURCES = (
     Panel(
-        "Queue depth", "Writes that are not settled: waiting, in flight, on disk.",
+        "Queue depth", "Writes that are not settled: waiting, in flight or on disk.",
         "lines", "short",
         (Query("sum by (sink) (queue_depth{})", "{{sink}} all pods"),
          Query("max by (sink) (queue_depth{})", "{{sink}} worst pod"),
          Query("sum(open_spans{})", "open spans")), width=8,
     ),
     Panel(
-        "Queue bytes", "Accepted spans in memory. At queue.max_bytes agents get 429.",
+        "Queue bytes", "Bytes of accepted spans in memory. At queue.max_bytes agents get 429.",
         "lines", "bytes",
         (Query("max(queue_bytes{})", "worst pod"),
          Query("avg(queue_bytes{})", "mean"),
          Query("min(queue_limit_bytes{})", "lowest limit")), width=8,
     ),
     Panel(
-        "Fullest queues", "The ten pods that used most of queue.max_bytes.",
+        "Fullest queues", "The ten pods that use the largest share of queue.max_bytes.",
         "table", "percentunit",
         (Query("topk(10, max by (namespace, pod) (queue_bytes{} / queue_limit_bytes{}))"),),
         width=8, bad=0.8,
@@ -253,30 +253,30 @@ _RESOURCES = (
          Query("min(memory_limit_bytes{})", "lowest limit")), width=8,
     ),
     Panel(
-        "CPU", "Cores used. One sidecar can use one.",
+        "CPU", "CPU cores used. A sidecar can use at most one.",
         "lines", "short",
         (Query(f"max({_own(f'rate(process_cpu_seconds_total{{}}{_RATE})')})", "worst pod"),
          Query(f"sum({_own(f'rate(process_cpu_seconds_total{{}}{_RATE})')})", "all pods")), width=8,
     ),
     Panel(
-        "Event loop lag", "How late a timer of a second comes, in the whole namespace: high where "
-        "the CPU is short. Needs the recording rules.",
+        "Event loop lag", "How late a timer of the event loop fires, in the whole namespace. High "
+        "when the CPU is short. Needs the recording rules.",
         "lines", "s",
         _quantiles("namespace_le:trace_sidecar_event_loop_lag_seconds_bucket:rate5m", "", ""),
         width=8,
     ),
     Panel(
-        "Spool", "Share of the spool's room that writes take. At 100 % agents get 429.",
+        "Spool", "Share of the spool in use. At 100% agents get 429.",
         "lines", "percentunit",
         (Query("max(spool_used_ratio{})", "worst pod"),
          Query("avg(spool_used_ratio{})", "mean")), width=8,
     ),
     Panel(
-        "Spool trouble", "Sidecars whose disk can't be used, and disk errors a second.",
+        "Disk problems", "Sidecars whose spool is degraded, and disk errors per second.",
         "lines", "short",
         (Query("sum(spool_degraded{})", "degraded sidecars"),
          Query(f"sum(rate(spool_errors_total{{}}{_RATE}))", "errors/s"),
-         Query(f"sum(rate(dead_letter_errors_total{{}}{_RATE}))", "dead letters not kept/s")),
+         Query(f"sum(rate(dead_letter_errors_total{{}}{_RATE}))", "dead letters not written/s")),
         width=8,
     ),
     Panel(
@@ -289,41 +289,41 @@ _RESOURCES = (
 
 _INTAKE = (
     Panel(
-        "Events", "Events taken a second; joined: gone out inside another event of their span.",
+        "Events", "Events accepted per second. joined: sent inside another event of their span.",
         "lines", "eps",
         (Query(f"sum by (kind) (rate(received_events_total{{}}{_RATE}))", "{{kind}}"),
          Query(f"sum(rate(joined_events_total{{}}{_RATE}))", "joined"),
          Query(f"sum(rate(spool_replayed_events_total{{}}{_RATE}))", "from the spool")), width=8,
     ),
     Panel(
-        "Requests by answer", "429 and 503 mean later: nothing of the request was taken. 4xx else: "
-        "the agent has to be corrected.",
+        "Requests by status", "Agents' requests. 429 and 503 mean later: nothing of the request "
+        "was accepted. Other 4xx: the agent needs a fix.",
         "stack", "reqps",
         (Query(f"sum by (code) (rate(ingest_requests_total{{}}{_RATE})) > 0", "{{code}}"),),
         width=8,
     ),
     Panel(
-        "Rejections", "Rejected events by reason; a request that is refused whole counts once.",
+        "Refusals", "Refused events by reason; a request refused as a whole counts once.",
         "lines", "ops",
         (Query(f"sum by (reason) (rate(rejected_events_total{{}}{_RATE}))", "{{reason}}"),),
         width=8,
     ),
     Panel(
-        "Answer time", "What an agent waits for an answer, in the whole namespace. Needs the "
+        "Response time", "How long agents wait for a response, in the whole namespace. Needs the "
         "recording rules.",
         "lines", "s",
         _quantiles("namespace_le:trace_sidecar_ingest_duration_seconds_bucket:rate5m", "", ""),
         width=8,
     ),
     Panel(
-        "Handed on to SGP", "Other calls of the agents' SGP clients, where listener.pass_through "
-        "is on. Anything but answered failed on the way; it is never tried again.",
+        "Passed through to SGP", "Other requests of the agents' SGP clients, with "
+        "listener.pass_through. All outcomes but answered are failures; they are never retried.",
         "lines", "reqps",
         (Query(f"sum by (outcome) (rate(passed_through_requests_total{{}}{_RATE}))",
                "{{outcome}}"),), width=8,
     ),
     Panel(
-        "Busiest", "The ten pods that take most events a second.",
+        "Busiest", "The ten pods that accept the most events per second.",
         "table", "eps",
         (Query(f"topk(10, sum by (namespace, pod) (rate(received_events_total{{}}{_RATE})))"),),
         width=8,
