@@ -24,7 +24,7 @@ dependencies:
 # The Secret is optional in the pod: without it, a pod still starts.
 VALUES = "sidecar: {credentials: {secretName: trace-sidecar}}\n"
 
-HEADER = "# Made from helm/trace-sidecar-lib by tools/kustomize_files.py.\n"
+HEADER = "# Generated from helm/trace-sidecar-lib by tools/kustomize_files.py.\n"
 WORKLOAD = """\
 apiVersion: apps/v1
 kind: Deployment

@@ -1,7 +1,7 @@
 {{/*
 trace-sidecar.toCel: a value as a CEL literal, for JSONPatch in a MutatingAdmissionPolicy.
 Takes (dict "value" V "type" "Object.spec.containers"). Maps become typed objects, because the API
-server compiles no map of mixed types; resource quantities are maps of one type and stay maps.
+server does not compile maps of mixed types. Resource quantities are maps of one type and stay maps.
 */}}
 {{- define "trace-sidecar.toCel" -}}
 {{- $type := .type -}}

@@ -1,8 +1,8 @@
 {{/*
 Every template here takes the library's own scope: .Subcharts.<alias or name of the dependency>.
 
-trace-sidecar.container: the sidecar, as one item of a list of containers.
-The only place that defines it: the injection policy and the kustomize component are made from it.
+trace-sidecar.container: the sidecar, as one item of a list of containers. This is its only
+definition: the injection policy and the kustomize component are generated from it.
 */}}
 {{- define "trace-sidecar.container" -}}
 {{- include "trace-sidecar.valid" . -}}
@@ -52,12 +52,12 @@ The only place that defines it: the injection policy and the kustomize component
   {{- end }}
 {{- end }}
 
-{{/* trace-sidecar.initContainers: the container where it is a native sidecar, else nothing. */}}
+{{/* trace-sidecar.initContainers: the container if it is a native sidecar, else nothing. */}}
 {{- define "trace-sidecar.initContainers" -}}
 {{- if eq .Values.mode "native" }}{{ include "trace-sidecar.container" . }}{{ end }}
 {{- end }}
 
-{{/* trace-sidecar.containers: the container where it is an ordinary one, else nothing. */}}
+{{/* trace-sidecar.containers: the container if it is an ordinary one, else nothing. */}}
 {{- define "trace-sidecar.containers" -}}
 {{- if eq .Values.mode "container" }}{{ include "trace-sidecar.container" . }}{{ end }}
 {{- end }}

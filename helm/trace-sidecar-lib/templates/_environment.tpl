@@ -1,6 +1,6 @@
 {{/*
-trace-sidecar.environment: what a container of the agent gets, so that the SGP client of an agent
-made from an Agentex template posts its spans to the sidecar.
+trace-sidecar.environment: variables for the agent's containers, which make the SGP client of an
+agent made from an Agentex template post its spans to the sidecar.
 */}}
 {{- define "trace-sidecar.environment" -}}
 - name: SGP_CLIENT_BASE_URL
@@ -12,7 +12,7 @@ made from an Agentex template posts its spans to the sidecar.
 http://127.0.0.1:{{ .Values.config.listener.port }}
 {{- end }}
 
-{{/* trace-sidecar.ownAddress: a regular expression for base URLs that lead to the sidecar itself. */}}
+{{/* trace-sidecar.ownAddress: a regular expression for base URLs of the sidecar itself. */}}
 {{- define "trace-sidecar.ownAddress" -}}
 (?i)^\s*https?://([^/]*@)?(127[.]0[.]0[.]1|localhost|\[::1\]):{{ .Values.config.listener.port }}([^0-9]|$)
 {{- end }}

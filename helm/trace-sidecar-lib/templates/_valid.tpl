@@ -1,6 +1,6 @@
 {{/*
-trace-sidecar.valid: fails for values that the schema can't judge one by one. In an agent's pod they
-would keep the sidecar from starting, and the agent with it, or have the pod refused.
+trace-sidecar.valid: fails for values whose combination the schema can't check. In an agent's pod
+they would keep the sidecar, and with it the agent, from starting, or have the pod refused.
 */}}
 {{- define "trace-sidecar.valid" -}}
 {{- $config := .Values.config -}}
@@ -30,8 +30,8 @@ would keep the sidecar from starting, and the agent with it, or have the pod ref
 {{- end }}
 
 {{/*
-trace-sidecar.fits: fails where the files may grow above 80 % of the volume. The spool's log, its
-temporary files and the time between two looks of the kubelet need the rest.
+trace-sidecar.fits: fails if the files can grow above 80% of the volume. The rest is for the spool's
+write-ahead log, its temporary files, and growth between two checks by the kubelet.
 */}}
 {{- define "trace-sidecar.fits" -}}
 {{- $files := 0 -}}

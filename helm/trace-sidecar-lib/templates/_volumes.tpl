@@ -1,6 +1,6 @@
 {{/*
 trace-sidecar.volumes: the emptyDir of spool and dead letters, as one item of a list of volumes;
-nothing where neither is enabled. It outlives the container, not the pod.
+nothing if neither is enabled. It outlives the container, not the pod.
 */}}
 {{- define "trace-sidecar.volumes" -}}
 {{- if or .Values.spool.enabled .Values.deadLetters.enabled -}}

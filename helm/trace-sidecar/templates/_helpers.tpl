@@ -15,7 +15,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* New pods of the opted-in namespaces, without those that opted out: for both policies. */}}
+{{/* For both policies: new pods of the opted-in namespaces, except those that opted out. */}}
 {{- define "trace-sidecar.matchConstraints" -}}
 {{- $injection := .Values.injection -}}
 {{- $inject := dict "key" $injection.podLabel "operator" "NotIn" "values" (list "false") -}}
@@ -40,8 +40,8 @@ object.spec.containers.exists(c, c.name == "trace-sidecar") || (has(object.spec.
 {{- end }}
 
 {{/*
-The pods that should have the sidecar, as conditions of both policies. On the host's network two of
-them would want the same ports of the node; the image is for Linux.
+Conditions of both policies for the pods that should have the sidecar. On the host's network, two
+sidecars would use the same ports of the node. The image is for Linux.
 */}}
 {{- define "trace-sidecar.eligible" -}}
 - name: own-network
