@@ -1,5 +1,5 @@
-# Any Debian-based pair of images with the same Python at the same path: a venv is copied. The
-# build image needs a shell and apt; the runtime image needs neither, so a distroless one will do.
+# Both images must be Debian-based, with the same Python at the same path: the venv is copied.
+# The build image needs a shell and apt; the runtime image needs neither, so it can be distroless.
 ARG BUILD_IMAGE=python:3.13-slim
 ARG RUNTIME_IMAGE=python:3.13-slim
 
@@ -7,7 +7,7 @@ FROM ${BUILD_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
     PYTHONDONTWRITEBYTECODE=1
 
-# Python only where the image has none. Unpinned: Debian keeps only the newest build.
+# Installs Python only if the image has none. Unpinned, because Debian keeps only the newest build.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends binutils \
@@ -15,9 +15,9 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /build
-# Dependencies first: this layer is reused until a lock changes. Wheels only: there is no
-# compiler. The build backend (setuptools) is taken from the dev lock, with its hashes.
-# The venv refers to the program itself: a runtime image may lack the link python3.
+# Dependencies first: this layer is reused until a lock changes. Wheels only, because there is no
+# compiler. The build backend (setuptools) comes from the dev lock, with its hashes.
+# The venv refers to the resolved interpreter, because a runtime image may lack the link python3.
 COPY requirements.lock requirements-dev.lock ./
 RUN python3 -m venv /build/venv \
  && "$(readlink -f "$(command -v python3)")" -m venv --without-pip /app \
@@ -28,9 +28,9 @@ RUN python3 -m venv /build/venv \
 
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar sidecar
-# Wheels carry debug symbols and C sources: half of their size. Bytecode is compiled here,
-# unchecked: the code in an image does not change, and no time of a file gets into it. Without
-# docstrings (-o 2, PYTHONOPTIMIZE below): 1.6 MiB that nobody reads in a process.
+# Debug symbols and C sources are half of the wheels' size. Bytecode is compiled here, unchecked:
+# the code in an image does not change, and no file times get into it. -o 2 (PYTHONOPTIMIZE below)
+# drops docstrings: 1.6 MiB of memory.
 RUN venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && venv/bin/pip --python /app/bin/python install \
       --no-compile --no-deps --no-index --find-links dist trace-sidecar \
@@ -40,13 +40,13 @@ RUN venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
 
 
 FROM ${RUNTIME_IMAGE}
-# Some distroless images come with a user of their own.
+# Some distroless images set another user.
 USER 0:0
 COPY --from=build /app /app
-# Before Python runs here, so that the bytecode it leaves is what the sidecar looks for.
+# Set before Python runs here, so that it writes the bytecode that the sidecar loads.
 ENV PYTHONOPTIMIZE=2
-# No shell here. The import proves the image, and leaves bytecode for the standard library
-# modules that the sidecar uses (Python images ship none). Then pip goes, where there is one.
+# Exec form: there may be no shell. The imports test the image, and write bytecode for the standard
+# library modules that the sidecar uses (Python images ship none). Then pip is removed, if present.
 RUN ["/app/bin/python", "-c", "\
 import pathlib, shutil, sys, sidecar.cli, sidecar.listener.aiohttp_server, sidecar.operate.replay, sqlite3; \
 found = pathlib.Path(sys.base_prefix).glob; \
@@ -54,14 +54,14 @@ trees = [*found('lib/python3.*/ensurepip'), *found('lib/python3.*/*-packages/pip
 [shutil.rmtree(tree) for tree in trees]; \
 [program.unlink() for program in found('bin/pip*')]"]
 
-# glibc's own allocator: memory.py gives memory back soon after a burst, and jemalloc held 1 to 3 MiB
-# more at any time. The C++ library under aiohttp's frozen lists is a MiB; no span needs them.
+# glibc's own allocator: sidecar/process/memory.py returns memory after a burst, and jemalloc held 1 to
+# 3 MiB more. frozenlist's C extension would load a C++ library of 1 MiB; no span needs it.
 ENV PATH=/app/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     FROZENLIST_NO_EXTENSIONS=1
 
-# Last, so that a new revision rebuilds nothing.
+# Last, so that a new revision rebuilds no layer.
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG CREATED=unknown

@@ -1,5 +1,6 @@
-# Everything runs in .venv, made on first use and made anew when a lock changes.
-# PYTHON=... names the interpreter to try first; ARGS=... goes to demo, test, bench and fuzz.
+# Everything runs in .venv, which is created on first use and recreated when a lock changes.
+# PYTHON=... names the interpreter to try first. ARGS=... is passed to demo, test, bench,
+# bench-peers and fuzz.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -7,8 +8,8 @@ STAMP   := $(VENV)/.installed
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
 PIP     := -m pip --disable-pip-version-check install --quiet
 
-# Sets the shell's $$py to the first usable Python, or stops and says why there is none.
-# Each candidate is run, not just looked up: a version manager's shim may lead nowhere.
+# Sets the shell's $$py to the first usable Python, or stops with the reason why there is none.
+# Each candidate is run, not just looked up, because a version manager's shim may be broken.
 define FIND_PYTHON
 py=; bare=; \
 for p in $(PYTHONS); do \
@@ -27,7 +28,7 @@ endef
 
 .PHONY: help demo test test-fast test-all lint check nightly fmt bench bench-peers fuzz lock clean
 
-help: ## show this list
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
 demo: $(STAMP) ## run the demo
@@ -42,12 +43,12 @@ test-fast: $(STAMP) ## run the modules' own tests: for after each edit
 test-all: $(STAMP) ## run all tests, the slow ones too, with more generated examples
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q $(ARGS)
 
-lint: $(STAMP) ## check format, lint and types
+lint: $(STAMP) ## check formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py
 
-check: lint test-all ## lint and run all tests: what a change must pass
+check: lint test-all ## lint, and run all tests: every change must pass
 
 nightly: $(STAMP) ## run the end-to-end tests too, all of them, with many generated examples
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q $(ARGS)
@@ -60,14 +61,14 @@ fmt: $(STAMP) ## format, and fix what ruff can fix
 bench: $(STAMP) ## run the load benchmark
 	@$(BIN)/python -m tests.load.bench $(ARGS)
 
-bench-peers: $(STAMP) ## run the benchmark beside the peers
+bench-peers: $(STAMP) ## compare with the SDK and OpenTelemetry
 	@$(BIN)/python -m tests.load.peers $(ARGS)
 
 fuzz: $(STAMP) ## run every test with many more generated examples
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "" tests $(ARGS)
 
-# The second install adds the sidecar itself; setuptools comes from the lock, so that
-# nothing is fetched without a hash. --clear: no package of an older lock stays behind.
+# The second install adds the sidecar and its client. setuptools comes from the lock, so that
+# nothing is fetched without a hash. --clear removes packages of an older lock.
 $(STAMP): requirements.lock requirements-dev.lock
 	@$(FIND_PYTHON); \
 	echo "Installing into $(VENV) with $$("$$py" --version) ..." >&2; \
@@ -76,18 +77,18 @@ $(STAMP): requirements.lock requirements-dev.lock
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e . -e client
 	@touch $@
 
-# In a venv of its own: .venv can't be made while a lock is broken.
-# The dev lock is constrained by the runtime one: what is tested is what ships.
+# In a venv of its own, because .venv can't be created while a lock is broken.
+# The runtime lock constrains the dev lock, so that what is tested is what ships.
 LOCK := .venv-lock/bin/uv --no-config pip compile --quiet --universal --upgrade \
 	--python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
 
-lock: ## move both locks to the newest versions
+lock: ## update both locks to the newest versions
 	@$(FIND_PYTHON); "$$py" -m venv --clear .venv-lock
 	@.venv-lock/bin/python $(PIP) uv
 	@$(LOCK) -o requirements.lock >/dev/null
 	@$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock >/dev/null
 	@rm -rf .venv-lock
 
-clean: ## remove .venv, caches and build leftovers
+clean: ## remove .venv, caches and build output
 	@rm -rf $(VENV) .venv-lock .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info client/build client/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
