@@ -1,1 +1,1 @@
-"""Load benchmarks: `make bench`. Three processes on loopback: driver, sidecar, stand-ins."""
+"""Load benchmarks: `make bench`. Driver, sidecar and stand-ins are processes on loopback."""

@@ -1,7 +1,8 @@
-"""`python -m tests.load.admin_cost`: what being watched costs the sidecar. Asserts nothing.
+"""`python -m tests.load.admin_cost`: the cost of scrapes and an open status page.
 
-Everything is on: both upstreams, a spool, a file of dead letters, and numbers in every histogram.
-Bars: `/metrics` under 20 ms, and under 1 % of a core for a scrape each 15 s and an open page.
+Everything is enabled: both upstreams, a spool, a dead-letter file, and values in every histogram.
+Targets: `/metrics` under 20 ms, and under 1% of a core for a scrape every 15 s and an open page.
+Asserts nothing.
 """
 
 import argparse
@@ -23,7 +24,7 @@ LOAD_S = 120.0
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run it and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=300, help="for each path")
     arguments = parser.parse_args()
@@ -34,7 +35,7 @@ def main() -> int:
             load(watched)
             print(f"{'path':34}{'bytes':>8}{'p50 ms':>8}{'p99 ms':>8}{'CPU ms':>8}")
             scrape = ask(watched, "/metrics", arguments.requests)
-            # The page asks for what is new only.
+            # The page requests new samples only.
             after = _get(watched._admin, "/status/history?after=0")["next"] - 1
             page = ask(watched, "/status", arguments.requests)
             page += ask(watched, f"/status/history?after={after}", arguments.requests)
@@ -47,7 +48,7 @@ def main() -> int:
 
 
 def load(watched: Sidecar) -> None:
-    """Some traffic, all of it delivered."""
+    """Send some traffic, and wait until all of it is delivered."""
     plan = Plan(kind="incident", spans=SPANS, size=SIZE, port=watched.port)
     with driver(plan) as sender:
         sender.begin()
@@ -58,7 +59,7 @@ def load(watched: Sidecar) -> None:
 
 
 def ask(watched: Sidecar, path: str, requests: int) -> float:
-    """Print what one request of `path` costs; its CPU time at the sidecar, in seconds."""
+    """Print the cost of a request to `path`; return its CPU seconds at the sidecar."""
     times: list[float] = []
     size = 0
     connection = http.client.HTTPConnection("127.0.0.1", watched._admin.port, timeout=30)

@@ -1,4 +1,4 @@
-"""What arrived at a stand-in, compared with what the plan says was sent."""
+"""Compares what arrived at a stand-in with what the plan sent."""
 
 import hashlib
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Arrived(msgspec.Struct, kw_only=True):
     writes_mean: float = 0.0
 
     def faults(self) -> list[str]:
-        """What must not be."""
+        """Describe what is wrong; empty if nothing is."""
         counts = {
             "lost": self.lost,
             "altered": self.altered,
@@ -55,5 +55,5 @@ def arrived(report: Mapping[str, Any], plan: Plan) -> Arrived:
 
 
 def _digest(raw: bytes) -> str:
-    # As the stand-ins do, in their light mode.
+    # As the stand-ins do in light mode.
     return hashlib.blake2b(raw, digest_size=8).hexdigest()

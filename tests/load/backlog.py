@@ -1,7 +1,7 @@
-"""`python -m tests.load.backlog`: what a spool full of spans costs a sidecar.
+"""`python -m tests.load.backlog`: the memory of a sidecar with a full spool.
 
-Fills a spool while no upstream answers, starts a sidecar on it, and prints its memory beside that
-of one whose spool is empty; then lets it drain. Ends with 1 when a span was lost or altered.
+Fills a spool while no upstream responds, starts a sidecar on it, and prints its memory next to that
+of one with an empty spool; then lets it drain. Exits with 1 when a span was lost or altered.
 """
 
 import argparse
@@ -25,7 +25,7 @@ DRAIN_S = 1200.0
 
 
 def settings(urls: dict[str, str], spool: str, queue: str) -> dict[str, str]:
-    """The environment of a sidecar with a spool that is large enough."""
+    """Return the environment of a sidecar with a large enough spool."""
     return {
         "SIDECAR_AGENTEX__BASE_URL": urls["agentex"],
         "SIDECAR_SGP__BASE_URL": urls["sgp"],
@@ -38,12 +38,12 @@ def settings(urls: dict[str, str], spool: str, queue: str) -> dict[str, str]:
 
 
 def size_on_disk(spool: str) -> int:
-    """Bytes of the spool's files."""
+    """Return the bytes of the spool's files."""
     return sum(path.stat().st_size for path in Path(spool).iterdir())
 
 
 def send(watched: Sidecar, plan: Plan) -> Result:
-    """Send all of `plan`, as fast as it is taken."""
+    """Send all of `plan`, as fast as the sidecar accepts it."""
     with driver(msgspec.structs.replace(plan, port=watched.port)) as sender:
         sender.begin()
         line = sender.result(DRAIN_S)
@@ -56,7 +56,7 @@ def send(watched: Sidecar, plan: Plan) -> Result:
 
 
 def memory(label: str, watched: Sidecar, spool: str) -> float:
-    """Print what the sidecar has, in memory and on disk; its resident memory in MiB."""
+    """Print what is in memory and on disk; return resident memory in MiB."""
     status = watched.status()
     lanes = {sink: lane["depth"] for sink, lane in status["sinks"].items()}
     rss = watched.rss_mib()
@@ -70,14 +70,14 @@ def memory(label: str, watched: Sidecar, spool: str) -> float:
 
 
 def drained(watched: Sidecar) -> bool:
-    """Whether nothing waits."""
+    """Whether nothing is waiting."""
     status = watched.status()
     waiting = sum(lane["depth"] for lane in status["sinks"].values())
     return not waiting and not status["events"]["held"]
 
 
 def faults(watched: Sidecar, upstreams: StandIns, plan: Plan) -> list[str]:
-    """What must not be, once all is delivered."""
+    """Describe what is wrong after everything should have been delivered."""
     found: list[str] = []
     status: dict[str, Any] = watched.status()
     for sink, lane in status["sinks"].items():
@@ -91,7 +91,7 @@ def faults(watched: Sidecar, upstreams: StandIns, plan: Plan) -> list[str]:
 
 
 def main() -> int:
-    """Fill, start, drain; the exit code."""
+    """Fill, start and drain; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=1024, help="of payload in the spool")
     parser.add_argument("--size", type=int, default=50_000, help="bytes of a prompt")
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def run(plan: Plan, queue: str, latency_ms: float, folder: str) -> int:
-    """The three lives of a spool."""
+    """Run sidecars on an empty, a filling and a full spool; return the exit code."""
     spool, empty = f"{folder}/spool", f"{folder}/empty"
     nowhere = dict.fromkeys(("agentex", "sgp"), NOWHERE)
     with sidecar(**settings(nowhere, empty, queue)) as watched:

@@ -1,7 +1,7 @@
-"""`make bench`: what the sidecar does under load, in figures. Asserts nothing about time.
+"""`make bench`: figures of the sidecar under load. Asserts nothing about time.
 
-Three processes on loopback: driver, sidecar, stand-ins. Ends with 1 when a span was lost or
-altered, or when the sidecar's books did not balance.
+Driver, sidecar and stand-ins are processes on loopback. Exits with 1 when a span was lost or
+altered, or when the sidecar's accounting did not balance.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from .processes import BenchError
 
 NAMES = ("incident", "chatbot", "intake")
 CONVERSATIONS = 50
-SMALL = 650  # with the rest of its event about 1 KB
+SMALL = 650  # about 1 KB with the rest of the event
 ROOMY = {"SIDECAR_QUEUE__MAX_BYTES": "8GiB"}
 DRAIN_S = 300.0
 _UNITS = {"KB": 1000, "KiB": 1024, "MB": 1000_000, "MiB": 2**20, "B": 1}
 
 
 def main() -> int:
-    """Run the loads that were asked for; the exit code."""
+    """Run the requested loads and return the exit code."""
     arguments = _parser().parse_args()
     signal.signal(signal.SIGTERM, _stop)
     limits = Limits(

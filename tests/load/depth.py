@@ -1,8 +1,8 @@
-"""`python -m tests.load.depth`: what an event costs, whatever waits already.
+"""`python -m tests.load.depth`: the cost of an event by queue depth.
 
-In one process, without HTTP: an event is decoded, joined, queued, taken and settled, while so many
-writes wait in front of it. Prints microseconds of CPU for each event (START and END apart) and
-their spread against the shallowest queue. Asserts nothing.
+In one process, without HTTP: an event is decoded, joined, queued, checked out and settled, with
+`depth` writes queued before it. Prints microseconds of CPU per event (START and END apart) and the
+ratio to the shallowest queue. Asserts nothing.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ SPANS, ROUNDS, PAYLOAD = 2_000, 9, 1_000
 
 
 def body(number: int, *, end: bool) -> bytes:
-    """A request with one event."""
+    """Return a request body with one event."""
     span = {
         "id": f"span-{number}",
         "trace_id": "trace",
@@ -37,7 +37,7 @@ def body(number: int, *, end: bool) -> bytes:
 
 
 class Bench:
-    """A queue of `depth` writes, and the parts that lead to it."""
+    """A queue of `depth` writes, and the parts in front of it."""
 
     def __init__(self, depth: int) -> None:
         self.budget = MemoryBudget(2**34)
@@ -59,7 +59,7 @@ class Bench:
                 self.open_spans.take(span)
 
     def round(self) -> float:
-        """CPU seconds for each event: one write in, one out, so that the depth stays."""
+        """Return CPU seconds per event: one write in, one out, so that the depth is constant."""
         bodies = [self._bodies() for _ in range(SPANS)]
         began = time.process_time()
         for pair in bodies:
@@ -70,7 +70,7 @@ class Bench:
 
 
 def main() -> int:
-    """Measure the depths by turns; the exit code."""
+    """Measure the depths alternately; return the exit code."""
     benches = {depth: Bench(depth) for depth in DEPTHS}
     rounds: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     for _ in range(ROUNDS):

@@ -1,8 +1,8 @@
-"""The load driver: sends a plan's flows over keep-alive connections and measures the answers.
+"""The load driver: sends a plan's flows over keep-alive connections, and measures responses.
 
-A process of its own, cheap on purpose: one thread, blocking sends, epoll for answers. What it
-prints on standard output: one line once connected; after a line on standard input, the load, and
-one line of results. Times are `time.monotonic()`, which all processes of a machine share.
+A process of its own, cheap on purpose: one thread, blocking sends, epoll for responses. It prints
+one line once connected; after a line on standard input it runs the load and prints one line of
+results. Times are `time.monotonic()`, which all processes of a machine share.
 """
 
 import heapq
@@ -26,7 +26,7 @@ _RECEIVE = 256 * 1024
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """What the driver saw."""
+    """What the driver measured."""
 
     started: float = 0.0
     last_202: float = 0.0
@@ -49,7 +49,7 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 
 
 class Connection:
-    """One connection and the flow that it works on. `due`: when its next request should go out."""
+    """One connection and its current flow. `due`: when its next request should be sent."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -66,7 +66,7 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def reconnect(self) -> None:
-        """The sidecar closed: what it did not answer is sent again (that is harmless)."""
+        """Reconnect, and send requests without a response again (which is harmless)."""
         self.again.extendleft(request for request, _ in reversed(self.in_flight))
         self.in_flight.clear()
         self.socket.close()
@@ -79,17 +79,17 @@ class Connection:
             if request is None:
                 break
             now = time.monotonic()
-            # Counted from when it was due: a sidecar that falls behind can't hide it.
+            # Measured from when it was due, so that a sidecar that falls behind can't hide it.
             self.in_flight.append((request, self.due or now))
             self.due = 0.0
             try:
                 self.socket.sendall(request)
             except OSError:
-                break  # reading finds out
+                break  # reading will report it
         return bool(self.in_flight)
 
     def answers(self) -> Iterator[tuple[bytes, bytes]]:
-        """Head and body of each whole answer that came; `ConnectionError` at the end."""
+        """Yield head and body of each complete response; ConnectionError at EOF."""
         chunk = self.socket.recv(_RECEIVE)
         if not chunk:
             raise ConnectionResetError
@@ -106,7 +106,7 @@ class Connection:
 
 
 class Driver:
-    """Runs one plan; `taken` reads an answer."""
+    """Runs one plan; `taken` counts a response."""
 
     def __init__(self, plan: Plan, requests: Iterator[Flow] | None = None) -> None:
         self._plan = plan
@@ -130,7 +130,7 @@ class Driver:
         self._epoll.register(connection.socket, select.EPOLLIN)
 
     def run(self) -> Result:
-        """Send everything; stops early when nothing is answered for `idle_s`."""
+        """Send everything; stop early when no response arrives for `idle_s`."""
         self.result.started = heard = time.monotonic()
         while True:
             now = time.monotonic()
@@ -149,7 +149,7 @@ class Driver:
         return self._finished()
 
     def _begin(self, now: float) -> float:
-        """Give idle connections the flows that are due; seconds until there is more to do."""
+        """Give idle connections the flows that are due; return seconds until the next one."""
         while self._asleep and self._asleep[0][0] <= now:
             _, _, connection = heapq.heappop(self._asleep)
             connection.asleep = False
@@ -197,7 +197,7 @@ class Driver:
         self.result.reconnects += 1
 
     def _answered(self, head: bytes, body: bytes, sent: float) -> float | None:
-        """Count an answer; the seconds to wait where the request has to be sent again."""
+        """Count a response; return the seconds to wait if the request must be sent again."""
         now = time.monotonic()
         status = head[9:12].decode()
         self._statuses[status] += 1
@@ -209,7 +209,7 @@ class Driver:
         return None
 
     def taken(self, status: str, body: bytes, now: float) -> None:
-        """Count what the sidecar took."""
+        """Count the events that the sidecar accepted."""
         answer = _ANSWER.decode(body)
         self.result.accepted += answer.accepted
         self.result.rejected += len(answer.rejected)
@@ -229,7 +229,7 @@ class Driver:
 
 
 def main() -> None:
-    """Run the plan that the first argument is."""
+    """Run the plan in the first argument."""
     driver = Driver(msgspec.json.decode(sys.argv[1], type=Plan))
     print("connected", flush=True)
     if sys.stdin.readline():

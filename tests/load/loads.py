@@ -1,8 +1,8 @@
-"""What is sent: each load as flows of ready HTTP requests, and what must arrive for it.
+"""The loads: flows of ready HTTP requests, and what must arrive for each.
 
-A flow is a sequence of requests that follow one another; flows are concurrent. Everything follows
-from the `Plan`, so that the driver (which sends) and the bench (which checks) need not talk about
-single spans. Bodies are joined from prebuilt bytes: the driver shares two cores with the sidecar.
+A flow is a sequence of requests; flows are concurrent. Everything is derived from the `Plan`, so
+that the driver (which sends) and the bench (which checks) exchange no single spans. Bodies are
+joined from prebuilt bytes, because the driver shares two cores with the sidecar.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ END_TIME = b"2026-01-02T03:04:07.912345+00:00"
 TURNS = 40
 MESSAGE = 2_000
 PER_ARRAY = 100
-# Ids count up from here: all as long as real ones, none a prefix of zeros only.
+# Ids count up from here, so that they are as long as real ones, without leading zeros.
 _FIRST_ID = 0xA5 << 120
 _SENTENCE = (
     'Order 48-1137 was "delayed" by the carrier; the customer asks for a refund, '
@@ -26,10 +26,10 @@ Flow = Iterator[bytes]
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """One load. `rate`: spans/s of an open loop, 0 for as fast as answers come.
+    """One load. `rate`: spans/s of an open loop; 0: as fast as responses arrive.
 
-    `depth`: requests in flight on a connection. `idle_s`: how long the driver waits for an answer
-    before it gives up.
+    `depth`: requests in flight on a connection. `idle_s`: how long the driver waits for a
+    response before it gives up.
     """
 
     kind: str
@@ -43,12 +43,12 @@ class Plan(msgspec.Struct, kw_only=True):
 
     @property
     def events(self) -> int:
-        """Events that the driver sends: a START and an END for each span."""
+        """The number of events that the driver sends: a START and an END per span."""
         return 2 * self.spans
 
 
 def flows(plan: Plan) -> Iterator[Flow]:
-    """The requests of `plan`, in flows."""
+    """Yield the requests of `plan`, as flows."""
     filler = _text(plan.size)
     match plan.kind:
         case "incident":
@@ -57,7 +57,7 @@ def flows(plan: Plan) -> Iterator[Flow]:
         case "chatbot":
             return (_turns(conversation, filler) for conversation in range(plan.spans // TURNS))
         case "single":
-            # One flow a connection, so that it may keep several requests in flight.
+            # One flow per connection, so that it can keep several requests in flight.
             numbers = range(plan.spans)
             step = plan.connections
             return (_pairs(numbers[first::step], filler, b"{}") for first in range(step))
@@ -70,7 +70,7 @@ def flows(plan: Plan) -> Iterator[Flow]:
 
 
 def expected(plan: Plan) -> Iterator[tuple[str, bytes]]:
-    """The id and the `input` of every span of `plan`."""
+    """Yield the id and the `input` of every span of `plan`."""
     if plan.kind == "chatbot":
         system = _text(plan.size)
         for conversation in range(plan.spans // TURNS):
@@ -85,7 +85,7 @@ def expected(plan: Plan) -> Iterator[tuple[str, bytes]]:
 
 
 def _pairs(numbers: range, filler: bytes, output: bytes) -> Flow:
-    """START and END of each span, each a POST of its own, the prompt in both."""
+    """START and END of each span in separate POSTs, both with the prompt."""
     for number in numbers:
         input_ = _prompt(number, filler)
         yield _post(_event(number, input_))
@@ -130,7 +130,7 @@ def _prompt(number: int, filler: bytes) -> bytes:
 
 
 def _text(size: int, opening: str = "") -> bytes:
-    """`size` bytes that may stand in a JSON string; prose with escapes, as prompts are."""
+    """Return `size` bytes for a JSON string: prose with escapes, like prompts."""
     sentences = (f"{number}. {opening}{_SENTENCE}" for number in count(1))
     parts: list[bytes] = []
     left = size
@@ -146,7 +146,7 @@ def _id(number: int) -> bytes:
 
 
 def _event(number: int, input_: bytes, output: bytes = b"") -> bytes:
-    """A START, or an END where there is an `output`."""
+    """Return a START, or an END if there is an `output`."""
     return b"".join(
         (
             b'{"event_type":"end","span":{"id":"' if output else _START,

@@ -1,4 +1,4 @@
-"""One load from start to end: run it, watch the sidecar meanwhile, check what arrived."""
+"""Measures one load: runs it, samples the sidecar meanwhile, and checks what arrived."""
 
 import time
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from .loads import Plan
 from .processes import Driver, Sidecar, StandIns, driver, sidecar, stand_ins
 
 POLL_S = 0.05
-# Near the end of the drain, when its time is what is measured.
+# Used near the end of the drain, whose duration is measured.
 FINE_POLL_S = 0.005
 NOWHERE = "http://127.0.0.1:9"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """A plan and what it runs against. `drains`: whether the upstreams are there at all."""
+    """A plan and what it runs against. `drains`: whether the upstreams respond at all."""
 
     name: str
     plan: Plan
@@ -31,7 +31,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What holds for every load; times in seconds."""
+    """Limits for every load; times in seconds."""
 
     latency_ms: float
     drain_s: float
@@ -41,7 +41,7 @@ class Limits:
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What is written for one load. Times in seconds unless the name says else."""
+    """The results of one load. Times are in seconds unless the name has a unit."""
 
     load: str
     spans: int
@@ -85,13 +85,13 @@ class Watch:
 
     @property
     def drained(self) -> bool:
-        """Whether nothing waited at the last sample."""
+        """Whether nothing was waiting at the last sample."""
         waiting = sum(lane["depth"] for lane in self.status["sinks"].values())
         return not waiting and not self.status["open_spans"]
 
 
 def measure(load: Load, limits: Limits) -> Outcome:
-    """Run `load` with processes of its own."""
+    """Run `load` in processes of its own."""
     with (
         stand_ins(limits.latency_ms) as upstreams,
         sidecar(
@@ -177,11 +177,11 @@ def _imbalance(status: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _faults(load: Load, sent: Result, outcome: Outcome, status: Mapping[str, Any]) -> list[str]:
-    """Everything that must not be; empty when the promise was kept."""
+    """Describe everything that is wrong; empty if nothing is."""
     faults = [sent.gave_up] if sent.gave_up else []
     if sent.accepted != load.plan.events or sent.rejected:
         faults.append(f"{sent.accepted} of {load.plan.events} events accepted")
-    # An event sent again after a connection broke is received twice.
+    # An event sent again after a broken connection is received twice.
     received = status["events"]["received"]
     if received < sent.accepted or (received > sent.accepted and not sent.reconnects):
         faults.append(f"{received} events in the books, {sent.accepted} answered with 202")

@@ -1,6 +1,6 @@
-"""`python -m tests.load.outage`: both upstreams are away for a minute, under load, with a spool.
+"""`python -m tests.load.outage`: a minute without upstreams, under load, with a spool.
 
-Prints memory and disk over time. Ends with 1 when a span was lost or altered.
+Prints memory and disk over time. Exits with 1 when a span was lost or altered.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SETTLE_S = 10.0
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run it and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outage-s", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=500.0, help="spans/s")
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--queue-bytes", default="64MiB", help="queue.max_bytes")
     parser.add_argument("--latency-ms", type=float, default=5.0, help="of the upstreams")
     arguments = parser.parse_args()
-    spans = int(arguments.rate * (arguments.outage_s + 20))  # 10 s before it, 10 s after it
+    spans = int(arguments.rate * (arguments.outage_s + 20))  # 10 s before the outage, 10 s after it
     plan = Plan(
         kind="incident", spans=spans, size=arguments.size, rate=arguments.rate, connections=32
     )
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def run(plan: Plan, outage_s: float, queue: str, latency_ms: float, spool: str) -> int:
-    """10 s of health, the outage, 10 s of health, then no load until all is delivered."""
+    """Load for 10 s, through the outage and 10 s more; then wait until all is delivered."""
     with (
         stand_ins(latency_ms) as upstreams,
         sidecar(**settings(dict(upstreams.urls), spool, queue)) as watched,

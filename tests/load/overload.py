@@ -1,8 +1,8 @@
-"""`python -m tests.load.overload`: five times what the upstreams take, inside a memory limit.
+"""`python -m tests.load.overload`: five times the upstreams' capacity, in a memory limit.
 
-The sidecar runs in a cgroup of its own with `queue.max_bytes = "auto"`; agents never slow down, so
-most requests must be answered 429. Needs root and a cgroup file system that can be written. Ends
-with 1 when the sidecar was killed, or lost or altered what it had accepted.
+The sidecar runs in a cgroup of its own with `queue.max_bytes = "auto"`. Agents never slow down, so
+most requests must get 429. Needs root and a writable cgroup file system. Exits with 1 when the
+sidecar was killed, or lost or altered what it had accepted.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from sidecar.demo.sgp import SgpStandIn
 from .processes import BenchError, Sidecar, sidecar
 
 MIB = 2**20
-# What the upstream takes: spans in a request, requests at once, and how long each takes.
+# The upstream's capacity: spans per request, concurrent requests, and the duration of each.
 BATCH, AT_ONCE, LATENCY_S = 5, 4, 0.2
 UPSTREAM_PER_S = BATCH * AT_ONCE / LATENCY_S
 TOO_MUCH = 5.0
@@ -35,7 +35,7 @@ _ROOT = Path("/sys/fs/cgroup")
 
 @contextmanager
 def cgroup(limit: int) -> Iterator[Path]:
-    """A cgroup with this memory limit, removed at the end."""
+    """Create a cgroup with this memory limit, and remove it at the end."""
     v1 = (_ROOT / "memory").is_dir()
     folder = (_ROOT / "memory" if v1 else _ROOT) / f"trace-sidecar-{os.getpid()}"
     try:
@@ -50,7 +50,7 @@ def cgroup(limit: int) -> Iterator[Path]:
 
 
 def peak_mib(folder: Path) -> float:
-    """The most memory that the cgroup ever had, page cache included."""
+    """Return the cgroup's peak memory in MiB, including page cache."""
     for name in ("memory.max_usage_in_bytes", "memory.peak"):
         if (folder / name).exists():
             return int((folder / name).read_text()) / MIB
@@ -58,7 +58,7 @@ def peak_mib(folder: Path) -> float:
 
 
 async def agents(watched: Sidecar, seconds: float, size: int) -> tuple[Counter[int], set[str]]:
-    """Post without mercy; answers by status, and the ids that were accepted."""
+    """Post without pause; count responses by status, and collect the accepted ids."""
     answers: Counter[int] = Counter()
     accepted: set[str] = set()
     prompt = "p" * size
@@ -89,7 +89,7 @@ async def agents(watched: Sidecar, seconds: float, size: int) -> tuple[Counter[i
 
 
 async def overload(watched: Sidecar, sgp: SgpStandIn, seconds: float, size: int) -> int:
-    """The load, memory while it runs, and what arrived; the exit code."""
+    """Run the load, print memory meanwhile, check what arrived; return the exit code."""
     load = asyncio.create_task(agents(watched, seconds, size))
     began = time.monotonic()
     while not load.done():
@@ -109,7 +109,7 @@ async def overload(watched: Sidecar, sgp: SgpStandIn, seconds: float, size: int)
 
 
 async def with_upstream(arguments: argparse.Namespace) -> int:
-    """A slow SGP in this process, the sidecar in its cgroup."""
+    """Run a slow SGP in this process, and the sidecar in its cgroup."""
     async with SgpStandIn(digest=True, echo=False, latency_s=LATENCY_S) as sgp:
         settings = {
             "SIDECAR_SGP__BASE_URL": sgp.url,
@@ -130,7 +130,7 @@ async def with_upstream(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run it and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--limit-mib", type=int, default=128)

@@ -1,7 +1,8 @@
-"""`python -m tests.load.pass_through`: what the pass-through adds to a streamed answer.
+"""`python -m tests.load.pass_through`: what pass-through adds to a streamed response.
 
-The same requests directly and through the sidecar, by turns: time to the first byte; then one large
-answer to a client that reads slowly, and the sidecar's memory meanwhile. Asserts nothing.
+Sends the same requests directly and through the sidecar, alternately, and measures the time to the
+first byte; then one large response to a client that reads slowly, and the sidecar's memory
+meanwhile. Asserts nothing.
 """
 
 import argparse
@@ -20,7 +21,7 @@ CHUNK, CHUNKS = 64 * 1024, 1600
 
 
 async def answer(request: web.BaseRequest) -> web.StreamResponse:
-    """Server-sent events: one at once and one to end with; or a large body."""
+    """Respond with server-sent events, one immediately and one at the end; or a large body."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     if request.path.endswith("/large"):
@@ -33,7 +34,7 @@ async def answer(request: web.BaseRequest) -> web.StreamResponse:
 
 
 async def first_byte_ms(session: aiohttp.ClientSession, url: str) -> float:
-    """From the request to the first byte of the body."""
+    """Return milliseconds from the request to the first byte of the body."""
     began = time.perf_counter()
     async with session.get(f"{url}/v5/chat") as response:
         await response.content.readany()
@@ -43,7 +44,7 @@ async def first_byte_ms(session: aiohttp.ClientSession, url: str) -> float:
 
 
 async def large_mib(session: aiohttp.ClientSession, url: str, watched: Sidecar) -> float:
-    """How much the sidecar's memory grows while a slow client reads 100 MiB."""
+    """Return how many MiB the sidecar grows while a slow client reads 100 MiB."""
     before, most = watched.rss_mib(), 0.0
     async with session.get(f"{url}/v5/large") as response:
         count = 0
@@ -86,7 +87,7 @@ async def measure(requests: int) -> None:
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run it and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1000)
     asyncio.run(measure(parser.parse_args().requests))

@@ -1,4 +1,4 @@
-"""The three processes: started, watched through /proc and /status, stopped by their own pids."""
+"""The three processes: started, observed through /proc and /status, stopped by their pids."""
 
 import contextlib
 import http.client
@@ -26,11 +26,11 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class BenchError(Exception):
-    """The benchmark itself could not run."""
+    """The benchmark itself failed to run."""
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Only what is meant: no setting of the shell may change what is measured."""
+    """Return a minimal environment: no variable of the shell must change what is measured."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}", **extra}
 
@@ -42,9 +42,9 @@ def process(
     cgroup: str = "",
     **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` with pipes to it, in an environment that holds nothing of the shell's."""
+    """Run `command` with pipes to it, in an environment without the shell's variables."""
     if cgroup:
-        # The shell goes into the cgroup, and becomes the process.
+        # The shell enters the cgroup, then becomes the process.
         command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', f"{cgroup}/cgroup.procs", *command]
     started = subprocess.Popen(
         command, cwd=ROOT, env=_environment(environment), stderr=stderr,
@@ -57,7 +57,7 @@ def process(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, a second one (which the sidecar takes for "at once"), SIGKILL."""
+    """Send SIGTERM, then a second one (which ends the sidecar's drain), then SIGKILL."""
     for _ in range(2):
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -73,7 +73,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def line_of(speaker: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
-    """The next line that `speaker` prints; None when none came in time."""
+    """Return the next line that `speaker` prints; None if none arrives in time."""
     assert speaker.stdout is not None
     if not select.select([speaker.stdout], [], [], timeout_s)[0]:
         return None
@@ -92,15 +92,15 @@ class StandIns:
         self.urls = urls
 
     def stop_or_go(self, *, away: bool) -> None:
-        """Answer nobody any more, as a server that hangs, or go on."""
+        """Freeze the process, like a server that hangs, or let it continue."""
         self._process.send_signal(signal.SIGSTOP if away else signal.SIGCONT)
 
     def cpu_s(self) -> float:
-        """User and system time so far."""
+        """User and system seconds so far."""
         return _cpu_s(self._proc)
 
     def report(self, sink: str, *, digests: bool = True) -> dict[str, Any]:
-        """What arrived at `sink`; without `digests` it is short."""
+        """Return what arrived at `sink`; without `digests` it is short."""
         host = self.urls[sink].removeprefix("http://").rstrip("/")
         path = "/__report" if digests else "/__report?counts"
         return _get(http.client.HTTPConnection(host, timeout=30), path)
@@ -108,7 +108,7 @@ class StandIns:
 
 @contextlib.contextmanager
 def stand_ins(latency_ms: float, program: Sequence[str] = STAND_IN) -> Iterator[StandIns]:
-    """Run the stand-ins of the demo, in their light mode; or those of another `program`."""
+    """Run the demo's stand-ins in light mode, or those of another `program`."""
     command = [sys.executable, *program, "--latency-ms", str(latency_ms), "--light"]
     with process(command) as serving:
         line = line_of(serving, START_S)
@@ -127,11 +127,11 @@ class Sidecar:
         self._admin = http.client.HTTPConnection("127.0.0.1", started["admin_port"], timeout=30)
 
     def status(self) -> dict[str, Any]:
-        """What `/status` says."""
+        """Fetch `/status`."""
         return _get(self._admin, "/status")
 
     def cpu_s(self) -> float:
-        """User and system time so far."""
+        """User and system seconds so far."""
         return _cpu_s(self._proc)
 
     def rss_mib(self) -> float:
@@ -139,7 +139,7 @@ class Sidecar:
         return self._memory("VmRSS")
 
     def peak_rss_mib(self) -> float:
-        """The most resident memory ever, as the kernel kept it."""
+        """Peak resident memory, as recorded by the kernel."""
         return self._memory("VmHWM")
 
     def _memory(self, field: str) -> float:
@@ -149,7 +149,7 @@ class Sidecar:
         raise BenchError("the sidecar is gone")
 
 
-# The image's own settings of Python and its packages (Dockerfile).
+# The variables that the image sets (Dockerfile).
 AS_IN_THE_IMAGE = {"PYTHONOPTIMIZE": "2", "FROZENLIST_NO_EXTENSIONS": "1"}
 
 
@@ -188,7 +188,7 @@ def _started(process: subprocess.Popen[bytes], log: IO[bytes]) -> dict[str, Any]
 
 
 class Driver:
-    """A driver that is connected and waits to begin."""
+    """A driver that is connected and waits to start."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -200,13 +200,13 @@ class Driver:
         self._process.stdin.flush()
 
     def result(self, timeout_s: float) -> bytes | None:
-        """Its results; None when it did not end within `timeout_s`."""
+        """Return its results; None if it does not end within `timeout_s`."""
         return line_of(self._process, timeout_s)
 
 
 @contextlib.contextmanager
 def driver(plan: Plan, module: str = f"{__package__}.driver") -> Iterator[Driver]:
-    """Run a driver of `plan`."""
+    """Run a driver for `plan`."""
     argument = msgspec.json.encode(plan).decode()
     with process([sys.executable, "-m", module, argument]) as sending:
         if line_of(sending, START_S) is None:
@@ -215,7 +215,7 @@ def driver(plan: Plan, module: str = f"{__package__}.driver") -> Iterator[Driver
 
 
 def _cpu_s(proc: Path) -> float:
-    # The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15.
+    # The name, in parentheses, can contain spaces; utime and stime are fields 14 and 15.
     fields = (proc / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 

@@ -1,7 +1,7 @@
-"""`python -m tests.load.soak`: a steady load for half an hour, while the upstreams fail at random.
+"""`python -m tests.load.soak`: half an hour of steady load while upstreams fail at random.
 
-Prints memory once a minute, and at the end its slope after the warm-up. Ends with 1 when a span
-was lost or the books did not balance.
+Prints memory once a minute, and at the end its slope after the warm-up. Exits with 1 when a span
+was lost or the accounting did not balance.
 """
 
 import argparse
@@ -23,15 +23,15 @@ from .processes import Sidecar, sidecar
 
 WARM_UP_SHARE = 0.2
 SAMPLE_S = 2.0
-# Quiet: no lane has had more writes than this for so long, so that no backlog of a fault is in
-# memory any more. At 200 spans/s some tens of writes are always on their way.
+# Quiet: no lane has held more writes than this for this long, so that no fault's backlog is left in
+# memory. At 200 spans/s some tens of writes are always in flight.
 QUIET_DEPTH = 200
 QUIET_S = 10.0
 DRAIN_S = 300.0
 RETRY_S = 0.2
 CONNECTIONS = 64
 _UNAVAILABLE = Answer(503, b"{}", {"Retry-After": "1"})
-# What may go wrong, and how often of all requests while it does.
+# The faults, and the share of requests that each affects while it lasts.
 FAULTS: Sequence[tuple[Scripted, float]] = (
     (_UNAVAILABLE, 1.0),
     (Answer(500, b"{}", closes=True), 0.3),
@@ -45,7 +45,7 @@ FAULTS: Sequence[tuple[Scripted, float]] = (
 
 
 class Trouble:
-    """Makes one upstream fail for some seconds, now and then."""
+    """Makes one upstream fail for some seconds, from time to time."""
 
     def __init__(self, upstream: StandIn, chance: random.Random) -> None:
         self._chance = chance
@@ -58,7 +58,7 @@ class Trouble:
         return self._fault[0]
 
     async def go_on(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(self._chance.uniform(10, 40))
             self._fault = self._chance.choice(FAULTS)
@@ -67,7 +67,7 @@ class Trouble:
 
 
 class Agents:
-    """Post START and END of spans at a steady rate; `spans` were accepted."""
+    """Posts START and END of spans at a steady rate; `spans` were accepted."""
 
     def __init__(self, url: str, size: int) -> None:
         self._url = url
@@ -76,7 +76,7 @@ class Agents:
         self.again = 0
 
     async def run(self, rate: float, seconds: float) -> None:
-        """Send for so long."""
+        """Send for the given time."""
         loop = asyncio.get_running_loop()
         began, numbers = loop.time(), iter(range(int(rate * seconds)))
 
@@ -117,7 +117,7 @@ class Agents:
 
 
 def slope_mb_per_h(samples: Sequence[tuple[float, float]]) -> float:
-    """Least squares, in MB (10^6 bytes) an hour; samples are (seconds, MiB)."""
+    """Fit a line; return its slope in MB (10^6 bytes) per hour. Samples are (seconds, MiB)."""
     mean_t = sum(t for t, _ in samples) / len(samples)
     mean_m = sum(m for _, m in samples) / len(samples)
     above = sum((t - mean_t) * (m - mean_m) for t, m in samples)
@@ -128,7 +128,7 @@ def slope_mb_per_h(samples: Sequence[tuple[float, float]]) -> float:
 async def soak(
     watched: Sidecar, agentex: StandIn, sgp: StandIn, arguments: argparse.Namespace
 ) -> int:
-    """Load, faults and samples; the exit code."""
+    """Run load and faults, take samples, and return the exit code."""
     chance = random.Random(arguments.seed)
     agents = Agents(f"http://127.0.0.1:{watched.port}", arguments.size)
     seconds = arguments.minutes * 60
@@ -191,7 +191,7 @@ async def _drained(watched: Sidecar) -> dict[str, dict[str, dict[str, int]]]:
 
 
 async def with_upstreams(arguments: argparse.Namespace) -> int:
-    """Stand-ins in this process, the sidecar in its own."""
+    """Run the stand-ins in this process, the sidecar in its own."""
     options = {"digest": True, "echo": False, "keep_bodies": False}
     async with AgentexStandIn(**options) as agentex, SgpStandIn(**options) as sgp:  # type: ignore[arg-type]
         settings = {
@@ -209,7 +209,7 @@ async def with_upstreams(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run it and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=200.0, help="spans/s")

@@ -1,6 +1,6 @@
-"""`make bench-peers`: every peer under the same loads, in turns; then tables, picture and bars.
+"""`make bench-peers`: every peer under the same loads, alternately; then tables, chart and bars.
 
-Ends with 0 whatever was measured; with 2 when nothing could be.
+Exits with 0 whatever was measured, and with 2 when nothing could be.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PAGE, PICTURE = ROOT / "docs/benchmarks.md", ROOT / "docs/benchmarks.svg"
 
 
 def main() -> int:
-    """Run what was asked for; the exit code."""
+    """Run what was requested and return the exit code."""
     arguments = _parser().parse_args()
     signal.signal(signal.SIGTERM, _stop)
     wanted = {CONTROL, *(arguments.only or PEERS)}
@@ -86,7 +86,7 @@ def _had(subject: Subject) -> bool:
 def _measured(
     there: list[Subject], repetitions: int, *, settled: bool
 ) -> Iterator[tuple[Subject, Figures]]:
-    """Every subject once, then every subject again: what drifts, drifts for all."""
+    """Measure every subject once, then every subject again, so that drift affects all alike."""
     known = {subject.key: subject for subject in there}
     runs = (
         Turn(subject.key, subject.run, settled and left == 1)
@@ -107,7 +107,7 @@ def _say(subject: Subject, figures: Figures) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """The command that makes the same figures; where else they were written is not of interest."""
+    """Return the command that reproduces the figures, without options for output files."""
     given = ["--quick"] if arguments.quick else []
     given += [f"--repeat {arguments.repeat}"] if arguments.repeat else []
     given += [f"--only {peer}" for peer in arguments.only or ()]

@@ -1,9 +1,9 @@
-"""The agent process: makes spans by one way of tracing and measures what that costs its loop.
+"""The agent process: makes spans with one way of tracing, and measures its cost on the loop.
 
-Runs in the peer's interpreter, so standard library only; `python -m tests.load.peers.agent JSON`,
-where JSON is a `Work`. Talks in lines: it prints "warm" after the first spans, waits for a line,
-makes the others, hands over all that waits and prints its figures; then it idles until standard
-input ends, so that its memory can still be read.
+Runs in the peer's interpreter, so it uses the standard library only: `python -m
+tests.load.peers.agent JSON`, where JSON is a `Work`. It prints "warm" after the first spans, waits
+for a line, makes the others, flushes, and prints its figures. Then it idles until standard input
+ends, so that its memory can be read.
 """
 
 import asyncio
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from . import payload
 from .tracers import TRACERS, Tracer
 
-# A span lasts as long as a short call: START and END do not meet in one step of the loop.
+# As long as a short call, so that START and END do not fall into one step of the loop.
 CALL_S = 0.05
 WARM_UP = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """`rate`: spans/s of an open loop; 0 for as fast as the loop can, a few at a time."""
+    """`rate`: spans/s of an open loop; 0: as fast as the loop can, a few at a time."""
 
     tracer: str
     spans: int
     rate: float
     size: int = payload.LARGE
-    crowd: int = 8  # spans that are open at once where `rate` is 0
+    crowd: int = 8  # concurrently open spans if `rate` is 0
 
 
 class Agent:
@@ -41,13 +41,13 @@ class Agent:
         self.late: list[float] = []
 
     async def warm_up(self) -> None:
-        """First spans: what is imported, connected and cached only once."""
+        """Make the first spans, which pay for imports, connections and caches."""
         await asyncio.gather(*(self._span(number, CALL_S) for number in range(WARM_UP)))
         self.blocking.clear()
         await self._tracer.hand_over(last=False)
 
     async def make(self) -> None:
-        """Every span of the load."""
+        """Make every span of the load."""
         numbers = range(WARM_UP, WARM_UP + self._work.spans)
         if self._work.rate:
             await self._paced(numbers)
@@ -83,7 +83,7 @@ class Agent:
 
 
 async def run(work: Work) -> None:
-    """Warm up, wait for the word, make the spans, report, idle."""
+    """Warm up, wait for the start line, make the spans, report, idle."""
     loop = asyncio.get_running_loop()
     tracer = TRACERS[work.tracer]()
     agent = Agent(work, tracer)
@@ -107,7 +107,7 @@ async def run(work: Work) -> None:
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
-    """p50, p99 and the largest, in milliseconds."""
+    """Return p50, p99 and the maximum, in milliseconds."""
     ordered = sorted(seconds) or [0.0]
     last = len(ordered) - 1
     shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}

@@ -1,4 +1,4 @@
-"""What was asked for, beside what was measured: a line each, PASS or FAIL. Asserts nothing."""
+"""Compares required with measured figures: one line each, PASS or FAIL. Asserts nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Bar:
 
     @property
     def line(self) -> str:
-        """For people."""
+        """Return a line of text."""
         verdict = "PASS" if self.value.middle <= self.limit else "FAIL"
         return (
             f"{verdict} {self.what}: {self.value.text(3)} {self.unit},"
@@ -40,7 +40,7 @@ class Bar:
 
 
 def bars(summary: Summary) -> Iterator[Bar]:
-    """Those for which both sides were measured."""
+    """Return the bars for which both sides were measured."""
     yield from _beside_the_sdk(summary)
     yield from _beside_the_collector(summary)
     core = summary.spread(SMALL, lambda run: run.forwarder_core)
@@ -57,7 +57,7 @@ def _beside_the_sdk(summary: Summary) -> Iterator[Bar]:
     if sdk is None or blocked is None:
         return
     tenth = f"a tenth of the SDK's {sdk.middle:.2f}"
-    # Posts at a steady pace by the cheap sender, and the same by each kind of agent.
+    # Posts at a steady rate by the cheap sender, and by each kind of agent.
     for key in (BOTH, PLAIN, CLIENT, PROCESSOR):
         if cpu := summary.forwarder_cpu_ms(key):
             what = f"sidecar CPU for a 50 KB span, both upstreams ({key})"

@@ -1,4 +1,4 @@
-"""What stands between an agent and the upstreams: our sidecar, the Collector, or nothing."""
+"""The process between an agent and the upstreams: our sidecar, the Collector, or none."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ from .proc import Watched
 
 LATENCY_MS = 5.0
 OTLP_SINK = ("-m", "tests.load.peers.otlp_sink")
-# What an agent in a pod with a 256 MiB sidecar would have; the same for every run.
+# As in a pod with a 256 MiB sidecar; the same in every run.
 _QUEUE = {"SIDECAR_QUEUE__MAX_BYTES": "128MiB"}
 
 
 @dataclass(frozen=True)
 class Forwarder:
-    """A running forwarder. `port`: where it takes spans."""
+    """A running forwarder. `port`: where it accepts spans."""
 
     port: int
     watched: Watched
@@ -32,7 +32,7 @@ class Forwarder:
 
 @dataclass(frozen=True)
 class Route:
-    """Where spans go: by `forwarder` ("sidecar", "collector", "none") to `sinks`."""
+    """The way of spans: through `forwarder` ("sidecar", "collector", "none") to `sinks`."""
 
     forwarder: str
     sinks: tuple[str, ...]
@@ -72,7 +72,7 @@ def _sidecar(urls: dict[str, str]) -> Iterator[Forwarder]:
 def _collector(urls: Sequence[str]) -> Iterator[Forwarder]:
     port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
-        # YAML holds JSON.
+        # JSON is valid YAML.
         config = Path(folder) / "config.yaml"
         config.write_text(json.dumps(collector_config(port, urls)))
         with process([collector_program(), "--config", f"file:{config}"]) as running:
@@ -81,9 +81,9 @@ def _collector(urls: Sequence[str]) -> Iterator[Forwarder]:
 
 
 def collector_config(port: int, urls: Sequence[str]) -> dict[str, Any]:
-    """Defaults, but no compression (the sidecar does none), and room for what the SDK sends.
+    """Defaults, but no compression (the sidecar uses none), and a larger body limit.
 
-    512 spans of 50 KB, which is the SDK's batch, are more than the receiver's default of 20 MiB.
+    The SDK's batch of 512 spans of 50 KB exceeds the receiver's default of 20 MiB.
     """
     exporters = {
         f"otlphttp/{number}": {

@@ -1,6 +1,6 @@
-"""OTLP as bytes, by hand: spans in the protobuf form, for the sender and the sink.
+"""OTLP encoded and decoded by hand, for the sender and the sink.
 
-Only what both need of opentelemetry/proto/trace/v1: ExportTraceServiceRequest.resource_spans = 1,
+From opentelemetry/proto/trace/v1, both need: ExportTraceServiceRequest.resource_spans = 1,
 ResourceSpans.scope_spans = 2, ScopeSpans.spans = 2; in a Span trace_id = 1, span_id = 2, name = 5,
 kind = 6, start = 7 and end = 8 (fixed64), attributes = 9 (key = 1, value = 2, string_value = 1).
 """
@@ -12,7 +12,7 @@ _START_NS = 1_767_323_045_678_901_000
 
 
 def export_request(spans: list[bytes]) -> bytes:
-    """One request with `spans`, of one resource and one scope."""
+    """Encode one request with `spans`, of one resource and one scope."""
     resource = _field(1, _field(1, _text("service.name", b"agent")))
     scope = _field(1, _field(1, b"bench"))
     scope_spans = scope + b"".join(_field(2, span) for span in spans)
@@ -20,7 +20,7 @@ def export_request(spans: list[bytes]) -> bytes:
 
 
 def span(number: int, name: str, attributes: dict[str, bytes]) -> bytes:
-    """A finished root span."""
+    """Encode a finished root span."""
     return b"".join(
         (
             _field(1, number.to_bytes(16)),
@@ -35,7 +35,7 @@ def span(number: int, name: str, attributes: dict[str, bytes]) -> bytes:
 
 
 def span_ids(request: bytes) -> Iterator[bytes]:
-    """The span id of every span in an export request."""
+    """Yield the span id of every span in an export request."""
     view = memoryview(request)
     for resource_spans in _within(view, 1):
         for scope_spans in _within(resource_spans, 2):
@@ -44,7 +44,7 @@ def span_ids(request: bytes) -> Iterator[bytes]:
 
 
 def _within(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The values of the length-delimited field `wanted`."""
+    """Yield the values of the length-delimited field `wanted`."""
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)

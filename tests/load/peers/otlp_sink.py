@@ -1,6 +1,6 @@
-"""Two OTLP/HTTP upstreams in a process of their own, as light as the sidecar's stand-ins are.
+"""Two OTLP/HTTP upstreams in a process of their own, as light as the sidecar's stand-ins.
 
-`python -m tests.load.peers.otlp_sink`; prints their URLs as JSON, ends when standard input ends.
+`python -m tests.load.peers.otlp_sink`; prints their URLs as JSON, and ends when stdin ends.
 """
 
 import argparse
@@ -28,11 +28,11 @@ class OtlpSink(StandIn):
         super().__init__(**options)
 
     def reply(self, request: Recorded) -> Answer:
-        """There is no other form than the light one."""
+        """Not used: the sink has a light mode only."""
         return self.reply_lightly(request)
 
     def reply_lightly(self, request: Recorded) -> Answer:
-        """Counts the spans, by their ids."""
+        """Count the spans by id."""
         for id_ in span_ids(request.body):
             self.wrote(id_.hex(), complete=True)
         return _TAKEN

@@ -1,4 +1,4 @@
-"""What the peers are made of, installed or built on first use; `Absent` says why one can't be."""
+"""Installs or builds the peers on first use; `Absent` gives the reason if one can't be."""
 
 import hashlib
 import re
@@ -16,16 +16,16 @@ _SOURCE = Path(__file__).parent / "collector"
 
 
 class Absent(Exception):
-    """A peer can't be had here."""
+    """A peer can't be installed here."""
 
 
 def agentex_sdk() -> Path:
-    """The interpreter of an environment with the newest Agentex SDK."""
+    """Return the interpreter of an environment with the newest Agentex SDK."""
     return _had(lambda: parts.venv("agentex-sdk", "agentex-sdk"))
 
 
 def any_python() -> Path:
-    """The Agentex SDK's interpreter where it is there, so that agents are alike; else our own."""
+    """Return the Agentex SDK's interpreter if installed, so that agents are alike; else ours."""
     try:
         return agentex_sdk()
     except Absent:
@@ -33,25 +33,25 @@ def any_python() -> Path:
 
 
 def opentelemetry_sdk() -> Path:
-    """The interpreter of an environment with the newest OpenTelemetry SDK and its exporter."""
+    """Return the interpreter of an environment with the newest OpenTelemetry SDK and exporter."""
     exporter = "opentelemetry-exporter-otlp-proto-http"
     return _had(lambda: parts.venv("opentelemetry", "opentelemetry-sdk", exporter))
 
 
 def collector() -> Path:
-    """The Collector, of the four components that forwarding needs."""
+    """Build the Collector with the four components that forwarding needs."""
     return _had(lambda: parts.build_once(f"collector-{_digest()}", _build)) / "collector"
 
 
 def collector_version() -> str:
-    """Of the Collector's components."""
+    """Return the version of the Collector's components."""
     found = re.search(r"/otlpreceiver (\S+)", (_SOURCE / "go.mod").read_text())
     assert found is not None
     return found[1]
 
 
 def versions(python: Path, packages: Iterable[str]) -> dict[str, str]:
-    """Of packages, in the environment of `python`."""
+    """Return the versions of packages in the environment of `python`."""
     script = "import sys, importlib.metadata as m\nfor p in sys.argv[1:]: print(p, m.version(p))"
     done = subprocess.run(
         [python, "-c", script, *packages], capture_output=True, text=True, check=True
@@ -67,7 +67,7 @@ def _digest() -> str:
 def _build(home: Path) -> None:
     source = home / "source"
     shutil.copytree(_SOURCE, source)
-    # -mod=mod: go.mod names what we use, the rest follows from it.
+    # -mod=mod: go.mod names only our direct dependencies.
     parts.run(
         parts.go(), "build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", home / "collector",
         ".", cwd=source, env={"GOTOOLCHAIN": "local"},
@@ -75,7 +75,7 @@ def _build(home: Path) -> None:
 
 
 def _had(make: Callable[[], Path]) -> Path:
-    # `parts` speaks pytest, whose outcomes are no ordinary exceptions.
+    # `parts` raises pytest's outcomes, which do not derive from Exception.
     try:
         return make()
     except (pytest.skip.Exception, pytest.fail.Exception) as outcome:

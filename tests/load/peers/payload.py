@@ -1,16 +1,16 @@
-"""What a span carries, the same for every peer; standard library only, as agents import it.
+"""The payloads of spans, the same for every peer. Standard library only: agents import this.
 
-Large spans hold 25 KB of input (a chat) and 25 KB of output (retrieved texts), small ones about
-600 bytes in all. As JSON; texts have quotes, line breaks and umlauts, as prompts do.
+As JSON, large spans have 25 KB of input (a chat) and 25 KB of output (retrieved texts), small ones
+about 600 bytes in all. Texts have quotes, line breaks and umlauts, like prompts.
 """
 
 import json
 from typing import Any
 
 LARGE, SMALL = 50_000, 600
-PARTS = 12  # messages of a large input, texts of a large output
+PARTS = 12  # messages per large input, texts per large output
 NAME = "llm"
-TRACE = 40  # spans of one trace
+TRACE = 40  # spans per trace
 _SENTENCE = (
     'Order 48-1137 was "delayed" by the carrier in Köln; the customer asks for a refund,\n'
     "see section 4.2 {refunds, vouchers} and answer in two sentences. "
@@ -20,7 +20,7 @@ Payload = dict[str, Any]
 
 
 def input_of(number: int, size: int) -> Payload:
-    """The input of span `number`: half of `size`."""
+    """Return the input of span `number`: half of `size`."""
     texts = [f"{number}.{at} {text}" for at, text in enumerate(_texts(size // 2))]
     roles = ("system", "user", "assistant")
     return {
@@ -32,7 +32,7 @@ def input_of(number: int, size: int) -> Payload:
 
 
 def output_of(number: int, size: int) -> Payload:
-    """The output of span `number`: the other half."""
+    """Return the output of span `number`: the other half."""
     return {
         "documents": [
             {"id": f"doc-{number}-{at}", "score": at / 8, "text": text}
@@ -42,7 +42,7 @@ def output_of(number: int, size: int) -> Payload:
 
 
 def encoded(payload: Payload) -> bytes:
-    """As JSON, the way the SDKs' HTTP clients write it."""
+    """Encode as JSON, as the SDKs' HTTP clients do."""
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -50,7 +50,7 @@ _made: dict[int, list[str]] = {}
 
 
 def _texts(size: int) -> list[str]:
-    """Texts that are `size` bytes of JSON with the keys around them, about 45 bytes each."""
+    """Return texts that, with keys of about 45 bytes each, are `size` bytes of JSON."""
     if size not in _made:
         parts = PARTS if size > SMALL else 1
         room = size // parts - 45

@@ -1,4 +1,4 @@
-"""The figures as bars in an SVG: one panel a question, readable on light and dark pages."""
+"""Draws the figures as bars in an SVG: one panel per question, for light and dark pages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Mark:
-    """A bar in parts; the first is pale where it is the agent's."""
+    """A bar in parts; the first is pale if it is the agent's."""
 
     peer: str
     name: str
@@ -36,13 +36,13 @@ class Mark:
 
     @property
     def most(self) -> float:
-        """How far its range goes."""
+        """The upper end of its range."""
         return sum(part.most for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars on one scale, which begins at 0."""
+    """Bars on one scale, which starts at 0."""
 
     title: str
     unit: str
@@ -55,7 +55,7 @@ class Panel:
 
 
 def draw(summary: Summary, path: Path) -> None:
-    """Write the picture."""
+    """Write the SVG."""
     panels = [panel for panel in _panels(summary) if panel.marks]
     shapes: list[str] = []
     top = 10
@@ -65,7 +65,7 @@ def draw(summary: Summary, path: Path) -> None:
     body = "\n".join(shapes)
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img"'
-        f' aria-label="The sidecar beside its peers">\n<style>{_STYLE}</style>\n{body}\n</svg>\n'
+        f' aria-label="The sidecar compared with its peers">\n<style>{_STYLE}</style>\n{body}\n</svg>\n'
     )
 
 

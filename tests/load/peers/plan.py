@@ -1,4 +1,4 @@
-"""Which runs there are: the same loads for every peer."""
+"""The runs: the same loads for every peer."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ COLLECTOR_TWO = Route("collector", ("otlp", "second"))
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of each load: spans/s, and seconds of it; spans of the floods, 0 for none."""
+    """The size of each load: spans/s and seconds; number of spans in floods, 0 for none."""
 
     steady_rate: float
     steady_s: float
@@ -48,7 +48,7 @@ class Subject:
     run: AgentRun | SenderRun
 
     def prepare(self) -> None:
-        """Install and build what it is made of; `parts.Absent` where that can't be done."""
+        """Install and build what it needs; raises parts.Absent if that fails."""
         if isinstance(self.run, AgentRun):
             self.run.python()
         if self.run.route.forwarder == "collector":
@@ -56,13 +56,13 @@ class Subject:
 
     @property
     def key(self) -> str:
-        """Unique among all."""
+        """A unique key."""
         return f"{self.load}: {self.name}"
 
 
 CONTROL = "control"
 PEERS = ("sidecar", "agentex-sdk", "opentelemetry-sdk", "collector")
-# How an agent traces, in words; the tracer, the way of the spans, the interpreter.
+# How an agent traces, in words; its tracer, route and interpreter.
 _Way = tuple[str, str, str, Route, Callable[[], Path], bool]
 WAYS: tuple[_Way, ...] = (
     (CONTROL, "no tracing", "untraced", DIRECT, parts.any_python, False),
@@ -81,7 +81,7 @@ WAYS: tuple[_Way, ...] = (
 UNFLOODED = ("untraced", "plain-posts", "our-processor")
 STEADY, POSTS, ARRAYS = "agents", "50 KB posts", "1 KB arrays"
 FLOOD, POSTS_FLOOD, ARRAYS_FLOOD = (f"{load}, flood" for load in (STEADY, POSTS, ARRAYS))
-# Ready requests: the peer, in words, the kind of request and the way.
+# Ready requests: the peer, in words; its kind of request and route.
 _Posts = tuple[str, str, str, Route]
 LARGE_POSTS: tuple[_Posts, ...] = (
     ("sidecar", "sidecar, both upstreams", "pairs", SIDECAR),
@@ -97,7 +97,7 @@ SMALL_POSTS: tuple[_Posts, ...] = (
 
 
 def subjects(scale: Scale) -> Iterator[Subject]:
-    """Everything that is measured, once."""
+    """Return everything to measure, once each."""
     for rate, load in ((scale.steady_rate, STEADY), (0.0, FLOOD)):
         for peer, name, tracer, route, python, by_environment in WAYS:
             spans = round(rate * scale.steady_s) if rate else scale.flood

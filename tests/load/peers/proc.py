@@ -1,6 +1,6 @@
-"""What the kernel says of a process and its children: CPU time and resident memory.
+"""CPU time and resident memory of a process and its children, from /proc.
 
-CPU is utime and stime of /proc/PID/stat; the peak begins anew with each load.
+CPU is utime and stime of /proc/PID/stat; the peak is reset for each load.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ _PROC = Path("/proc")
 
 
 class Watched:
-    """A process and its descendants, by the pid of the first."""
+    """A process and its descendants, by the pid of the process."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
 
     def cpu_s(self) -> float:
-        """User and system time so far; of children that have ended, too."""
+        """User and system seconds so far, including ended children."""
         return sum(_cpu_ticks(pid) for pid in self._family()) * _TICK_S
 
     def rss_mib(self) -> float:
@@ -29,11 +29,11 @@ class Watched:
         return sum(_memory_kib(pid, "VmRSS") for pid in self._family()) / 1024
 
     def peak_mib(self) -> float:
-        """The most resident memory since `forget_peak`, as the kernel kept it."""
+        """Peak resident memory since `forget_peak`, as recorded by the kernel."""
         return sum(_memory_kib(pid, "VmHWM") for pid in self._family()) / 1024
 
     def forget_peak(self) -> None:
-        """Let the peak begin anew."""
+        """Reset the peak."""
         for pid in self._family():
             (_PROC / str(pid) / "clear_refs").write_text("5")
 
@@ -41,7 +41,7 @@ class Watched:
         parents = {}
         for entry in _PROC.iterdir():
             if entry.name.isdigit():
-                with contextlib.suppress(OSError):  # it has just ended
+                with contextlib.suppress(OSError):  # it ended meanwhile
                     parents[int(entry.name)] = int(_stat(int(entry.name))[1])
         family = [self._pid]
         for pid in family:
@@ -50,9 +50,9 @@ class Watched:
 
 
 class Memory(msgspec.Struct):
-    """Resident memory of a process, in MiB: before the load, at most, `AFTER_S` after it.
+    """Resident memory of a process in MiB: before the load, its peak, and `AFTER_S` after it.
 
-    `after` is read in the last repetition only.
+    `after` is measured in the last repetition only.
     """
 
     idle: float = 0.0
@@ -61,7 +61,7 @@ class Memory(msgspec.Struct):
 
 
 class Meter:
-    """CPU and memory of one process over a run; without a pid of nothing."""
+    """CPU and memory of one process over a run; zeros without a pid."""
 
     def __init__(self, watched: Watched | None) -> None:
         self._watched = watched
@@ -73,23 +73,23 @@ class Meter:
             self.cpu_s = -watched.cpu_s()
 
     def stop(self) -> None:
-        """The load is over."""
+        """Read the figures at the end of the load."""
         if self._watched is not None and self.memory is not None:
             self.cpu_s += self._watched.cpu_s()
             self.memory.peak = self._watched.peak_mib()
 
     def settle(self) -> None:
-        """So is the rest after it."""
+        """Read memory after the rest that follows the load."""
         if self._watched is not None and self.memory is not None:
             self.memory.after = self._watched.rss_mib()
 
     def cpu_ms(self, spans: int) -> float | None:
-        """Milliseconds a span."""
+        """Return milliseconds per span."""
         return None if self._watched is None else 1000 * self.cpu_s / spans
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields 3 (the state) and later; the name before them may hold spaces."""
+    """Return fields 3 (the state) and later; the name before them can contain spaces."""
     return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
@@ -101,4 +101,4 @@ def _memory_kib(pid: int, field: str) -> int:
     for line in (_PROC / str(pid) / "status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1])
-    return 0  # it has just ended
+    return 0  # it ended meanwhile

@@ -1,4 +1,4 @@
-"""The tables, in Markdown, and their place in docs/benchmarks.md."""
+"""Writes the tables in Markdown, and inserts them into docs/benchmarks.md."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ _NONE = "\u2013"
 
 
 def markdown(summary: Summary, command: str, machine: str, versions: str) -> str:
-    """What was measured, as tables."""
+    """Return the measurements as tables."""
     parts = [
         f"Made by `{command}` on {machine}; {versions}.",
         "Medians of the repetitions, their range in parentheses; memory in MiB.",

@@ -1,8 +1,8 @@
-"""One run: start the processes, let the spans flow, read what they cost, stop the processes.
+"""One run: starts the processes, sends the spans, measures the cost, stops the processes.
 
-What is counted begins once every process is connected and warm, and ends when the last span is at
-every upstream. Memory "after" is read `AFTER_S` later; meanwhile the next run may begin, as idle
-processes cost nothing.
+Measuring starts once every process is connected and warm, and ends when the last span has reached
+every upstream. Memory "after" is read `AFTER_S` later; meanwhile the next run can start, because
+idle processes cost nothing.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from .proc import AFTER_S, Memory, Meter, Watched
 
 READY_S = 120.0
 POLL_S = 0.02
-STALLED_S = 8.0  # longer than any way waits to fill a batch
+STALLED_S = 8.0  # longer than any peer waits to fill a batch
 MAX_S = 120.0
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """What one run gave. CPU in milliseconds a span; `rate` in spans/s, until all had arrived."""
+    """The results of one run. CPU in ms per span; `rate` in spans/s until all had arrived."""
 
     spans: int
     lost: int
@@ -54,12 +54,12 @@ class AgentRun:
     work: Work
     route: Route
     python: Callable[[], Path]
-    by_environment: bool = False  # the SDK's own variable leads to the sidecar
+    by_environment: bool = False  # the SDK's own variable points to the sidecar
 
 
 @dataclass(frozen=True, kw_only=True)
 class SenderRun:
-    """Spans sent as ready requests, as `plan` says."""
+    """Spans sent as the ready requests of `plan`."""
 
     plan: Plan
     route: Route
@@ -67,7 +67,7 @@ class SenderRun:
 
 @dataclass(frozen=True)
 class Turn:
-    """A run that is due. `settled`: whether its memory is read once more, later."""
+    """A planned run. `settled`: whether its memory is read again later."""
 
     name: str
     run: AgentRun | SenderRun
@@ -75,7 +75,7 @@ class Turn:
 
 
 class Kept:
-    """A run whose processes still live, until their memory has been read once more."""
+    """A run whose processes stay alive until their memory has been read again."""
 
     def __init__(
         self, figures: Figures, meters: tuple[Meter, ...], stack: contextlib.ExitStack
@@ -86,7 +86,7 @@ class Kept:
         self._due = time.monotonic() + AFTER_S
 
     def finish(self, *, settled: bool) -> None:
-        """Stop the processes; where it is to be `settled`, wait for the rest and read first."""
+        """Stop the processes; if `settled`, first wait and read their memory again."""
         with self._stack:
             if settled:
                 time.sleep(max(0.0, self._due - time.monotonic()))
@@ -95,7 +95,7 @@ class Kept:
 
 
 def measure(run: AgentRun | SenderRun) -> Kept:
-    """Run it; its processes stay until `finish`."""
+    """Run it; its processes stay alive until `finish`."""
     with contextlib.ExitStack() as stack:
         upstreams, forwarder = stack.enter_context(run.route.open())
         if isinstance(run, AgentRun):
@@ -153,12 +153,12 @@ def _agent(
 
 
 def _addresses(run: AgentRun, upstreams: StandIns, forwarder: Forwarder | None) -> dict[str, str]:
-    """What every way of tracing needs to know, by environment."""
+    """Return the addresses that the ways of tracing need, as environment variables."""
     urls = upstreams.urls
     found = {
         "AGENT_NAME": "bench",
         "ACP_URL": "http://127.0.0.1:9",
-        # One of the SDK's dependencies would ask the Internet for prices first.
+        # Otherwise one of the SDK's dependencies fetches price lists from the Internet first.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     if "agentex" in urls:
@@ -191,7 +191,7 @@ def _sender(
         lost=plan.spans - there,
         rate=there / took,
         forwarder_cpu_ms=meter.cpu_ms(plan.spans),
-        # At the rate that was asked for: a busy machine may not have reached it.
+        # At the requested rate, which a busy machine may not have reached.
         forwarder_core=meter.cpu_s / plan.spans * (plan.rate or there / took),
         forwarder_mib=meter.memory,
         note=" ".join(filter(None, (sent.gave_up, f"answers {refused}" if refused else ""))),
@@ -202,9 +202,9 @@ def _sender(
 def _arrived(
     upstreams: StandIns, sinks: tuple[str, ...], wanted: int, deadline: float
 ) -> tuple[int, float]:
-    """Wait for `wanted` complete spans at every sink, or until nothing more comes.
+    """Wait for `wanted` complete spans at every sink, or until no more arrive.
 
-    Returns how many there are where there are fewest, and when the last one was seen.
+    Returns the number at the sink with the fewest, and the time of the last arrival.
     """
     there, at = -1, time.monotonic()
     while True:
@@ -224,9 +224,9 @@ def _go(agent: subprocess.Popen[bytes]) -> None:
 
 
 def in_turns(runs: Iterable[Turn]) -> Iterator[tuple[str, Figures]]:
-    """Measure one after the other; the figures of a run come when the next one has ended.
+    """Measure the runs in sequence; yield a run's figures after the next one has ended.
 
-    A run that fails says so, and the others go on.
+    A run that fails is reported, and the others continue.
     """
     kept: tuple[Turn, Kept] | None = None
     try:

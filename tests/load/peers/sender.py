@@ -1,9 +1,9 @@
-"""Sends ready requests to a forwarder, for loads that no Python agent could make.
+"""Sends ready requests to a forwarder, for loads that no Python agent could produce.
 
-The engine is the load driver's; the bodies are joined from prebuilt bytes. As `driver`, but the
-`kind` of its `Plan` is one of `KINDS`:
+Uses the load driver's engine, with bodies joined from prebuilt bytes. As `driver`, but the `kind`
+of its `Plan` is one of `KINDS`:
 
-    pairs    START and END of a span, a POST each
+    pairs    START and END of a span, one POST each
     arrays   START and END of 50 spans in one array of 100 events
     ends     100 ENDs, whole spans, in one array
     single   an OTLP export request with one span
@@ -29,23 +29,23 @@ _TIMES = (
 
 
 class Sender(Driver):
-    """A driver that counts every 2xx: OTLP's answers say nothing that is to be read."""
+    """A driver that counts every 2xx, because OTLP's responses carry no counts."""
 
     def taken(self, status: str, body: bytes, now: float) -> None:
-        """Count an answer."""
+        """Count a response."""
         if status.startswith("2"):
             self.result.accepted += 1
             self.result.last_202 = now
 
 
 def requests(plan: Plan) -> Iterator[Flow]:
-    """The requests of `plan`, in flows."""
+    """Yield the requests of `plan`, as flows."""
     make, path, content_type, spans = KINDS[plan.kind]
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n"
         "Content-Length: %d\r\n\r\n"
     ).encode()
-    # The same text in every span: what differs is what tells spans apart.
+    # Every span has the same text, so that spans differ in their ids only.
     payload = (encoded(input_of(0, plan.size)), encoded(output_of(0, plan.size)))
 
     def flow(first: int) -> Flow:
@@ -105,9 +105,9 @@ KINDS: dict[str, tuple[Bodies, str, str, int]] = {
 
 
 def main() -> None:
-    """Run the plan that the first argument is."""
+    """Run the plan in the first argument."""
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
-    # In the driver's rate a flow is a unit: ours hold more spans than one.
+    # The driver's rate counts flows, and ours hold more than one span.
     rate = plan.rate / KINDS[plan.kind][3]
     sender = Sender(msgspec.structs.replace(plan, rate=rate), requests(plan))
     print("connected", flush=True)

@@ -1,4 +1,4 @@
-"""Many runs of one thing as one figure: the median, with the least and the most."""
+"""Summarizes repeated runs: the median with minimum and maximum."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ CONTROL = f"{STEADY}: no tracing"
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of the repetitions, and the range of them."""
+    """The median of the repetitions, and their range."""
 
     middle: float
     least: float
@@ -21,11 +21,11 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """Summarize at least one value."""
         return cls(median(values), min(values), max(values))
 
     def text(self, digits: int = 2) -> str:
-        """For tables."""
+        """Format for tables."""
         least, most = f"{self.least:.{digits}f}", f"{self.most:.{digits}f}"
         middle = f"{self.middle:.{digits}f}"
         return middle if least == most else f"{middle} ({least}\u2013{most})"
@@ -39,21 +39,21 @@ class Summary:
         self.runs: dict[str, list[Figures]] = {}
 
     def add(self, subject: Subject, figures: Figures) -> None:
-        """One more run."""
+        """Add one run."""
         self.subjects[subject.key] = subject
         self.runs.setdefault(subject.key, []).append(figures)
 
     def of_load(self, load: str) -> list[Subject]:
-        """What was run under `load`."""
+        """Return the subjects that ran under `load`."""
         return [subject for subject in self.subjects.values() if subject.load == load]
 
     def spread(self, key: str, figure: Callable[[Figures], float | None]) -> Spread | None:
-        """Of one figure; None where there is none."""
+        """Return the spread of one figure; None if it was not measured."""
         found = [value for run in self.runs.get(key, ()) if (value := figure(run)) is not None]
         return Spread.of(found) if found else None
 
     def agent_cpu_ms(self, key: str) -> Spread | None:
-        """CPU of the agent process for a span, without what the spans themselves cost it."""
+        """Return the agent's CPU per span, without the cost of making the spans."""
         control = self.spread(CONTROL, lambda run: run.agent_cpu_ms)
         cpu = self.spread(key, lambda run: run.agent_cpu_ms)
         if control is None or cpu is None or key == CONTROL:
@@ -62,19 +62,19 @@ class Summary:
         return Spread(cpu.middle - own, cpu.least - own, cpu.most - own)
 
     def forwarder_cpu_ms(self, key: str) -> Spread | None:
-        """CPU of the forwarder for a span."""
+        """Return the forwarder's CPU per span."""
         return self.spread(key, lambda run: run.forwarder_cpu_ms)
 
     def blocking_ms(self, key: str, quantile: str) -> Spread | None:
-        """What `start` and `end` of a span take of the agent's loop."""
+        """Return the time that `start` and `end` of a span take on the agent's loop."""
         return self.spread(key, lambda run: run.blocking_ms.get(quantile))
 
     def lost(self, key: str) -> int:
-        """In all repetitions."""
+        """Return the spans lost in all repetitions."""
         return sum(run.lost for run in self.runs.get(key, ()))
 
     def memory(self, key: str, of: Callable[[Figures], Memory | None]) -> str:
-        """Idle / peak / after, medians in MiB."""
+        """Format idle / peak / after, medians in MiB."""
         found = [memory for run in self.runs.get(key, ()) if (memory := of(run)) is not None]
         if not found:
             return "\u2013"
@@ -86,5 +86,5 @@ class Summary:
 
 
 def peak_mib(run: Figures) -> float | None:
-    """Of the forwarder."""
+    """Return the forwarder's peak memory."""
     return run.forwarder_mib.peak if run.forwarder_mib else None

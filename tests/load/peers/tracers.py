@@ -1,7 +1,7 @@
-"""The ways of tracing that are compared, as an agent uses them; imported in the peer's interpreter.
+"""The compared ways of tracing, as an agent uses them; runs in the peer's interpreter.
 
-`start` and `end` are what an agent waits for on its loop; everything else happens behind them.
-Each way is set up as its documentation says, with its defaults. Addresses come by environment.
+An agent waits for `start` and `end` on its loop; everything else happens in the background. Each
+way is set up as in its documentation, with its defaults. Addresses come from the environment.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from .payload import NAME, TRACE, Payload, encoded
 
 FLUSH_S = 120
-# What `start` gives and `end` takes: each way's own.
+# What `start` returns and `end` takes; each way has its own type.
 Span: TypeAlias = Any
 
 
@@ -23,32 +23,32 @@ class Tracer(Protocol):
     """One way of tracing."""
 
     async def start(self, number: int, input_: Payload) -> Span:
-        """Begin span `number`; what `end` needs."""
+        """Begin span `number`; return what `end` needs."""
 
     async def end(self, span: Span, output: Payload) -> None:
         """End it."""
 
     async def hand_over(self, *, last: bool) -> None:
-        """Wait until all is sent; where a way can only do that once, when it is the `last` time."""
+        """Wait until everything is sent; some ways can do so only once, at the `last` call."""
 
     def dropped(self) -> int:
-        """What the way itself says that it dropped."""
+        """Return how many spans the way itself reports as dropped."""
 
 
 class Untraced:
-    """The control: what the agent costs without tracing."""
+    """The control: the agent without tracing."""
 
     async def start(self, number: int, input_: Payload) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def end(self, span: None, output: Payload) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def hand_over(self, *, last: bool) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def dropped(self) -> int:
-        """Nothing."""
+        """Do nothing."""
         return 0
 
 
@@ -73,28 +73,28 @@ class AgentexSdk:
         manager.add_tracing_processor_config(sgp)
 
     async def start(self, number: int, input_: Payload) -> Span:
-        """As `adk.tracing.start_span` does."""
+        """Do what `adk.tracing.start_span` does."""
         trace = self._tracer.trace(f"trace-{number // TRACE}")
         return trace, await trace.start_span(name=NAME, input=input_)
 
     async def end(self, span: Span, output: Payload) -> None:
-        """As `adk.tracing.end_span` does."""
+        """Do what `adk.tracing.end_span` does."""
         trace, open_span = span
         open_span.output = output
         await trace.end_span(open_span)
 
     async def hand_over(self, *, last: bool) -> None:
-        """The queue can only be drained by its end."""
+        """Shut the queue down at the `last` call: there is no other way to drain it."""
         if last:
             await self._queue.shutdown_default_span_queue(timeout=FLUSH_S)
 
     def dropped(self) -> int:
-        """The queue is gone by now; what arrived says more than its counter did."""
+        """Return 0: the queue is gone by now, and the sinks show what arrived."""
         return 0
 
 
 class OurProcessor(AgentexSdk):
-    """`AsyncTracer` of the Agentex SDK with our processor in place of its own."""
+    """`AsyncTracer` of the Agentex SDK with our processor instead of its own."""
 
     def _register(self) -> None:
         client = import_module("trace_sidecar_client")
@@ -102,7 +102,7 @@ class OurProcessor(AgentexSdk):
         self._client = client.Spans(os.environ["SIDECAR"])
 
     async def hand_over(self, *, last: bool) -> None:
-        """Flush, in a thread."""
+        """Flush in a thread."""
         await asyncio.to_thread(self._client.flush, FLUSH_S)
 
 
@@ -113,22 +113,22 @@ class OurClient:
         self._spans = import_module("trace_sidecar_client").Spans(os.environ["SIDECAR"])
 
     async def start(self, number: int, input_: Payload) -> Span:
-        """Enter the block."""
+        """Enter the span's block."""
         block = self._spans.span(NAME, input=input_, trace_id=f"trace-{number // TRACE}")
         return block, await block.__aenter__()
 
     async def end(self, span: Span, output: Payload) -> None:
-        """Leave it."""
+        """Leave the span's block."""
         block, open_span = span
         open_span.output = output
         await block.__aexit__(None, None, None)
 
     async def hand_over(self, *, last: bool) -> None:
-        """Flush, in a thread."""
+        """Flush in a thread."""
         await asyncio.to_thread(self._spans.flush, FLUSH_S)
 
     def dropped(self) -> int:
-        """It logs, and the sinks show it."""
+        """Return 0: the client logs drops, and the sinks show them."""
         return 0
 
 
@@ -145,26 +145,26 @@ class OpenTelemetrySdk:
         self._tracer = self._provider.get_tracer("agent")
 
     async def start(self, number: int, input_: Payload) -> Span:
-        """A root span with its input."""
+        """Begin a root span with its input."""
         return self._tracer.start_span(NAME, attributes={"input.value": encoded(input_).decode()})
 
     async def end(self, span: Span, output: Payload) -> None:
-        """Its output, and its end."""
+        """Set its output, and end it."""
         span.set_attribute("output.value", encoded(output).decode())
         span.end()
 
     async def hand_over(self, *, last: bool) -> None:
-        """Flush, in a thread."""
+        """Flush in a thread."""
         flush = self._provider.force_flush
         await asyncio.get_running_loop().run_in_executor(None, flush, 1000 * FLUSH_S)
 
     def dropped(self) -> int:
-        """It does not say."""
+        """Return 0: the SDK does not report it."""
         return 0
 
 
 class PlainPosts:
-    """Two POSTs a span with aiohttp, each in a task of its own: what agents write in a minute."""
+    """Two POSTs per span with aiohttp, each in its own task: the simplest code for an agent."""
 
     def __init__(self) -> None:
         self._session: Any = None
@@ -204,18 +204,18 @@ class PlainPosts:
             await answer.read()
 
     async def hand_over(self, *, last: bool) -> None:
-        """Wait for the answers."""
+        """Wait for the responses."""
         await asyncio.gather(*self._posts)
         if last and self._session is not None:
             await self._session.close()
 
     def dropped(self) -> int:
-        """Events that were not taken."""
+        """Return the events that were not accepted."""
         return self._refused
 
 
 def _encoder() -> Callable[[Payload], bytes]:
-    """Orjson, which comes with the Agentex SDK; the standard library where it is not there."""
+    """Return orjson's encoder (the Agentex SDK has it), or else the standard library's."""
     try:
         dumps: Callable[[Payload], bytes] = import_module("orjson").dumps
     except ImportError:
