@@ -43,7 +43,7 @@ def main() -> int:
             print(
                 f"a scrape each {SCRAPE_EACH_S:g} s: {100 * scrape / SCRAPE_EACH_S:.3f} % of a core"
             )
-            print(f"with a page that is open: {share:.3f} %")
+            print(f"with an open page: {share:.3f} %")
     return 0
 
 

@@ -51,7 +51,7 @@ def send(watched: Sidecar, plan: Plan) -> Result:
         raise BenchError("the driver did not end")
     result = msgspec.json.decode(line, type=Result)
     if result.accepted != plan.events:
-        raise BenchError(f"{result.accepted} of {plan.events} events taken: {result}")
+        raise BenchError(f"{result.accepted} of {plan.events} events accepted: {result}")
     return result
 
 
@@ -113,7 +113,7 @@ def run(plan: Plan, queue: str, latency_ms: float, folder: str) -> int:
     with sidecar(**settings(nowhere, spool, queue)) as watched:
         sent = send(watched, plan)
         memory("filled", watched, spool)
-        print(f"  {plan.events} events taken in {sent.last_202 - sent.started:.1f} s", flush=True)
+        print(f"  {plan.events} events accepted in {sent.last_202 - sent.started:.1f} s", flush=True)
         time.sleep(SETTLE_S)
         memory("filled, a little later", watched, spool)
     with sidecar(**settings(nowhere, spool, queue)) as watched:

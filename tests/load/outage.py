@@ -70,7 +70,7 @@ def run(plan: Plan, outage_s: float, queue: str, latency_ms: float, spool: str) 
         sent = msgspec.json.decode(line, type=Result)
         found = faults(watched, upstreams, plan)
         lost = sum(arrived(upstreams.report(sink), plan).lost for sink in upstreams.urls)
-    print(f"answers {sent.statuses}, latency ms {sent.latency_ms}, lost {lost}")
+    print(f"responses {sent.statuses}, latency ms {sent.latency_ms}, lost {lost}")
     for fault in found:
         print(f"FAULT: {fault}")
     return 1 if found else 0

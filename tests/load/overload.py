@@ -102,7 +102,7 @@ async def overload(watched: Sidecar, sgp: SgpStandIn, seconds: float, size: int)
             await asyncio.sleep(0.2)
             status = await asyncio.to_thread(watched.status)
     lost = len(accepted - sgp.complete)
-    print(f"answers {dict(answers)}, accepted {len(accepted)}, lost {lost}")
+    print(f"responses {dict(answers)}, accepted {len(accepted)}, lost {lost}")
     print(f"queue.max_bytes auto: {status['queue']['limit_bytes'] / MIB:.0f} MiB, peak RSS "
           f"{watched.peak_rss_mib():.1f} MiB")  # fmt: skip
     return 1 if lost or status["events"]["imbalance"] else 0

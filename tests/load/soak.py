@@ -164,10 +164,10 @@ async def soak(
         status["events"]["imbalance"],
         *(status["sinks"][sink]["imbalance"] for sink in ("agentex", "sgp")),
     )
-    print(f"spans {len(agents.spans)}, asked to come again {agents.again}, lost {lost}")
+    print(f"spans {len(agents.spans)}, retried posts {agents.again}, lost {lost}")
     print(f"imbalance {accounting}, dead letters and losses "
           f"{[(s['dead_lettered'], s['lost']) for s in status['sinks'].values()]}")  # fmt: skip
-    print(f"CPU {1000 * watched.cpu_s() / len(agents.spans):.3f} ms a span")
+    print(f"CPU {1000 * watched.cpu_s() / len(agents.spans):.3f} ms per span")
     print(f"RSS min {min(m for _, m in late):.1f} max {max(m for _, m in late):.1f} MiB")
     print(
         f"RSS slope {slope_mb_per_h(late):+.2f} MB/h after the warm-up, backlogs of faults included"

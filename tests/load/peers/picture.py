@@ -65,7 +65,8 @@ def draw(summary: Summary, path: Path) -> None:
     body = "\n".join(shapes)
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img"'
-        f' aria-label="The sidecar compared with its peers">\n<style>{_STYLE}</style>\n{body}\n</svg>\n'
+        f' aria-label="The sidecar compared with its peers">\n'
+        f"<style>{_STYLE}</style>\n{body}\n</svg>\n"
     )
 
 
