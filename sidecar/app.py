@@ -21,7 +21,7 @@ from sidecar.operate.explain import Explainer
 from sidecar.operate.prometheus import SidecarCollector, new_registry
 from sidecar.operate.status import TICK_S, Status
 from sidecar.process.addresses import ListenError, bracketed, listen
-from sidecar.process.exit_report import ExitReport, folder_of
+from sidecar.process.exit_report import ExitReport, report_folder
 from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
@@ -95,7 +95,7 @@ class App:
             sgp_bit=lane_bits(config) & SGP_BIT,
             pass_through=self.pass_through,
         )
-        self._exit_report = ExitReport(folder_of(config.spool.path, config.dead_letters.path))
+        self._exit_report = ExitReport(report_folder(config.spool.path, config.dead_letters.path))
         self._collector = SidecarCollector(
             intake_metrics,
             [lane.metrics for lane in self.lanes],
@@ -222,7 +222,7 @@ class App:
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         """Open both ports, the agents' port last: by then an event can be forwarded."""
-        visitors = admin.visitors(
+        admin_server = admin.admin_server(
             self.registry,
             self.status,
             self._status.history,
@@ -238,7 +238,7 @@ class App:
             if self.pass_through is not None:
                 await self.listener.load_aiohttp()
             for name, connect, addresses, port in (
-                ("admin", visitors.connect, [config.admin.host or None], config.admin.port),
+                ("admin", admin_server.connect, [config.admin.host or None], config.admin.port),
                 ("listener", self.listener.connect, hosts, config.listener.port),
             ):
                 try:
@@ -260,7 +260,7 @@ class App:
                 server.close()
             await asyncio.sleep(0)  # respond to what has already been received
             await self.listener.close(CLOSE_S)
-            visitors.close()
+            admin_server.close()
 
     async def _housekeeping(self) -> None:
         trimmer = Trimmer()
@@ -270,7 +270,7 @@ class App:
             now = self._loop.time()
             self._collector.lag.observe(max(0.0, now - due))
             self._status.tick(now, max(0.0, now - due))
-            trimmer.look(self.budget.used)
+            trimmer.observe(self.budget.used)
             self.listener.sweep(self._loop.time())
             for lane in self.lanes:
                 lane.credentials.refresh()

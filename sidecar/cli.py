@@ -17,7 +17,7 @@ import uvloop
 
 from sidecar import __version__, logs
 from sidecar.app import App
-from sidecar.config import Config, ConfigError, public
+from sidecar.config import Config, ConfigError, redacted
 from sidecar.config_load import load
 from sidecar.lanes import NO_UPSTREAM, agentex_enabled, sgp_enabled
 from sidecar.operate import explain, top
@@ -111,7 +111,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, os.environ)
-    for section, values in public(config).items():
+    for section, values in redacted(config).items():
         print(f"[{section}]")
         for key, value in values.items():
             print(f"  {key} = {value!r}")

@@ -181,7 +181,7 @@ class Config(_Section, frozen=True):
     log: LogConfig = LogConfig()
 
 
-def public(config: Config) -> dict[str, Any]:
+def redacted(config: Config) -> dict[str, Any]:
     """The configuration as plain values for display: secrets are `***`."""
     values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_displayed)
     for section in values.values():

@@ -184,4 +184,4 @@ def _client(
     http = HttpClient(
         section.base_url, timeout_s=section.timeout_s, max_connections=section.max_concurrency
     )
-    return UpstreamClient(http, credentials, metrics.answered)
+    return UpstreamClient(http, credentials, metrics.request_ended)

@@ -11,7 +11,7 @@ import structlog
 
 from sidecar.lanes import Lane
 from sidecar.queue.admission import Admission
-from sidecar.queue.span_queue import LOADED_AT_ONCE
+from sidecar.queue.span_queue import MAX_ROWS_PER_LOAD
 from sidecar.spool.rows import Backlog
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
@@ -68,7 +68,7 @@ class SpoolRecovery:
         lanes_of = dict(backlog.open_rows)
         seqs = list(lanes_of)
         while seqs:
-            read, spans = await self._spool.load(seqs[:LOADED_AT_ONCE], RECOVERED_BYTES)
+            read, spans = await self._spool.load(seqs[:MAX_ROWS_PER_LOAD], RECOVERED_BYTES)
             del seqs[:read]
             for span in spans:
                 span.lanes = lanes_of[span.seq] & self._lane_bits

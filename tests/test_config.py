@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sidecar.app import App
-from sidecar.config import Config, ConfigError, public
+from sidecar.config import Config, ConfigError, redacted
 from sidecar.config_load import load
 from sidecar.credentials import Secret
 from sidecar.sizes import AUTO, Size
@@ -241,16 +241,16 @@ def test_invalid_sizes(text: object) -> None:
 
 
 def test_public_hides_secrets() -> None:
-    """`public` shows every key as it would be configured, and secrets as `***`."""
+    """`redacted` shows every key as it would be configured, and secrets as `***`."""
     environ = {
         "SIDECAR_AGENTEX__API_KEY": "hidden-1",
         "SIDECAR_SGP__API_KEY": "hidden-2",
         "SIDECAR_QUEUE__MAX_BYTES": "3MiB",
     }
     config = load(None, environ)
-    shown: dict[str, Any] = public(config)
+    shown: dict[str, Any] = redacted(config)
     assert (shown["agentex"]["api_key"], shown["sgp"]["api_key"]) == ("***", "***")
-    assert public(Config())["sgp"]["api_key"] == ""
+    assert redacted(Config())["sgp"]["api_key"] == ""
     assert (shown["queue"]["max_bytes"], shown["listener"]["max_body"]) == ("3MiB", "32MiB")
     for text in (repr(shown), repr(config), str(config), f"{config.sgp.api_key}"):
         assert "hidden" not in text

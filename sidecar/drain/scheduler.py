@@ -129,7 +129,7 @@ class Scheduler:
         return max(1, len(batch.spans))
 
     def _drop_superseded(self, batch: Batch) -> None:
-        for span in [span for span in batch.spans if self._queue.overtaken(span)]:
+        for span in [span for span in batch.spans if self._queue.is_superseded(span)]:
             batch.spans.remove(span)
             self._queue.settle(span)
             self._metrics.superseded(span, self._clock())

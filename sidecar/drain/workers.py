@@ -172,12 +172,12 @@ class Drain:
             self._done.set()
 
     def _refill(self, tasks: asyncio.TaskGroup) -> None:
-        if self._queue.wants_more and not self._refilling:
+        if self._queue.needs_refill and not self._refilling:
             self._refilling = True
             tasks.create_task(self._load_from_disk())
 
     async def _load_from_disk(self) -> None:
-        while self._queue.wants_more:
+        while self._queue.needs_refill:
             await self._queue.refill()
             self.wake()
         self._refilling = False
@@ -209,7 +209,7 @@ class Drain:
             await self._send(batch)
             scheduler.sending -= 1
             next_batch = scheduler.next() if scheduler.has_work else None
-            if next_batch is not None or (self._queue.spooled and self._queue.wants_more):
+            if next_batch is not None or (self._queue.spooled and self._queue.needs_refill):
                 self.wake()  # the limit may have grown, or a batch been halved: use more workers
             if next_batch is not None:
                 batch = next_batch

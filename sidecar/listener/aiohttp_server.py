@@ -109,7 +109,7 @@ class AiohttpServer:
         except Exception as bug:
             self._on_bug(bug)
             raise
-        self._metrics.answered(response.status, perf_counter() - started)
+        self._metrics.responded(response.status, perf_counter() - started)
         return response
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:

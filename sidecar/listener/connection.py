@@ -272,7 +272,7 @@ class AgentConnection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def _write(self, response: Response) -> None:
-        self._state.metrics.answered(response.status, perf_counter() - self._started)
+        self._state.metrics.responded(response.status, perf_counter() - self._started)
         if not self._transport.is_closing():
             self._transport.write(self._state.serialize(response))
 

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from sidecar.credentials import Credentials
 from sidecar.listener.refusals import Refusal, no_room, stopping
 from sidecar.listener.routes import Request, Response, Route
-from sidecar.queue.admission import Admission, NeverFits, NoRoom
+from sidecar.queue.admission import Admission, QueueFull, RequestTooLarge
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection
 from sidecar.telemetry.metrics import IntakeMetrics
 
@@ -32,7 +32,7 @@ class Ingest:
         self._last_headers: Mapping[str, str] | None = None
         self.stopping = False
         # Whether a response has to wait for the disk or for the drains: then use `respond`.
-        self.must_wait = admission.waits
+        self.must_wait = admission.must_wait
 
     def respond_now(self, route: Route, request: Request, body: bytes) -> Response:
         """Accept the spans of `body`; call only when `must_wait` returns False."""
@@ -41,7 +41,7 @@ class Ingest:
             if decoded.spans:
                 try:
                     self._admission.take(decoded.spans)
-                except (NeverFits, NoRoom) as error:
+                except (RequestTooLarge, QueueFull) as error:
                     raise self._does_not_fit(error, len(body)) from None
         except Refusal as refusal:
             return self.refuse(route, refusal)
@@ -56,7 +56,7 @@ class Ingest:
             if decoded.spans:
                 try:
                     await self._admission.take_durably(decoded.spans)
-                except (NeverFits, NoRoom) as error:
+                except (RequestTooLarge, QueueFull) as error:
                     raise self._does_not_fit(error, size) from None
                 await self._admission.yield_to_drain()
         except Refusal as refusal:
@@ -88,8 +88,8 @@ class Ingest:
                     credentials.offer(request.headers)
         return decoded
 
-    def _does_not_fit(self, error: NeverFits | NoRoom, size: int) -> Refusal:
-        if isinstance(error, NoRoom):
+    def _does_not_fit(self, error: RequestTooLarge | QueueFull, size: int) -> Refusal:
+        if isinstance(error, QueueFull):
             return no_room()
         limit = self._admission.limit
         text = (

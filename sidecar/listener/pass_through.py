@@ -40,7 +40,7 @@ _FAILED = {
 
 
 class PassThrough:
-    """Forwards requests to `base_url`; `outcomes` counts them by `telemetry.outcomes.PASSED`."""
+    """Forwards requests to `base_url`; `outcomes` counts them by PASS_THROUGH_OUTCOMES."""
 
     def __init__(self, base_url: str, outcomes: Counter[str]) -> None:
         self._base = base_url.rstrip("/")

@@ -36,7 +36,7 @@ _HEADERS = {
 }
 
 
-def visitors(
+def admin_server(
     registry: CollectorRegistry,
     status: Callable[[], dict[str, Any]],
     history: Callable[[int], dict[str, Any]],

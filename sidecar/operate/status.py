@@ -13,7 +13,7 @@ from time import process_time
 from typing import Any
 
 from sidecar import __version__
-from sidecar.config import Config, public
+from sidecar.config import Config, redacted
 from sidecar.lanes import Lane
 from sidecar.operate.diagnosis import answers
 from sidecar.operate.history import SAMPLE_S, History, Window, quantile
@@ -119,7 +119,7 @@ class Status:
             "events": self.events(),
             "sinks": {name: lane.report(now) for name, lane in self._lanes.items()},
             "samples": self._history.count,
-            "config": public(self._config),
+            "config": redacted(self._config),
         }
         return {"answers": answers(report), **report}
 

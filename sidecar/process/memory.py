@@ -84,7 +84,7 @@ class Trimmer:
         self._peak = 0
         self._quiet = 0
 
-    def look(self, used: int) -> None:
+    def observe(self, used: int) -> None:
         """Trim if it is worth it; call about once a second with the bytes in use."""
         self._peak = max(self._peak, used)
         freed = self._peak - used > self.MIN_FREED

@@ -48,11 +48,11 @@ class Lane(Protocol):
         ...
 
 
-class NoRoom(Exception):
+class QueueFull(Exception):
     """The request does not fit at present."""
 
 
-class NeverFits(Exception):
+class RequestTooLarge(Exception):
     """The request would not fit into an empty queue."""
 
 
@@ -89,12 +89,12 @@ class Admission:
         return self._budget.limit
 
     def take(self, spans: Sequence[Span]) -> None:
-        """Take every event of a request, or take none and raise `NoRoom` or `NeverFits`."""
+        """Take all events of a request, or none: raises `QueueFull` or `RequestTooLarge`."""
         size = total_size(spans)
         if size > self._max or (self._spool is not None and _any_too_large(spans, self._spool)):
-            raise NeverFits
+            raise RequestTooLarge
         if not self._has_room(size):
-            raise NoRoom
+            raise QueueFull
         for span in spans:
             self.open_spans.take(span)
         now = self.last_taken_at = self._loop.time()
@@ -107,7 +107,7 @@ class Admission:
         reserved = self._spool.adding + sum(lane.unused_share for lane in self._lanes)
         return self._spool.fits(size) and self.open_spans.make_room(size + reserved)
 
-    def waits(self) -> bool:
+    def must_wait(self) -> bool:
         """Whether a response has to wait, for the disk or for drains that are behind."""
         if self._spool is not None:
             return True
@@ -133,11 +133,11 @@ class Admission:
         self, spans: Sequence[Span], needed: Sequence[Span], spool: Spool
     ) -> None:
         """Make room for `spans` and the payloads of `needed`, before any of it is loaded."""
-        size = total_size(spans) + sum(start.stored for start in needed)
+        size = total_size(spans) + sum(start.bytes_on_disk for start in needed)
         if size > self._max:
-            raise NeverFits
+            raise RequestTooLarge
         if not (spool.fits(total_size(spans)) and self.open_spans.make_room(size)):
-            raise NoRoom
+            raise QueueFull
 
     async def _load_payloads(self, start: Span, spool: Spool) -> None:
         _, stored = await spool.load([start.seq], 1)

@@ -17,7 +17,9 @@ def fill(span: Span, start: Span) -> int:
     """
     span.parent_id = span.parent_id or start.parent_id
     span.task_id = span.task_id or start.task_id
-    merge_data = span.merges and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
+    merge_data = (
+        span.merges_data and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
+    )
     if not (
         merge_data
         or (start.input and not span.input)

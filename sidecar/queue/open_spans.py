@@ -19,8 +19,8 @@ from sidecar.spans.span import (
     Key,
     Span,
     drop_payloads,
+    payloads_in_memory,
     restore_payloads,
-    which_payloads,
 )
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
@@ -258,7 +258,7 @@ class OpenSpans:
             start = self.started(span.join_key)
             if start is None:
                 continue
-            missing = ~which_payloads(span) | (DATA_BIT if span.merges else 0)
+            missing = ~payloads_in_memory(span) | (DATA_BIT if span.merges_data else 0)
             if start.payloads_on_disk & missing:
                 starts.append(start)
         return starts

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sidecar.queue.disk_fifo import OnDiskFifo
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.spans.span import Key, Span, adds_nothing
+from sidecar.spans.span import Key, Span, is_thinner_repeat
 from sidecar.spool.spool import REPLACED, Spool
 from sidecar.telemetry.accounting import LaneAccounting
 
 # Rows per load. The bytes of a load have a limit of their own.
-LOADED_AT_ONCE = 256
+MAX_ROWS_PER_LOAD = 256
 
 
 class SpanQueue:
@@ -69,7 +69,7 @@ class SpanQueue:
         return self._spool is not None
 
     @property
-    def wants_more(self) -> bool:
+    def needs_refill(self) -> bool:
         """Whether `refill` should load writes from disk now."""
         return bool(self._on_disk) and 2 * self._bytes < self._share
 
@@ -138,7 +138,7 @@ class SpanQueue:
         spool = self._spool
         if spool is None:
             return
-        seqs = self._on_disk.first(LOADED_AT_ONCE)
+        seqs = self._on_disk.first(MAX_ROWS_PER_LOAD)
         visited, spans = await spool.load(seqs, max(1, self._share // 4))
         self._on_disk.drop(visited)
         loaded = {span.seq for span in spans}
@@ -183,7 +183,7 @@ class SpanQueue:
         earlier = writes.get(span.key)
         if earlier is not None:
             reopens = span.end_time is None and earlier.end_time is not None
-            if reopens or adds_nothing(span, earlier):
+            if reopens or is_thinner_repeat(span, earlier):
                 # An open write never replaces a complete one (docs/upstreams.md S3).
                 span, earlier = earlier, span
             self._accounting.superseded += 1
@@ -212,7 +212,7 @@ class SpanQueue:
         self.waiting_bytes -= size
         return batch
 
-    def overtaken(self, span: Span) -> bool:
+    def is_superseded(self, span: Span) -> bool:
         """Whether a newer write of its span waits, so that a retry of this open one is useless."""
         return span.end_time is None and span.key in self._deferred
 

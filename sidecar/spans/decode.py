@@ -18,7 +18,7 @@ from sidecar.spans.validation import (
     check_ids,
     check_order,
     check_time,
-    checked_payload,
+    validated_payload,
     with_offset,
 )
 
@@ -198,15 +198,15 @@ def _checked(event: _WireEvent, now: float, started: Started) -> Span:
     if event.event_type == "end":
         if wire.end_time is None:
             raise FieldError("end_time", 'is required in an "end" event')
-        return checked(wire, now, start=started((wire.trace_id, wire.id)))
+        return validated_span(wire, now, start=started((wire.trace_id, wire.id)))
     if event.event_type != "start":
         msg = 'event_type must be "start" or "end"'
         raise EventError(msg)
     wire.end_time = None
-    return checked(wire, now)
+    return validated_span(wire, now)
 
 
-def checked(wire: WireSpan, now: float, route: int = 0, start: Span | None = None) -> Span:
+def validated_span(wire: WireSpan, now: float, route: int = 0, start: Span | None = None) -> Span:
     """The validated span of `wire`: open if it has no `end_time`. Raises `FieldError`.
 
     `now` is loop time in seconds. `route` is the bit of the only lane it goes to, 0 for all lanes.
@@ -228,9 +228,9 @@ def checked(wire: WireSpan, now: float, route: int = 0, start: Span | None = Non
         end,
         wire.parent_id or None,
         wire.task_id or None,
-        checked_payload(wire.input, "input", b"" if start is None else start.input),
-        checked_payload(wire.output, "output", b"" if start is None else start.output),
-        checked_payload(wire.data, "data", b"" if start is None else start.data),
+        validated_payload(wire.input, "input", b"" if start is None else start.input),
+        validated_payload(wire.output, "output", b"" if start is None else start.output),
+        validated_payload(wire.data, "data", b"" if start is None else start.data),
         now,
         size=0,
         lanes=route or -1,

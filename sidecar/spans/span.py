@@ -55,9 +55,9 @@ class Span(msgspec.Struct, gc=False, eq=False):
     route: int = 0
     extra: bytes = b""
     # Bytes of the payloads that are on disk only.
-    stored: int = 0
+    bytes_on_disk: int = 0
     # Its `data` is merged over that of its START instead of replacing it.
-    merges: bool = False
+    merges_data: bool = False
 
     @property
     def key(self) -> Key:
@@ -176,12 +176,12 @@ def from_row(body: bytes, accepted_at: float) -> Span:
     return span
 
 
-def which_payloads(span: Span) -> int:
+def payloads_in_memory(span: Span) -> int:
     """Bits of the `PAYLOADS` that are set and in memory."""
     return bool(span.input) | bool(span.output) << 1 | bool(span.data) << 2
 
 
-def adds_nothing(span: Span, earlier: Span) -> bool:
+def is_thinner_repeat(span: Span, earlier: Span) -> bool:
     """Whether the END `span` repeats the END `earlier` with fewer payloads.
 
     An SDK sends an END again after a lost response. The first one was filled from its START; the
@@ -189,8 +189,8 @@ def adds_nothing(span: Span, earlier: Span) -> bool:
     """
     if span.end_time is None or span.end_time != earlier.end_time:
         return False
-    known = which_payloads(earlier) | earlier.payloads_on_disk
-    return bool(known & ~(which_payloads(span) | span.payloads_on_disk))
+    known = payloads_in_memory(earlier) | earlier.payloads_on_disk
+    return bool(known & ~(payloads_in_memory(span) | span.payloads_on_disk))
 
 
 def shared_payloads(span: Span, start: Span) -> int:
@@ -213,8 +213,8 @@ def fill_payloads(span: Span, start: Span, which: int) -> None:
 
 def drop_payloads(span: Span) -> None:
     """Drop the payloads of `span` from memory. They must be on disk."""
-    span.payloads_on_disk |= which_payloads(span)
-    span.stored += len(span.input) + len(span.output) + len(span.data)
+    span.payloads_on_disk |= payloads_in_memory(span)
+    span.bytes_on_disk += len(span.input) + len(span.output) + len(span.data)
     span.input = span.output = span.data = b""
     span.size = measure(span)
 
@@ -222,7 +222,7 @@ def drop_payloads(span: Span) -> None:
 def restore_payloads(span: Span, stored: Span) -> None:
     """Put the payloads of `stored`, which was loaded from disk, back into `span`."""
     span.input, span.output, span.data = stored.input, stored.output, stored.data
-    span.payloads_on_disk = span.stored = 0
+    span.payloads_on_disk = span.bytes_on_disk = 0
     span.size = measure(span)
 
 

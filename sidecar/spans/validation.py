@@ -46,7 +46,7 @@ def check_id(field: str, text: str) -> None:
         raise FieldError(field, "contains a NUL character", identity=True)
 
 
-def checked_payload(view: msgspec.Raw, field: str, known: bytes = b"") -> bytes:
+def validated_payload(view: msgspec.Raw, field: str, known: bytes = b"") -> bytes:
     """A copy of the payload's bytes, empty for null. Raises `FieldError`.
 
     A payload is an object or an array of objects. If it equals `known`, which was checked before,

@@ -16,15 +16,21 @@ import structlog
 from sidecar.spans.span import Span
 from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting
 from sidecar.telemetry.log_rate_limiter import LogRateLimiter
-from sidecar.telemetry.outcomes import CODES, OUTCOMES, PASSED, REJECT_REASONS, SinkState
+from sidecar.telemetry.outcomes import (
+    OUTCOMES,
+    PASS_THROUGH_OUTCOMES,
+    REJECT_REASONS,
+    STATUS_CODES,
+    SinkState,
+)
 from sidecar.telemetry.recent import Recent
 
 UPSTREAM_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 1, 2.5, 5, 10, 30, 60)
 INGEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 DELAY_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-SPANS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
-BYTES = tuple(1024 * 4**power for power in range(9))
+BATCH_SPANS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+BATCH_BYTES = tuple(1024 * 4**power for power in range(9))
 
 log = structlog.get_logger()
 
@@ -69,8 +75,8 @@ class LaneMetrics:
         self.retries = 0
         self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.request_seconds = Histogram(UPSTREAM_S)
-        self.batch_spans = Histogram(SPANS)
-        self.batch_bytes = Histogram(BYTES)
+        self.batch_spans = Histogram(BATCH_SPANS)
+        self.batch_bytes = Histogram(BATCH_BYTES)
         self.delay = Histogram(DELAY_S)
         self.depth: Callable[[], int] = lambda: 0
         self.in_flight: Callable[[], int] = lambda: 0
@@ -134,7 +140,7 @@ class LaneMetrics:
         """A batch will be sent again, whole or in halves."""
         self.retries += 1
 
-    def answered(self, outcome: str, seconds: float, size: int) -> None:
+    def request_ended(self, outcome: str, seconds: float, size: int) -> None:
         """One HTTP request with a body of `size` bytes ended after `seconds`."""
         self.requests[outcome] += 1
         self.request_seconds.observe(seconds)
@@ -164,8 +170,10 @@ class IntakeMetrics:
     rejected: Counter[str] = field(
         default_factory=lambda: Counter(dict.fromkeys(REJECT_REASONS, 0))
     )
-    requests: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(CODES, 0)))
-    passed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(PASSED, 0)))
+    requests: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STATUS_CODES, 0)))
+    passed: Counter[str] = field(
+        default_factory=lambda: Counter(dict.fromkeys(PASS_THROUGH_OUTCOMES, 0))
+    )
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
 
     def accepted(self, spans: Sequence[Span], now: float) -> None:
@@ -188,7 +196,7 @@ class IntakeMetrics:
         if (suppressed := self._refusals.admit(now)) is not None:
             log.warning("intake_refusing", reason=reason, not_logged=suppressed)
 
-    def answered(self, status: int, seconds: float) -> None:
+    def responded(self, status: int, seconds: float) -> None:
         """The response to one request was sent after `seconds`."""
         self.requests[str(status)] += 1
         self.seconds.observe(seconds)

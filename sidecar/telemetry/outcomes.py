@@ -31,6 +31,6 @@ OUTCOMES = (
 # Why an event, or a whole request, was refused.
 REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
 # How a request that was passed through to SGP ended.
-PASSED = ("answered", "unreachable", "timeout", "broken", "aborted")
+PASS_THROUGH_OUTCOMES = ("answered", "unreachable", "timeout", "broken", "aborted")
 # Status codes that the agents' port responds with.
-CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")
+STATUS_CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")

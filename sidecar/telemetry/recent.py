@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-REMEMBERED = 8_192
+CAPACITY = 8_192
 
 
 class Decision(NamedTuple):
@@ -25,7 +25,7 @@ class Recent:
     """The ring buffer."""
 
     def __init__(self) -> None:
-        self._ring: deque[tuple[float, str, str, str, str | int]] = deque(maxlen=REMEMBERED)
+        self._ring: deque[tuple[float, str, str, str, str | int]] = deque(maxlen=CAPACITY)
         # Bound directly, because it is called for every event and every write.
         self.note = self._ring.append
 

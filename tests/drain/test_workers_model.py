@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sidecar.drain.failures import RetryPolicy
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain
-from sidecar.queue.admission import Admission, NoRoom
+from sidecar.queue.admission import Admission, QueueFull
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
@@ -148,7 +148,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         span.accepted_at = self.loop.time()
         try:
             self.intake.take([span])
-        except NoRoom:
+        except QueueFull:
             return False
         return True
 

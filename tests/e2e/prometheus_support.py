@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.e2e import parts
-from tests.support.kill import Life
+from tests.support.kill import SidecarRun
 
 T = TypeVar("T")
 Labels = dict[str, str]
@@ -149,7 +149,7 @@ class Prometheus:
             file.unlink()
 
 
-def address(life: Life) -> str:
+def address(life: SidecarRun) -> str:
     """Where a sidecar is scraped."""
     return life.admin_url.removeprefix("http://")
 

@@ -17,7 +17,7 @@ import aiohttp
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from tests.e2e import parts
-from tests.support.kill import Life, Rig
+from tests.support.kill import Rig, SidecarRun
 
 Row = dict[str, Any]
 
@@ -82,7 +82,7 @@ class Pod:
     """Both upstreams and, where `life` is one, a sidecar before them."""
 
     rig: Rig
-    life: Life | None = None
+    life: SidecarRun | None = None
 
     @property
     def agentex(self) -> AgentexStandIn:
@@ -189,7 +189,7 @@ async def pod(folder: Path, *, sidecar: bool, **settings: str) -> AsyncIterator[
                 await stop(here.life)
 
 
-async def stop(life: Life, number: signal.Signals = signal.SIGTERM) -> int:
+async def stop(life: SidecarRun, number: signal.Signals = signal.SIGTERM) -> int:
     """End a sidecar, unless it has ended; its exit code."""
     if life.process.returncode is None:
         life.process.send_signal(number)

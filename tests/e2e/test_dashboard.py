@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e import parts
 from tests.e2e.prometheus_support import RULES, Prometheus, address, exposing, prometheus, until
-from tests.support.kill import Life, Rig
+from tests.support.kill import Rig, SidecarRun
 from tests.tools.test_metrics_page import DASHBOARD, ROOT
 
 # The SDK whose output is committed: another version may write other defaults.
@@ -64,7 +64,7 @@ def restarts() -> str:
     return f"kube_pod_init_container_status_restarts_total{{{labels}}} 0\n"
 
 
-async def metrics_of(life: Life) -> str:
+async def metrics_of(life: SidecarRun) -> str:
     """A scrape."""
     async with aiohttp.ClientSession() as client, client.get(life.admin_url + "/metrics") as reply:
         return await reply.text()

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.config import Config, public
+from sidecar.config import Config, redacted
 from sidecar.config_load import load
 from tests.support.helm import (
     CHART,
@@ -214,7 +214,7 @@ def test_the_sidecar_understands_its_settings() -> None:
     values: Json = {}
     for path, value in SETTINGS.items():
         values = merged(values, nested(f"sidecar.config.{path}", value))
-    config = public(load(None, settings_of(values)))
+    config = redacted(load(None, settings_of(values)))
     for path, value in SETTINGS.items():
         section, _, key = path.partition(".")
         assert config[section][key] == value, path

@@ -21,7 +21,7 @@ from tests.e2e.prometheus_support import (
     prometheus,
     shortened,
 )
-from tests.support.kill import Life, Rig
+from tests.support.kill import Rig, SidecarRun
 
 SOON = {"SIDECAR_RETRY__MAX_S": "0.5", "SIDECAR_SHUTDOWN__GRACE_S": "0"}
 
@@ -39,7 +39,7 @@ def prom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 
 
 @asynccontextmanager
-async def working(rig: Rig) -> AsyncIterator[tuple[Life, asyncio.Task[None]]]:
+async def working(rig: Rig) -> AsyncIterator[tuple[SidecarRun, asyncio.Task[None]]]:
     """A sidecar, and an agent that goes on posting until its task is cancelled."""
     life = await rig.start()
     posting = asyncio.create_task(rig.agent(life.url, "agent"))

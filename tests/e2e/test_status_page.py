@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.demo.stand_in import Answer
 from tests.e2e.browser import DESKTOP, PHONE, Browser, browser
-from tests.support.kill import Life, Rig
+from tests.support.kill import Rig, SidecarRun
 
 ACCEPTED = "document.querySelector('#journey dd').textContent"
 STATE = "document.querySelectorAll('.lane .state')[arguments[0]]?.textContent"
@@ -28,7 +28,7 @@ def artifacts(fallback: Path) -> Path:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[tuple[Rig, Life, Browser]]:
+async def world(folder: Path) -> AsyncIterator[tuple[Rig, SidecarRun, Browser]]:
     """Run both upstreams, a sidecar that an agent posts to, and a browser on its page."""
     rig = Rig(folder, seed=8, settings={"SIDECAR_RETRY__MAX_S": "1"})
     rig.agentex.keep_bodies = rig.sgp.keep_bodies = False

@@ -113,7 +113,9 @@ def run(plan: Plan, queue: str, latency_ms: float, folder: str) -> int:
     with sidecar(**settings(nowhere, spool, queue)) as watched:
         sent = send(watched, plan)
         memory("filled", watched, spool)
-        print(f"  {plan.events} events accepted in {sent.last_202 - sent.started:.1f} s", flush=True)
+        print(
+            f"  {plan.events} events accepted in {sent.last_202 - sent.started:.1f} s", flush=True
+        )
         time.sleep(SETTLE_S)
         memory("filled, a little later", watched, spool)
     with sidecar(**settings(nowhere, spool, queue)) as watched:

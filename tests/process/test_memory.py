@@ -78,7 +78,7 @@ def test_trimming_follows_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmer = Trimmer()
     seen = []
     for used in (0, 50, 48, 45, 45, 47, 42, 0, 0):
-        trimmer.look(used * MIB)
+        trimmer.observe(used * MIB)
         seen.append(len(calls))
     assert seen == [0, 0, 0, 1, 1, 1, 2, 3, 3]
 
@@ -87,12 +87,12 @@ def test_no_malloc_trim(monkeypatch: pytest.MonkeyPatch) -> None:
     """A C library without `malloc_trim` is not an error."""
     monkeypatch.setattr("sidecar.process.memory._find_trim", lambda: None)
     trimmer = Trimmer()
-    trimmer.look(50 * MIB)
-    trimmer.look(0)
+    trimmer.observe(50 * MIB)
+    trimmer.observe(0)
 
 
 def test_the_real_call() -> None:
     """This platform's `malloc_trim`, if any, can be called."""
     trimmer = Trimmer()
-    trimmer.look(50 * MIB)
-    trimmer.look(0)
+    trimmer.observe(50 * MIB)
+    trimmer.observe(0)

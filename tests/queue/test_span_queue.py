@@ -65,7 +65,7 @@ def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
     (open_write,) = queue.take(1, 2**20)
     queue.put(make_span("b"))
     queue.put(make_span("a"))
-    assert queue.overtaken(open_write)
+    assert queue.is_superseded(open_write)
     assert [span.id for span in queue.take(9, 2**20)] == ["b"]
     queue.settle(open_write)
     assert [span.id for span in queue.take(9, 2**20)] == ["a"]

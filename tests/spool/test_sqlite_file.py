@@ -242,8 +242,8 @@ def test_what_is_on_disk_is_not_in_memory_too(tmp_path: Path) -> None:
 
     def resident() -> int:
         trimmer = Trimmer()
-        trimmer.look(MIB * 2**10)
-        trimmer.look(0)
+        trimmer.observe(MIB * 2**10)
+        trimmer.observe(0)
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     file = opened(tmp_path, 64 * MIB)

@@ -44,7 +44,7 @@ def parsed(line: bytes) -> Json:
 
 
 @dataclass
-class Life:
+class SidecarRun:
     """One run of the sidecar process, and its log."""
 
     process: Process
@@ -100,7 +100,7 @@ class Rig:
             **extra,
         }
 
-    async def start(self, **extra: str) -> Life:
+    async def start(self, **extra: str) -> SidecarRun:
         """Start a sidecar on the spool that the last one left."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "sidecar", "run", stderr=PIPE, env=self._environ(extra)
@@ -119,7 +119,9 @@ class Rig:
 
         ports = log[-1]
         admin_url = f"http://127.0.0.1:{ports['admin_port']}"
-        return Life(process, ports["listener"][0], admin_url, log, asyncio.create_task(read()))
+        return SidecarRun(
+            process, ports["listener"][0], admin_url, log, asyncio.create_task(read())
+        )
 
     async def agent(self, url: str, name: str) -> None:
         """Post STARTs and ENDs, one per request, until the sidecar is gone."""
@@ -154,7 +156,7 @@ class Rig:
         await asyncio.sleep(0.05)
         return False
 
-    async def live(self, seconds: float, *, kill: bool, **extra: str) -> Life:
+    async def live(self, seconds: float, *, kill: bool, **extra: str) -> SidecarRun:
         """Run a sidecar under load for `seconds`, then end it by SIGKILL or SIGTERM."""
         life = await self.start(**extra)
         names = [f"{life.process.pid}-{number}" for number in range(AGENTS)]

@@ -13,7 +13,7 @@ import msgspec
 
 from sidecar.listener.refusals import Refusal, require_json
 from sidecar.listener.routes import Request, Response, detail, forwardable
-from sidecar.spans.decode import Decoded, MalformedBody, Rejection, checked
+from sidecar.spans.decode import Decoded, MalformedBody, Rejection, validated_span
 from sidecar.spans.span import Span, WireSpan, to_json
 from sidecar.spans.validation import FieldError
 
@@ -85,9 +85,9 @@ class AgentexRoute:
             sent.output,
             sent.data,
         )
-        span = checked(wire, now, self._bit)
+        span = validated_span(wire, now, self._bit)
         # The server merges the `data` of a PATCH into the span's own (docs/upstreams.md A2).
-        span.merges = request.method == "PATCH"
+        span.merges_data = request.method == "PATCH"
         return span
 
     def respond(self, _: Request, decoded: Decoded) -> Response:

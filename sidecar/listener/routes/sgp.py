@@ -24,7 +24,7 @@ from sidecar.spans.validation import (
     check_ids,
     check_order,
     check_time,
-    checked_payload,
+    validated_payload,
 )
 
 _Members = dict[str, msgspec.Raw]
@@ -94,7 +94,7 @@ class SgpRoute:
         id_ = str(uuid4()) if id_ is None else id_
         check_ids(id_, trace_id, parent_id, name)
         input_, output, metadata = (
-            checked_payload(members.pop(field, msgspec.Raw(_NULL)), field)
+            validated_payload(members.pop(field, msgspec.Raw(_NULL)), field)
             for field in ("input", "output", "metadata")
         )
         span = Span(
