@@ -1,4 +1,4 @@
-"""A sidecar whose spool's disk makes trouble: it says so, goes on in memory, and comes back."""
+"""A sidecar with a failing spool disk: it reports it, continues in memory, and recovers."""
 
 import asyncio
 import os
@@ -33,14 +33,14 @@ NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
-def _soon() -> Iterator[None]:
+def _short_retry() -> Iterator[None]:
     with retry_s(0.05):
         yield
 
 
 @contextmanager
 def without_root() -> Iterator[None]:
-    """Root may write anywhere: be someone else."""
+    """Run as another user, because root can write anywhere."""
     if os.geteuid():
         yield
         return
@@ -52,24 +52,24 @@ def without_root() -> Iterator[None]:
 
 
 async def metric(w: SpoolWorld, name: str) -> float:
-    """A metric without labels, as Prometheus sees it."""
-    async with w.running.client.get(w.running.admin_url + "/metrics") as reply:
-        text = await reply.text()
+    """A metric without labels, as Prometheus reads it."""
+    async with w.running.client.get(w.running.admin_url + "/metrics") as response:
+        text = await response.text()
     found = re.search(rf"^trace_sidecar_{name} (\S+)$", text, re.MULTILINE)
     assert found is not None, name
     return float(found[1])
 
 
 async def assert_works(w: SpoolWorld, *, on: str, id_: str = "new") -> None:
-    """A new span is delivered, and what its 202 promises is said everywhere."""
+    """A new span is delivered, and /status and the metric report its durability."""
     assert on == w.app.status()["durability"]
     assert (on == "memory") == bool(await metric(w, "spool_degraded"))
     await w.post(end(span(id_)))
     await w.finish()
 
 
-async def test_a_path_that_can_not_be(tmp_path: Path) -> None:
-    """A file where the directory should be: memory until it is gone, then disk."""
+async def test_a_path_that_cannot_be_created(tmp_path: Path) -> None:
+    """A file in place of the directory: memory until it is removed, then disk."""
     path = tmp_path / "spool"
     path.write_bytes(b"")
     async with spool_world(path, AgentexStandIn(), SgpStandIn()) as w:
@@ -82,7 +82,7 @@ async def test_a_path_that_can_not_be(tmp_path: Path) -> None:
 
 
 async def test_a_directory_that_is_read_only() -> None:
-    """Memory until it may be written to."""
+    """Memory until it is writable, then disk."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spool"
         path.mkdir(mode=0o555)
@@ -98,7 +98,7 @@ async def test_a_directory_that_is_read_only() -> None:
 
 
 async def test_a_disk_that_fills_up(tmp_path: Path) -> None:
-    """Writes fail at work: what was promised is delivered, and it comes back with the room."""
+    """Accepted events are delivered from memory; the spool recovers when there is room."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
@@ -116,7 +116,7 @@ async def test_a_disk_that_fills_up(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_at_the_end_is_counted(tmp_path: Path) -> None:
-    """What is in memory only when the process ends is lost, and it says so."""
+    """Writes that are in memory only when the process ends are counted as lost."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
@@ -132,8 +132,8 @@ async def test_a_full_disk_at_the_end_is_counted(tmp_path: Path) -> None:
         assert len(w.accepted) == lost + len(agentex.complete)
 
 
-async def test_what_is_no_database(tmp_path: Path) -> None:
-    """Moved aside, counted, and work goes on with a fresh file."""
+async def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
+    """It is moved aside and counted, and a new one is created."""
     (tmp_path / "spool.db").write_bytes(b"no database" * 9999)
     async with spool_world(tmp_path, AgentexStandIn(), SgpStandIn()) as w:
         assert await metric(w, "spool_moved_aside_total") == 1
@@ -141,8 +141,8 @@ async def test_what_is_no_database(tmp_path: Path) -> None:
         await assert_works(w, on="disk")
 
 
-async def test_another_version(tmp_path: Path) -> None:
-    """Moved aside as well."""
+async def test_another_format_version(tmp_path: Path) -> None:
+    """Such a file is moved aside as well."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     async with spool_world(tmp_path, agentex, sgp) as w:
         await assert_works(w, on="disk")
@@ -155,8 +155,8 @@ async def test_another_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_pages_that_the_disk_changed(tmp_path: Path, seed: int) -> None:
-    """Anywhere but at the front: it starts, stays, delivers what it can and counts the rest."""
+async def test_damaged_pages(tmp_path: Path, seed: int) -> None:
+    """Anywhere but in the first pages: it starts, keeps running, and delivers what is readable."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=1800, **EAGER) as before:
@@ -179,7 +179,7 @@ async def test_pages_that_the_disk_changed(tmp_path: Path, seed: int) -> None:
 
 
 async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
-    """The second one does not start; the first one is not disturbed."""
+    """The second one does not start; the first one is not affected."""
     async with spool_world(tmp_path, AgentexStandIn(), SgpStandIn()) as w:
         with pytest.raises(ConfigError, match=str(tmp_path)):
             async with running_app(spool__path=tmp_path):
@@ -199,9 +199,8 @@ async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
         await assert_works(w, on="disk")
 
 
-@pytest.mark.slow
-async def test_a_backlog_on_a_disk_that_comes_late(tmp_path: Path) -> None:
-    """It is delivered then; a START whose END came meanwhile is not written after it."""
+async def test_a_backlog_on_a_disk_that_is_mounted_late(tmp_path: Path) -> None:
+    """It is delivered then; a START whose END arrived meanwhile is not written after it."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     path, away = tmp_path / "spool", tmp_path / "away"
@@ -223,9 +222,8 @@ async def test_a_backlog_on_a_disk_that_comes_late(tmp_path: Path) -> None:
         await w.until(lambda: w.spool.rows == 0)
 
 
-@pytest.mark.slow
-async def test_space_comes_back_after_an_outage(tmp_path: Path) -> None:
-    """While the sidecar runs, without a restart."""
+async def test_space_is_freed_after_an_outage(tmp_path: Path) -> None:
+    """The files shrink while the sidecar runs, without a restart."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
     down(agentex, sgp)
     async with spool_world(tmp_path, agentex, sgp, queue__max_bytes="4MiB", **EAGER) as w:

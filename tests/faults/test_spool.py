@@ -1,6 +1,6 @@
-"""A sidecar with a spool: what it delivers after a restart, and what it holds meanwhile.
+"""A sidecar with a spool: what it delivers after a restart, and how much memory it takes.
 
-These run on the wall clock: see tests/support/spool.py.
+These tests run in real time: see tests/support/spool.py.
 """
 
 import asyncio
@@ -19,29 +19,29 @@ from tests.support.faults import end, span, start
 from tests.support.spool import SpoolWorld, files_size, spool_world, until
 
 MIB = 2**20
-# An upstream that is back is found soon.
+# Short delays, so that an upstream that works again is noticed soon.
 EAGER = {"retry__initial_s": 0.02, "retry__max_s": 0.05}
 
 
 def down(*upstreams: StandIn) -> None:
-    """From now on they answer 503."""
+    """Make the upstreams respond with 503."""
     for upstream in upstreams:
         upstream.rule = lambda _: 503
 
 
 def up(*upstreams: StandIn) -> None:
-    """From now on they work."""
+    """Make the upstreams work again."""
     for upstream in upstreams:
         upstream.rule = None
 
 
 def large(id_: str, size: int = 50_000) -> dict[str, Any]:
-    """A complete span with so large a prompt."""
+    """A complete span with a prompt of `size` bytes."""
     return span(id_, input={"prompt": id_ + "x" * size})
 
 
 async def post_patiently(w: SpoolWorld, event: dict[str, Any]) -> None:
-    """Post an event again until it is taken, as agents do."""
+    """Post an event until it is accepted, as agents do."""
     async with asyncio.timeout(10):
         while (await w.send(json.dumps(event).encode())).status == 429:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -49,35 +49,35 @@ async def post_patiently(w: SpoolWorld, event: dict[str, Any]) -> None:
 
 
 def all_bytes(directory: Path) -> bytes:
-    """What its files hold."""
+    """The content of all files in `directory`."""
     return b"".join(path.read_bytes() for path in directory.iterdir())
 
 
 def depths(w: SpoolWorld) -> tuple[int, ...]:
-    """Of each lane."""
+    """Depth of each lane."""
     return tuple(lane.queue.depth for lane in w.app.lanes)
 
 
-async def test_a_restart_delivers_to_each_what_it_is_owed(tmp_path: Path) -> None:
-    """SGP has it all and is sent nothing again, because Agentex was down."""
+async def test_a_restart_delivers_to_each_lane_what_is_missing(tmp_path: Path) -> None:
+    """SGP has everything and gets nothing again; Agentex, which was down, gets it all."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex)
     async with spool_world(tmp_path, agentex, sgp, **EAGER) as before:
         await before.post(*(end(span(f"s{n}")) for n in range(50)))
         await before.until(lambda: depths(before) == (50, 0))
     up(agentex)
-    asked = sgp.requests_total
+    requests = sgp.requests_total
     async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
         assert w.app.accounting.replayed == 50
         w.accepted |= before.accepted
         await w.finish()
-        assert asked == sgp.requests_total
+        assert requests == sgp.requests_total
         assert {1} == set(sgp.writes.values()) == set(agentex.writes.values())
         await w.until(lambda: w.spool.rows == 0)
 
 
-async def test_nothing_is_left_after_all_was_delivered(tmp_path: Path) -> None:
-    """A restart then finds an empty spool."""
+async def test_nothing_is_left_after_full_delivery(tmp_path: Path) -> None:
+    """A restart finds an empty spool."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     async with spool_world(tmp_path, agentex, sgp) as before:
         await before.post(*(start(span(f"s{n}")) for n in range(50)))
@@ -94,7 +94,7 @@ async def test_nothing_is_left_after_all_was_delivered(tmp_path: Path) -> None:
 async def test_a_thin_end_after_a_restart_is_completed(
     tmp_path: Path, hold_s: float, upstreams: Callable[..., None]
 ) -> None:
-    """Its START was on disk: held, sent open, or owed to upstreams that were away."""
+    """Its START was on disk: held, written open, or unsettled because upstreams were down."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     upstreams(agentex, sgp)
     made = span("s", parent_id="p")
@@ -113,9 +113,8 @@ async def test_a_thin_end_after_a_restart_is_completed(
         await w.until(lambda: w.spool.rows == 0)
 
 
-@pytest.mark.slow
-async def test_memory_stays_within_bounds_whatever_is_on_disk(tmp_path: Path) -> None:
-    """20 times queue.max_bytes waits on disk: at work, at the next start, and while it drains."""
+async def test_a_backlog_on_disk_does_not_exceed_the_memory_bound(tmp_path: Path) -> None:
+    """20 times `queue.max_bytes` on disk: during intake, after a restart, and while it drains."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
     down(agentex, sgp)
     settings = {"queue__max_bytes": "1MiB", **EAGER}
@@ -139,9 +138,8 @@ async def test_memory_stays_within_bounds_whatever_is_on_disk(tmp_path: Path) ->
         assert w.app.budget.used == 0
 
 
-@pytest.mark.slow
-async def test_open_spans_on_disk_stay_within_bounds(tmp_path: Path) -> None:
-    """Long spans whose payloads are 20 times queue.max_bytes, and their thin ENDs."""
+async def test_open_spans_on_disk_do_not_exceed_the_memory_bound(tmp_path: Path) -> None:
+    """STARTs with payloads of 20 times `queue.max_bytes`, and their thin ENDs after a restart."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
     settings = {"queue__max_bytes": "1MiB", **EAGER}
     spans = [large(f"s{number}") for number in range(400)]
@@ -156,8 +154,8 @@ async def test_open_spans_on_disk_stay_within_bounds(tmp_path: Path) -> None:
         await w.finish()
 
 
-async def test_an_outage_of_one_does_not_hold_up_the_other(tmp_path: Path) -> None:
-    """Far more than memory waits for Agentex; SGP is up to date after every request."""
+async def test_an_outage_of_one_upstream_does_not_delay_the_other(tmp_path: Path) -> None:
+    """More than fits into memory waits for Agentex, while SGP is up to date."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
     agentex.rule = lambda _: Hang()
     settings = {"queue__max_bytes": "1MiB", "sgp__linger_s": 0}
@@ -169,8 +167,8 @@ async def test_an_outage_of_one_does_not_hold_up_the_other(tmp_path: Path) -> No
         assert depths(w) == (200, 0)
 
 
-async def test_a_full_spool_answers_429(tmp_path: Path) -> None:
-    """Nothing is taken that does not fit, the files stay below the limit, and it is no error."""
+async def test_a_full_spool_responds_with_429(tmp_path: Path) -> None:
+    """What does not fit is refused, the files stay below the limit, and no error is counted."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     limit = 4 * MIB
@@ -180,13 +178,13 @@ async def test_a_full_spool_answers_429(tmp_path: Path) -> None:
         async def agent(name: str) -> None:
             for number in range(60):
                 made = large(f"{name}-{number}", 20_000)
-                reply = await w.send(json.dumps(end(made)).encode())
+                response = await w.send(json.dumps(end(made)).encode())
                 sizes.append(files_size(tmp_path))
-                if reply.status == 429:
-                    assert reply.headers["Retry-After"]
+                if response.status == 429:
+                    assert response.headers["Retry-After"]
                     return
                 w.accepted[made["id"]] = made
-            raise AssertionError("it never was full")
+            raise AssertionError("the spool never was full")
 
         await asyncio.gather(*(agent(f"a{n}") for n in range(8)))
         assert (w.spool.degraded, w.spool.errors) == (False, 0)
@@ -201,7 +199,7 @@ async def test_a_full_spool_answers_429(tmp_path: Path) -> None:
 
 
 async def test_a_repeated_start_leaves_the_spool(tmp_path: Path) -> None:
-    """While the first was in flight a second one came; neither stays on disk for ever."""
+    """A second START arrived while the first was in flight; neither stays on disk forever."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     ttl = {"queue__open_span_ttl_s": 0.5}
@@ -215,8 +213,8 @@ async def test_a_repeated_start_leaves_the_spool(tmp_path: Path) -> None:
         await w.until(lambda: w.spool.rows == 0)
 
 
-async def test_the_end_says_what_is_kept(tmp_path: Path) -> None:
-    """No loss: the last line of the log has what waits on disk for each upstream."""
+async def test_the_last_log_line_reports_what_is_kept(tmp_path: Path) -> None:
+    """Nothing is lost: it has the depth of each lane, which is on disk."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex)
     with structlog.testing.capture_logs() as logs:
@@ -228,8 +226,8 @@ async def test_the_end_says_what_is_kept(tmp_path: Path) -> None:
     assert [logs[-1]["writes"][sink]["depth"] for sink in ("agentex", "sgp")] == [7, 0]
 
 
-async def test_no_credential_is_on_disk(tmp_path: Path) -> None:
-    """Neither the configured ones nor those that an agent sends; prompts are."""
+async def test_no_credential_is_written_to_disk(tmp_path: Path) -> None:
+    """Neither configured ones nor those that an agent sends, although prompts are."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     secrets = ["secret-of-agent", "secret-of-sgp", "secret-account", "secret-configured"]

@@ -1,4 +1,4 @@
-"""The spool on a disk that works, and how it reads back; test_spool_trouble.py has the others."""
+"""The spool on a working disk; test_spool_trouble.py has failing disks."""
 
 import asyncio
 import shutil
@@ -14,40 +14,39 @@ from tests.support.world import make_span
 
 
 class GatedFile(FlakyFile):
-    """A disk that takes its time: a transaction waits for the gate."""
+    """A slow disk: each transaction waits for the gate."""
 
     def __init__(self, directory: Path, max_bytes: int = 16 * 2**20) -> None:
         super().__init__(directory, max_bytes)
         self.gate = threading.Event()
         self.gate.set()
-        self.waits = threading.Event()
+        self.waiting = threading.Event()
 
     def apply(self, changes: Changes) -> None:
-        """Wait, then apply or fail."""
-        self.waits.set()
+        self.waiting.set()
         self.gate.wait(60)
         super().apply(changes)
 
     async def under_way(self) -> None:
-        """Return once a transaction is there."""
-        await until(self.waits.is_set)
+        """Return once a transaction is waiting."""
+        await until(self.waiting.is_set)
 
 
 def new_span(id_: str, *, complete: bool = True, size: int = 0) -> Span:
-    """A span accepted now."""
+    """A span that was accepted just now."""
     now = asyncio.get_running_loop().time()
     return make_span(id_, complete=complete, input=b'{"p":"%b"}' % (b"x" * size), accepted_at=now)
 
 
 async def added(spool: Spool, *spans: Span) -> None:
-    """Add writes, and wait until they are on disk."""
+    """Add writes and wait until they are on disk."""
     for span in spans:
         spool.add(span)
     await spool.commit()
 
 
 def left_by_a_kill(directory: Path, copy: Path) -> Backlog:
-    """What the next process would find, if this one were killed now."""
+    """What the next process would find if this one were killed now."""
     shutil.copytree(directory, copy)
     file = SpoolFile(str(copy), 16 * 2**20, sync_full=False)
     try:
@@ -56,8 +55,8 @@ def left_by_a_kill(directory: Path, copy: Path) -> Backlog:
         file.close()
 
 
-async def test_what_was_committed_outlives_a_kill(tmp_path: Path) -> None:
-    """`commit` returns when it is on disk, not before."""
+async def test_committed_writes_survive_a_kill(tmp_path: Path) -> None:
+    """`commit` returns once the writes are on disk, not before."""
     async with running_spool(FlakyFile(tmp_path / "a")) as spool:
         one, two = new_span("one"), new_span("two", complete=False)
         await added(spool, one, two)
@@ -66,24 +65,24 @@ async def test_what_was_committed_outlives_a_kill(tmp_path: Path) -> None:
 
 
 async def test_requests_share_a_transaction(tmp_path: Path) -> None:
-    """Those that come while one is written wait for the next, all together."""
+    """Requests that arrive during a transaction all share the next one."""
     file = GatedFile(tmp_path)
     async with running_spool(file) as spool:
         file.gate.clear()
         first = asyncio.create_task(added(spool, new_span("first")))
         await file.under_way()
-        before = file.tries
+        before = file.calls
         others = [asyncio.create_task(added(spool, new_span(f"s{n}"))) for n in range(50)]
         await asyncio.sleep(0)
         assert not first.done()
         file.gate.set()
         await asyncio.gather(first, *others)
-        assert file.tries - before <= 3
+        assert file.calls - before <= 3
         assert spool.rows == 51
 
 
-async def test_settled_writes_leave_by_themselves(tmp_path: Path) -> None:
-    """No request has to come for it; what one lane still owes stays."""
+async def test_settled_writes_are_deleted_without_a_request(tmp_path: Path) -> None:
+    """A timer is enough; a write that one lane has not settled stays."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         one, two = new_span("one"), new_span("two")
         await added(spool, one, two)
@@ -94,7 +93,7 @@ async def test_settled_writes_leave_by_themselves(tmp_path: Path) -> None:
 
 
 async def test_a_write_is_settled_once(tmp_path: Path) -> None:
-    """A lane that says it again, or a lane that never had it, changes nothing."""
+    """Settling it again in the same lane changes nothing."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         one, two = new_span("one"), new_span("two")
         await added(spool, one, two)
@@ -106,7 +105,7 @@ async def test_a_write_is_settled_once(tmp_path: Path) -> None:
 
 
 async def test_an_open_write_stays_until_its_end(tmp_path: Path) -> None:
-    """Sent or not; a newer START takes its place, and `retire` lets it go."""
+    """Settled or not, until a newer START replaces it or `retire` ends the wait."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start, again = new_span("s", complete=False), new_span("s", complete=False)
         await added(spool, start)
@@ -121,8 +120,8 @@ async def test_an_open_write_stays_until_its_end(tmp_path: Path) -> None:
         await until(lambda: spool.rows == 0)
 
 
-async def test_an_end_brings_the_payloads_of_its_start(tmp_path: Path) -> None:
-    """What both have is on disk once, and back whole; the two go together."""
+async def test_an_end_is_loaded_with_the_payloads_of_its_start(tmp_path: Path) -> None:
+    """Shared payloads are stored once and loaded with the END; both rows are deleted together."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start, end = new_span("s", complete=False, size=100_000), new_span("s", size=100_000)
         await added(spool, start)
@@ -130,30 +129,30 @@ async def test_an_end_brings_the_payloads_of_its_start(tmp_path: Path) -> None:
         spool.add(end, start)
         await spool.commit()
         assert spool.used - used < 50_000
-        looked, (span,) = await spool.load([end.seq], 2**20)
-        assert (1, end.input, end.output, end.data) == (looked, span.input, span.output, span.data)
+        visited, (span,) = await spool.load([end.seq], 2**20)
+        assert (1, end.input, end.output, end.data) == (visited, span.input, span.output, span.data)
         assert (end.seq, end.end_time) == (span.seq, span.end_time)
         spool.settled(end, 1)
         spool.settled(end, 2)
         await until(lambda: spool.rows == 0)
 
 
-async def test_load_gives_what_fits_in_order(tmp_path: Path) -> None:
-    """At least one, about `max_bytes`, with its payloads and its age."""
+async def test_load_returns_what_fits_in_order(tmp_path: Path) -> None:
+    """At least one write, up to about `max_bytes`, with payloads and time of acceptance."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         spans = [new_span(f"s{n}", size=1000) for n in range(5)]
         await added(spool, *spans)
         seqs = [span.seq for span in spans]
-        looked, found = await spool.load(seqs, 2500)
-        assert (looked, [span.id for span in found]) == (3, ["s0", "s1", "s2"])
+        visited, found = await spool.load(seqs, 2500)
+        assert (visited, [span.id for span in found]) == (3, ["s0", "s1", "s2"])
         assert spans[0].input == found[0].input
         assert abs(spans[0].accepted_at - found[0].accepted_at) < 60
         assert (await spool.load(seqs, 1))[0] == 1
         assert await spool.load([98, 99], 1000) == (2, [])
 
 
-async def test_load_waits_for_what_is_being_written(tmp_path: Path) -> None:
-    """A write may be asked for at once."""
+async def test_load_waits_for_pending_writes(tmp_path: Path) -> None:
+    """A write can be loaded right after `add`."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         span = new_span("s")
         spool.add(span)
@@ -161,8 +160,8 @@ async def test_load_waits_for_what_is_being_written(tmp_path: Path) -> None:
         assert found.id == "s"
 
 
-async def test_a_replaced_write_is_known_to_be_replaced(tmp_path: Path) -> None:
-    """Each lane that has only its number is told so once: it is no loss."""
+async def test_a_replaced_write_is_reported_as_replaced(tmp_path: Path) -> None:
+    """Once to each lane that has only its number, so that none counts a loss."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start = new_span("s", complete=False)
         start.lanes_on_disk = 2
@@ -173,8 +172,8 @@ async def test_a_replaced_write_is_known_to_be_replaced(tmp_path: Path) -> None:
         assert [spool.was_replaced(seq) for _ in range(3)] == [True, True, False]
 
 
-async def test_a_start_whose_end_came_is_not_sent_from_disk(tmp_path: Path) -> None:
-    """Its row is there, for the END's sake, but a lane that asks for it gets nothing."""
+async def test_a_start_whose_end_arrived_is_not_loaded(tmp_path: Path) -> None:
+    """Its row still exists as the base of the END, but no lane gets it."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start, end = new_span("s", complete=False), new_span("s")
         start.lanes_on_disk = 1
@@ -185,22 +184,22 @@ async def test_a_start_whose_end_came_is_not_sent_from_disk(tmp_path: Path) -> N
         assert spool.was_replaced(seq)
 
 
-async def test_what_is_being_written_takes_room(tmp_path: Path) -> None:
-    """Between a transaction's begin and its end no one else gets its place."""
+async def test_pending_writes_take_room(tmp_path: Path) -> None:
+    """The room of a transaction is taken while it is being written."""
     file = GatedFile(tmp_path, 8 * 2**20)
     async with running_spool(file) as spool:
         file.gate.clear()
         size = spool.limit // 3
         first = asyncio.create_task(added(spool, new_span("first", size=size)))
         await file.under_way()
-        while_it_is_written = spool.fits(size)
+        during_the_write = spool.fits(size)
         file.gate.set()
         await first
-        assert [while_it_is_written, spool.fits(size)] == [False, False]
+        assert [during_the_write, spool.fits(size)] == [False, False]
 
 
-async def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
-    """A new write never gets the number of one that is there."""
+async def test_row_numbers_continue_after_a_restart(tmp_path: Path) -> None:
+    """A new write never gets the number of an existing row."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start, end = new_span("s", complete=False), new_span("s")
         await added(spool, new_span("a"), start)

@@ -1,4 +1,4 @@
-"""What is not on disk yet is not upstream: a kill in between would leave a START behind its END."""
+"""No write is sent before it is on disk: a kill in between would send a START after its END."""
 
 import asyncio
 from pathlib import Path
@@ -12,12 +12,12 @@ from tests.spool.test_spool import GatedFile
 from tests.support.faults import end, span, start
 from tests.support.spool import spool_world
 
-# As long as an END would take that does not wait for the disk, and then some.
-FOR_SURE_S = 0.5
+# Far longer than an END that does not wait for the disk would take to arrive.
+LONG_ENOUGH_S = 0.5
 
 
 async def test_an_end_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed here, the next process would find the START alone, and write it after the END."""
+    """After a kill, the next process would find only the START and write it after the END."""
     files: list[GatedFile] = []
 
     def gated(directory: str, max_bytes: int, **_: Any) -> GatedFile:
@@ -29,14 +29,14 @@ async def test_an_end_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
     async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=1800, sgp__linger_s=0) as w:
         (file,) = files
         await w.post(start(span("s")))
-        file.waits.clear()
+        file.waiting.clear()
         file.gate.clear()
         try:
             posting = asyncio.create_task(w.post(end(span("s"))))
             await file.under_way()
             for upstream in (agentex, sgp):
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(FOR_SURE_S):
+                    async with asyncio.timeout(LONG_ENOUGH_S):
                         await upstream.arrived(1)
         finally:
             file.gate.set()

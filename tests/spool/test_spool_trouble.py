@@ -1,4 +1,4 @@
-"""The spool on a disk that fails: it degrades to memory, says so, and comes back."""
+"""The spool on a failing disk: it degrades to memory, reports it, and recovers."""
 
 import asyncio
 import sqlite3
@@ -16,13 +16,13 @@ from tests.support.spool import FlakyFile, retry_s, running_spool, until
 
 
 @pytest.fixture(autouse=True)
-def _soon() -> Iterator[None]:
+def _short_retry() -> Iterator[None]:
     with retry_s(0.02):
         yield
 
 
 def on_disk(directory: Path) -> Backlog:
-    """What the next process finds."""
+    """The rows that the next process finds."""
     file = SpoolFile(str(directory), 16 * 2**20, sync_full=False)
     try:
         return file.open()
@@ -31,8 +31,8 @@ def on_disk(directory: Path) -> Backlog:
         file.unlock()
 
 
-async def test_a_failing_disk_is_said(tmp_path: Path) -> None:
-    """The request is answered all the same; metric, log and `fits` know what it is worth."""
+async def test_a_failing_disk_is_reported(tmp_path: Path) -> None:
+    """Commits still return; the error count, the log and `fits` show the degradation."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         file.failing = {"apply", "open"}
@@ -54,7 +54,7 @@ async def test_a_failing_disk_is_said(tmp_path: Path) -> None:
 
 
 async def test_what_failed_is_written_later(tmp_path: Path) -> None:
-    """Rows of the transaction that failed are readable meanwhile, and on disk afterwards."""
+    """Rows of a failed transaction can be loaded meanwhile, and are on disk afterwards."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         await added(spool, new_span("zero"))
@@ -64,17 +64,17 @@ async def test_what_failed_is_written_later(tmp_path: Path) -> None:
         await added(spool, new_span("two"))
         spool.add(end, start)
         await until(lambda: spool.degraded)
-        looked, (found,) = await spool.load([3, 1], 2**20)
-        assert (looked, found.id) == (1, "two")
-        looked, (found,) = await spool.load([1, 3], 2**20)
-        assert (looked, found.id) == (1, "zero")
+        visited, (found,) = await spool.load([3, 1], 2**20)
+        assert (visited, found.id) == (1, "two")
+        visited, (found,) = await spool.load([1, 3], 2**20)
+        assert (visited, found.id) == (1, "zero")
         file.failing = set()
         await until(lambda: not spool.degraded)
     assert list(on_disk(tmp_path).complete_rows)[:2] == [(1, 3), (3, 3)]
 
 
-async def test_what_came_during_the_failing_write_is_kept(tmp_path: Path) -> None:
-    """A request that came while the disk made up its mind is no worse off than one before."""
+async def test_writes_added_during_a_failing_transaction_are_kept(tmp_path: Path) -> None:
+    """They are treated like those of the transaction itself."""
     file = GatedFile(tmp_path)
     async with running_spool(file) as spool:
         file.gate.clear()
@@ -93,8 +93,8 @@ async def test_what_came_during_the_failing_write_is_kept(tmp_path: Path) -> Non
     assert on_disk(tmp_path).complete_rows == [(1, 3), (2, 3)]
 
 
-async def test_what_was_settled_meanwhile_is_not_sent_again(tmp_path: Path) -> None:
-    """Settled, replaced, retired: all of it reaches the disk when that is back."""
+async def test_writes_settled_while_degraded_are_not_sent_again(tmp_path: Path) -> None:
+    """Settled, replaced, retired: every change reaches the disk once it works again."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         spans = [new_span(f"s{n}", complete=n > 1) for n in range(5)]
@@ -111,8 +111,8 @@ async def test_what_was_settled_meanwhile_is_not_sent_again(tmp_path: Path) -> N
     assert Backlog([], [(2, 3), (4, 1), (5, 3)]) == on_disk(tmp_path)
 
 
-async def test_after_the_return_settled_writes_leave_again(tmp_path: Path) -> None:
-    """By themselves: a spool that is full of settled writes would refuse every request."""
+async def test_after_recovery_settled_writes_are_deleted_again(tmp_path: Path) -> None:
+    """Without a request: a spool full of settled writes would refuse them all."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         one, two = new_span("one"), new_span("two")
@@ -121,7 +121,7 @@ async def test_after_the_return_settled_writes_leave_again(tmp_path: Path) -> No
         spool.settled(one, 1)
         await until(lambda: spool.degraded)
         spool.settled(one, 2)
-        await until(lambda: spool.errors > 20)  # so long that its time has come and gone
+        await until(lambda: spool.errors > 20)  # long enough for its timer to have fired
         file.failing = set()
         await until(lambda: not spool.degraded)
         spool.settled(two, 1)
@@ -130,7 +130,7 @@ async def test_after_the_return_settled_writes_leave_again(tmp_path: Path) -> No
 
 
 async def test_load_waits_for_the_disk(tmp_path: Path) -> None:
-    """What is on disk only comes when the disk is back."""
+    """It returns once the disk works again."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         span = new_span("s")
@@ -144,8 +144,8 @@ async def test_load_waits_for_the_disk(tmp_path: Path) -> None:
         assert found.id == "s"
 
 
-async def test_a_disk_that_is_not_there_at_the_start(tmp_path: Path) -> None:
-    """It runs in memory; what an earlier process left is told when the disk is there."""
+async def test_a_disk_that_is_missing_at_the_start(tmp_path: Path) -> None:
+    """The spool starts degraded, and reports the backlog once the disk works."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         await added(spool, new_span("left"))
     file = FlakyFile(tmp_path)
@@ -163,8 +163,8 @@ async def test_a_disk_that_is_not_there_at_the_start(tmp_path: Path) -> None:
         assert span.seq == 2
 
 
-async def test_another_sidecar_in_a_directory_that_came_late(tmp_path: Path) -> None:
-    """At the start it would have been refused; at work it goes on in memory."""
+async def test_a_disk_that_returns_with_another_sidecar_on_it(tmp_path: Path) -> None:
+    """At the start that is an error; later the spool stays degraded."""
     other = FlakyFile(tmp_path)
     other.open()
     file = FlakyFile(tmp_path)
@@ -173,7 +173,7 @@ async def test_another_sidecar_in_a_directory_that_came_late(tmp_path: Path) -> 
     await spool.open()
     running = asyncio.create_task(spool.run())
     file.failing = set()
-    await until(lambda: file.tries > 3 or running.done())
+    await until(lambda: file.calls > 3 or running.done())
     assert not running.done(), running.exception()
     assert spool.degraded
     other.close()
@@ -183,15 +183,15 @@ async def test_another_sidecar_in_a_directory_that_came_late(tmp_path: Path) -> 
     await spool.close()
 
 
-async def test_two_sidecars_at_the_start(tmp_path: Path) -> None:
-    """The second one is told whose directory it is."""
+async def test_two_sidecars_in_one_directory(tmp_path: Path) -> None:
+    """The second one fails, and the error names the directory."""
     async with running_spool(FlakyFile(tmp_path)):
         with pytest.raises(SpoolInUse, match=str(tmp_path)):
             await Spool(FlakyFile(tmp_path), 3).open()
 
 
-async def test_the_end_tries_the_disk_once_more(tmp_path: Path) -> None:
-    """A disk that is back when the process ends has everything."""
+async def test_close_tries_the_disk_once_more(tmp_path: Path) -> None:
+    """A disk that works again by then gets everything."""
     file = FlakyFile(tmp_path)
     with retry_s(3600):
         async with running_spool(file) as spool:
@@ -201,8 +201,8 @@ async def test_the_end_tries_the_disk_once_more(tmp_path: Path) -> None:
     assert on_disk(tmp_path).complete_rows == [(1, 3)]
 
 
-async def test_the_end_on_a_disk_that_is_gone(tmp_path: Path) -> None:
-    """It ends, whatever the disk says."""
+async def test_close_on_a_failing_disk(tmp_path: Path) -> None:
+    """It returns even if every call fails."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         await added(spool, new_span("one"))
@@ -212,19 +212,19 @@ async def test_the_end_on_a_disk_that_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("body", [b"\x00\xff garbage", b"{}", b'{"id":1}'])
-async def test_a_body_that_can_not_be_read(tmp_path: Path, body: bytes) -> None:
-    """Bytes that the disk changed are no bug of ours: the write is missing, others are not."""
+async def test_a_damaged_body(tmp_path: Path, body: bytes) -> None:
+    """Only its own write is missing from the result."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         await added(spool, new_span("one"), new_span("two"))
         connection = file._connected()
         connection.execute("UPDATE bodies SET body = ? WHERE seq = 1", (body,))
-        looked, found = await spool.load([1, 2], 2**20)
-        assert (looked, [span.id for span in found]) == (2, ["two"])
+        visited, found = await spool.load([1, 2], 2**20)
+        assert (visited, [span.id for span in found]) == (2, ["two"])
 
 
-async def test_a_file_that_breaks_at_work(tmp_path: Path) -> None:
-    """It is moved aside and a fresh one is begun; new writes are on disk again."""
+async def test_a_file_that_is_damaged_while_in_use(tmp_path: Path) -> None:
+    """It is moved aside and a new one is created; new writes are on disk again."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         await added(spool, new_span("one"))

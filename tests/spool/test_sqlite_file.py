@@ -1,4 +1,4 @@
-"""The spool's file by hand; test_sqlite_file_model.py has the model."""
+"""The spool's file: single cases; test_sqlite_file_model.py has the model."""
 
 import os
 import shutil
@@ -17,14 +17,14 @@ MIB = 2**20
 
 
 def opened(directory: Path, max_bytes: int = 4 * MIB, *, sync_full: bool = False) -> SpoolFile:
-    """A spool file at work."""
+    """An open spool file."""
     file = SpoolFile(str(directory), max_bytes, sync_full=sync_full)
     file.open()
     return file
 
 
 def reopened(file: SpoolFile, directory: Path) -> tuple[SpoolFile, Backlog]:
-    """Close it and open it again."""
+    """Close the file and open it again."""
     file.close()
     file.unlock()
     again = SpoolFile(str(directory), file.max_bytes, sync_full=False)
@@ -32,8 +32,8 @@ def reopened(file: SpoolFile, directory: Path) -> tuple[SpoolFile, Backlog]:
 
 
 @pytest.mark.parametrize("sync_full", [False, True])
-def test_rows_outlive_the_process(tmp_path: Path, sync_full: bool) -> None:
-    """What was written is there again, open and complete rows apart, each with its lanes."""
+def test_rows_survive_the_process(tmp_path: Path, sync_full: bool) -> None:
+    """A reopened file lists open and complete rows, each with its lanes."""
     file = opened(tmp_path, sync_full=sync_full)
     file.apply(changes(make_row(1, kind=OPEN), make_row(2, b"two", lanes=1)))
     file.apply(changes(make_row(3), settled=[(1, 1)]))
@@ -44,8 +44,8 @@ def test_rows_outlive_the_process(tmp_path: Path, sync_full: bool) -> None:
     file.close()
 
 
-def test_a_complete_row_goes_when_its_last_lane_is_done(tmp_path: Path) -> None:
-    """Not before; an open one waits for its END, or until none is expected any more."""
+def test_a_complete_row_is_deleted_when_its_last_lane_settles_it(tmp_path: Path) -> None:
+    """Not before; an open row stays until its END arrives or is no longer expected."""
     file = opened(tmp_path)
     file.apply(changes(make_row(1), make_row(2, kind=OPEN)))
     file.apply(changes(settled=[(1, 1), (2, 1), (2, 2)]))
@@ -58,8 +58,8 @@ def test_a_complete_row_goes_when_its_last_lane_is_done(tmp_path: Path) -> None:
     file.close()
 
 
-def test_an_end_and_its_start_go_together(tmp_path: Path) -> None:
-    """The START's row is no write any more, but has payloads of the END's until that is done."""
+def test_an_end_and_its_start_are_deleted_together(tmp_path: Path) -> None:
+    """The START is no longer a write of its own, but keeps payloads until the END is settled."""
     file = opened(tmp_path)
     file.apply(changes(make_row(1, b"start", kind=OPEN, lanes=0)))
     file.apply(changes(make_row(2, b"end", base=1, shared=1)))
@@ -73,19 +73,19 @@ def test_an_end_and_its_start_go_together(tmp_path: Path) -> None:
 
 
 def test_bodies_stop_at_max_bytes(tmp_path: Path) -> None:
-    """At least one row comes, then no more than fit."""
+    """At least one row is read, then no more than fit."""
     file = opened(tmp_path)
     file.apply(changes(*(make_row(seq, b"x" * 1000) for seq in (1, 2, 3, 5))))
-    looked, found = file.bodies([1, 2, 3, 4, 5], 1500)
-    assert (looked, [row.seq for row in found]) == (2, [1, 2])
-    looked, found = file.bodies([3, 4, 5], 1500)
-    assert (looked, [row.seq for row in found]) == (3, [3, 5])
+    visited, found = file.bodies([1, 2, 3, 4, 5], 1500)
+    assert (visited, [row.seq for row in found]) == (2, [1, 2])
+    visited, found = file.bodies([3, 4, 5], 1500)
+    assert (visited, [row.seq for row in found]) == (3, [3, 5])
     assert file.bodies([1, 2], 1)[0] == 1
     file.close()
 
 
-def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """All of it or none: not its rows, not what it settled, not in the counts."""
+def test_a_failed_transaction_changes_nothing(tmp_path: Path) -> None:
+    """It is atomic: no row, no deletion and no counter changes."""
     file = opened(tmp_path)
     file.apply(changes(make_row(1)))
     used = file.used
@@ -103,7 +103,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 10_000, 50_000, 400_000])
 def test_the_files_stay_below_the_limit(tmp_path: Path, size: int) -> None:
-    """Filled, emptied a bit, and filled again: the log counts too."""
+    """Filled, partly emptied, and filled again; the log counts as well."""
     limit = 4 * MIB
     file = opened(tmp_path, limit)
     sizes: list[int] = []
@@ -123,8 +123,8 @@ def test_the_files_stay_below_the_limit(tmp_path: Path, size: int) -> None:
     file.close()
 
 
-def test_rows_that_go_are_not_written_once_more(tmp_path: Path) -> None:
-    """Deleting logs a few pages, not every page that becomes free (secure_delete)."""
+def test_deleted_rows_are_not_overwritten(tmp_path: Path) -> None:
+    """A deletion logs a few pages, not every freed page (secure_delete)."""
     file = opened(tmp_path, 64 * MIB)
     file.apply(changes(*(make_row(seq, b"x" * 100_000) for seq in range(1, 101))))
     file._connected().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -133,8 +133,8 @@ def test_rows_that_go_are_not_written_once_more(tmp_path: Path) -> None:
     file.close()
 
 
-def test_space_is_given_back(tmp_path: Path) -> None:
-    """An empty spool is small again after `shrink`."""
+def test_shrink_returns_free_space(tmp_path: Path) -> None:
+    """The files of an emptied spool are small again."""
     file = opened(tmp_path)
     file.apply(changes(*(make_row(seq, b"x" * 50_000) for seq in range(1, 31))))
     assert files_size(tmp_path) > MIB
@@ -145,7 +145,7 @@ def test_space_is_given_back(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
-    """Prompts are customers' data: 0600, the log and the lock too, whatever the umask."""
+    """Mode 0600 whatever the umask, for the log and the lock as well: prompts are private."""
     before = os.umask(0)
     try:
         file = opened(tmp_path / "new" / "spool")
@@ -161,7 +161,7 @@ def test_only_the_owner_reads_the_files(tmp_path: Path) -> None:
 
 
 def test_a_directory_has_one_sidecar(tmp_path: Path) -> None:
-    """The second is refused by name of the directory, until the first lets go."""
+    """A second one fails, naming the directory, until the first unlocks it."""
     file = opened(tmp_path)
     with pytest.raises(SpoolInUse, match=str(tmp_path)):
         opened(tmp_path)
@@ -171,8 +171,8 @@ def test_a_directory_has_one_sidecar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database" * 500, b"SQLite format 3\0" + b"\xff" * 999])
-def test_what_is_no_database_is_moved_aside(tmp_path: Path, content: bytes) -> None:
-    """It stays for a look at it, the log says where; a fresh one is begun."""
+def test_a_file_that_is_not_a_database_is_moved_aside(tmp_path: Path, content: bytes) -> None:
+    """It is kept under another name, the log has it, and a new one is created."""
     (tmp_path / "spool.db").write_bytes(content)
     with structlog.testing.capture_logs() as logs:
         file = opened(tmp_path)
@@ -186,7 +186,7 @@ def test_what_is_no_database_is_moved_aside(tmp_path: Path, content: bytes) -> N
 
 
 def test_another_version_is_moved_aside(tmp_path: Path) -> None:
-    """A spool of a sidecar that keeps its rows differently is not touched."""
+    """A file of another format version is kept under another name."""
     file = opened(tmp_path)
     file.apply(changes(make_row(1)))
     file._connected().execute("PRAGMA user_version = 99")
@@ -198,7 +198,7 @@ def test_another_version_is_moved_aside(tmp_path: Path) -> None:
 
 
 def test_a_kill_inside_a_transaction(tmp_path: Path) -> None:
-    """What had reached the log before the commit is not there after it."""
+    """Pages that reached the log before a commit are ignored at the next start."""
     file = opened(tmp_path / "one", 64 * MIB)
     file.apply(changes(make_row(1), make_row(2)))
     connection = file._connected()
@@ -216,8 +216,8 @@ def test_a_kill_inside_a_transaction(tmp_path: Path) -> None:
     file.close()
 
 
-def test_power_is_lost_with_the_end_of_the_log(tmp_path: Path) -> None:
-    """Wherever the log ends: the transactions before that are there, each of them whole."""
+def test_a_power_loss_that_truncates_the_log(tmp_path: Path) -> None:
+    """Wherever the log ends, the transactions before that point are complete."""
     file = opened(tmp_path / "file", 64 * MIB)
     for seq in range(1, 11):
         file.apply(changes(make_row(2 * seq, b"x" * 9000), make_row(2 * seq + 1), removed=[seq]))
@@ -237,8 +237,8 @@ def test_power_is_lost_with_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_what_is_on_disk_is_not_in_memory_too(tmp_path: Path) -> None:
-    """However many rows were written at once, their bodies leave memory: 120 MiB here."""
+def test_written_rows_do_not_stay_in_memory(tmp_path: Path) -> None:
+    """However many rows a transaction has, their bodies are freed: 120 MiB in total here."""
 
     def resident() -> int:
         trimmer = Trimmer()

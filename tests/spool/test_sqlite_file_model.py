@@ -36,7 +36,7 @@ Model = dict[int, Kept]
 
 
 def applied(model: Model, transaction: Changes) -> Model:
-    """What a transaction makes of the rows."""
+    """The model after a transaction."""
     rows = dict(model)
     for row in transaction.added:
         rows[row.seq] = Kept(row.kind, row.lanes, row.base, row.shared, row.body)
@@ -48,33 +48,33 @@ def applied(model: Model, transaction: Changes) -> Model:
     for seq, bit in transaction.settled:
         if seq in rows:
             rows[seq] = rows[seq]._replace(lanes=rows[seq].lanes & ~bit)
-    gone = set(transaction.removed)
+    deleted = set(transaction.removed)
     for seq in {*transaction.retired, *(seq for seq, _ in transaction.settled)}:
         kept = rows.get(seq)
         if kept is not None and not kept.lanes and kept.kind == COMPLETE:
-            gone |= {seq, kept.base}
-    return {seq: row for seq, row in rows.items() if seq not in gone}
+            deleted |= {seq, kept.base}
+    return {seq: row for seq, row in rows.items() if seq not in deleted}
 
 
 class SpoolFileMachine(RuleBasedStateMachine):
-    """Transactions, good and bad; the file closed and killed in between."""
+    """Valid and failing transactions, with the file closed or the process killed in between."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.lives = 0
+        self.runs = 0
         self.model: Model = {}
         self.seq = 0
         self.random = random.Random(0)
 
     @property
     def directory(self) -> Path:
-        """Where this life's files are."""
-        return self.folder / str(self.lives)
+        """The directory of the current run of the process."""
+        return self.folder / str(self.runs)
 
     @initialize(sync_full=st.booleans())
     def begin(self, sync_full: bool) -> None:
-        """Open a directory that is not there yet."""
+        """Open a directory that does not exist yet."""
         self.file = SpoolFile(str(self.directory), LIMIT, sync_full=sync_full)
         assert self.file.open() == ([], [])
 
@@ -101,25 +101,25 @@ class SpoolFileMachine(RuleBasedStateMachine):
         settled = [(seq, data.draw(bits)) for seq in self._seqs(data)]
         added = self._added(data)
         bases = {row.base for row in added}
-        # A row ends once: it is a base, or retired, or removed.
+        # A row is used only once: as a base, or retired, or removed.
         retired = [seq for seq in self._seqs(data, OPEN) if seq not in bases]
         removed = [seq for seq in self._seqs(data, OPEN) if seq not in bases]
         return changes(*added, removed=removed, retired=retired, settled=settled)
 
     @rule(data=st.data())
     def apply(self, data: st.DataObject) -> None:
-        """All of a transaction is done, or, when the file is full, none."""
+        """A transaction is applied completely or, if the file is full, not at all."""
         transaction = self._drawn(data).condensed()
         try:
             self.file.apply(transaction)
         except sqlite3.OperationalError as error:
-            assert "full" in str(error)  # noqa: PT017 (most of them do not fail)
+            assert "full" in str(error)  # noqa: PT017 (most do not fail)
         else:
             self.model = applied(self.model, transaction)
 
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
-        """A transaction that fails at its end leaves nothing."""
+        """A transaction that fails at its end changes nothing."""
         transaction = self._drawn(data)
         self.seq += 1
         transaction.added.extend([make_row(self.seq), make_row(self.seq)])
@@ -127,46 +127,46 @@ class SpoolFileMachine(RuleBasedStateMachine):
             self.file.apply(transaction)
         except sqlite3.Error:
             return
-        raise AssertionError("a number was taken twice")
+        raise AssertionError("a row number was accepted twice")
 
     @rule()
     def shrink(self) -> None:
-        """Giving space back changes no row, and leaves no more than is used."""
+        """`shrink` changes no row, and leaves no free space."""
         if self.file.used < LIMIT // 4:
             self.file.shrink()
             assert files_size(self.directory) <= self.file.used + 2**16
 
     @rule()
     def reopen(self) -> None:
-        """An orderly end."""
+        """Close in an orderly way, and open again."""
         self.file.close()
         self.file.unlock()
         self._open()
 
     @rule()
     def kill(self) -> None:
-        """What a killed process leaves: the files as they are."""
-        self._next_life()
+        """Kill the process: the next one finds the files as they are."""
+        self._next_run()
         self._open()
 
     @rule(statements=st.integers(1, 9))
     def kill_inside(self, statements: int) -> None:
-        """The same, inside a transaction that was not committed."""
+        """Kill the process inside an uncommitted transaction."""
         connection = self.file._connected()
         connection.execute("BEGIN")
-        # A file that is nearly full ends the transaction by itself: it must not matter either.
+        # A nearly full file makes SQLite roll back by itself, which must not matter either.
         with suppress(sqlite3.OperationalError):
             for number in range(statements):
                 connection.execute(
                     "INSERT INTO bodies VALUES (?, 0, zeroblob(99999))", (self.seq + 1 + number,)
                 )
             connection.execute("DELETE FROM writes WHERE seq % 2")
-        self._next_life()
+        self._next_run()
         self._open()
 
-    def _next_life(self) -> None:
+    def _next_run(self) -> None:
         before = self.directory
-        self.lives += 1
+        self.runs += 1
         shutil.copytree(before, self.directory)
         old, self.file = self.file, SpoolFile(str(self.directory), LIMIT, sync_full=False)
         old.close()
@@ -186,15 +186,15 @@ class SpoolFileMachine(RuleBasedStateMachine):
 
     @invariant()
     def same(self) -> None:
-        """Counts, sizes and bodies are those of the model."""
+        """Counts, sizes and bodies agree with the model."""
         if not hasattr(self, "file"):
             return
         assert self.file.rows == len(self.model)
         assert self.file.used <= self.file.capacity
         assert self.file.size <= LIMIT
         assert files_size(self.directory) <= LIMIT
-        looked, found = self.file.bodies([*self.model, self.seq + 1], 2**40)
-        assert looked == len(self.model) + 1
+        visited, found = self.file.bodies([*self.model, self.seq + 1], 2**40)
+        assert visited == len(self.model) + 1
         expected = []
         for seq, row in self.model.items():
             base = self.model.get(row.base)
@@ -202,7 +202,7 @@ class SpoolFileMachine(RuleBasedStateMachine):
         assert found == expected
 
     def teardown(self) -> None:
-        """Leave nothing behind."""
+        """Delete the files."""
         if hasattr(self, "file"):
             self.file.close()
             self.file.unlock()

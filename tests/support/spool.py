@@ -1,6 +1,6 @@
-"""What the tests of the spool need: rows, disks that fail, a world of the clock on the wall.
+"""Support for the spool's tests: rows, failing disks, and a `World` that runs in real time.
 
-A `FastLoop` does not mix with the spool's thread: it would skip the time that the disk takes.
+A `FastLoop` does not work with the spool's thread: it would skip the time that the disk takes.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.faults import World, world
 
-# Longer than any test has to wait, so that a hang fails instead of hanging.
+# Longer than any test has to wait, so that a hang becomes a failure.
 DEADLINE_S = 30.0
 POLL_S = 0.005
 ALL_LANES = 3
@@ -29,7 +29,7 @@ ALL_LANES = 3
 async def until(condition: Callable[[], object]) -> None:
     """Return once `condition` holds."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 (it is in threads and other processes)
+        while not condition():  # noqa: ASYNC110 (other threads and processes make it true)
             await asyncio.sleep(POLL_S)
 
 
@@ -42,7 +42,7 @@ def make_row(
     base: int = 0,
     shared: int = 0,
 ) -> Row:
-    """A row, as `Spool` makes them."""
+    """A row, as `Spool` makes it."""
     return Row(seq=seq, kind=kind, lanes=lanes, base=base, shared=shared, born=1.5, body=body)
 
 
@@ -52,53 +52,49 @@ def changes(
     retired: Sequence[int] = (),
     settled: Sequence[tuple[int, int]] = (),
 ) -> Changes:
-    """One transaction."""
+    """The changes of one transaction."""
     return Changes(list(added), list(removed), list(retired), list(settled))
 
 
 def files_size(directory: Path) -> int:
-    """Bytes of the spool's files, whatever their names."""
+    """Total bytes of the spool's database, log and shared-memory files."""
     return sum(path.stat().st_size for path in directory.glob("spool.db*"))
 
 
 class FlakyFile(SpoolFile):
-    """A spool file on a disk that fails in the calls that `failing` names."""
+    """A spool file whose methods named in `failing` raise `error`."""
 
     def __init__(self, directory: Path, max_bytes: int = 16 * 2**20) -> None:
         super().__init__(str(directory), max_bytes, sync_full=False)
         self.failing: set[str] = set()
         self.error: Exception = sqlite3.OperationalError("disk I/O error")
-        self.tries = 0
+        self.calls = 0
 
-    def _try(self, call: str) -> None:
-        self.tries += 1
-        if call in self.failing:
+    def _count_or_fail(self, method: str) -> None:
+        self.calls += 1
+        if method in self.failing:
             raise self.error
 
     def open(self) -> Backlog:
-        """Fail, or open."""
-        self._try("open")
+        self._count_or_fail("open")
         return super().open()
 
     def apply(self, changes: Changes) -> None:
-        """Fail, or apply."""
-        self._try("apply")
+        self._count_or_fail("apply")
         super().apply(changes)
 
     def bodies(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[StoredRow]]:  # type: ignore[override]
-        """Fail, or read."""
-        self._try("bodies")
+        self._count_or_fail("bodies")
         return super().bodies(seqs, max_bytes)
 
     def shrink(self) -> None:
-        """Fail, or shrink."""
-        self._try("shrink")
+        self._count_or_fail("shrink")
         super().shrink()
 
 
 @asynccontextmanager
 async def running_spool(file: SpoolFile) -> AsyncIterator[Spool]:
-    """An open spool at work; closed at the end."""
+    """An open spool with its task running; closed at the end."""
     spool = Spool(file, ALL_LANES)
     await spool.open()
     async with asyncio.TaskGroup() as tasks:
@@ -112,7 +108,7 @@ async def running_spool(file: SpoolFile) -> AsyncIterator[Spool]:
 
 @contextmanager
 def retry_s(seconds: float) -> Iterator[None]:
-    """Let a spool that lost its disk try it again sooner."""
+    """Set the time between retries of a failed disk."""
     before, sidecar.spool.writer.RETRY_S = sidecar.spool.writer.RETRY_S, seconds
     try:
         yield
@@ -122,7 +118,7 @@ def retry_s(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def no_file_grows_beyond(size: int) -> Iterator[Callable[[], None]]:
-    """A real disk that is full for this process; call what it gives to make room again."""
+    """Limit file sizes in this process, as a full disk would. Call the result to lift it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def make_room() -> None:
@@ -141,7 +137,7 @@ class SpoolWorld(World):
 
     @property
     def spool(self) -> Spool:
-        """The sidecar's."""
+        """The sidecar's spool."""
         assert self.app.spool is not None
         return self.app.spool
 
@@ -160,7 +156,7 @@ class SpoolWorld(World):
 async def spool_world(
     path: Path, agentex: AgentexStandIn, sgp: SgpStandIn, **settings: Any
 ) -> AsyncIterator[SpoolWorld]:
-    """A sidecar with a spool at `path`; another one later takes over what this one leaves there."""
+    """A sidecar with a spool at `path`. A later one at the same path takes what is left there."""
     settings = {"queue__start_hold_s": 0.05, "shutdown__grace_s": 0, **settings}
     async with (
         asyncio.timeout(DEADLINE_S),
