@@ -150,7 +150,7 @@ class OpenSpans:
         self._write(span)
 
     def _join_across_routes(self, span: Span) -> None:
-        """Fill an END from an SDK's route if its START came as an event, which is for every lane.
+        """Fill an END from an SDK's route if its START arrived as an event for every lane.
 
         The END's lane no longer needs the START's open write. The START stays for the other lanes:
         each may still get an END by its own route.
