@@ -51,6 +51,7 @@ def running(kind: str) -> Iterator[str]:
         images.attempt("podman", "rm", "--force", "--time=0", name)
 
 
+@pytest.mark.nightly
 def test_two_builds_have_one_digest() -> None:
     """Nothing of the time, the machine or an earlier build gets into the image."""
     first = images.built(f"{IMAGE}:first")

@@ -10,7 +10,7 @@ from tests.support.kill import Rig
 ROUNDS = 50
 
 
-@pytest.mark.parametrize("sync", ["normal", "full"])
+@pytest.mark.parametrize("sync", [pytest.param("normal", marks=pytest.mark.nightly), "full"])
 async def test_what_was_answered_202_outlives_kills(tmp_path: Path, sync: str) -> None:
     """SIGKILL at random moments, inside commits too: all that was promised arrives."""
     rig = Rig(tmp_path, seed=50, settings={"SIDECAR_SPOOL__SYNC": sync})

@@ -14,30 +14,21 @@ import structlog
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from sidecar.demo.stand_in import Hang, StandIn
+from sidecar.demo.stand_in import Hang
 from tests.support.faults import end, span, start
-from tests.support.spool import SpoolWorld, files_size, spool_world, until
+from tests.support.spool import (
+    EAGER,
+    SpoolWorld,
+    depths,
+    down,
+    files_size,
+    large,
+    spool_world,
+    until,
+    up,
+)
 
 MIB = 2**20
-# Short delays, so that an upstream that works again is noticed soon.
-EAGER = {"retry__initial_s": 0.02, "retry__max_s": 0.05}
-
-
-def down(*upstreams: StandIn) -> None:
-    """Make the upstreams respond with 503."""
-    for upstream in upstreams:
-        upstream.rule = lambda _: 503
-
-
-def up(*upstreams: StandIn) -> None:
-    """Make the upstreams work again."""
-    for upstream in upstreams:
-        upstream.rule = None
-
-
-def large(id_: str, size: int = 50_000) -> dict[str, Any]:
-    """A complete span with a prompt of `size` bytes."""
-    return span(id_, input={"prompt": id_ + "x" * size})
 
 
 async def post_patiently(w: SpoolWorld, event: dict[str, Any]) -> None:
@@ -51,11 +42,6 @@ async def post_patiently(w: SpoolWorld, event: dict[str, Any]) -> None:
 def all_bytes(directory: Path) -> bytes:
     """The content of all files in `directory`."""
     return b"".join(path.read_bytes() for path in directory.iterdir())
-
-
-def depths(w: SpoolWorld) -> tuple[int, ...]:
-    """Depth of each lane."""
-    return tuple(lane.queue.depth for lane in w.app.lanes)
 
 
 async def test_a_restart_delivers_to_each_lane_what_is_missing(tmp_path: Path) -> None:
@@ -113,6 +99,7 @@ async def test_a_thin_end_after_a_restart_is_completed(
         await w.until(lambda: w.spool.rows == 0)
 
 
+@pytest.mark.slow
 async def test_a_backlog_on_disk_does_not_exceed_the_memory_bound(tmp_path: Path) -> None:
     """20 times `queue.max_bytes` on disk: during intake, after a restart, and while it drains."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
@@ -138,6 +125,7 @@ async def test_a_backlog_on_disk_does_not_exceed_the_memory_bound(tmp_path: Path
         assert w.app.budget.used == 0
 
 
+@pytest.mark.slow
 async def test_open_spans_on_disk_do_not_exceed_the_memory_bound(tmp_path: Path) -> None:
     """STARTs with payloads of 20 times `queue.max_bytes`, and their thin ENDs after a restart."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)

@@ -2,47 +2,12 @@
 
 import asyncio
 import shutil
-import threading
 from pathlib import Path
 
-from sidecar.spans.span import Span
-from sidecar.spool.rows import Backlog, Changes
-from sidecar.spool.spool import REPLACED, Spool
+from sidecar.spool.rows import Backlog
+from sidecar.spool.spool import REPLACED
 from sidecar.spool.sqlite_file import SpoolFile
-from tests.support.spool import FlakyFile, running_spool, until
-from tests.support.world import make_span
-
-
-class GatedFile(FlakyFile):
-    """A slow disk: each transaction waits for the gate."""
-
-    def __init__(self, directory: Path, max_bytes: int = 16 * 2**20) -> None:
-        super().__init__(directory, max_bytes)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.waiting = threading.Event()
-
-    def apply(self, changes: Changes) -> None:
-        self.waiting.set()
-        self.gate.wait(60)
-        super().apply(changes)
-
-    async def under_way(self) -> None:
-        """Return once a transaction is waiting."""
-        await until(self.waiting.is_set)
-
-
-def new_span(id_: str, *, complete: bool = True, size: int = 0) -> Span:
-    """A span that was accepted just now."""
-    now = asyncio.get_running_loop().time()
-    return make_span(id_, complete=complete, input=b'{"p":"%b"}' % (b"x" * size), accepted_at=now)
-
-
-async def added(spool: Spool, *spans: Span) -> None:
-    """Add writes and wait until they are on disk."""
-    for span in spans:
-        spool.add(span)
-    await spool.commit()
+from tests.support.spool import FlakyFile, GatedFile, added, new_span, running_spool, until
 
 
 def left_by_a_kill(directory: Path, copy: Path) -> Backlog:

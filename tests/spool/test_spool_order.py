@@ -8,9 +8,8 @@ import pytest
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from tests.spool.test_spool import GatedFile
 from tests.support.faults import end, span, start
-from tests.support.spool import spool_world
+from tests.support.spool import GatedFile, spool_world
 
 # Far longer than an END that does not wait for the disk would take to arrive.
 LONG_ENOUGH_S = 0.5

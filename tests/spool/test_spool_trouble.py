@@ -11,8 +11,7 @@ import structlog
 from sidecar.spool.rows import Backlog
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
-from tests.spool.test_spool import GatedFile, added, new_span
-from tests.support.spool import FlakyFile, retry_s, running_spool, until
+from tests.support.spool import FlakyFile, GatedFile, added, new_span, retry_s, running_spool, until
 
 
 @pytest.fixture(autouse=True)

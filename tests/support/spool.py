@@ -6,6 +6,7 @@ A `FastLoop` does not work with the spool's thread: it would skip the time that 
 import asyncio
 import resource
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -15,15 +16,20 @@ from typing import Any
 import sidecar.spool.writer
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
+from sidecar.demo.stand_in import StandIn
+from sidecar.spans.span import Span
 from sidecar.spool.rows import COMPLETE, Backlog, Changes, Row, StoredRow
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
-from tests.support.faults import World, world
+from tests.support.faults import World, span, world
+from tests.support.world import make_span
 
 # Longer than any test has to wait, so that a hang becomes a failure.
 DEADLINE_S = 30.0
 POLL_S = 0.005
 ALL_LANES = 3
+# Short delays, so that an upstream that works again is noticed soon.
+EAGER = {"retry__initial_s": 0.02, "retry__max_s": 0.05}
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -163,3 +169,57 @@ async def spool_world(
         world(agentex, sgp, spool__path=path, **settings) as made,
     ):
         yield SpoolWorld(made.running, made.agentex, made.sgp, made.letters)
+
+
+def down(*upstreams: StandIn) -> None:
+    """Make the upstreams respond with 503."""
+    for upstream in upstreams:
+        upstream.rule = lambda _: 503
+
+
+def up(*upstreams: StandIn) -> None:
+    """Make the upstreams work again."""
+    for upstream in upstreams:
+        upstream.rule = None
+
+
+def large(id_: str, size: int = 50_000) -> dict[str, Any]:
+    """A complete span with a prompt of `size` bytes."""
+    return span(id_, input={"prompt": id_ + "x" * size})
+
+
+def depths(w: SpoolWorld) -> tuple[int, ...]:
+    """Depth of each lane."""
+    return tuple(lane.queue.depth for lane in w.app.lanes)
+
+
+class GatedFile(FlakyFile):
+    """A slow disk: each transaction waits for the gate."""
+
+    def __init__(self, directory: Path, max_bytes: int = 16 * 2**20) -> None:
+        super().__init__(directory, max_bytes)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+
+    def apply(self, changes: Changes) -> None:
+        self.waiting.set()
+        self.gate.wait(60)
+        super().apply(changes)
+
+    async def under_way(self) -> None:
+        """Return once a transaction is waiting."""
+        await until(self.waiting.is_set)
+
+
+def new_span(id_: str, *, complete: bool = True, size: int = 0) -> Span:
+    """A span that was accepted just now."""
+    now = asyncio.get_running_loop().time()
+    return make_span(id_, complete=complete, input=b'{"p":"%b"}' % (b"x" * size), accepted_at=now)
+
+
+async def added(spool: Spool, *writes: Span) -> None:
+    """Add writes and wait until they are on disk."""
+    for write in writes:
+        spool.add(write)
+    await spool.commit()
