@@ -60,7 +60,7 @@ class Dialer:
         return await asyncio.shield(self._lookup)
 
     async def _addresses(self) -> Sequence[AddrInfoType]:
-        # AI_ADDRCONFIG omits address families that this machine has no address of.
+        # AI_ADDRCONFIG omits the address families for which this machine has no address.
         return await asyncio.get_running_loop().getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )

@@ -10,7 +10,7 @@ from collections import deque
 from sidecar.http.client_connection import ClientConnection, RawResponse
 from sidecar.http.dialer import Dialer
 from sidecar.http.failures import NoResponse
-from sidecar.http.request_deadline import Deadline
+from sidecar.http.request_deadline import RequestDeadline
 from sidecar.http.timeouts import Deadlines
 
 # Shorter than the server's 5 s, after which it resets the connection (docs/upstreams.md A6).
@@ -28,17 +28,17 @@ class Pool:
         self._max_connections = max_connections
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
-        self._deadlines = Deadlines(timeout_s, Deadline.expire)
+        self._deadlines = Deadlines(timeout_s, RequestDeadline.expire)
         self._slots_taken = 0
         self._connections: set[ClientConnection] = set()
-        # Each with the loop time since when it is idle, oldest first.
+        # The loop time at which each became idle; the oldest is first.
         self._idle: dict[ClientConnection, float] = {}
         # A waiter gets an idle connection, or None: a slot to open a new one.
         self._waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
         self._dialing: set[asyncio.Timeout] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._empty: asyncio.Future[None] | None = None
+        self._all_closed: asyncio.Future[None] | None = None
 
     async def exchange(self, head: bytes, body: bytes) -> RawResponse:
         """Send a request and return its response; raises `NoResponse` or `TimeoutError`.
@@ -46,14 +46,14 @@ class Pool:
         A request on a connection that turns out to be stale is sent again, once, on a new one.
         """
         now = self._loop.time()
-        deadline = Deadline(now + self._timeout_s)
+        deadline = RequestDeadline(now + self._timeout_s)
         self._deadlines.add(deadline)
         try:
             connection = self._take_idle(now) or await self._acquire(deadline)
             resent = False
             while True:
                 try:
-                    response = await deadline.bound(connection.send(head, body))
+                    response = await deadline.apply(connection.send(head, body))
                 except BaseException as error:
                     connection.abort()
                     if resent or not connection.stale or not isinstance(error, NoResponse):
@@ -70,16 +70,16 @@ class Pool:
         """Abort every connection and request; returns when all connections have closed."""
         self._closed = True
         self._deadlines.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         for scope in self._dialing:
             if not scope.expired():
                 scope.reschedule(self._loop.time())
         for connection in self._connections:
             connection.abort()
         if self._slots_taken:
-            self._empty = self._loop.create_future()
-            await self._empty
+            self._all_closed = self._loop.create_future()
+            await self._all_closed
 
     def _take_idle(self, now: float) -> ClientConnection | None:
         while self._idle:
@@ -89,7 +89,7 @@ class Pool:
             connection.abort()
         return None
 
-    async def _acquire(self, deadline: Deadline, *, first: bool = False) -> ClientConnection:
+    async def _acquire(self, deadline: RequestDeadline, *, first: bool = False) -> ClientConnection:
         """A new connection, or one that another request released; `first` skips the queue."""
         if self._slots_taken < self._max_connections:
             self._slots_taken += 1
@@ -107,7 +107,7 @@ class Pool:
             raise
         return connection
 
-    async def _dial(self, connection: ClientConnection, deadline: Deadline) -> None:
+    async def _dial(self, connection: ClientConnection, deadline: RequestDeadline) -> None:
         if self._closed:
             raise NoResponse("closed")
         try:
@@ -123,7 +123,7 @@ class Pool:
         if self._closed:
             raise NoResponse("closed")
 
-    async def _wait(self, deadline: Deadline, *, first: bool) -> ClientConnection | None:
+    async def _wait(self, deadline: RequestDeadline, *, first: bool) -> ClientConnection | None:
         """Wait for a released connection, or for a free slot (None)."""
         waiter: asyncio.Future[ClientConnection | None] = self._loop.create_future()
         if first:
@@ -131,7 +131,7 @@ class Pool:
         else:
             self._waiters.append(waiter)
         try:
-            return await deadline.bound(waiter)
+            return await deadline.apply(waiter)
         except BaseException:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -154,7 +154,7 @@ class Pool:
             return
         now = self._loop.time()
         self._idle[connection] = now
-        if self._sweeper is None and not self._closed:
+        if self._sweep_timer is None and not self._closed:
             self._sweep_at(now + KEEPALIVE_S)
 
     def _next_waiter(self) -> asyncio.Future[ClientConnection | None] | None:
@@ -175,15 +175,15 @@ class Pool:
             waiter.set_result(None)
             return
         self._slots_taken -= 1
-        if not self._slots_taken and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+        if not self._slots_taken and self._all_closed is not None and not self._all_closed.done():
+            self._all_closed.set_result(None)
 
     def _sweep_at(self, due: float) -> None:
-        self._sweeper = self._loop.call_at(due, self._sweep, due)
+        self._sweep_timer = self._loop.call_at(due, self._sweep, due)
 
     def _sweep(self, due: float) -> None:
         """Close connections that have been idle for `KEEPALIVE_S`."""
-        self._sweeper = None
+        self._sweep_timer = None
         for connection, since in self._idle.items():
             if since + KEEPALIVE_S > due:
                 self._sweep_at(since + KEEPALIVE_S)

@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Deadline:
+class RequestDeadline:
     """Fails whatever the request is waiting for with `TimeoutError` once `expire` is called.
 
-    `due` is loop time in seconds. The caller calls `expire` then (see http/timeouts.py).
+    `due` is loop time in seconds. It has no timer of its own: the pool calls `expire` at that time
+    (http/timeouts.py).
     """
 
     __slots__ = ("_expired", "_waiting_for", "due")
@@ -19,7 +20,7 @@ class Deadline:
         self._expired = False
         self._waiting_for: asyncio.Future[Any] | None = None
 
-    def bound(self, future: asyncio.Future[T]) -> asyncio.Future[T]:
+    def apply(self, future: asyncio.Future[T]) -> asyncio.Future[T]:
         """Apply the deadline to `future`, which the request waits for next, and return it."""
         self._waiting_for = future
         if self._expired:

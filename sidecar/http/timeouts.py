@@ -8,11 +8,11 @@ _T = TypeVar("_T", bound=Hashable)
 
 
 class Deadlines(Generic[_T]):
-    """Calls `expired` with each item that has not been discarded `seconds` after it was added."""
+    """Calls `on_expired` with each item that is not discarded within `seconds` of being added."""
 
-    def __init__(self, seconds: float, expired: Callable[[_T], None]) -> None:
+    def __init__(self, seconds: float, on_expired: Callable[[_T], None]) -> None:
         self._seconds = seconds
-        self._expired = expired
+        self._on_expired = on_expired
         self._loop = asyncio.get_running_loop()
         # All timeouts are equally long, so insertion order is expiry order.
         self._due: dict[_T, float] = {}
@@ -44,4 +44,4 @@ class Deadlines(Generic[_T]):
                 self._timer = self._loop.call_at(due, self._expire_due)
                 return
             del self._due[item]
-            self._expired(item)
+            self._on_expired(item)

@@ -16,7 +16,7 @@ from tests.support.upstream_connection import (
     DONE,
     OK,
     TIMEOUT_S,
-    Accepted,
+    AcceptedConnection,
     new_client,
     on_both_loops,
     raw_upstream,
@@ -32,7 +32,7 @@ async def test_a_request_on_the_wire() -> None:
         sending = asyncio.create_task(
             client.request(b"PATCH", client.target("/spans/a%2Fb"), b'{"a":1}')
         )
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         assert await connection.serve() == (
             b"PATCH /pre%%20fix/spans/a%%2Fb HTTP/1.1\r\n"
             b"Host: %b\r\n"
@@ -85,11 +85,11 @@ async def test_a_new_credential_is_in_the_next_request() -> None:
         http = HttpClient(upstream.url, timeout_s=TIMEOUT_S, max_connections=1)
         client = UpstreamClient(http, credentials, lambda *_: None)
         seen: list[bytes] = []
-        accepted: Accepted | None = None
+        accepted: AcceptedConnection | None = None
         for key in ("", "one", "two"):
             credentials.offer({"key": key})
             sending = asyncio.create_task(client.request(b"PUT", client.target("/"), b"{}"))
-            accepted = accepted or await upstream.accepted()
+            accepted = accepted or await upstream.accept()
             seen.append(await accepted.serve())
             await sending
         assert b"key" not in seen[0]
@@ -131,7 +131,7 @@ async def test_every_form_of_response(case: str, bytewise: bool) -> None:
         response = response[: len(OK) + 1]
     async with raw_upstream() as upstream:
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.request()
         step = 1 if bytewise else len(response)
         for part in (response[at : at + step] for at in range(0, len(response), step)):
@@ -145,7 +145,7 @@ async def test_every_form_of_response(case: str, bytewise: bool) -> None:
         if then != "keep":
             assert await connection.closed_by_client()
         again = upstream.send()
-        next_connection = connection if then == "keep" else await upstream.accepted()
+        next_connection = connection if then == "keep" else await upstream.accept()
         await next_connection.serve()
         assert await again == DONE
 
@@ -169,14 +169,14 @@ async def test_a_malformed_response(case: str) -> None:
     """The request fails immediately and the connection closes; the next request works."""
     async with raw_upstream() as upstream:
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.serve(MALFORMED[case])
         with pytest.raises(Unavailable, match="not an HTTP response") as failed:
             await sending
         assert not failed.value.outage
         assert await connection.closed_by_client()
         assert upstream.outcomes == ["connection"]
-        await upstream.used()
+        await upstream.idle_connection()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_a_truncated_response(received: bytes) -> None:
     """The request fails and is not resent on a new connection: retrying is up to the drain."""
     async with raw_upstream() as upstream:
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.serve(received)
         connection.close()
         with pytest.raises(Unavailable, match="connection ended"):
@@ -208,7 +208,7 @@ async def test_hostile_responses(case: str) -> None:
     """The request ends with a `Response` or `Unavailable`; the next request works."""
     async with raw_upstream() as upstream:
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.serve(HOSTILE[case])
         connection.close()
         try:
@@ -216,7 +216,7 @@ async def test_hostile_responses(case: str) -> None:
         except Unavailable:
             assert upstream.outcomes == ["connection"]
         assert await connection.closed_by_client()
-        await upstream.used()
+        await upstream.idle_connection()
 
 
 @on_both_loops
@@ -226,7 +226,7 @@ async def test_the_beginning_of_an_error_body_is_kept() -> None:
     for status in (200, 429):
         async with raw_upstream() as upstream:
             sending = upstream.send()
-            connection = await upstream.accepted()
+            connection = await upstream.accept()
             head = b"HTTP/1.1 %d S\r\nretry-after: 7\r\nContent-Length: %d\r\n\r\n"
             await connection.serve(head % (status, len(body)) + body)
             kept = body[:MAX_ERROR_BODY_BYTES] if status == 429 else b""
@@ -239,7 +239,7 @@ async def test_an_endless_response_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(client_connection, "MAX_RESPONSE_BYTES", 100_000)
     async with raw_upstream() as upstream:
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.serve(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000)
         assert await sending == DONE
         assert await connection.closed_by_client()

@@ -33,9 +33,9 @@ def full_backlog() -> tuple[socket.socket, socket.socket]:
 @fast
 async def test_connecting_times_out() -> None:
     """After `CONNECT_S`, long before the request itself would time out."""
-    listening, first = full_backlog()
+    listening, filler = full_backlog()
     outcomes: list[str] = []
-    with listening, first:
+    with listening, filler:
         client = new_client(f"http://127.0.0.1:{listening.getsockname()[1]}", outcomes)
         with pytest.raises(Unavailable, match="timed out"):
             await client.request(b"POST", client.target("/"), b"{}")
@@ -85,7 +85,7 @@ async def test_a_host_name_is_resolved() -> None:
     async with raw_upstream() as upstream:
         client = new_client(upstream.url.replace("127.0.0.1", "localhost"), [])
         sending = asyncio.create_task(client.request(b"POST", client.target("/"), b"{}"))
-        assert b"\r\nHost: localhost:" in await (await upstream.accepted()).serve()
+        assert b"\r\nHost: localhost:" in await (await upstream.accept()).serve()
         assert await sending == DONE
         await client.close()
 
@@ -116,18 +116,18 @@ async def test_a_host_with_an_address_that_refuses(monkeypatch: pytest.MonkeyPat
     """The client falls back from the IPv6 address to the IPv4 one."""
     async with raw_upstream() as upstream:
         put_addresses_before(upstream, monkeypatch, ("::1", 1))
-        await upstream.used()
+        await upstream.idle_connection()
 
 
 @fast
 async def test_a_host_with_an_address_that_does_not_respond() -> None:
     """The next address is tried concurrently after `NEXT_ADDRESS_S`."""
-    listening, first = full_backlog()
-    with listening, first, pytest.MonkeyPatch.context() as monkeypatch:
+    listening, filler = full_backlog()
+    with listening, filler, pytest.MonkeyPatch.context() as monkeypatch:
         async with raw_upstream() as upstream:
             put_addresses_before(upstream, monkeypatch, listening.getsockname())
             started = now()
-            await upstream.used()
+            await upstream.idle_connection()
             assert now() - started == pytest.approx(NEXT_ADDRESS_S, abs=0.01)
 
 
@@ -141,7 +141,7 @@ async def test_ipv6() -> None:
     async with raw_upstream(host="::1") as upstream:
         sending = upstream.send()
         host = upstream.url.removeprefix("http://").encode()
-        assert b"\r\nHost: %b\r\n" % host in await (await upstream.accepted()).serve()
+        assert b"\r\nHost: %b\r\n" % host in await (await upstream.accept()).serve()
         assert host.startswith(b"[::1]:")
         assert await sending == DONE
 
@@ -171,7 +171,7 @@ async def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     async with raw_upstream(tls=context) as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         body = b"x" * 2**20
         sending = upstream.send(body)
         assert (await connection.serve()).endswith(b"\r\n\r\n" + body)
@@ -179,7 +179,7 @@ async def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sending = upstream.send()
         await connection.request()
         connection.close()  # stale
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.serve(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
         connection.close()
         assert await sending == DONE
@@ -200,8 +200,8 @@ async def test_an_untrusted_certificate(certificate: Path) -> None:
 @fast
 async def test_closing_while_connecting() -> None:
     """The request fails immediately instead of after `CONNECT_S`."""
-    listening, first = full_backlog()
-    with listening, first:
+    listening, filler = full_backlog()
+    with listening, filler:
         client = new_client(f"http://127.0.0.1:{listening.getsockname()[1]}", [])
         sending = asyncio.create_task(client.request(b"POST", client.target("/"), b"{}"))
         await asyncio.sleep(1)

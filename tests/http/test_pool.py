@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sidecar.http.pool import KEEPALIVE_S
-from sidecar.http.request_deadline import Deadline
+from sidecar.http.request_deadline import RequestDeadline
 from sidecar.http.timeouts import Deadlines
 from sidecar.sinks import Unavailable
 from sidecar.sinks.http import Response
@@ -18,7 +18,7 @@ from tests.support.world import run_virtual
 async def test_a_connection_is_reused() -> None:
     """Sequential requests share one connection."""
     async with raw_upstream() as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         for _ in range(3):
             sending = upstream.send()
             await connection.serve()
@@ -32,7 +32,7 @@ async def test_the_newest_idle_connection_comes_first() -> None:
     """So that surplus connections expire."""
     async with raw_upstream() as upstream:
         sending = [upstream.send(), upstream.send()]
-        older, newer = await upstream.accepted(), await upstream.accepted()
+        older, newer = await upstream.accept(), await upstream.accept()
         for connection in (older, newer):
             await connection.serve()
             await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
@@ -47,7 +47,7 @@ async def test_the_newest_idle_connection_comes_first() -> None:
 async def test_an_idle_connection_expires_before_the_server_closes_it() -> None:
     """After `KEEPALIVE_S`; it is not used again."""
     async with raw_upstream() as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         await asyncio.sleep(KEEPALIVE_S - 1)
         sending = upstream.send()
         await connection.serve()
@@ -55,7 +55,7 @@ async def test_an_idle_connection_expires_before_the_server_closes_it() -> None:
         idle_since = now()
         assert await connection.closed_by_client()
         assert now() - idle_since == pytest.approx(KEEPALIVE_S)
-        assert await upstream.used() is not connection
+        assert await upstream.idle_connection() is not connection
 
 
 @pytest.mark.parametrize("surplus", [b"", OK, b"x"])
@@ -63,7 +63,7 @@ async def test_an_idle_connection_expires_before_the_server_closes_it() -> None:
 async def test_an_idle_connection_that_receives_anything_is_discarded(surplus: bytes) -> None:
     """EOF, an unsolicited response or any byte: the next request opens a new connection."""
     async with raw_upstream() as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         if surplus:
             connection.writer.write(surplus)
             assert await connection.closed_by_client()
@@ -71,18 +71,18 @@ async def test_an_idle_connection_that_receives_anything_is_discarded(surplus: b
             connection.close()
             await connection.writer.wait_closed()
             await asyncio.sleep(0)
-        assert await upstream.used() is not connection
+        assert await upstream.idle_connection() is not connection
 
 
 @on_both_loops
 async def test_a_request_on_a_stale_connection_is_resent() -> None:
     """The server closes as the request is sent: it is sent again, whole, on a new connection."""
     async with raw_upstream() as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         sending = upstream.send(b'{"n":1}', b"PUT")
         first = await connection.request()
         connection.close()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         assert await connection.serve() == first
         assert await sending == DONE
         assert upstream.outcomes == ["ok", "ok"]
@@ -92,11 +92,11 @@ async def test_a_request_on_a_stale_connection_is_resent() -> None:
 async def test_a_request_is_resent_only_once() -> None:
     """If the new connection closes as well, the request fails."""
     async with raw_upstream() as upstream:
-        stale = await upstream.used()
+        stale = await upstream.idle_connection()
         sending = upstream.send()
         await stale.request()
         stale.close()
-        new = await upstream.accepted()
+        new = await upstream.accept()
         await new.request()
         new.close()
         with pytest.raises(Unavailable, match="connection ended"):
@@ -110,7 +110,7 @@ async def test_a_response_before_the_end_of_the_request() -> None:
     body = b"x" * 16 * 2**20
     async with raw_upstream() as upstream:
         sending = upstream.send(body)
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.head()
         connection.writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
         assert (await sending).status == 413
@@ -121,7 +121,7 @@ async def test_a_response_before_the_end_of_the_request() -> None:
         except ConnectionResetError:
             pass
         assert seen < len(body)
-        assert await upstream.used() is not connection
+        assert await upstream.idle_connection() is not connection
 
 
 @on_both_loops
@@ -130,7 +130,7 @@ async def test_a_body_larger_than_the_socket_buffers_arrives_whole() -> None:
     body = bytes(range(256)) * 2**14
     async with raw_upstream() as upstream:
         sending = upstream.send(body)
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         assert (await connection.serve()).endswith(b"\r\n\r\n" + body)
         assert await sending == DONE
 
@@ -140,7 +140,7 @@ async def test_connections_are_bounded() -> None:
     """Further requests wait and are sent in FIFO order."""
     async with raw_upstream(max_connections=1) as upstream:
         sending = [upstream.send(b"%d" % number) for number in range(4)]
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         for number in range(4):
             assert (await connection.serve()).endswith(b"\r\n\r\n%d" % number)
         await asyncio.gather(*sending)
@@ -152,10 +152,10 @@ async def test_the_first_waiter_gets_the_slot_of_a_broken_connection() -> None:
     """A connection that closes makes room for a new one."""
     async with raw_upstream(max_connections=1) as upstream:
         broken, waiting = upstream.send(b"1"), upstream.send(b"2")
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.request()
         connection.close()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         assert (await connection.serve()).endswith(b"2")
         assert await waiting == DONE
         with pytest.raises(Unavailable):
@@ -166,11 +166,11 @@ async def test_the_first_waiter_gets_the_slot_of_a_broken_connection() -> None:
 async def test_a_resent_request_is_first_in_the_queue() -> None:
     """When the pool is full, it waits ahead of the requests that came after it."""
     async with raw_upstream(max_connections=1) as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         sending = [upstream.send(b"%d" % number) for number in range(3)]
         await connection.request()
         connection.close()
-        connection = await upstream.accepted()  # opened by the first waiter, in the freed slot
+        connection = await upstream.accept()  # opened by the first waiter, in the freed slot
         assert [(await connection.serve())[-1:] for _ in range(3)] == [b"1", b"0", b"2"]
         assert list(await asyncio.gather(*sending)) == [DONE] * 3
 
@@ -179,7 +179,7 @@ async def test_a_resent_request_is_first_in_the_queue() -> None:
 async def test_a_truncated_response_on_a_reused_connection() -> None:
     """The connection was not stale, so the request is not resent."""
     async with raw_upstream() as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         sending = upstream.send()
         await connection.serve(OK[:20])
         connection.close()
@@ -193,7 +193,7 @@ async def test_the_upstream_closes_before_the_end_of_the_request() -> None:
     """The request fails immediately, although most of its body is unsent."""
     async with raw_upstream() as upstream:
         sending = upstream.send(b"x" * 16 * 2**20)
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.head()
         connection.writer.write_eof()
         with pytest.raises(Unavailable):
@@ -204,11 +204,11 @@ async def test_the_upstream_closes_before_the_end_of_the_request() -> None:
 async def test_an_expired_connection_is_not_used_when_the_sweep_is_late() -> None:
     """A delayed event loop closes it instead of using it."""
     async with raw_upstream() as upstream:
-        connection = await upstream.used()
+        connection = await upstream.idle_connection()
         idle = upstream.client._http._pool._idle  # type: ignore[union-attr]
         for pooled in idle:
             idle[pooled] -= KEEPALIVE_S
-        assert await upstream.used() is not connection
+        assert await upstream.idle_connection() is not connection
         assert await connection.closed_by_client()
 
 
@@ -217,14 +217,14 @@ async def test_a_cancelled_request() -> None:
     """Its connection closes, so that a late response can't be taken for another request's."""
     async with raw_upstream(max_connections=1) as upstream:
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.request()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert await connection.closed_by_client()
         assert upstream.outcomes == ["connection"]
-        await upstream.used()
+        await upstream.idle_connection()
 
 
 @on_both_loops
@@ -232,7 +232,7 @@ async def test_a_request_cancelled_while_waiting() -> None:
     """Still queued or just given a connection: the next waiter is served."""
     async with raw_upstream(max_connections=1) as upstream:
         sending = [upstream.send(b"%d" % number) for number in range(4)]
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         sending[1].cancel()
 
         def cancel_next(outcome: str, _seconds: float, _size: int) -> None:
@@ -258,7 +258,7 @@ async def test_a_request_times_out() -> None:
         sending = []
         for _ in range(2):
             sending.append(upstream.send())
-            connection = await upstream.accepted()
+            connection = await upstream.accept()
             await connection.request()
             await asyncio.sleep(7)
         sending.append(upstream.send())  # waits for a slot
@@ -267,8 +267,8 @@ async def test_a_request_times_out() -> None:
                 await task
             assert now() == pytest.approx(number * 7 + TIMEOUT_S, abs=0.01)
         assert upstream.outcomes == ["timeout"] * 3
-        await upstream.accepted()  # opened by the third, in the slot of the first
-        await upstream.used()
+        await upstream.accept()  # opened by the third, in the slot of the first
+        await upstream.idle_connection()
 
 
 @fast
@@ -276,7 +276,7 @@ async def test_a_response_that_never_ends_times_out() -> None:
     """One byte per second does not extend the deadline."""
     async with raw_upstream() as upstream:
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         while not sending.done():
             connection.writer.write(b"x")
@@ -291,9 +291,9 @@ async def test_closing_the_pool() -> None:
     """Every connection closes, every request fails, sent or queued, and no new one starts."""
     async with raw_upstream(max_connections=2) as upstream:
         idle = upstream.send()
-        idle_connection = await upstream.accepted()
+        idle_connection = await upstream.accept()
         sending = upstream.send()
-        connection = await upstream.accepted()
+        connection = await upstream.accept()
         await connection.request()
         await idle_connection.serve()
         await idle
@@ -315,12 +315,12 @@ def test_an_expired_deadline_fails_later_waits() -> None:
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
-        deadlines = Deadlines(TIMEOUT_S, Deadline.expire)
-        deadline = Deadline(loop.time() + TIMEOUT_S)
+        deadlines = Deadlines(TIMEOUT_S, RequestDeadline.expire)
+        deadline = RequestDeadline(loop.time() + TIMEOUT_S)
         deadlines.add(deadline)
         await asyncio.sleep(TIMEOUT_S + 1)
         with pytest.raises(TimeoutError):
-            await deadline.bound(loop.create_future())
+            await deadline.apply(loop.create_future())
         deadlines.close()
 
     run_virtual(story())

@@ -55,7 +55,7 @@ def on_both_loops(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, 
 
 
 @dataclass
-class Accepted:
+class AcceptedConnection:
     """A connection that the upstream has accepted."""
 
     reader: asyncio.StreamReader
@@ -95,7 +95,7 @@ class RawUpstream:
 
     url: str
     client: UpstreamClient
-    connections: asyncio.Queue[Accepted]
+    connections: asyncio.Queue[AcceptedConnection]
     outcomes: list[str] = field(default_factory=list)
 
     def send(self, body: bytes = b"{}", method: bytes = b"POST") -> asyncio.Task[Response]:
@@ -103,17 +103,17 @@ class RawUpstream:
         target = self.client.target("/spans")
         return asyncio.create_task(self.client.request(method, target, body))
 
-    async def accepted(self) -> Accepted:
+    async def accept(self) -> AcceptedConnection:
         """The next connection that the client opens."""
         return await self.connections.get()
 
-    async def used(self) -> Accepted:
+    async def idle_connection(self) -> AcceptedConnection:
         """A new connection that has served one request and is idle."""
         sending = self.send()
-        accepted = await self.accepted()
-        await accepted.serve()
+        connection = await self.accept()
+        await connection.serve()
         assert await sending == DONE
-        return accepted
+        return connection
 
 
 def new_client(
@@ -137,11 +137,11 @@ async def raw_upstream(
     max_connections: int = 4, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[RawUpstream]:
     """A listening upstream that responds only when the test makes it."""
-    connections: asyncio.Queue[Accepted] = asyncio.Queue()
-    accepted: list[Accepted] = []
+    connections: asyncio.Queue[AcceptedConnection] = asyncio.Queue()
+    accepted: list[AcceptedConnection] = []
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted.append(Accepted(reader, writer))
+        accepted.append(AcceptedConnection(reader, writer))
         connections.put_nowait(accepted[-1])
 
     server = await asyncio.start_server(accept, host, 0, ssl=tls)
