@@ -1,6 +1,6 @@
 """What the outcome of a request means for its writes and for its lane.
 
-In: a batch, and a `SinkError` or none; HTTP statuses are decided on in sinks/. Out: settled writes,
+In: a batch, and a `SinkError` or none; only the sinks know HTTP statuses. Out: settled writes,
 dead letters, batches in the retry queue, and an up-to-date throttle.
 """
 

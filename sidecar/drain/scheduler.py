@@ -44,7 +44,7 @@ class Scheduler:
         self.linger_s = linger_s
         self._clock = clock
         self._wake_at = wake_at
-        self._fresh_first = False
+        self._new_batch_first = False
         self.sending = 0  # requests in flight
         self.closing = False  # no more writes will come: nothing lingers
 
@@ -80,23 +80,23 @@ class Scheduler:
             else:
                 max_writes = min(max_writes, allowed)
         # A probe that keeps failing may be a bad write: new writes take turns with it.
-        self._fresh_first = probing and not self._fresh_first
-        if self._fresh_first:
-            batch = self._fresh(now, max_writes) or self._retry(now, max_writes)
+        self._new_batch_first = probing and not self._new_batch_first
+        if self._new_batch_first:
+            batch = self._new_batch(now, max_writes) or self._due_retry(now, max_writes)
         else:
-            retry = self._retry(now, max_writes) if self._retry_queue.heap else None
-            batch = retry or self._fresh(now, max_writes)
+            retry = self._due_retry(now, max_writes) if self._retry_queue.heap else None
+            batch = retry or self._new_batch(now, max_writes)
         if batch is not None:
             self.sending += 1
             if not probing:
                 pace.sent(now, len(batch.spans))
         return batch
 
-    def _retry(self, now: float, max_writes: int) -> Batch | None:
+    def _due_retry(self, now: float, max_writes: int) -> Batch | None:
         while (due := self._retry_queue.next_due) is not None and due <= now:
             batch = self._retry_queue.pop()
             self._drop_superseded(batch)
-            max_writes = min(max_writes, self._fitting(batch))
+            max_writes = min(max_writes, self._count_fitting(batch))
             if len(batch.spans) > max_writes:
                 # A probe is one write: it costs a recovering upstream as little as possible, and a
                 # bad write does not keep the rest of its batch from being the probe.
@@ -106,20 +106,20 @@ class Scheduler:
                 return batch
         return None
 
-    def _fresh(self, now: float, max_writes: int) -> Batch | None:
+    def _new_batch(self, now: float, max_writes: int) -> Batch | None:
         queue = self._queue
         due = self._retry_queue.next_due if self._retry_queue.heap else None
         first = queue.first if self._ready else None
         if first is not None:
-            ripe_at = first.accepted_at + self.linger_s
-            if ripe_at <= now or self.is_full or self.closing:
+            lingers_until = first.accepted_at + self.linger_s
+            if lingers_until <= now or self.is_full or self.closing:
                 return Batch(queue.take(max_writes, self._size_limit.max_bytes))
-            due = ripe_at if due is None else min(due, ripe_at)
+            due = lingers_until if due is None else min(due, lingers_until)
         if due is not None:
             self._wake_at(due)
         return None
 
-    def _fitting(self, batch: Batch) -> int:
+    def _count_fitting(self, batch: Batch) -> int:
         """How many writes of `batch` fit into one request; at least one."""
         size = 0
         for count, span in enumerate(batch.spans):

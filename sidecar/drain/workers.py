@@ -102,8 +102,8 @@ class Drain:
             self._metrics.skipped(span, reason, self._loop.time())
             return
         self._queue.put(span)
-        ripe_at = span.accepted_at + self._scheduler.linger_s
-        if self._timer is None or self._timer_due > ripe_at or self._scheduler.is_full:
+        lingers_until = span.accepted_at + self._scheduler.linger_s
+        if self._timer is None or self._timer_due > lingers_until or self._scheduler.is_full:
             self.wake()  # otherwise the timer fires in time
 
     @property

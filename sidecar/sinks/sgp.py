@@ -52,14 +52,14 @@ _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 _text = msgspec.json.encode
 
 
-class _Marks(msgspec.Struct):
+class _TypeAndError(msgspec.Struct):
     """The two keys of `data` that determine the item's type and status."""
 
     span_type: Any = msgspec.field(name="__span_type__", default="STANDALONE")
     error: Any = msgspec.field(name="__error__", default=None)
 
 
-_MARKS = msgspec.json.Decoder(_Marks)
+_TYPE_AND_ERROR = msgspec.json.Decoder(_TypeAndError)
 
 
 def enrichment(environ: Mapping[str, str]) -> tuple[bytes, bytes]:
@@ -145,16 +145,16 @@ class SgpSink:
         # Content is parsed only for these two keys, and only if one of them occurs in it.
         if b"__span_type__" not in data and b"__error__" not in data:
             return with_members(data, defaults, overrides), b'"SUCCESS"', b'"STANDALONE"'
-        marks = _MARKS.decode(data)
-        type_ = marks.span_type
+        parsed = _TYPE_AND_ERROR.decode(data)
+        type_ = parsed.span_type
         type_ = type_ if isinstance(type_, str) and type_ in SPAN_TYPES else "CUSTOM"
-        if not isinstance(marks.error, dict):
+        if not isinstance(parsed.error, dict):
             return with_members(data, defaults, overrides), b'"SUCCESS"', _text(type_)
-        flat: dict[str, Any] = {"error": True}
+        error_members: dict[str, Any] = {"error": True}
         for key in ("type", "message", "category"):
-            if key in marks.error:
-                flat[f"error_{key}"] = marks.error[key]
-        overrides = overrides + b"," + _text(flat)[1:-1]
+            if key in parsed.error:
+                error_members[f"error_{key}"] = parsed.error[key]
+        overrides = overrides + b"," + _text(error_members)[1:-1]
         return with_members(data, defaults, overrides), b'"ERROR"', _text(type_)
 
     async def close(self) -> None:
