@@ -1,1 +1,1 @@
-"""End-to-end tests: they take minutes, and run only when named (.ci/run)."""
+"""End-to-end tests: they take minutes and run only when named (.ci/run does)."""

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, driven by the W3C WebDriver protocol over plain HTTP."""
+"""A headless Chromium, driven by the W3C WebDriver protocol over plain HTTP."""
 
 import asyncio
 import base64
@@ -15,12 +15,12 @@ import aiohttp
 from tests.e2e import parts
 
 AXE = "4.14.1"
-# What a script or a command gives back.
+# The value of a script or a command.
 Value: TypeAlias = Any
 # A cold start of the browser on a busy machine.
 START_S = 120.0
 DEADLINE_S = 60.0
-# It takes one number for IPv4 and IPv6, and ends when one of the two is in use.
+# chromedriver uses one port for IPv4 and IPv6, and ends if either is in use.
 ATTEMPTS = 5
 POLL_S = 0.05
 DESKTOP = (1280, 900)
@@ -29,13 +29,13 @@ PHONE = (390, 844)
 
 @dataclass
 class Browser:
-    """One browser session: a page, its log and what it asked the network for."""
+    """One browser session: a page, its console log and its network requests."""
 
     session: aiohttp.ClientSession
     url: str
 
     async def command(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Value:
-        """One WebDriver command; its value."""
+        """Run one WebDriver command and return its value."""
         payload = {} if body is None and method == "POST" else body
         async with self.session.request(method, f"{self.url}{path}", json=payload) as reply:
             answer = await reply.json(content_type=None)
@@ -43,7 +43,7 @@ class Browser:
         return answer["value"]
 
     async def devtools(self, command: str, **parameters: Any) -> Value:
-        """One command of the DevTools protocol."""
+        """Run one command of the DevTools protocol."""
         return await self.command(
             "POST", "/goog/cdp/execute", {"cmd": command, "params": parameters}
         )
@@ -53,11 +53,11 @@ class Browser:
         await self.command("POST", "/url", {"url": url})
 
     async def run(self, script: str, *arguments: Any) -> Value:
-        """What a function body returns in the page."""
+        """Run a function body in the page and return its value."""
         return await self.command("POST", "/execute/sync", {"script": script, "args": arguments})
 
     async def until(self, condition: str, *arguments: Any) -> Value:
-        """Wait for an expression to be true in the page; its value."""
+        """Wait until an expression is true in the page, and return its value."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 if value := await self.run(f"return {condition}", *arguments):
@@ -65,7 +65,7 @@ class Browser:
                 await asyncio.sleep(POLL_S)
 
     async def look(self, size: tuple[int, int], scheme: str = "light") -> None:
-        """Be a screen of so many CSS pixels, `light` or `dark`."""
+        """Emulate a screen of this size in CSS pixels, `light` or `dark`."""
         width, height = size
         await self.devtools(
             "Emulation.setDeviceMetricsOverride",
@@ -86,19 +86,19 @@ class Browser:
             )
 
     async def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG file."""
+        """Save the whole page as a PNG file."""
         shot = await self.devtools(
             "Page.captureScreenshot", format="png", captureBeyondViewport=True
         )
         await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
     async def complaints(self) -> list[str]:
-        """Errors and warnings of the console, policy violations among them, since last asked."""
+        """Return the console's errors and warnings (CSP violations, too) since the last call."""
         entries = await self.command("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] in {"SEVERE", "WARNING"}]
 
     async def requests(self) -> list[str]:
-        """The URL of every request to the network since last asked."""
+        """Return the URL of every network request since the last call."""
         entries = await self.command("POST", "/se/log", {"type": "performance"})
         events = [json.loads(entry["message"])["message"] for entry in entries]
         return [
@@ -108,8 +108,8 @@ class Browser:
         ]
 
     async def violations(self) -> list[str]:
-        """What axe-core finds wrong with the page as it is now."""
-        # Through DevTools: the page's own policy would not let a script in.
+        """Return axe-core's findings for the current page."""
+        # Through DevTools, because the page's own policy blocks other scripts.
         source = await asyncio.to_thread(axe().read_text)
         await self.devtools("Runtime.evaluate", expression=source)
         found = await self.devtools(
@@ -128,7 +128,7 @@ class Browser:
 
 
 def axe() -> Path:
-    """axe-core's script, from npm."""
+    """Return axe-core's script, from npm."""
 
     def build(home: Path) -> None:
         parts.run("npm", "pack", f"axe-core@{AXE}", "--silent", cwd=home)
@@ -140,7 +140,7 @@ def axe() -> Path:
 
 @asynccontextmanager
 async def browser() -> AsyncIterator[Browser]:
-    """A browser of its own, ended with the test."""
+    """Run a browser that ends with the test."""
     await asyncio.to_thread(parts.debian, "chromium", "chromium-driver")
     driver, address = await _driver()
     try:
@@ -150,7 +150,7 @@ async def browser() -> AsyncIterator[Browser]:
                 "browserName": "chrome",
                 "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
                 "goog:chromeOptions": {
-                    # The tests may run as root in a container, where Chromium has no sandbox.
+                    # Chromium's sandbox does not work as root in a container.
                     "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"],
                 },
             }
@@ -166,7 +166,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 async def _driver() -> tuple[asyncio.subprocess.Process, str]:
-    """A driver at work, and its URL."""
+    """Run a driver and yield its URL."""
     for _ in range(ATTEMPTS):
         driver = await asyncio.create_subprocess_exec(
             "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE

@@ -1,16 +1,16 @@
-"""Judges what charts render; a program of its own, for the packages that only it needs.
+"""Checks what charts render, as a separate program, for the packages that only it needs.
 
 Run by the interpreter of a virtual environment with PyYAML, kubernetes-validate, cel-python and
-jsonpatch; see tests/support/helm.py. One JSON request on standard input, one JSON answer:
+jsonpatch; see tests/support/helm.py. Reads one JSON request from stdin, prints one response:
 
     {"do": "parse", "text": YAML}                   -> the documents
     {"do": "validate", "objects": [...], "version"} -> [[object's name, message], ...]
-    {"do": "versions"}                              -> the Kubernetes versions that it knows
+    {"do": "versions"}                              -> the known Kubernetes versions
     {"do": "admit", "documents": [...], "pods": [{"namespace": labels, "pod": POD}, ...]}
         -> [{"pod": POD after the mutating policy, "warnings": [...]}, ...]
 
-`admit` does what an API server does with the policies of this chart, by another implementation of
-CEL: typed objects of the policies (`Object.spec...{}`, `JSONPatch{}`) become maps first.
+`admit` evaluates the chart's policies as an API server does, with another implementation of CEL.
+The policies' typed objects (`Object.spec...{}`, `JSONPatch{}`) are turned into maps first.
 """
 
 import importlib
@@ -20,20 +20,20 @@ import sys
 from typing import Any
 
 Json = Any
-Value = Any  # of the CEL library: its classes are known at run time only
+Value = Any  # of the CEL library, whose classes are known at run time only
 _STRING = re.compile(r'("(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')')
 _TYPE = re.compile(r"\b(?:Object(?:\.\w+)*|JSONPatch)\{")
 _FIELD = re.compile(r"([{,]\s*)(\w+):")
 
 
 def parse(request: Json) -> Json:
-    """The documents of a YAML text, without the empty ones."""
+    """Return the documents of a YAML text, without empty ones."""
     yaml = importlib.import_module("yaml")
     return [document for document in yaml.safe_load_all(request["text"]) if document]
 
 
 def validate(request: Json) -> Json:
-    """What the schemas of a Kubernetes version say against objects, strictly."""
+    """Return the strict schema violations of objects for a Kubernetes version."""
     module = importlib.import_module("kubernetes_validate")
     found = []
     for item in request["objects"]:
@@ -45,13 +45,13 @@ def validate(request: Json) -> Json:
 
 
 def versions(_: Json) -> Json:
-    """The Kubernetes versions whose schemas are here, oldest first."""
+    """Return the Kubernetes versions with available schemas, oldest first."""
     known: list[str] = importlib.import_module("kubernetes_validate.utils").all_versions()
     return sorted(known, key=lambda version: [int(part) for part in version.split(".")[:2]])
 
 
 def untyped(expression: str) -> str:
-    """CEL with its typed objects as maps."""
+    """Rewrite typed objects in CEL as maps."""
     parts = _STRING.split(expression)
     for number in range(0, len(parts), 2):
         parts[number] = _FIELD.sub(r'\1"\2":', _TYPE.sub("{", parts[number]))
@@ -86,7 +86,7 @@ class Cel:
         self._bool = types.BoolType
 
     def evaluate(self, expression: str) -> Value:
-        """The value of an expression; whatever CEL says against it is raised."""
+        """Return the value of an expression; raises CEL's error."""
         environment = self._celpy.Environment()
         program = environment.program(
             environment.compile(untyped(expression)), functions=self._functions
@@ -98,7 +98,7 @@ class Cel:
         self._variables[self._name(name)] = self.evaluate(expression)
 
     def plain(self, expression: str) -> Json:
-        """The value of an expression as JSON."""
+        """Return the value of an expression as JSON."""
         return self._json(self.evaluate(expression))
 
     def _json(self, value: Value) -> Json:
@@ -106,12 +106,12 @@ class Cel:
             return [self._json(item) for item in value]
         if isinstance(value, dict):
             return {str(key): self._json(item) for key, item in value.items()}
-        # The library's own encoder leaves booleans of joined lists as numbers.
+        # The library's own encoder turns booleans in joined lists into numbers.
         return bool(value) if isinstance(value, self._bool) else value
 
 
 def selected(selector: Json, labels: Json) -> bool:
-    """Whether a label selector takes an object with `labels`."""
+    """Whether a label selector matches an object with `labels`."""
     if any(labels.get(k) != v for k, v in selector.get("matchLabels", {}).items()):
         return False
     for expression in selector.get("matchExpressions", []):
@@ -128,7 +128,7 @@ def selected(selector: Json, labels: Json) -> bool:
 
 
 def matches(policy: Json, namespace: Json, pod: Json) -> bool:
-    """Whether a policy looks at the creation of a pod."""
+    """Whether a policy applies to the creation of a pod."""
     rules = policy["spec"]["matchConstraints"]
     labels = pod["metadata"].get("labels", {})
     return (
@@ -142,7 +142,7 @@ def matches(policy: Json, namespace: Json, pod: Json) -> bool:
 
 
 def mutated(policy: Json, pod: Json) -> Json:
-    """A pod after all mutations of a policy."""
+    """Return a pod after all mutations of a policy."""
     for mutation in policy["spec"]["mutations"]:
         cel = Cel(pod)
         for variable in policy["spec"].get("variables", []):
@@ -153,7 +153,7 @@ def mutated(policy: Json, pod: Json) -> Json:
 
 
 def admit(request: Json) -> Json:
-    """Every pod after the policies with a binding, and what the validating ones warn about."""
+    """Return every pod after the bound policies, with the warnings of the validating ones."""
     documents = request["documents"]
     bound = {d["spec"]["policyName"] for d in documents if d["kind"].endswith("PolicyBinding")}
     policies = [d for d in documents if d["metadata"]["name"] in bound]

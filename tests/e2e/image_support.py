@@ -1,8 +1,8 @@
-"""The image, built by buildah on local bases: no registry of images is asked.
+"""The image, built by buildah on local base images, without an image registry.
 
-Both bases are Debian's packages, put together by mmdebstrap. One is like a slim Python image: a
-shell, apt, Python and pip under /usr/local. The other is like a distroless one: Python under /usr
-and the libraries that it needs, no shell. Images lie in a store of their own in `parts.CACHE`.
+mmdebstrap makes both base images from Debian's packages. One resembles a slim Python image: a
+shell, apt, Python and pip under /usr/local. The other resembles a distroless one: Python under
+/usr with the libraries that it needs, no shell. Images are in their own store in `parts.CACHE`.
 """
 
 import json
@@ -30,14 +30,14 @@ SLIM = "localhost/trace-sidecar-slim"
 DISTROLESS = "localhost/trace-sidecar-distroless"
 IMAGE = "localhost/trace-sidecar"
 POLL_S = 0.1
-# For every build with layers of earlier ones: other arguments alone make buildah no new layer.
+# Set in every build that reuses layers: for buildah, other arguments alone make no new layer.
 VERSIONS = {"VERSION": sidecar.__version__, "REVISION": "abc", "CREATED": "2026-01-02T03:04:05Z"}
 
 _STORE = parts.CACHE / "podman"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What slim images of Debian leave out as well.
+# Files that Debian's slim images omit, too.
 _UNREAD = ("doc", "groff", "info", "lintian", "linda", "locale", "man")
-# The last replaces usrmerge, which needs perl.
+# usr-is-merged replaces usrmerge, which needs perl.
 _SHELL_IN = ("python3", "python3-venv", "ca-certificates", "tzdata", "usr-is-merged")
 _SHELL_LESS = (
     f"python{PYTHON}-minimal",
@@ -47,10 +47,10 @@ _SHELL_LESS = (
     "netbase",
     "tzdata",
 )
-# Nothing of these packages' own tools is in a distroless image.
+# A distroless image has none of these packages' tools.
 _TOOLS = ("bin", "sbin", "usr/sbin", "usr/share/perl5", "usr/share/zoneinfo/right", "var/lib/dpkg")
-# Leaves out what slim images do not have, moves Debian's Python to where the official images
-# have theirs, and adds pip to it.
+# Removes what slim images do not have, moves Debian's Python to the path of the official images,
+# and adds pip.
 _TO_USR_LOCAL = f"""
 set -e
 apt-get purge -qq -y --auto-remove usrmerge perl perl-modules-5.36 libperl5.36
@@ -68,13 +68,13 @@ find /usr/local -name __pycache__ -exec rm -r {{}} +
 
 @cache
 def environment() -> Mapping[str, str]:
-    """The variables with which buildah and podman use their own store and settings."""
+    """Return the variables that make buildah and podman use a store and settings of their own."""
     parts.debian("buildah", "podman", "runc", "mmdebstrap", "uidmap", "catatonit")
     _STORE.mkdir(parents=True, exist_ok=True)
     runc = shutil.which("runc", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     settings = _STORE / "containers.conf"
-    # The default limits are above those of a container that the tests may run in; there is no
-    # systemd to ask either.
+    # The default limits can exceed those of a container that the tests run in, and there is no
+    # systemd.
     settings.write_text(
         "[containers]\n"
         'default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
@@ -93,14 +93,14 @@ def environment() -> Mapping[str, str]:
     return {
         "CONTAINERS_CONF": str(settings),
         "CONTAINERS_STORAGE_CONF": str(store),
-        # The podman that starts a container again is not handed the file above. It refuses a
-        # database that does not name its driver, and only this variable puts the name there.
+        # The podman process that restarts a container does not get the file above. It refuses a
+        # database that does not name its driver, and only this variable writes the name.
         "STORAGE_DRIVER": "overlay",
     }
 
 
 def attempt(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run buildah or podman; how it ended."""
+    """Run buildah or podman and return the completed process."""
     return subprocess.run(
         [str(word) for word in command],
         env={**os.environ, **environment()},
@@ -112,7 +112,7 @@ def attempt(*command: str | Path, **options: Any) -> subprocess.CompletedProcess
 
 
 def run(*command: str | Path) -> str:
-    """The standard output of buildah or podman; AssertionError when it fails."""
+    """Return the standard output of buildah or podman; AssertionError if it fails."""
     done = attempt(*command)
     assert done.returncode == 0, (command, (done.stdout + done.stderr)[-4000:])
     return done.stdout.strip()
@@ -123,7 +123,7 @@ def _excluding() -> list[str]:
 
 
 def _debian(home: Path) -> None:
-    """The root file systems of both bases, as tar files."""
+    """Return the root file systems of both base images, as tar files."""
     include = "--include=" + ",".join(_SHELL_IN)
     parts.run("mmdebstrap", "--variant=minbase", *_excluding(), include, SUITE, home / "slim.tar")
     include = "--include=" + ",".join(_SHELL_LESS)
@@ -149,7 +149,7 @@ def _imported(tar: Path, name: str, *, script: str = "") -> None:
 
 
 def _as_pip_here(base: str, name: str) -> None:
-    """`base` with this machine's certificates and package index, for pip in a build."""
+    """Return `base` with this machine's certificates and package index, for pip in a build."""
     container = run("buildah", "from", "--pull-never", base)
     authorities = os.environ.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
     index = subprocess.run(
@@ -176,7 +176,7 @@ def _exists(image: str) -> bool:
 
 @cache
 def bases() -> None:
-    """`SLIM` and `DISTROLESS`, and a builder for each."""
+    """Make `SLIM` and `DISTROLESS`, and a builder for each."""
     environment()
     tars = parts.build_once("image-bases", _debian)
     plain = BUILDER + "-plain"
@@ -199,7 +199,7 @@ def build(
     cached: bool = False,
     arguments: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Build `source` as `tag`; with `cached`, layers of earlier builds are used."""
+    """Build `source` as `tag`; `cached` reuses layers of earlier builds."""
     bases()
     images = {
         "BUILD_IMAGE": SLIM + "-builder" if slim else BUILDER,
@@ -214,26 +214,26 @@ def build(
 
 
 def built(tag: str, **options: Any) -> Json:
-    """Build as `build` does, which must work; what podman says of the image."""
+    """Build as `build` does, require success, and return podman's description of the image."""
     done = build(tag, **options)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return inspected(tag)
 
 
 def inspected(tag: str) -> Json:
-    """What podman says of an image."""
+    """Return podman's description of an image."""
     described: list[Json] = json.loads(run("podman", "image", "inspect", tag))
     return described[0]
 
 
 def log(container: str) -> str:
-    """All that a container has written."""
+    """Return all output of a container."""
     done = attempt("podman", "logs", container)
     return done.stdout + done.stderr
 
 
 def eventually(true: Callable[[], object], deadline_s: float = 120.0) -> None:
-    """Return once `true` is; AssertionError when it never was."""
+    """Return once `true()` holds; AssertionError if it never does."""
     until = time.monotonic() + deadline_s
     while not true():
         assert time.monotonic() < until, true

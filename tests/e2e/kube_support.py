@@ -1,6 +1,6 @@
-"""A real Kubernetes API server with its etcd, on loopback: admission and storage, no controllers.
+"""A real Kubernetes API server with etcd, on loopback: admission and storage, no controllers.
 
-Both are built from their Go modules. Nothing runs pods: what is created is admitted and stored.
+Both are built from their Go modules. Nothing runs pods: objects are admitted and stored.
 """
 
 import http.client
@@ -23,9 +23,9 @@ from tests.e2e import parts
 Json = dict[str, Any]
 T = TypeVar("T")
 
-# The oldest release that serves MutatingAdmissionPolicy as v1, in its newest patch.
+# The newest patch of the oldest release that serves MutatingAdmissionPolicy as v1.
 KUBERNETES = "1.36.3"
-# What defines PodMonitor and PrometheusRule.
+# The module that defines PodMonitor and PrometheusRule.
 PROMETHEUS_OPERATOR = "v0.85.0"
 # A cold start on a busy machine takes most of a minute.
 START_S = 180.0
@@ -36,8 +36,8 @@ POLL_S = 0.05
 def build(home: Path) -> None:
     """Build kube-apiserver and etcd into `home`, as one module: they share most packages.
 
-    The Kubernetes module refers to its libraries as folders that it does not contain; they are
-    modules of their own, with the same minor and patch version.
+    The Kubernetes module refers to its libraries as folders that the module does not contain. They
+    are modules of their own, with the same minor and patch version.
     """
     source = parts.go_module("k8s.io/kubernetes", f"v{KUBERNETES}")
     mod = (source / "go.mod").read_text()
@@ -51,7 +51,7 @@ def build(home: Path) -> None:
     lines = ["module kube", go_line[0], f"require k8s.io/kubernetes v{KUBERNETES}", *replaced]
     (home / "go.mod").write_text("\n".join(lines) + "\n")
     (home / "go.sum").write_bytes((source / "go.sum").read_bytes())
-    # The version that it tells its clients; helm compares it with what the chart asks for.
+    # The version reported to clients; helm compares it with the chart's kubeVersion.
     version = "-X k8s.io/component-base/version.git"
     _, minor, _ = KUBERNETES.split(".")
     flags = f"-s -w {version}Version=v{KUBERNETES} {version}Major=1 {version}Minor={minor}"
@@ -66,7 +66,7 @@ def build(home: Path) -> None:
 
 
 def custom_resources() -> list[Json]:
-    """PodMonitor and PrometheusRule, as the Prometheus operator defines them."""
+    """Return the Prometheus operator's definitions of PodMonitor and PrometheusRule."""
     module = "github.com/prometheus-operator/prometheus-operator"
     folder = parts.go_module(module, PROMETHEUS_OPERATOR) / "jsonnet/prometheus-operator"
     names = ("podmonitors-crd.json", "prometheusrules-crd.json")
@@ -74,7 +74,7 @@ def custom_resources() -> list[Json]:
 
 
 def poll(what: str, look: Callable[[], T | None], within_s: float = START_S) -> T:
-    """What `look` returns once that is something; an AssertionError that names `what` if never."""
+    """Return the first value of `look` that is not None; AssertionError naming `what` otherwise."""
     deadline = time.monotonic() + within_s
     while (seen := look()) is None:
         assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
@@ -83,7 +83,7 @@ def poll(what: str, look: Callable[[], T | None], within_s: float = START_S) -> 
 
 
 class Answer(NamedTuple):
-    """What the server said; `warnings` are the texts that a client shows its user."""
+    """A response of the server; `warnings` are texts that a client shows to its user."""
 
     status: int
     body: Json
@@ -100,11 +100,11 @@ class Cluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """The file that kubectl and helm reach this server with."""
+        """The file with which kubectl and helm reach this server."""
         return self.folder / "kubeconfig"
 
     def write_kubeconfig(self) -> None:
-        """Make the file that `kubeconfig` names."""
+        """Write the file that `kubeconfig` names."""
         server = {
             "server": f"https://127.0.0.1:{self.port}",
             "certificate-authority": str(self.folder / "tls.crt"),
@@ -120,7 +120,7 @@ class Cluster:
         self.kubeconfig.write_text(json.dumps(config))
 
     def request(self, method: str, path: str, body: Json | None = None, **query: str) -> Answer:
-        """One request as the cluster's administrator. Raises OSError while nothing answers."""
+        """Send a request as the cluster's administrator. Raises OSError while nothing responds."""
         tls = ssl.create_default_context(cafile=self.folder / "tls.crt")
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=tls, timeout=60)
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
@@ -130,24 +130,24 @@ class Cluster:
             connection.request(method, target, json.dumps(body) if body else None, headers)
             reply = connection.getresponse()
             text = reply.read()
-            # Code, agent, then the text as a quoted string.
+            # Format: code, agent, then the text as a quoted string.
             values = reply.headers.get_all("Warning", [])
             warnings = [json.loads(value.split(maxsplit=2)[2]) for value in values]
         is_json = reply.headers.get_content_type() == "application/json"
         return Answer(reply.status, json.loads(text) if is_json else {}, warnings)
 
     def get(self, path: str) -> Json:
-        """What the server has at `path`."""
+        """Return the server's object at `path`."""
         answer = self.request("GET", path)
         assert answer.status == 200, answer
         return answer.body
 
     def create(self, path: str, body: Json, **query: str) -> Answer:
-        """Create an object; what the server's schema does not know is an error."""
+        """Create an object; an unknown field is an error."""
         return self.request("POST", path, body, fieldValidation="Strict", **query)
 
     def create_any(self, item: Json, namespace: str, **query: str) -> Answer:
-        """Create an object of any kind, in `namespace` where it belongs to one and names none."""
+        """Create an object of any kind, in `namespace` if it is namespaced and names none."""
         version = item["apiVersion"]
         api = f"/apis/{version}" if "/" in version else f"/api/{version}"
         (kind,) = [
@@ -164,7 +164,7 @@ class Cluster:
         return self.request("PATCH", path, body)
 
     def add_namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
-        """A namespace with the service account that a controller would add."""
+        """Create a namespace with the service account that a controller would add."""
         metadata = {"name": name, "labels": dict(labels or {})}
         account = {"metadata": {"name": "default"}}
         for path, body in (
@@ -175,7 +175,7 @@ class Cluster:
             assert answer.status == 201, answer
 
     def ready(self) -> bool | None:
-        """True once the server and all that it starts with is ready, else None."""
+        """True once the server and its post-start hooks are ready, else None."""
         try:
             return self.request("GET", "/readyz").status == 200 or None
         except OSError:
@@ -183,7 +183,7 @@ class Cluster:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody uses now."""
+    """Return an unused TCP port of the loopback address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -191,8 +191,8 @@ def free_port() -> int:
 
 @contextmanager
 def running(log: Path, *command: str | Path) -> Iterator[Callable[[], None]]:
-    """A server process; yields what fails with the end of its log once it has ended."""
-    # `timeout`: it ends by itself even where this process is killed.
+    """Run a server process; yield a check that fails with the end of its log if it has ended."""
+    # `timeout` ends it even if this process is killed.
     with (
         log.open("wb") as out,
         subprocess.Popen(
@@ -215,7 +215,7 @@ def running(log: Path, *command: str | Path) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """A ready API server with an empty store; stops both processes at the end."""
+    """Run an API server with an empty store until it is ready; stop both processes at the end."""
     programs = parts.build_once(f"kube/{KUBERNETES}", build)
     parts.debian("openssl")
     key, certificate = folder / "tls.key", folder / "tls.crt"
@@ -254,7 +254,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                     *("--service-account-signing-key-file", key),
                     *("--service-cluster-ip-range", "10.0.0.0/24"),
                     *("--runtime-config", "admissionregistration.k8s.io/v1beta1=true"),
-                    # Nobody but this test connects, and the loopback address can't be advertised.
+                    # Only this test connects, and the loopback address can't be advertised.
                     *("--authorization-mode", "AlwaysAllow", "--endpoint-reconciler-type", "none"),
                 )
             ),

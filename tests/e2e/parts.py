@@ -1,7 +1,7 @@
-"""Real parts for the end-to-end tests: found, installed or built; else skipped with the reason.
+"""Real programs for the end-to-end tests: found, installed or built, else the test is skipped.
 
-What is built or downloaded lies outside the checkout, in `CACHE`, and is made again when absent.
-With `E2E_REQUIRED=1` in the environment (`.ci/run` sets it) a missing part fails the test.
+Builds and downloads are outside the checkout, in `CACHE`, and are made again when absent. With
+`E2E_REQUIRED=1` in the environment (`.ci/run` sets it) a missing part fails the test.
 """
 
 import json
@@ -16,20 +16,20 @@ from typing import NoReturn
 import pytest
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trace-sidecar" / "e2e"
-# A cold build of the largest part takes minutes; one that hangs must not hold the run for ever.
+# A cold build of the largest part takes minutes; a hanging one must not block the run forever.
 TIMEOUT_S = 1500
 _SHOWN = 2000
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip the test with `reason`; fail it where the parts are required."""
+    """Skip the test with `reason`, or fail it if parts are required."""
     if os.environ.get("E2E_REQUIRED"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """The standard output of a command; `missing` with the end of its errors when it fails."""
+    """Return a command's output; if it fails, call `missing` with the end of its errors."""
     try:
         done = subprocess.run(
             command,
@@ -48,7 +48,7 @@ def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | 
 
 
 def debian(*packages: str) -> None:
-    """Install Debian packages that are not there yet; needs root and apt."""
+    """Install missing Debian packages; needs root and apt."""
 
     def installed(package: str) -> bool:
         query = ["dpkg-query", "-W", "-f", "${db:Status-Status}", package]
@@ -66,7 +66,7 @@ def debian(*packages: str) -> None:
 
 
 def unpacked(package: str) -> Path:
-    """The files of a Debian package, unpacked and not installed: no service of it is started."""
+    """Unpack a Debian package without installing it, so that no service starts."""
 
     def build(home: Path) -> None:
         if shutil.which("apt-get") is None:
@@ -81,7 +81,7 @@ def unpacked(package: str) -> Path:
 
 
 def go() -> Path:
-    """The Go toolchain."""
+    """Return the Go toolchain."""
     found = shutil.which("go", path=os.environ.get("PATH", "") + ":/usr/local/go/bin")
     if found is None:
         missing("no Go toolchain")
@@ -89,7 +89,7 @@ def go() -> Path:
 
 
 def go_tool(package: str, version: str) -> Path:
-    """The program of a Go package (`example.com/module/cmd/name`), built from its module once."""
+    """Return the program of a Go package (`example.com/module/cmd/name`), built once."""
     home = CACHE / "go" / package.replace("/", "_") / version
     if not (home / "done").exists():
         run(go(), "install", f"{package}@{version}", env={"GOBIN": str(home)})
@@ -98,13 +98,13 @@ def go_tool(package: str, version: str) -> Path:
 
 
 def go_module(module: str, version: str) -> Path:
-    """The read-only folder with the files of a Go module, from the module proxy."""
+    """Return the read-only folder with the files of a Go module, from the module proxy."""
     answer = json.loads(run(go(), "mod", "download", "-json", f"{module}@{version}"))
     return Path(answer["Dir"])
 
 
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder `name` of the cache, filled by `build` unless an earlier run did it."""
+    """Return the folder `name` of the cache, filled by `build` unless an earlier run did so."""
     home = CACHE / name
     if not (home / "done").exists():
         shutil.rmtree(home, ignore_errors=True)
@@ -115,7 +115,7 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def newer_python() -> Path:
-    """A Python of at least 3.12: the SDKs need it, the sidecar does not."""
+    """Return a Python of at least 3.12, which the SDKs need."""
     candidates = [sys.executable, "python3.14", "python3.13", "python3.12", "python3"]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     candidates += [str(path) for path in sorted(pyenv.glob("3.1[2-9]*/bin/python3"), reverse=True)]
@@ -133,7 +133,7 @@ def newer_python() -> Path:
 
 
 def venv(name: str, *requirements: str) -> Path:
-    """The interpreter of a virtual environment with the newest of `requirements` from the index."""
+    """Return the interpreter of a virtual environment with the newest `requirements`."""
 
     def build(home: Path) -> None:
         run(newer_python(), "-m", "venv", home)

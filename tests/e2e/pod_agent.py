@@ -1,7 +1,7 @@
-"""The agent in the pod of the tests: spans without end until SIGTERM; then it delivers and ends.
+"""The agent in the tests' pod: makes spans until SIGTERM, then flushes and ends.
 
-Runs in a container of its own, from the image, with the repository's `tests` mounted. Prints a line
-of JSON for each span that it ended, and a last one about what became of its events.
+Runs in its own container of the image, with the repository's `tests` mounted. Prints one line of
+JSON per ended span, and a last one with the outcomes of its events.
 """
 
 import json
@@ -19,7 +19,7 @@ PROMPT = "Where is my parcel? " * 150
 
 
 def main() -> None:
-    """Trace until told to stop; one span stays open all the time."""
+    """Trace until SIGTERM; one span stays open throughout."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     sender = Sender()
     spans = Spans(sender=sender)

@@ -1,7 +1,7 @@
 """The rendered pod, run by podman: an agent, the sidecar and both stand-ins for the upstreams.
 
-The chart puts the sidecar into the pod; what podman can't do is taken away (see `_for_podman`). The
-containers share a network that has nothing but loopback, as in a pod. Needs root.
+The chart adds the sidecar to the pod; what podman does not support is removed (see `_for_podman`).
+The containers share a network that has only loopback. Needs root.
 """
 
 import json
@@ -28,7 +28,7 @@ LIMIT_MIB = 128
 AGENTEX, SGP, ADMIN = 5003, 5004, 9318
 SINKS = {"agentex": AGENTEX, "sgp": SGP}
 AGENT, SIDECAR, STAND_INS = "agent", "trace-sidecar", "stand-ins"
-# Longer than both may take to end on a busy machine; the sidecar's own grace is 25 s.
+# Longer than both need to end on a busy machine; the sidecar's own grace period is 25 s.
 GRACE_S = 60
 MIB = 2**20
 
@@ -44,12 +44,12 @@ _VALUES = {
         "resources": {"limits": {"memory": f"{LIMIT_MIB}Mi"}},
     },
 }
-# The image has the daemon only: the agent brings its own code, and the client.
+# The image has the daemon only, so the agent's code and the client are mounted.
 _MOUNTED = {
     "tests": images.SOURCE / "tests",
     "client": images.SOURCE / "client" / "trace_sidecar_client",
 }
-# What an agent's container has already; the chart has the sidecar take it over.
+# Variables of the agent's container, which the chart copies to the sidecar.
 _ENVIRONMENT = {
     "PYTHONPATH": "/agent",
     "AGENTEX_BASE_URL": f"http://127.0.0.1:{AGENTEX}",
@@ -62,7 +62,7 @@ _GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=30
 
 @cache
 def _ready() -> None:
-    """The image, and a podman that runs a container from it with a limit."""
+    """Build the image, and check that podman runs it with a memory limit."""
     if os.geteuid():
         parts.missing("running pods needs root")
     images.built(IMAGE, cached=True, arguments=images.VERSIONS)
@@ -74,9 +74,9 @@ def _ready() -> None:
 
 
 def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
-    """The pod of an agent whose container runs this command, as the chart's policy leaves it."""
+    """Return the pod of an agent with this command, as mutated by the chart's policy."""
     pod: Json = agent_pod()
-    # As root, so that it can read the tests whatever their mode.
+    # As root, so that it can read the tests whatever their file mode.
     pod["spec"]["containers"] = [
         {
             "name": AGENT,
@@ -113,10 +113,10 @@ def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
 
 
 def _for_podman(pod: Json, name: str) -> Json:
-    """The pod without what needs a network or a kubelet, under names of its own.
+    """Return the pod without what needs a network or a kubelet, under names of its own.
 
-    Podman publishes the ports, which only a bridge can; it makes the emptyDir a volume that it
-    knows by its name, for all pods; it runs probes by timers of systemd.
+    Podman would publish the ports, which needs a bridge; it names the emptyDir's volume globally,
+    for all pods; and it runs probes with systemd timers.
     """
     pod["metadata"] = {"name": name, "labels": pod["metadata"]["labels"]}
     sidecar = sidecar_of(pod)
@@ -130,35 +130,35 @@ def _for_podman(pod: Json, name: str) -> Json:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that runs."""
+    """A running pod."""
 
     name: str
 
     def container(self, name: str) -> str:
-        """The name by which podman knows a container of the pod."""
+        """Return podman's name of a container of the pod."""
         return f"{self.name}-{name}"
 
     def inspected(self, name: str) -> Json:
-        """What podman says of a container."""
+        """Return podman's description of a container."""
         described: list[Json] = json.loads(images.run("podman", "inspect", self.container(name)))
         return described[0]
 
     def pid(self, name: str) -> int:
-        """The process id of a container, on this machine; 0 where it does not run."""
+        """Return the process id of a container on this machine; 0 if it does not run."""
         found: int = self.inspected(name)["State"]["Pid"]
         return found
 
     def log(self, name: str) -> list[Json]:
-        """The lines of JSON that a container has written, in all of its lives."""
+        """Return the JSON lines that a container has written, over all its restarts."""
         lines = images.log(self.container(name)).splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def said(self, name: str, event: str) -> list[Json]:
-        """The lines of its log with this event."""
+        """Return the log lines with this event."""
         return [line for line in self.log(name) if line.get("event") == event]
 
     def get(self, port: int, path: str) -> Any:  # noqa: ANN401 (any JSON)
-        """What a server of the pod answers, asked from within its network."""
+        """Return a response of a server in the pod, requested from inside its network."""
         infra = images.run("podman", "pod", "inspect", self.name, "--format={{.InfraContainerID}}")
         pid = images.run("podman", "inspect", infra, "--format={{.State.Pid}}")
         url = f"http://127.0.0.1:{port}{path}"
@@ -166,32 +166,32 @@ class Pod:
         return json.loads(images.run(*within, sys.executable, "-c", _GET, url))
 
     def depths(self) -> list[int]:
-        """How many writes wait for each upstream."""
+        """Return how many writes are waiting for each upstream."""
         sinks = self.get(ADMIN, "/status")["sinks"].values()
         return [sink["depth"] for sink in sinks]
 
     def completed(self) -> list[int]:
-        """How many complete spans each upstream has."""
+        """Return how many complete spans each upstream has."""
         return [self.get(port, "/__report?counts")["complete"] for port in SINKS.values()]
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Both upstreams hang meanwhile."""
+        """Make both upstreams hang during the block."""
         container = self.container(STAND_INS)
         images.run("podman", "pause", container)
         yield
         images.run("podman", "unpause", container)
 
     def kill(self, name: str) -> None:
-        """SIGKILL, as the kernel does it when memory is short: the container is started again."""
+        """Send SIGKILL, as the kernel does when memory is short; the container is restarted."""
         pid = self.pid(name)
-        assert pid > 0  # 0 would be the processes around this test
+        assert pid > 0  # pid 0 would mean this test's process group
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: self.pid(name) not in {0, pid})
 
     @contextmanager
     def terminated(self, name: str) -> Iterator[None]:
-        """SIGTERM to a container, as the kubelet does it; after the block it has ended, with 0."""
+        """Send SIGTERM as the kubelet does; at the end the container must exit with 0."""
         stop = ("podman", "stop", f"--time={GRACE_S}", self.container(name))
         with ThreadPoolExecutor(1) as pool:
             stopping = pool.submit(images.run, *stop)
@@ -200,20 +200,20 @@ class Pod:
         assert self.inspected(name)["State"]["ExitCode"] == 0, self.log(name)[-3:]
 
     def terminate(self, name: str) -> None:
-        """SIGTERM to a container, and wait for its end."""
+        """Send SIGTERM to a container and wait for its end."""
         with self.terminated(name):
             pass
 
 
 @contextmanager
 def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator[Pod]:
-    """A pod whose sidecar has started; nothing of it is left afterwards."""
+    """Run a pod until its sidecar has started; remove everything afterwards."""
     _ready()
     name = f"trace-sidecar-{uuid.uuid4().hex[:8]}"
     pod = Pod(name)
     text = json.dumps(_for_podman(_rendered(agent, latency_ms), name))
     try:
-        # Where a container runs out of memory, a file that says so is left in the folder.
+        # A container that runs out of memory leaves a file in the working folder.
         play = ("podman", "play", "kube", "--network=none", "-")
         done = images.attempt(*play, input=text, cwd=parts.CACHE)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
@@ -228,7 +228,7 @@ def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator
 
 @dataclass(frozen=True)
 class Memory:
-    """What the kernel says of a container's memory, in bytes."""
+    """A container's memory according to the kernel, in bytes."""
 
     limit: int
     peak: int
@@ -241,7 +241,7 @@ class Memory:
 
 
 def memory(pid: int) -> Memory:
-    """The memory of the container that this process is the first of."""
+    """Return the memory of the container whose first process this is."""
     peak_rss = 0
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):

@@ -1,7 +1,7 @@
-"""A real Prometheus that scrapes real sidecars every second, and what it is told and asked.
+"""A real Prometheus that scrapes real sidecars every second.
 
-Every scenario is a namespace of its own, whose targets come and go with it; so that one Prometheus
-serves them all. The rules are the chart's, with their times shortened.
+Every scenario has its own namespace, whose targets exist only during the scenario, so that one
+Prometheus serves all of them. The rules are the chart's, with shortened times.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ T = TypeVar("T")
 Labels = dict[str, str]
 
 RULES = Path(__file__).parents[2] / "helm/trace-sidecar/files/rules.yaml"
-# Longer than anything here takes on a machine with nothing to spare.
+# Longer than anything here takes on a fully loaded machine.
 DEADLINE_S = 90.0
 POLL_S = 0.2
 STOP_S = 20.0
@@ -36,7 +36,7 @@ scrape_configs:
     honor_labels: true
     file_sd_configs: [{{files: [{targets}/*.json], refresh_interval: 1s}}]
 """
-# What is minutes in the chart is seconds here. Scrapes come each second; five of them must fit.
+# Minutes of the chart are seconds here. Scrapes are a second apart; five of them must fit.
 _SHORTER = (
     (r"for: \d+m", "for: 1s"),
     (r"\[(5m|15m|1h)\]", "[10s]"),
@@ -45,12 +45,12 @@ _SHORTER = (
 
 
 def program(name: str) -> Path:
-    """`prometheus` or `promtool`, of the Debian package."""
+    """Return `prometheus` or `promtool` of the Debian package."""
     return parts.unpacked("prometheus") / "usr/bin" / name
 
 
 def shortened(rules: str) -> str:
-    """The same rules for a test that can't wait."""
+    """Return the rules with shortened times."""
     for pattern, shorter in _SHORTER:
         rules, found = re.subn(pattern, shorter, rules)
         assert found, pattern
@@ -58,7 +58,7 @@ def shortened(rules: str) -> str:
 
 
 async def until(look: Callable[[], Awaitable[T]]) -> T:
-    """The first result of `look` that is true."""
+    """Return the first true result of `look`."""
     found: T | None = None
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -70,14 +70,14 @@ async def until(look: Callable[[], Awaitable[T]]) -> T:
 
 
 class Prometheus:
-    """A running one."""
+    """A running Prometheus."""
 
     def __init__(self, url: str, targets: Path) -> None:
         self.url = url
         self._targets = targets
 
     async def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 (JSON)
-        """The `data` of an answer of its API."""
+        """Return the `data` of a response of its API."""
         address = f"{self.url}/api/v1/{path}"
         async with (
             aiohttp.ClientSession() as client,
@@ -88,12 +88,12 @@ class Prometheus:
         return body["data"]
 
     async def query(self, expr: str) -> list[Labels]:
-        """The labels of every series that an expression gives now."""
+        """Return the labels of every series that an expression yields now."""
         data = await self.get("query", query=expr)
         return [each["metric"] for each in data["result"]]
 
     async def firing(self, namespace: str | None = None) -> set[tuple[str, ...]]:
-        """Name, and sink, pod or reason where it has one, of what fires in a namespace."""
+        """Return the firing alerts of a namespace: name, with sink, pod or reason if it has one."""
         alerts = (await self.get("alerts"))["alerts"]
         return {
             (labels["alertname"], *(labels[k] for k in ("sink", "pod", "reason") if k in labels))
@@ -102,7 +102,7 @@ class Prometheus:
         }
 
     async def fires(self, *alerts: str, namespace: str | None) -> None:
-        """Return once all of these fire; each is the name, then what tells it from others."""
+        """Return once all of these fire; each is the name, then its distinguishing labels."""
 
         async def look() -> bool:
             return {tuple(each.split()) for each in alerts} <= await self.firing(namespace)
@@ -111,7 +111,7 @@ class Prometheus:
         await until(look)
 
     async def silent(self, *names: str, namespace: str | None) -> None:
-        """Return once none of these fires; without names, nothing at all."""
+        """Return once none of these fires; without names, once nothing fires."""
 
         async def look() -> bool:
             firing = {each[0] for each in await self.firing(namespace)}
@@ -121,7 +121,7 @@ class Prometheus:
         await until(look)
 
     async def scraped(self, namespace: str) -> None:
-        """Return once there is a sample: what counts up before the first one is no increase."""
+        """Return once there is a sample: `increase` misses what is counted before the first one."""
 
         async def look() -> bool:
             return bool(await self.query(f'trace_sidecar_queue_bytes{{namespace="{namespace}"}}'))
@@ -131,7 +131,7 @@ class Prometheus:
 
     @contextmanager
     def scraping(self, namespace: str, **addresses: str) -> Iterator[None]:
-        """Scrape these, by pod; the address of what exposes labels of its own is `honest`."""
+        """Scrape these addresses, by pod; `honest` is a target that sets its own labels."""
         file = self._targets / f"{namespace}.json"
         groups = [
             {
@@ -150,13 +150,13 @@ class Prometheus:
 
 
 def address(life: SidecarRun) -> str:
-    """Where a sidecar is scraped."""
+    """Return the address at which a sidecar is scraped."""
     return life.admin_url.removeprefix("http://")
 
 
 @contextmanager
 def prometheus(folder: Path, rules: str) -> Iterator[Prometheus]:
-    """Run one, with `rules` as the text of its rule file."""
+    """Run a Prometheus with `rules` as the text of its rule file."""
     targets = folder / "targets"
     targets.mkdir()
     rule_file, configuration = folder / "rules.yaml", folder / "prometheus.yaml"
@@ -197,7 +197,7 @@ async def _ready(url: str) -> bool:
 
 @asynccontextmanager
 async def exposing(text: Callable[[], str]) -> AsyncIterator[str]:
-    """Expose what `text` gives at each scrape; the address. Stands in for kube-state-metrics."""
+    """Serve the result of `text` at each scrape; yield the address. Replaces kube-state-metrics."""
 
     async def metrics(_: web.BaseRequest) -> web.Response:
         return web.Response(text=text(), content_type="text/plain")

@@ -1,4 +1,4 @@
-"""The chart installed in a real cluster by helm, and the pods of agents that meet its policies."""
+"""The chart, installed by helm on a real API server, and agents' pods for its policies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from tests.e2e.kube_support import Answer, Cluster, Json, cluster, custom_resour
 from tests.support.helm import CHART, OPTED_IN, consumer, helm
 
 SIDECAR = "trace-sidecar"
-# A chart of an agent that has the sidecar by the library's templates, without the policies.
+# An agent's chart that includes the sidecar by the library's templates, without the policies.
 LIBRARY_POD = """
 apiVersion: v1
 kind: Pod
@@ -38,30 +38,30 @@ _PER_OBJECT = ("uid", "creationTimestamp", "resourceVersion", "managedFields")
 
 
 def agent(*, labels: Json | None = None, **spec: object) -> Json:
-    """A pod of an agent; `spec` is put over its own."""
-    # Without a token, whose volume would have a random name.
+    """Return an agent's pod; `spec` is merged over the default."""
+    # Without a token, because its volume would have a random name.
     fields = {"automountServiceAccountToken": False, "containers": [CONTAINER], **spec}
     return {"metadata": {"name": "agent", "labels": labels or {}}, "spec": fields}
 
 
 def sidecars(pod: Json) -> list[Json]:
-    """Every container of the pod that is a sidecar, wherever it is."""
+    """Return the pod's sidecars among containers and init containers."""
     spec = pod["spec"]
     containers = spec.get("initContainers", []) + spec["containers"]
     return [container for container in containers if container["name"] == SIDECAR]
 
 
 def stripped(pod: Json) -> Json:
-    """The pod without what the server gives to each object anew."""
+    """Return the pod without the fields that the server generates per object."""
     metadata = {key: value for key, value in pod["metadata"].items() if key not in _PER_OBJECT}
     return pod | {"metadata": metadata}
 
 
 @contextmanager
 def agents_cluster(folder: Path) -> Iterator[Cluster]:
-    """A cluster with the Prometheus operator's resources and with namespaces.
+    """Run a cluster with the Prometheus operator's resources and with namespaces.
 
-    `agents` and `restricted` are opted in; the latter enforces the restricted Pod Security.
+    `agents` and `restricted` are opted in; the latter enforces the restricted security standard.
     """
     with cluster(folder) as server:
         for definition in custom_resources():
@@ -76,9 +76,9 @@ def agents_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 class Release:
-    """The chart as the release `ts` in `tracing`; each change gets an image tag of its own."""
+    """The chart as the release `ts` in `tracing`; each change gets its own image tag."""
 
-    # Never the same again: an old policy must not be taken for the new one.
+    # Never reused, so that an old policy is not mistaken for the new one.
     _tags = count()
 
     def __init__(self, server: Cluster, folder: Path) -> None:
@@ -87,13 +87,13 @@ class Release:
         self._values: Json = {}
 
     def helm(self, *arguments: str | Path, values: Json | None = None) -> str:
-        """Run helm against the cluster, with `values` for `--values -`; what it printed."""
+        """Run helm on the cluster, with `values` for `--values -`, and return its output."""
         done = helm(*arguments, "--kubeconfig", self.server.kubeconfig, values=values)
         assert not done.returncode, done.stderr
         return done.stdout
 
     def install(self, values: Json) -> None:
-        """Install the chart, or upgrade it, and wait until its policy acts."""
+        """Install or upgrade the chart, and wait until its policy is in effect."""
         tag = f"v{next(self._tags)}"
         self._values = deepcopy(values)
         self._values.setdefault("sidecar", {})["image"] = {"tag": tag}
@@ -103,21 +103,21 @@ class Release:
         def acts() -> bool | None:
             return (sidecars(self.pod(agent())) and self.tag() == tag) or None
 
-        # The API server learns of its policies by a watch of its own.
+        # The API server loads policies asynchronously, through a watch.
         poll("new pods get this release's sidecar", acts)
 
     def tag(self) -> str:
-        """The tag of the image that new pods get."""
+        """Return the image tag that new pods get."""
         (container,) = sidecars(self.pod(agent()))
         return str(container["image"].partition(":")[2])
 
     def uninstall(self) -> None:
-        """Remove the release, and wait until pods get no sidecar any more."""
+        """Remove the release, and wait until pods no longer get a sidecar."""
         self.helm("uninstall", "ts", "--namespace", "tracing")
         poll("the policy is gone", lambda: not sidecars(self.pod(agent())) or None)
 
     def library_pod(self) -> Json:
-        """A stored pod of a chart that includes the library with the values of this release."""
+        """Return a stored pod of a chart that includes the library with this release's values."""
         chart = self._folder / f"library-{next(self._tags)}"
         consumer(chart, {"pod.yaml": LIBRARY_POD})
         values = {"sidecar": self._values["sidecar"]}
@@ -128,11 +128,11 @@ class Release:
         return pod
 
     def admit(self, pod: Json, namespace: str = "agents") -> Answer:
-        """What becomes of a pod that is created in `namespace`; it is not stored."""
+        """Create a pod in `namespace` as a dry run, and return the response."""
         return self.server.create(f"/api/v1/namespaces/{namespace}/pods", pod, dryRun="All")
 
     def pod(self, pod: Json, namespace: str = "agents") -> Json:
-        """The pod as the server would store it."""
+        """Return the pod as the server would store it."""
         answer = self.admit(pod, namespace)
         assert answer.status == 201, answer
         return answer.body

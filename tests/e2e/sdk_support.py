@@ -1,4 +1,4 @@
-"""Real agents beside a real sidecar, or without one, and what arrived of their spans."""
+"""Real agents with or without a real sidecar, and the spans that arrived from them."""
 
 import asyncio
 import json
@@ -22,10 +22,10 @@ from tests.support.kill import Rig, SidecarRun
 Row = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
-# For whatever a busy machine may take long for; nothing is measured by it.
+# Generous, for a busy machine; nothing is measured with it.
 DEADLINE_S = 90.0
 POLL_S = 0.05
-# What an agent's pod says of the agent, to the agent and to the sidecar alike.
+# Variables that describe the agent in its pod, for both the agent and the sidecar.
 IDENTITY = {
     "AGENT_NAME": "demo-agent",
     "AGENT_ID": "agent-1",
@@ -36,12 +36,12 @@ _TIMES = ("start_time", "end_time", "start_timestamp", "end_timestamp")
 
 
 def sdk_python() -> Path:
-    """An interpreter with the newest SDKs."""
+    """Return an interpreter with the newest SDKs."""
     return parts.venv("sdk", "agentex-sdk", "scale-gp-beta")
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait for a condition; fails after `DEADLINE_S`."""
+    """Wait for a condition; fail after `DEADLINE_S`."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
             if true():
@@ -63,7 +63,7 @@ class Agent:
         self._process = process
 
     async def ended(self) -> list[Row]:
-        """Let it end, by the end of its stdin; what it says of its spans."""
+        """Close its stdin so that it ends, and return its own report of its spans."""
         async with asyncio.timeout(DEADLINE_S):
             said, errors = await self._process.communicate(b"")
         assert self._process.returncode == 0, errors.decode()[-4000:]
@@ -71,7 +71,7 @@ class Agent:
         return rows
 
     async def kill(self) -> None:
-        """End it where it has not ended."""
+        """Kill it unless it has ended."""
         if self._process.returncode is None:
             self._process.kill()
             await self._process.communicate(b"")
@@ -79,27 +79,27 @@ class Agent:
 
 @dataclass
 class Pod:
-    """Both upstreams and, where `life` is one, a sidecar before them."""
+    """Both upstreams and, if `life` is not None, a sidecar in front of them."""
 
     rig: Rig
     life: SidecarRun | None = None
 
     @property
     def agentex(self) -> AgentexStandIn:
-        """The Agentex that all ends up at."""
+        """The Agentex upstream."""
         return self.rig.agentex
 
     @property
     def sgp(self) -> SgpStandIn:
-        """The SGP that all ends up at."""
+        """The SGP upstream."""
         return self.rig.sgp
 
     def arrived(self) -> Arrived:
-        """What the upstreams have."""
+        """Return the rows of both upstreams."""
         return Arrived(self.agentex.spans, {id_: row for (_, id_), row in self.sgp.spans.items()})
 
     async def more(self, spans: int) -> None:
-        """Wait until SGP has so many spans more than now."""
+        """Wait until SGP has this many more spans than now."""
         enough = len(self.sgp.spans) + spans
         await until(lambda: len(self.sgp.spans) >= enough)
 
@@ -123,7 +123,7 @@ class Pod:
             "TRACE_SIDECAR_URL": url,
             "SGP_API_KEY": "key",
             "SGP_ACCOUNT_ID": "account",
-            # A package that the SDK imports would ask the internet for prices.
+            # Otherwise a package that the SDK imports fetches price lists from the Internet.
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         }
         process = await asyncio.create_subprocess_exec(
@@ -141,14 +141,14 @@ class Pod:
             await agent.kill()
 
     async def run(self, name: str, *arguments: str, **environ: str) -> list[Row]:
-        """Run an agent to its end; then wait until the sidecar has nothing left."""
+        """Run an agent to its end, then wait until the sidecar has delivered everything."""
         async with self.agent(name, *arguments, **environ) as agent:
             made = await agent.ended()
         await self.delivered()
         return made
 
     async def delivered(self) -> None:
-        """Wait until all that the sidecar took is upstream; nothing of it may be lost."""
+        """Wait until the upstreams have all that the sidecar accepted; assert no loss."""
         if self.life is None:
             return
         async with asyncio.timeout(DEADLINE_S), aiohttp.ClientSession() as session:
@@ -171,7 +171,7 @@ def _made(folder: Path) -> Path:
 
 @asynccontextmanager
 async def pod(folder: Path, *, sidecar: bool, **settings: str) -> AsyncIterator[Pod]:
-    """Upstreams, and a sidecar with `settings` in its environment if there is to be one."""
+    """Run both upstreams, and optionally a sidecar with `settings` in its environment."""
     rig = Rig(
         _made(folder),
         seed=0,
@@ -190,7 +190,7 @@ async def pod(folder: Path, *, sidecar: bool, **settings: str) -> AsyncIterator[
 
 
 async def stop(life: SidecarRun, number: signal.Signals = signal.SIGTERM) -> int:
-    """End a sidecar, unless it has ended; its exit code."""
+    """End a sidecar unless it has ended, and return its exit code."""
     if life.process.returncode is None:
         life.process.send_signal(number)
     async with asyncio.timeout(DEADLINE_S):
@@ -198,9 +198,9 @@ async def stop(life: SidecarRun, number: signal.Signals = signal.SIGTERM) -> int
 
 
 def comparable(rows: Mapping[str, Row]) -> dict[str, Row]:
-    """Rows by name, with all that differs between two runs of one agent made alike.
+    """Return rows by name, with everything normalized that differs between two runs of one agent.
 
-    Ids become the names of their spans, times whether they are there; `lost` looks at both.
+    Ids become the names of their spans, times become whether they are present; `lost` checks both.
     """
     names = {id_: row["name"] for id_, row in rows.items()}
     assert len(set(names.values())) == len(names), "names are unique"
@@ -209,7 +209,7 @@ def comparable(rows: Mapping[str, Row]) -> dict[str, Row]:
         alike = row | {"id": row["name"]}
         for key in ("parent_id", "trace_id"):
             if key in row:
-                # A trace id that an SDK made itself differs from run to run.
+                # A trace id that the SDK generates differs in each run.
                 alike[key] = names.get(row[key], "a trace" if key == "trace_id" else row[key])
         alike |= {key: row[key] is not None for key in _TIMES if key in row}
         made[row["name"]] = alike
@@ -217,10 +217,10 @@ def comparable(rows: Mapping[str, Row]) -> dict[str, Row]:
 
 
 def assert_equal(with_sidecar: Mapping[str, Row], without: Mapping[str, Row]) -> None:
-    """Two runs of one agent left the same, as far as the one without a sidecar left spans whole.
+    """Assert that two runs of one agent left the same spans.
 
-    With START writes the SDKs' sync queue now and then does not: at its flush two threads send, and
-    a START that comes last replaces its END.
+    Spans that the run without a sidecar left incomplete are ignored: with START writes, the SDKs'
+    sync queue flushes from two threads, and a START that arrives last replaces its END.
     """
     ours, theirs = comparable(with_sidecar), comparable(without)
     whole = {n: row for n, row in theirs.items() if row.get("end_time") or row.get("end_timestamp")}
@@ -229,15 +229,15 @@ def assert_equal(with_sidecar: Mapping[str, Row], without: Mapping[str, Row]) ->
 
 
 def instant(text: str) -> datetime:
-    """A time; without an offset it is UTC."""
+    """Parse a time; without an offset it is UTC."""
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def lost(made: list[Row], rows: Mapping[str, Row]) -> int:
-    """How many of the spans that the agent made did not arrive complete.
+    """Return how many of the agent's spans did not arrive complete.
 
-    Those that did have the very ids and times that the agent gave them.
+    Asserts that the others have exactly the agent's ids and times.
     """
     absent = 0
     for span in made:

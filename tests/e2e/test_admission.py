@@ -1,4 +1,4 @@
-"""The chart on a real API server: what its admission policies make of the pods of agents."""
+"""The chart on a real API server: how its admission policies change agents' pods."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -21,7 +21,7 @@ URL = "http://127.0.0.1:8318"
 SGP = "SGP_CLIENT_BASE_URL"
 OPTED_OUT = {"trace-sidecar/inject": "false"}
 GRACE_S = 45
-# Everything that changes a pod, with a text that is awkward for CEL, JSON and YAML alike.
+# Every value that changes a pod, with text that is awkward to quote in CEL, JSON and YAML.
 EVERYTHING: Json = {
     "injection": {
         "setSgpClientBaseUrl": True,
@@ -39,7 +39,7 @@ EVERYTHING: Json = {
         "config": {
             "sgp": {"relay": True},
             "queue": {"start_hold_s": 0.5},
-            # setSgpClientBaseUrl turns it on; a chart with the library says it itself.
+            # setSgpClientBaseUrl enables it; a chart with the library sets it itself.
             "listener": {"pass_through": True},
         },
         "env": [
@@ -53,7 +53,7 @@ EVERYTHING: Json = {
 PLAIN_CONTAINER = EVERYTHING | {"sidecar": EVERYTHING["sidecar"] | {"mode": "container"}}
 
 MOUNTED: Json = CONTAINER | {"volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}
-# What agents look like: nothing but a container, and all that the policy has to find its way by.
+# Shapes of agents' pods: from a single container to everything that the policy has to handle.
 SHAPES: dict[str, Json] = {
     "bare": {},
     "init containers": {
@@ -89,7 +89,7 @@ def release(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Releas
 
 
 def test_pods_out_of_reach(release: Release) -> None:
-    """They are stored byte for byte as before the chart was installed, and after it was removed."""
+    """Pods out of reach are stored byte for byte as without the chart."""
     pods: list[tuple[str, Json]] = [
         *(("elsewhere", agent(**shape)) for shape in SHAPES.values()),
         *(("agents", agent(labels=OPTED_OUT, **shape)) for shape in SHAPES.values()),
@@ -110,13 +110,13 @@ def test_pods_out_of_reach(release: Release) -> None:
 
 
 def written(values: Json) -> list[tuple[str, str]]:
-    """The literal variables that `values` add to the sidecar."""
+    """Return the literal variables that `values` add to the sidecar."""
     entries = values.get("sidecar", {}).get("env", [])
     return [(entry["name"], entry["value"]) for entry in entries if "value" in entry]
 
 
 def with_sidecar(spec: Json, library: Json, values: Json) -> Json:
-    """The spec of a pod with the containers and volumes of `library`, and what `values` ask for."""
+    """Return a pod's spec with `library`'s containers and volumes and the effects of `values`."""
     spec = deepcopy(spec)
     wants = values.get("injection", {})
     if wants.get("setSgpClientBaseUrl"):
@@ -137,7 +137,7 @@ def with_sidecar(spec: Json, library: Json, values: Json) -> Json:
     "values", [{}, EVERYTHING, PLAIN_CONTAINER], ids=["defaults", "everything", "container"]
 )
 def test_injection(release: Release, values: Json) -> None:
-    """Every shape of a pod gets what the library chart gives, and is otherwise what it was."""
+    """Every shape of pod gets what the library chart renders, and is otherwise unchanged."""
     release.install(values)
     library = release.library_pod()["spec"]
     (container,) = sidecars({"spec": library})
@@ -151,7 +151,7 @@ def test_injection(release: Release, values: Json) -> None:
 
 
 def test_injection_happens_once(release: Release) -> None:
-    """A pod with the sidecar stays as it is: from the policy, the library, or in another list."""
+    """A pod that has the sidecar is not changed, wherever the sidecar is and came from."""
     release.install(EVERYTHING)
     twice = release.pod(agent())
     for pod in (twice, release.library_pod()):
@@ -162,7 +162,7 @@ def test_injection_happens_once(release: Release) -> None:
 
 
 def mutating_policy(name: str, expression: str) -> tuple[Json, Json]:
-    """Somebody else's policy for all pods, and its binding; it runs again after changes."""
+    """Return another policy for all pods, with its binding; it is reinvoked after changes."""
     rule = {
         "apiGroups": [""],
         "apiVersions": ["v1"],
@@ -184,7 +184,7 @@ def mutating_policy(name: str, expression: str) -> tuple[Json, Json]:
 
 @pytest.mark.parametrize("name", ["a-first", "z-last"])
 def test_beside_other_policies(release: Release, server: Cluster, name: str) -> None:
-    """Another policy that adds a container each time it runs: there is still one sidecar."""
+    """With another policy that adds a container on every run, there is still one sidecar."""
     release.install(EVERYTHING)
     added = 'JSONPatch{op: "add", path: "/spec/containers/-", value: Object.spec.containers{'
     added += 'name: "extra" + string(object.spec.containers.size()), image: "extra:1"}}'
@@ -209,7 +209,7 @@ def test_beside_other_policies(release: Release, server: Cluster, name: str) -> 
 
 
 def test_restricted_namespaces(release: Release) -> None:
-    """Where Pod Security is enforced as restricted, an agent that is let in stays let in."""
+    """A pod that the restricted Pod Security Standard admits is still admitted with the sidecar."""
     release.install(EVERYTHING)
     context = {
         "allowPrivilegeEscalation": False,
@@ -231,7 +231,7 @@ def test_restricted_namespaces(release: Release) -> None:
     ids=["volume", "resources"],
 )
 def test_pods_that_would_become_invalid(release: Release, spec: Json) -> None:
-    """An agent with our volume's name, or with too little for the pod, starts, with a warning."""
+    """A pod that the sidecar would make invalid is admitted without it, with a warning."""
     release.install(EVERYTHING)
 
     def warned() -> Answer | None:
@@ -245,7 +245,7 @@ def test_pods_that_would_become_invalid(release: Release, spec: Json) -> None:
 
 
 def test_a_missing_sidecar_is_warned_about(release: Release, server: Cluster) -> None:
-    """Once the policy does nothing, creating an agent's pod warns; pods out of reach never do."""
+    """Without injection, creating an agent's pod gives a warning; pods out of reach get none."""
     release.install({})
     assert release.admit(agent()).warnings == []
     api = "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings"
@@ -264,7 +264,7 @@ def test_a_missing_sidecar_is_warned_about(release: Release, server: Cluster) ->
 
 
 def test_pods_that_were_there_before(release: Release, server: Cluster) -> None:
-    """Opting in changes no pod that runs: its labels can be changed, and it gets no sidecar."""
+    """Opting in does not affect existing pods: they can be updated, and get no sidecar."""
     release.install(EVERYTHING)
     server.add_namespace("late")
     pods = "/api/v1/namespaces/late/pods"

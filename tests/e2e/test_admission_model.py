@@ -42,7 +42,7 @@ variables |= st.fixed_dictionaries({"name": names, "valueFrom": sources})
 
 
 def containers(*choices: str, least: int) -> st.SearchStrategy[list[Json]]:
-    """Lists of containers with different names of `choices`, some with variables."""
+    """Generate lists of containers with distinct names from `choices`, some with variables."""
     one = st.fixed_dictionaries(
         {"name": st.sampled_from(choices), "image": st.just("image:1")},
         optional={"env": st.lists(variables, max_size=6)},
@@ -64,7 +64,7 @@ specs = st.fixed_dictionaries(
 
 
 def taken(entry: Json) -> bool:
-    """Whether the sidecar takes over this variable of the first agent's container."""
+    """Whether this variable of the agent's first container is copied to the sidecar."""
     value = entry.get("value", "")
     itself = re.match(
         r"\s*https?://(.*@)?(127\.0\.0\.1|localhost|\[::1\]):8318(\D|$)", value, re.IGNORECASE
@@ -73,7 +73,7 @@ def taken(entry: Json) -> bool:
 
 
 def injected(spec: Json, sidecar: Json, volume: Json) -> Json:
-    """The model: a pod's spec after the injection."""
+    """Return a pod's spec after injection, according to the model."""
     spec, sidecar = deepcopy(spec), deepcopy(sidecar)
     agents = [container for container in spec["containers"] if container["name"] in AGENTS]
     if agents:
@@ -103,7 +103,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
 @settings(max_examples=200)
 @given(spec=specs)
 def test_any_pod(release: Release, spec: Json) -> None:
-    """No pod that is let in without the chart is refused with it, and each one is as modelled."""
+    """Every pod that is admitted without the chart is admitted with it, and changed as modeled."""
     library = release.pod(agent())["spec"]
     (volume,) = (item for item in library["volumes"] if item["name"] == SIDECAR)
     (sidecar,) = sidecars({"spec": library})

@@ -1,4 +1,4 @@
-"""The environment on a real API server: what sidecar and agents get of each other's variables."""
+"""Environment variables that sidecar and agents get from each other, on a real API server."""
 
 from collections.abc import Iterator
 
@@ -18,12 +18,12 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
 
 
 def reference(name: str, key: str) -> Json:
-    """A variable from a Secret."""
+    """Return a variable from a Secret."""
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": "agent", "key": key}}}
 
 
 def test_variables_that_the_sidecar_takes_over(release: Release) -> None:
-    """Literals and references of the first container, in its order; no others; its own once."""
+    """Literals and references of the first container are copied in order, without duplicates."""
     release.install({})
     own = sidecars(release.pod(agent()))[0]["env"]
     taken = [
@@ -33,7 +33,7 @@ def test_variables_that_the_sidecar_takes_over(release: Release) -> None:
         {"name": "AGENT_NAME"},
     ]
     ignored = [{"name": "OPENAI_API_KEY", "value": "x"}, reference("DATABASE_URL", "db")]
-    # What it is made of stays behind.
+    # The variables that it refers to are not copied.
     ignored.append({"name": "AGENT_VERSION", "value": "$(IMAGE_TAG)"})
     first = CONTAINER | {"env": [taken[0], ignored[0], taken[1], *ignored[1:], *taken[2:]]}
     second = CONTAINER | {"name": "worker", "env": [{"name": "AGENT_ID", "value": "no"}]}
@@ -48,7 +48,7 @@ def test_variables_that_the_sidecar_takes_over(release: Release) -> None:
     "address", [URL, f"{URL}/", "http://localhost:8318", "http://[::1]:8318/x"]
 )
 def test_the_way_to_itself_is_not_taken_over(release: Release, address: str) -> None:
-    """An agent that is pointed at the sidecar already does not point the sidecar at itself."""
+    """A URL of the sidecar itself is not copied to the sidecar."""
     release.install({})
     env = [{"name": SGP, "value": address}, {"name": "AGENT_ID", "value": "a"}]
     pod = release.pod(agent(containers=[CONTAINER | {"env": env}]))
@@ -56,7 +56,7 @@ def test_the_way_to_itself_is_not_taken_over(release: Release, address: str) -> 
 
 
 def test_the_address_in_the_agents(release: Release) -> None:
-    """It takes the place of the old one, which the sidecar gets; other containers keep theirs."""
+    """It replaces the old URL, which the sidecar gets; other containers keep theirs."""
     wants = {"setSgpClientBaseUrl": True, "agentContainers": ["worker", "agent"]}
     release.install({"injection": wants})
     old, new = reference(SGP, "url"), {"name": SGP, "value": URL}

@@ -1,4 +1,4 @@
-"""The dashboard, made anew, and asked of a real Prometheus under load and faults."""
+"""The dashboard, regenerated, and queried on a real Prometheus under load and faults."""
 
 import asyncio
 import json
@@ -20,19 +20,19 @@ SDK = "grafana-foundation-sdk==1769699998!10.1.0"
 PODS = 40
 # A table has this many rows.
 WORST = 10
-# As the $__rate_interval of a scrape each second.
+# The $__rate_interval for one scrape per second.
 INTERVAL = {"$__rate_interval": "10s", "$__range": "1m"}
 
 
 @pytest.fixture
 def prom(tmp_path: Path) -> Iterator[Prometheus]:
-    """A Prometheus with the chart's rules as they are."""
+    """Run a Prometheus with the chart's rules, unchanged."""
     with prometheus(tmp_path, RULES.read_text()) as running:
         yield running
 
 
 def expressions(namespace: str, pod: str) -> list[tuple[str, str]]:
-    """Title and expression of every query, with the variables filled in."""
+    """Yield title and expression of every query, with the variables filled in."""
     filled = INTERVAL | {"$namespace": namespace, "$pod": pod}
     found = []
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
@@ -46,7 +46,7 @@ def expressions(namespace: str, pod: str) -> list[tuple[str, str]]:
 
 
 def many(text: str) -> str:
-    """A scrape of one sidecar as if of `PODS` others."""
+    """Copy a scrape of one sidecar as the scrapes of `PODS` others."""
     own = [line for line in text.splitlines() if not line.startswith("#")]
     lines = []
     for number in range(PODS):
@@ -59,24 +59,24 @@ def many(text: str) -> str:
 
 
 def restarts() -> str:
-    """What kube-state-metrics says of a native sidecar."""
+    """Return kube-state-metrics' series for a native sidecar."""
     labels = 'namespace="agents",pod="a",container="trace-sidecar"'
     return f"kube_pod_init_container_status_restarts_total{{{labels}}} 0\n"
 
 
 async def metrics_of(life: SidecarRun) -> str:
-    """A scrape."""
+    """Return the text of one scrape."""
     async with aiohttp.ClientSession() as client, client.get(life.admin_url + "/metrics") as reply:
         return await reply.text()
 
 
 async def empty(prom: Prometheus, namespace: str, pod: str) -> list[str]:
-    """The panels that show nothing."""
+    """Return the panels without data."""
     return [title for title, expr in expressions(namespace, pod) if not await prom.query(expr)]
 
 
 async def test_every_panel_shows_something(prom: Prometheus, tmp_path: Path) -> None:
-    """Every expression gives data, for one pod and for all; 40 more pods add no series."""
+    """Every expression has data, for one pod and for all, and 40 more pods add no series."""
     rig = Rig(tmp_path, seed=8)
     turn = 0
 
@@ -117,7 +117,7 @@ async def crowd_is_there(prom: Prometheus) -> bool:
 
 
 async def test_variables_have_values(prom: Prometheus, tmp_path: Path) -> None:
-    """The namespaces and the pods to choose from are those of the sidecars."""
+    """The dashboard's variables list the sidecars' namespaces and pods."""
     rig = Rig(tmp_path, seed=9, settings={"SIDECAR_SHUTDOWN__GRACE_S": "0"})
     listed = json.loads(DASHBOARD.read_text())["templating"]["list"]
     queries = [each["query"].replace("$namespace", ".*") for each in listed[1:]]
@@ -136,14 +136,14 @@ async def test_variables_have_values(prom: Prometheus, tmp_path: Path) -> None:
 
 
 def test_the_committed_file_is_what_the_program_makes() -> None:
-    """`python -m tools.dashboard` was run after its last change; ids are stable."""
+    """The committed dashboard is the output of `python -m tools.dashboard`; ids are stable."""
     python = parts.venv("dashboard-10.1.0", SDK)
     made = parts.run(python, "-m", "tools.dashboard", cwd=ROOT)
     assert made == DASHBOARD.read_text()
 
 
 def test_it_can_be_provisioned() -> None:
-    """A stable uid, no id of a server, the chosen data source everywhere, a help text each."""
+    """It has a stable uid, no server id, and per panel the chosen data source and a help text."""
     dashboard = json.loads(DASHBOARD.read_text())
     assert dashboard["uid"] == "trace-sidecar"
     assert "id" not in dashboard

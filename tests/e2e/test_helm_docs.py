@@ -1,4 +1,4 @@
-"""The recipes of docs/deploy.md work as they stand there."""
+"""The recipes of docs/deploy.md work as written."""
 
 import json
 import re
@@ -26,13 +26,13 @@ TEXT = (ROOT / "docs/deploy.md").read_text()
 
 
 def section(title: str) -> list[str]:
-    """The fenced blocks below a heading, in order."""
+    """Return the fenced blocks below a heading, in order."""
     body = TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
     return re.findall(r"^```\w*\n(.*?)^```$", body, re.DOTALL | re.MULTILINE)
 
 
 def test_three_commands_inject() -> None:
-    """The first one installs; the second one's label is the one that the policy asks for."""
+    """The first command installs the chart; the second sets the label that the policy selects."""
     install, label, restart = section("Inject")[0].strip().splitlines()
     readme = (CHART / "README.md").read_text()
     assert f"```\n{install}\n{label}\n{restart}\n```" in readme, "the chart's README has the same"
@@ -49,12 +49,12 @@ def test_three_commands_inject() -> None:
 
 
 def manifests(text: str) -> str:
-    """The objects in what `helm install --dry-run` prints."""
+    """Return the objects in the output of `helm install --dry-run`."""
     return text.partition("MANIFEST:\n")[2].partition("\nNOTES:")[0]
 
 
 def test_a_chart_of_ones_own(tmp_path: Path) -> None:
-    """The Deployment of the recipe has the sidecar, its volume and the agent's environment."""
+    """The recipe's Deployment has the sidecar, its volume and the agent's environment."""
     dependencies, deployment, values = section("Include it in your own chart")
     chart = tmp_path / "agent"
     (chart / "templates").mkdir(parents=True)
@@ -82,14 +82,14 @@ def test_a_chart_of_ones_own(tmp_path: Path) -> None:
 
 
 def local(kustomization: str) -> str:
-    """A kustomization with the components of this checkout."""
+    """Replace the components of a kustomization by those of this checkout."""
     pattern = r"github.com/OWNER/trace-sidecar/(deploy/kustomize/\w+)\?ref=\S+"
     assert re.search(pattern, kustomization)
     return re.sub(pattern, lambda match: Path(match[1]).name, kustomization)
 
 
 def test_kustomize(tmp_path: Path) -> None:
-    """The component, the image and the patch of the recipe together give a set-up sidecar."""
+    """The recipe's component, image and patch together give a configured sidecar."""
     kustomization, patch = section("Kustomize")
     base = tmp_path / "base"
     base.mkdir()
@@ -111,7 +111,7 @@ def test_kustomize(tmp_path: Path) -> None:
 
 
 def test_flux(tmp_path: Path) -> None:
-    """The component and the image's patch give a post-renderer with both."""
+    """The component and the image patch give a post-renderer with both."""
     kustomization, images = section("Flux")
     base = tmp_path / "base"
     base.mkdir()
@@ -134,7 +134,7 @@ def test_flux(tmp_path: Path) -> None:
 
 
 def test_environments_yaml_points_at_the_sidecar() -> None:
-    """The address of the Agentex recipe is where the sidecar listens by default."""
+    """The Agentex recipe has the sidecar's default address."""
     (block,) = section("Agentex deployments")
     (environments,) = documents(block)
     overrides = environments["environments"]["production"]["helm_overrides"]
@@ -145,7 +145,7 @@ def test_environments_yaml_points_at_the_sidecar() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """Every link of the page is a heading of it or a file of the repository."""
+    """Every link of the page leads to one of its headings or to a file of the repository."""
     headings = {
         re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
         for line in TEXT.splitlines()

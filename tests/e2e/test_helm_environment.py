@@ -1,4 +1,4 @@
-"""What the policy does to environments: the sidecar's own, and those of the agent's containers."""
+"""How the policy changes the environment of the sidecar and of the agent's containers."""
 
 import re
 
@@ -14,18 +14,18 @@ SECRET = {"secretKeyRef": {"name": "sgp", "key": "key"}}
 
 
 def agent(pod: Json) -> Json:
-    """The agent's own container."""
+    """Return the agent's own container."""
     (container,) = (item for item in pod["spec"]["containers"] if item["name"] == "agent")
     return container
 
 
 def with_env(*env: Json, **spec: Json) -> Json:
-    """An agent's pod with these environment entries."""
+    """Return an agent's pod with these environment entries."""
     return agent_pod(containers=[{"name": "agent", "image": "agent:1", "env": list(env)}], **spec)
 
 
 def test_the_agents_environment_is_taken_over() -> None:
-    """Literals and references come along, in order; other variables do not."""
+    """The listed variables are copied in order, as literals and references; others are not."""
     wanted = [
         {"name": "AGENTEX_BASE_URL", "value": "http://agentex:5003"},
         {"name": "SGP_API_KEY", "valueFrom": SECRET},
@@ -40,7 +40,7 @@ def test_the_agents_environment_is_taken_over() -> None:
 
 @pytest.mark.parametrize("mode", ["native", "container"])
 def test_taking_over_counts_from_where_the_sidecar_is(mode: str) -> None:
-    """With init containers, with several containers, from the named one."""
+    """The copy has the right index with init containers, several containers and a named one."""
     entry = {"name": "AGENT_NAME", "value": "mine"}
     pod = agent_pod(
         initContainers=[{"name": "init", "image": "i"}],
@@ -59,7 +59,7 @@ def test_taking_over_counts_from_where_the_sidecar_is(mode: str) -> None:
     "url", [URL, "http://localhost:8318/", "https://[::1]:8318", " HTTP://a@LocalHost:8318?x"]
 )
 def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
-    """An agent that points at the sidecar already does not make the sidecar point at itself."""
+    """A URL of the sidecar itself is not copied to the sidecar."""
     with pytest.raises(ConfigError):
         load(None, {"SGP_CLIENT_BASE_URL": url})
     injected = one({}, with_env({"name": "SGP_CLIENT_BASE_URL", "value": url}))["pod"]
@@ -68,19 +68,19 @@ def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://localhost:83180", "http://sgp.example:8318"])
 def test_what_only_looks_like_the_sidecar_is_taken_over(url: str) -> None:
-    """Another port or another host is an upstream like any other."""
+    """A URL with another port or host is copied."""
     entry = {"name": "SGP_CLIENT_BASE_URL", "value": url}
     assert entry in sidecar_of(one({}, with_env(entry))["pod"])["env"]
 
 
 def test_a_value_made_of_other_variables_is_not_taken_over() -> None:
-    """What can't be resolved in the sidecar would be a wrong address there, for ever."""
+    """A value that can't be resolved in the sidecar is not copied: it would be a wrong address."""
     injected = one({}, with_env({"name": "AGENTEX_BASE_URL", "value": "http://$(HOST)"}))["pod"]
     assert "AGENTEX_BASE_URL" not in [item["name"] for item in sidecar_of(injected)["env"]]
 
 
 def test_what_the_chart_sets_is_not_taken_over() -> None:
-    """A credential of the chart's Secret is not doubled by the agent's."""
+    """A credential from the chart's Secret is not duplicated by the agent's."""
     values = {"sidecar": {"credentials": {"secretName": "spans"}}}
     injected = one(values, with_env({"name": "SGP_API_KEY", "valueFrom": SECRET}))["pod"]
     names = [item["name"] for item in sidecar_of(injected)["env"]]
@@ -91,7 +91,7 @@ def test_what_the_chart_sets_is_not_taken_over() -> None:
 
 
 def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
-    """In every container, with or without an environment; the old URL becomes the upstream."""
+    """Every container of the agent gets the sidecar's URL; the old one becomes the upstream."""
     real = {"name": "SGP_CLIENT_BASE_URL", "value": "https://sgp.example"}
     here = {"name": "SGP_CLIENT_BASE_URL", "value": URL}
     other = {"name": "X", "value": "1"}
@@ -113,7 +113,7 @@ def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
 
 
 def test_passing_other_calls_on_can_be_refused() -> None:
-    """An operator's own word about pass_through stands."""
+    """An explicit pass_through is not overridden."""
     values = {
         "injection": {"setSgpClientBaseUrl": True},
         "sidecar": {"config": {"listener": {"pass_through": False}}},
@@ -123,7 +123,7 @@ def test_passing_other_calls_on_can_be_refused() -> None:
 
 
 def test_no_patch_adds_a_list_of_typed_objects() -> None:
-    """Seen with kube-apiserver 1.36.3: it panics on such a value and no pod can be created."""
+    """No patch has a list of typed objects as value: kube-apiserver 1.36.3 panics on it."""
     more = {"spool": {"enabled": True}, "env": [{"name": "X", "value": ""}]}
     values = {"sidecar": more, "injection": {"setSgpClientBaseUrl": True}}
     policy = only(render(values=values), "MutatingAdmissionPolicy")

@@ -1,4 +1,4 @@
-"""The injection policy, evaluated without a cluster: what it does to pods, and what it leaves."""
+"""The injection policy, evaluated without a cluster: what it changes in pods and what not."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ FULL = {
 @pytest.mark.parametrize("values", [{}, FULL], ids=["default", "full"])
 @pytest.mark.parametrize("mode", ["native", "container"])
 def test_one_container_definition(values: Json, mode: str, tmp_path: Path) -> None:
-    """What the policy injects is, field for field, what the library's templates give a chart."""
+    """The policy injects, field for field, what the library's templates render."""
     both = {"sidecar": {**values, "mode": mode}}
     included = only(
         render(values=both, chart=consumer(tmp_path / "agent", {"pod.yaml": POD})), "Pod"
@@ -60,7 +60,7 @@ def test_one_container_definition(values: Json, mode: str, tmp_path: Path) -> No
 
 
 def test_it_goes_behind_what_is_there() -> None:
-    """Init containers and volumes that a pod has stay as they are, and come first."""
+    """A pod's own init containers and volumes are unchanged and come first."""
     pod = agent_pod(
         initContainers=[{"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"}],
         volumes=[{"name": "data", "emptyDir": {}}],
@@ -74,7 +74,7 @@ def test_it_goes_behind_what_is_there() -> None:
 
 @pytest.mark.parametrize("mode", ["native", "container"])
 def test_injecting_twice_is_injecting_once(mode: str) -> None:
-    """A pod that went through the policy is not changed by it again."""
+    """The policy does not change a pod a second time."""
     values = {
         "sidecar": {"mode": mode, "spool": {"enabled": True}},
         "injection": {"setSgpClientBaseUrl": True, "minGracePeriodSeconds": 60},
@@ -97,12 +97,12 @@ def test_injecting_twice_is_injecting_once(mode: str) -> None:
     ids=["no label", "other label", "opted out", "host network", "windows"],
 )
 def test_other_pods_are_left_alone(pod: Json, namespace: Json) -> None:
-    """Untouched and without a warning: not opted in, opted out, or not able to have it."""
+    """Pods that did not opt in, opted out or can't have the sidecar are unchanged, unwarned."""
     assert one({}, pod, namespace) == {"pod": pod, "warnings": []}
 
 
 def test_the_selector_narrows() -> None:
-    """With a pod selector only pods that it takes are injected, still without the opted out."""
+    """With a pod selector, only matching pods are injected, except those that opted out."""
     values = {"injection": {"podSelector": {"matchLabels": {"app": "agent"}}}}
     pods = [
         agent_pod({"app": "agent"}),
@@ -114,7 +114,7 @@ def test_the_selector_narrows() -> None:
 
 
 def test_a_pod_that_can_not_take_it_is_let_through_with_a_warning() -> None:
-    """A volume of the same name would make the pod invalid: it starts without, and one is told."""
+    """A pod with a volume of the same name is admitted without the sidecar, with a warning."""
     pod = agent_pod(volumes=[{"name": "trace-sidecar", "emptyDir": {}}])
     answer = one({"sidecar": {"spool": {"enabled": True}}}, pod)
     assert answer["pod"] == pod
@@ -123,7 +123,7 @@ def test_a_pod_that_can_not_take_it_is_let_through_with_a_warning() -> None:
 
 
 def test_a_missing_sidecar_is_warned_about() -> None:
-    """Where the mutating policy did nothing, the validating one says so."""
+    """If the mutating policy had no effect, the validating one warns."""
     found = [item for item in render() if not item["kind"].startswith("MutatingAdmissionPolicy")]
     (answer,) = admit(found, agent_pod())
     assert len(answer["warnings"]) == 1
@@ -132,7 +132,7 @@ def test_a_missing_sidecar_is_warned_about() -> None:
 
 
 def test_secrets_to_pull_the_image_with_are_added() -> None:
-    """Behind the pod's own, without doubles; a pod without any gets them, too."""
+    """Pull secrets are added after the pod's own, without duplicates, also if it has none."""
     values = {"injection": {"imagePullSecrets": ["mine", "registry"]}}
     pods = [agent_pod(imagePullSecrets=[{"name": "own"}, {"name": "mine"}]), agent_pod()]
     before, bare = (answer["pod"]["spec"] for answer in admit(render(values=values), *pods))
@@ -144,7 +144,7 @@ def test_secrets_to_pull_the_image_with_are_added() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(30, 60), (60, 60), (300, 300), (None, 60)])
 def test_the_grace_period_is_raised_never_lowered(before: int | None, after: int) -> None:
-    """A pod gets at least the time that was asked for."""
+    """A pod gets at least the configured grace period, and never less than its own."""
     pod = agent_pod(terminationGracePeriodSeconds=before)
     if before is None:
         del pod["spec"]["terminationGracePeriodSeconds"]
@@ -155,7 +155,7 @@ def test_the_grace_period_is_raised_never_lowered(before: int | None, after: int
 
 
 def test_older_clusters_get_the_beta_api() -> None:
-    """The mutating objects change their version together; the validating ones are stable there."""
+    """The mutating objects get the beta version; the validating ones are stable there."""
     version = "admissionregistration.k8s.io/v1beta1"
     found = render(values={"injection": {"apiVersion": version}})
     of = {item["kind"]: item["apiVersion"] for item in found}
@@ -164,7 +164,7 @@ def test_older_clusters_get_the_beta_api() -> None:
 
 
 def test_charts_of_ones_own_can_take_the_parts(tmp_path: Path) -> None:
-    """The agent's environment and the bare container are there for other layouts."""
+    """The library also renders the agent's environment and the bare container on their own."""
     includes = [
         f'{{{{ include "trace-sidecar.{name}" .Subcharts.sidecar }}}}\n'
         for name in ("environment", "container")

@@ -1,4 +1,4 @@
-"""Values that can't work are refused when the chart is rendered, by name."""
+"""Values that can't work are refused at render time, by name."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.helm import Json, chart_with_files, nested, refusal, template
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart with two alerts and a dashboard of the test."""
+    """Return the chart with two alerts and a dashboard of the test."""
     return chart_with_files(tmp_path_factory.mktemp("chart"))
 
 
@@ -39,7 +39,7 @@ BAD_SETTINGS: list[tuple[str, Json]] = [
 
 @pytest.mark.parametrize(("path", "value"), BAD_SETTINGS)
 def test_what_the_sidecar_would_refuse_is_refused_before(path: str, value: Json) -> None:
-    """A sidecar that does not start holds its agent up: the chart says no first, as it would."""
+    """The chart refuses what the sidecar would refuse, because it would keep the agent waiting."""
     section, _, key = path.partition(".")
     with pytest.raises(ConfigError):
         load(None, {f"SIDECAR_{section}__{key}".upper(): str(value)})
@@ -60,7 +60,7 @@ def test_what_the_sidecar_would_refuse_is_refused_before(path: str, value: Json)
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(config: Json, says: str) -> None:
-    """What the sidecar checks across keys, the chart checks, too."""
+    """The chart has the sidecar's checks across keys."""
     assert says in refusal({"sidecar": {"config": config}})
 
 
@@ -76,7 +76,7 @@ def test_settings_that_do_not_fit_together_are_refused(config: Json, says: str) 
 def test_files_above_80_percent_of_the_volume_are_refused(
     spool: str | None, letters: str | None, limit: str
 ) -> None:
-    """The message has both sizes; one MiB less is taken."""
+    """The error has both sizes; one MiB less is accepted."""
 
     def values(less: int) -> Json:
         sidecar: Json = {"volume": {"sizeLimit": limit}}
@@ -129,5 +129,5 @@ def test_files_above_80_percent_of_the_volume_are_refused(
     ],
 )
 def test_wrong_values_are_refused(values: Json, says: str, chart: Path) -> None:
-    """By name: an operator sees which value it is."""
+    """The error names the wrong value."""
     assert says in refusal(values, chart=chart)

@@ -1,4 +1,4 @@
-"""The real helm lints, renders and packages the charts; Kubernetes' schemas take the result."""
+"""The real helm lints, renders and packages the charts, valid by Kubernetes' schemas."""
 
 import re
 from pathlib import Path
@@ -21,9 +21,9 @@ from tests.support.helm import (
 )
 
 EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))
-# Objects of other people's operators: Kubernetes itself has no schema of them.
+# Custom resources: Kubernetes itself has no schema for them.
 OTHERS = {"PodMonitor", "PrometheusRule"}
-# The first with native sidecars, the first where they are stable, the first with the policies.
+# The first versions with native sidecars, with stable native sidecars, and with the policies.
 VERSIONS = ["1.29", "1.33", "1.36"]
 
 WITH_INJECTION = [path for path in EXAMPLES if path.stem != "off-values"]
@@ -32,7 +32,7 @@ example = pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem
 
 
 def test_lint_has_nothing_to_say() -> None:
-    """Both charts pass `helm lint --strict`: no error and no warning."""
+    """Both charts pass `helm lint --strict` without errors and warnings."""
     done = helm("lint", "--strict", CHART, LIBRARY)
     assert not done.returncode, done.stdout
     assert set(re.findall(r"\[(\w+)\]", done.stdout)) <= {"INFO"}
@@ -40,7 +40,7 @@ def test_lint_has_nothing_to_say() -> None:
 
 @example
 def test_every_example_lints_renders_and_packages(values: Path, tmp_path: Path) -> None:
-    """What the package renders is what the folder renders, for each file in ci/."""
+    """For each file in ci/, the package renders the same as the folder."""
     assert not helm("lint", "--strict", CHART, "--values", values).returncode
     from_folder = template("--values", values)
     assert not from_folder.returncode, from_folder.stderr
@@ -51,7 +51,7 @@ def test_every_example_lints_renders_and_packages(values: Path, tmp_path: Path) 
 
 @example
 def test_kubernetes_takes_every_object(values: Path) -> None:
-    """Every object is valid, strictly, for the newest Kubernetes and the first with its API."""
+    """Every object is strictly valid for the newest Kubernetes and the first with its API."""
     found = [item for item in render("--values", values) if item["kind"] not in OTHERS]
     newest = judge("versions")[-1]
     for version in {"1.36", newest}:
@@ -60,7 +60,7 @@ def test_kubernetes_takes_every_object(values: Path) -> None:
 
 @pytest.mark.parametrize("values", WITH_INJECTION, ids=lambda path: path.stem)
 def test_kubernetes_takes_the_pods(values: Path) -> None:
-    """A pod with the sidecar is valid, strictly, from the first Kubernetes that the chart takes."""
+    """A pod with the sidecar is strictly valid from the first supported Kubernetes on."""
     found = render("--values", values)
     labels = {"tier": "agents", "track": "canary", "app.kubernetes.io/name": "agentex-agent"}
     (admitted,) = admit(found, agent_pod(labels))
@@ -70,7 +70,7 @@ def test_kubernetes_takes_the_pods(values: Path) -> None:
 
 
 def restricted(container: Json) -> dict[str, bool]:
-    """Each thing that the "restricted" Pod Security Standard asks of a container, and whether."""
+    """Return each requirement of the "restricted" Pod Security Standard, and whether it is met."""
     context = container["securityContext"]
     return {
         "privileged": not context.get("privileged"),
@@ -86,7 +86,7 @@ def restricted(container: Json) -> dict[str, bool]:
 
 @pytest.mark.parametrize("mode", ["native", "container"])
 def test_the_container_is_safe_by_default(mode: str) -> None:
-    """Restricted, with a CPU request and a memory limit, and nothing that could evict the agent."""
+    """By default it is restricted, with a CPU request and a memory limit, and evicts no agent."""
     (admitted,) = admit(render(values={"sidecar": {"mode": mode}}), agent_pod())
     container = sidecar_of(admitted["pod"])
     assert all(restricted(container).values()), restricted(container)
@@ -99,7 +99,7 @@ def test_the_container_is_safe_by_default(mode: str) -> None:
 
 
 def test_versions_agree() -> None:
-    """Both charts are of the sidecar's own version, and the image's default tag is that."""
+    """Both charts and the image's default tag have the sidecar's version."""
     for chart in (CHART, LIBRARY):
         text = (chart / "Chart.yaml").read_text()
         assert f"\nappVersion: {sidecar.__version__}\n" in text
@@ -108,7 +108,7 @@ def test_versions_agree() -> None:
 
 
 def test_notes_give_the_next_commands() -> None:
-    """After the install the operator is told how to opt in, to restart and to look."""
+    """The notes show how to opt in, restart and check."""
     values = {"injection": {"namespaceLabel": {"name": "spans", "value": "on"}}}
     done = helm("install", "ts", CHART, "--dry-run=client", "--values", "-", values=values)
     notes = done.stdout.partition("NOTES:")[2]
@@ -118,7 +118,7 @@ def test_notes_give_the_next_commands() -> None:
 
 
 def test_nothing_is_deployed_but_what_was_asked_for() -> None:
-    """By default there are the two policies with their bindings; without injection nothing."""
+    """By default the chart renders two policies with their bindings; without injection, nothing."""
     kinds = sorted(item["kind"] for item in render())
     assert kinds == [
         "MutatingAdmissionPolicy",

@@ -1,4 +1,4 @@
-"""Every value is documented, checked and used, and arrives in the sidecar."""
+"""Every value is documented, validated and used, and reaches the sidecar."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.support.helm import (
 )
 from tools import helm_readme
 
-# What the chart sets by values of its own, keeps out of plain text, or would be wrong in a pod.
+# Settings with chart values of their own, secrets, and settings that would be wrong in a pod.
 NOT_IN_THE_CHART = {
     "listener.hosts": "loopback only: agents of the pod",
     "admin.host": "the kubelet asks the pod's address",
@@ -36,7 +36,7 @@ NOT_IN_THE_CHART = {
     "sgp.api_key": "credentials",
     "sgp.api_key_file": "there is no volume with files",
 }
-# A value other than the default for each of the sidecar's settings.
+# A non-default value for each of the sidecar's settings.
 SETTINGS: dict[str, Json] = {
     "listener.port": 18318,
     "listener.max_body": "8MiB",
@@ -74,7 +74,7 @@ MONITOR = {"podMonitor": {"enabled": True}}
 RULE = {"prometheusRule": {"enabled": True}}
 BOARDS = {"dashboards": {"enabled": True}}
 KEPT = {"secret": {"namespaces": ["a"]}, **SECRET}
-# A value other than the default for each of the chart's own, and what must be set to see it work.
+# A non-default value for each of the chart's own, and what must be set for it to have an effect.
 VALUES: dict[str, tuple[Json, Json]] = {
     "nameOverride": ("spans", {}),
     "fullnameOverride": ("spans", {}),
@@ -150,14 +150,14 @@ VALUES: dict[str, tuple[Json, Json]] = {
 
 
 def merged(one: Json, other: Json) -> Json:
-    """Two values together, the second one over the first."""
+    """Merge two values; the second takes precedence."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         return other
     return one | {key: merged(one.get(key), value) for key, value in other.items()}
 
 
 def documented() -> dict[str, str]:
-    """The path of every value that can be set, and its text; a section's own where it has none."""
+    """Return the path of every value with its comment, or else its section's."""
     found: dict[str, str] = {}
     sections: dict[str, str] = {}
     for file, prefix in ((CHART, ""), (LIBRARY, "sidecar.")):
@@ -172,30 +172,30 @@ def documented() -> dict[str, str]:
 
 
 def test_every_value_is_documented() -> None:
-    """Each has a comment of its own or, where the names say it all, its section's."""
+    """Every value has a comment, or its section has one."""
     assert [path for path, text in documented().items() if not text] == []
 
 
 def test_the_readmes_are_up_to_date() -> None:
-    """`python tools/helm_readme.py` would change nothing."""
+    """The READMEs' tables are the output of `python tools/helm_readme.py`."""
     for readme in helm_readme.READMES:
         assert readme.read_text() == helm_readme.filled(readme), readme
 
 
 def test_no_value_is_forgotten_here() -> None:
-    """The table of this test has every value that is documented, and no other."""
+    """This test's table has exactly the documented values."""
     assert set(VALUES) == set(documented())
 
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart with two alerts and a dashboard of the test."""
+    """Return the chart with two alerts and a dashboard of the test."""
     return chart_with_files(tmp_path_factory.mktemp("chart"))
 
 
 @pytest.mark.parametrize("path", VALUES)
 def test_every_value_is_used(path: str, chart: Path) -> None:
-    """Each value changes what is rendered."""
+    """Every value changes what is rendered."""
     value, needed = VALUES[path]
     before = template(values=needed, chart=chart)
     after = template(values=merged(needed, nested(path, value)), chart=chart)
@@ -204,13 +204,13 @@ def test_every_value_is_used(path: str, chart: Path) -> None:
 
 
 def settings_of(values: Json) -> dict[str, str]:
-    """The environment that a sidecar is given by these values."""
+    """Return the sidecar's environment for these values."""
     (answer,) = admit(render(values=values), agent_pod())
     return {entry["name"]: entry["value"] for entry in sidecar_of(answer["pod"])["env"]}
 
 
 def test_the_sidecar_understands_its_settings() -> None:
-    """All at once, each arrives in the sidecar's own configuration as the value that was set."""
+    """Every setting reaches the sidecar's configuration with the value that was set."""
     values: Json = {}
     for path, value in SETTINGS.items():
         values = merged(values, nested(f"sidecar.config.{path}", value))
@@ -221,7 +221,7 @@ def test_the_sidecar_understands_its_settings() -> None:
 
 
 def test_the_sidecar_understands_spool_and_dead_letters() -> None:
-    """Paths on the volume, sizes as set."""
+    """Spool and dead letters have paths on the volume, and the sizes that were set."""
     files = {"maxBytes": "96MiB", "enabled": True}
     values = {"sidecar": {"spool": {**files, "sync": "full"}, "deadLetters": files}}
     config = load(None, settings_of(values))
@@ -232,7 +232,7 @@ def test_the_sidecar_understands_spool_and_dead_letters() -> None:
 
 
 def test_every_setting_of_the_sidecar_is_known_to_the_chart() -> None:
-    """A new key of the sidecar is placed here: in the schema, or left out with a reason."""
+    """Every key of the sidecar is in the schema, or excluded here with a reason."""
     keys = {
         f"{section.name}.{key.name}"
         for section in msgspec.structs.fields(Config)
@@ -244,7 +244,7 @@ def test_every_setting_of_the_sidecar_is_known_to_the_chart() -> None:
 
 @pytest.mark.parametrize("chart_folder", [CHART, LIBRARY], ids=lambda path: path.name)
 def test_the_schema_is_closed(chart_folder: Path) -> None:
-    """No object takes keys that nobody reads, but for maps whose values are checked."""
+    """No object allows unknown keys, except maps whose values are validated."""
     loose = []
 
     def look(node: Json, path: str) -> None:
@@ -258,5 +258,5 @@ def test_the_schema_is_closed(chart_folder: Path) -> None:
                 look(child, f"{path}/{key}")
 
     look(json.loads((chart_folder / "values.schema.json").read_text()), "")
-    # Helm sets `global` itself; `sidecar` is checked by the library's schema.
+    # Helm sets `global` itself; the library's schema validates `sidecar`.
     assert set(loose) <= {"/properties/global", "/properties/sidecar"}

@@ -1,4 +1,4 @@
-"""What the chart brings beside the sidecar: monitoring objects and Secrets."""
+"""The chart's other objects: monitoring and Secrets."""
 
 import json
 from pathlib import Path
@@ -23,24 +23,24 @@ OFF = {"injection": {"enabled": False}}
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart with two alerts and a dashboard of the test."""
+    """Return the chart with two alerts and a dashboard of the test."""
     return chart_with_files(tmp_path_factory.mktemp("chart"))
 
 
 def rules(chart: Path, **values: Json) -> list[Json]:
-    """The groups of the PrometheusRule."""
+    """Return the groups of the PrometheusRule."""
     found = render(values={**OFF, "prometheusRule": {"enabled": True, **values}}, chart=chart)
     groups: list[Json] = only(found, "PrometheusRule")["spec"]["groups"]
     return groups
 
 
 def alerts(groups: list[Json]) -> dict[str, Json]:
-    """The alerts of these groups by name."""
+    """Return the alerts of these groups by name."""
     return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
 
 
 def test_rules_are_passed_on_as_they_are(chart: Path) -> None:
-    """Recording rules, Prometheus' own templates and labels stay; so does the runbook's heading."""
+    """Recording rules, Prometheus' templates, labels and the runbook's heading are unchanged."""
     groups = rules(chart)
     assert [group["name"] for group in groups] == ["first", "second"]
     assert groups[0]["rules"][0] == {"record": "a:b", "expr": "vector(1)"}
@@ -51,7 +51,7 @@ def test_rules_are_passed_on_as_they_are(chart: Path) -> None:
 
 
 def test_alerts_link_to_where_the_team_reads(chart: Path) -> None:
-    """The runbook's address changes, its headings do not; every alert gets the labels."""
+    """The value runbookUrl replaces the address only; every alert gets alertLabels."""
     found = alerts(rules(chart, runbookUrl="https://wiki.example/r", alertLabels={"team": "a"}))
     links = [alert["annotations"]["runbook_url"] for alert in found.values()]
     assert links == ["https://wiki.example/r#late", "https://wiki.example/r#lost"]
@@ -60,14 +60,14 @@ def test_alerts_link_to_where_the_team_reads(chart: Path) -> None:
 
 
 def test_alerts_can_be_left_out(chart: Path) -> None:
-    """By name; a group without rules goes with them."""
+    """Alerts are omitted by name, and so is a group that becomes empty."""
     groups = rules(chart, disabled=["Lost"])
     assert [group["name"] for group in groups] == ["first"]
     assert set(alerts(groups)) == {"Late"}
 
 
 def test_dashboards_are_never_rendered(chart: Path) -> None:
-    """What looks like a template in a dashboard is Grafana's, byte for byte."""
+    """Text that looks like a template in a dashboard is Grafana's, and unchanged."""
     found = render(values={**OFF, "dashboards": {"enabled": True}}, chart=chart)
     board = only(found, "ConfigMap")
     assert board["data"] == {"one.json": DASHBOARD}
@@ -76,7 +76,7 @@ def test_dashboards_are_never_rendered(chart: Path) -> None:
 
 
 def test_the_shipped_files_arrive() -> None:
-    """The chart's own dashboards and rules are in what it renders, and small enough."""
+    """The chart renders its own dashboards and rules, and they are small enough."""
     found = render(
         values={**OFF, "dashboards": {"enabled": True}, "prometheusRule": {"enabled": True}}
     )
@@ -96,7 +96,7 @@ def test_the_shipped_files_arrive() -> None:
 
 @pytest.mark.parametrize("mode", ["native", "container"])
 def test_the_pod_monitor_finds_the_sidecars_port(mode: str) -> None:
-    """There is no Service: targets are kept by the name of a port that the container has."""
+    """The PodMonitor selects targets by the name of a port of the container."""
     found = render(values={"podMonitor": {"enabled": True}, "sidecar": {"mode": mode}})
     spec = only(found, "PodMonitor")["spec"]
     (endpoint,) = spec["podMetricsEndpoints"]
@@ -108,7 +108,7 @@ def test_the_pod_monitor_finds_the_sidecars_port(mode: str) -> None:
 
 
 def test_secrets_come_where_the_agents_are() -> None:
-    """One in each namespace, under the keys that the container refers to; empty ones are absent."""
+    """Each namespace gets a Secret with the container's keys; empty ones are omitted."""
     values = {
         "sidecar": {"credentials": {"secretName": "spans", "keys": {"sgpApiKey": "key"}}},
         "secret": {"namespaces": ["one", "two"], "sgpApiKey": 'made "up"', "sgpAccountId": "7"},

@@ -1,4 +1,4 @@
-"""The image, built for real: what is in it, how large it is, and that it is the same each time."""
+"""The image, built for real: its content, its size, and that builds are reproducible."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.e2e.image_support import IMAGE, SOURCE, VERSIONS, Json
 MB = 10**6
 LIMIT = {"distroless": 90 * MB, "slim": 170 * MB}
 SETTINGS = ("--env=AGENTEX_BASE_URL=http://127.0.0.1:1", "--env=SIDECAR_SHUTDOWN__QUIET_S=0")
-# What a container gets from a pod of the restricted Pod Security Standard.
+# The options of a container under the restricted Pod Security Standard.
 LOCKED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=none")
 
 both = pytest.mark.parametrize("kind", ["distroless", "slim"])
@@ -27,12 +27,12 @@ both = pytest.mark.parametrize("kind", ["distroless", "slim"])
 
 @cache
 def image(kind: str) -> Json:
-    """The image on a base of this kind; built once a run, with the layers of earlier ones."""
+    """Return the image on a base of this kind; built once per run, reusing earlier layers."""
     return images.built(f"{IMAGE}:{kind}", slim=kind == "slim", cached=True, arguments=VERSIONS)
 
 
 def inside(kind: str, *command: str, program: str = "sidecar") -> str:
-    """What a program prints in a container, locked down as in a pod."""
+    """Return a program's output in a container that is locked down as in a pod."""
     image(kind)
     options = ("--rm", "--no-healthcheck", *LOCKED, f"--entrypoint={program}", *SETTINGS)
     return images.run("podman", "run", *options, f"{IMAGE}:{kind}", *command)
@@ -40,7 +40,7 @@ def inside(kind: str, *command: str, program: str = "sidecar") -> str:
 
 @contextmanager
 def running(kind: str) -> Iterator[str]:
-    """A container with a sidecar that has said it started."""
+    """Run a container until its sidecar has logged `started`."""
     image(kind)
     name = f"trace-sidecar-{uuid.uuid4().hex[:8]}"
     images.run("podman", "run", "-d", "--name", name, *LOCKED, *SETTINGS, f"{IMAGE}:{kind}")
@@ -53,7 +53,7 @@ def running(kind: str) -> Iterator[str]:
 
 @pytest.mark.nightly
 def test_two_builds_have_one_digest() -> None:
-    """Nothing of the time, the machine or an earlier build gets into the image."""
+    """Neither time, machine nor earlier builds influence the image."""
     first = images.built(f"{IMAGE}:first")
     second = images.built(f"{IMAGE}:second")
     assert (first["Digest"], first["Id"]) == (second["Digest"], second["Id"])
@@ -61,12 +61,12 @@ def test_two_builds_have_one_digest() -> None:
 
 @both
 def test_the_image_is_small(kind: str) -> None:
-    """At most 90 MB where the base is distroless, 170 MB where it is slim."""
+    """It has at most 90 MB on a distroless base, and 170 MB on a slim one."""
     assert image(kind)["Size"] <= LIMIT[kind]
 
 
 def test_the_image_says_what_it_is() -> None:
-    """Labels, user, ports, stop signal and exec form, as operators and Kubernetes read them."""
+    """It has the labels, user, ports, stop signal and exec form that operators expect."""
     found = image("distroless")
     labels = {key.rpartition(".")[2]: value for key, value in found["Labels"].items()}
     assert labels["title"] == "trace-sidecar"
@@ -82,7 +82,7 @@ def test_the_image_says_what_it_is() -> None:
 
 @both
 def test_the_runtime_holds_what_it_needs_and_no_more(kind: str) -> None:
-    """Not root, no pip, no compiler, no C++, SQLite for the spool, bytecode for all."""
+    """It runs as non-root with SQLite and bytecode, and has no pip, compiler or C++ library."""
     looks = (
         "import importlib.util, json, os, shutil, sqlite3, sys, sidecar.app;"
         "tools = [t for t in ('pip', 'pip3', 'cc', 'gcc', 'strip') if shutil.which(t)];"
@@ -98,7 +98,7 @@ def test_the_runtime_holds_what_it_needs_and_no_more(kind: str) -> None:
 
 
 def test_the_distroless_image_has_no_shell() -> None:
-    """Whoever gets into it finds no shell."""
+    """The distroless image has no shell."""
     found = inside(
         "distroless",
         "-c",
@@ -110,13 +110,13 @@ def test_the_distroless_image_has_no_shell() -> None:
 
 @both
 def test_its_command_checks_a_configuration(kind: str) -> None:
-    """`sidecar check`, as in `kubectl exec`, says which upstreams are on."""
+    """`sidecar check`, as with `kubectl exec`, reports which upstreams are enabled."""
     assert inside(kind, "check").splitlines()[-2:] == ["agentex: on", "sgp: off"]
 
 
 @both
 def test_sigterm_ends_it_with_zero(kind: str) -> None:
-    """The sidecar is the container's first process and hears SIGTERM itself."""
+    """The sidecar is the container's first process and receives SIGTERM itself."""
     with running(kind) as name:
         images.run("podman", "kill", f"--signal={signal.SIGTERM.name}", name)
         assert images.run("podman", "wait", name) == "0"
@@ -124,7 +124,7 @@ def test_sigterm_ends_it_with_zero(kind: str) -> None:
 
 
 def test_a_wrong_hash_stops_the_build(tmp_path: Path) -> None:
-    """A wheel other than the one that was locked does not get into an image."""
+    """A wheel that differs from the locked one stops the build."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml"):

@@ -1,4 +1,4 @@
-"""The chart on a real API server: helm installs, upgrades, rolls back and removes it; kustomize."""
+"""The chart on a real API server: install, upgrade, rollback, removal; and kustomize."""
 
 import json
 import os
@@ -18,7 +18,7 @@ EXAMPLES = sorted((CHART / "ci").glob("*-values.yaml"))
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with agents_cluster(tmp_path_factory.mktemp("kube")) as running:
-        # Namespaces that the examples name.
+        # Namespaces that the examples use.
         running.add_namespace("monitoring")
         running.add_namespace("more-agents")
         yield running
@@ -30,14 +30,14 @@ def release(server: Cluster, tmp_path: Path) -> Release:
 
 
 def objections(server: Cluster, found: list[Json]) -> list[str]:
-    """What the server has against objects: refusals, unknown fields, warnings."""
+    """Return the server's objections to objects: refusals, unknown fields, warnings."""
     answers = [server.create_any(item, "tracing", dryRun="All") for item in found]
     refused = [str(answer.body) for answer in answers if answer.status != 201]
     return refused + [warning for answer in answers for warning in answer.warnings]
 
 
 def test_what_the_server_says_against_objects(server: Cluster) -> None:
-    """The check below would find an unknown field, a wrong value and CEL that does not compile."""
+    """The check below finds unknown fields, wrong values and CEL that does not compile."""
     found = {item["kind"]: item for item in render(values={"podMonitor": {"enabled": True}})}
     found["PodMonitor"]["spec"]["podMetricsEndpoints"][0]["intervall"] = "1s"
     found["MutatingAdmissionPolicyBinding"]["spec"]["policyName"] = ""
@@ -50,14 +50,14 @@ def test_what_the_server_says_against_objects(server: Cluster) -> None:
 
 @pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_installed(server: Cluster, release: Release, values: Path) -> None:
-    """The server takes every object, strictly and without a warning; helm installs and removes."""
+    """The server accepts every object strictly, without warnings; helm installs and removes it."""
     assert objections(server, render("--values", values)) == []
     release.helm("install", "ci", CHART, "--namespace", "tracing", "--values", values)
     release.helm("uninstall", "ci", "--namespace", "tracing")
 
 
 def test_the_api_of_older_clusters(server: Cluster) -> None:
-    """With `injection.apiVersion` the policy is one of v1beta1, and as good."""
+    """With `injection.apiVersion`, the policy is v1beta1, and works the same."""
     found = render(values={"injection": {"apiVersion": "admissionregistration.k8s.io/v1beta1"}})
     mutating = [item for item in found if item["kind"].startswith("Mutating")]
     assert {item["apiVersion"] for item in mutating} == {"admissionregistration.k8s.io/v1beta1"}
@@ -65,7 +65,7 @@ def test_the_api_of_older_clusters(server: Cluster) -> None:
 
 
 def test_upgrade_and_rollback(release: Release) -> None:
-    """New pods get what the newest revision says, and after a rollback what the old one said."""
+    """New pods get the newest revision's sidecar, and after a rollback the old one's."""
     release.install({})
     before = release.tag()
     pod = release.pod(agent())["spec"]
@@ -78,7 +78,7 @@ def test_upgrade_and_rollback(release: Release) -> None:
 
 
 def test_two_releases(release: Release, server: Cluster) -> None:
-    """Each has its own namespaces; a pod that is in reach of both gets one sidecar."""
+    """Each release has its own namespaces; a pod selected by both gets one sidecar."""
     ours = {"tracing/other": "on"}
     server.add_namespace("others", ours)
     server.add_namespace("both", OPTED_IN | ours)
@@ -101,7 +101,7 @@ def test_two_releases(release: Release, server: Cluster) -> None:
 
 
 def test_workloads(release: Release, tmp_path: Path) -> None:
-    """The policies leave what makes pods alone; by kustomize it has the sidecar that pods get."""
+    """The policies do not change workloads; kustomize adds the same sidecar to them."""
     release.install({"sidecar": {"credentials": {"secretName": SIDECAR}}})
     (expected,) = sidecars(release.pod(agent()))
     template = {"metadata": {"labels": {"a": "b"}}, "spec": agent()["spec"]}

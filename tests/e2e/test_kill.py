@@ -1,4 +1,4 @@
-"""The kill test: 50 lives of a sidecar with a spool, under load, with slow upstreams."""
+"""The kill test: 50 runs of a sidecar with a spool, under load, with slow upstreams."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ ROUNDS = 50
 
 @pytest.mark.parametrize("sync", [pytest.param("normal", marks=pytest.mark.nightly), "full"])
 async def test_what_was_answered_202_outlives_kills(tmp_path: Path, sync: str) -> None:
-    """SIGKILL at random moments, inside commits too: all that was promised arrives."""
+    """All that got a 202 arrives, despite SIGKILL at random moments, even during commits."""
     rig = Rig(tmp_path, seed=50, settings={"SIDECAR_SPOOL__SYNC": sync})
     async with rig.agentex, rig.sgp:
         for _ in range(ROUNDS // 2):
@@ -24,7 +24,7 @@ async def test_what_was_answered_202_outlives_kills(tmp_path: Path, sync: str) -
 
 
 async def test_kills_and_short_graces_by_turns(tmp_path: Path) -> None:
-    """A small spool that fills up, ends of both kinds: nothing is lost, and each exit says so."""
+    """With a small spool that fills up, kills and short graces lose nothing, and report so."""
     rig = Rig(tmp_path, seed=12, settings={"SIDECAR_SPOOL__MAX_BYTES": "8MiB"})
     kept = 0
     async with rig.agentex, rig.sgp:

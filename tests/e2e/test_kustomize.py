@@ -1,4 +1,4 @@
-"""The kustomize component and the one for Flux, built by the real kustomize."""
+"""The kustomize components, plain and for Flux, built by the real kustomize."""
 
 import json
 from pathlib import Path
@@ -21,12 +21,12 @@ from tests.support.helm import (
 from tools import kustomize_files
 
 DEPLOY = ROOT / "deploy/kustomize"
-# What tools/kustomize_files.py renders with.
+# The values of tools/kustomize_files.py.
 VALUES = {"sidecar": {"credentials": {"secretName": "trace-sidecar"}}}
 
 
 def workload(kind: str, name: str, **template: Json) -> Json:
-    """A workload with an agent."""
+    """Return a workload with an agent."""
     version = "batch/v1" if kind in {"Job", "CronJob"} else "apps/v1"
     labels = {"app": name}
     spec = {"containers": [{"name": "agent", "image": "agent:1"}], **template}
@@ -41,7 +41,7 @@ def workload(kind: str, name: str, **template: Json) -> Json:
 
 
 def build(folder: Path, component: str, *objects: Json, **more: Json) -> dict[str, Json]:
-    """The objects of a kustomization with the component, by name."""
+    """Return the objects of a kustomization with the component, by name."""
     folder.mkdir()
     for number, item in enumerate(objects):
         (folder / f"{number}.yaml").write_text(json.dumps(item))
@@ -56,13 +56,13 @@ def build(folder: Path, component: str, *objects: Json, **more: Json) -> dict[st
 
 
 def injected_sidecar() -> Json:
-    """The container that the injection policy gives with the same values."""
+    """Return the container that the policy injects with the same values."""
     (answer,) = admit(render(values=VALUES), agent_pod())
     return sidecar_of(answer["pod"])
 
 
 def test_the_files_are_up_to_date(tmp_path: Path) -> None:
-    """`python tools/kustomize_files.py HELM` would change nothing."""
+    """The files are the output of `python tools/kustomize_files.py HELM`."""
     assert kustomize_files.main([str(parts.go_tool(*HELM)), str(tmp_path)]) == 0
     for name in kustomize_files.FILES:
         assert (tmp_path / name).read_text() == (DEPLOY / name).read_text(), name
@@ -70,7 +70,7 @@ def test_the_files_are_up_to_date(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "Job"])
 def test_the_same_container(kind: str, tmp_path: Path) -> None:
-    """Every kind of workload gets the container of the charts; what was there stays."""
+    """Every kind of workload gets the charts' container, and is otherwise unchanged."""
     init = {"name": "migrate", "image": "migrate:1"}
     only_for_jobs = {"restartPolicy": "Never"} if kind == "Job" else {}
     item = workload(kind, "a", initContainers=[init], **only_for_jobs)
@@ -85,7 +85,7 @@ def test_the_same_container(kind: str, tmp_path: Path) -> None:
 
 
 def test_labels_and_images(tmp_path: Path) -> None:
-    """A labelled workload is left alone; the image and settings are changed from outside."""
+    """A labeled workload is unchanged; outer kustomizations can change image and settings."""
     out = workload("Deployment", "out")
     out["metadata"]["labels"] = {"trace-sidecar/inject": "false"}
     image = {"name": "trace-sidecar", "newName": "registry.example/spans", "newTag": "7"}
@@ -119,7 +119,7 @@ spec:
 
 
 def test_flux_adds_the_same_container_after_helm(tmp_path: Path) -> None:
-    """A HelmRelease gets a post-renderer whose patch, applied by kustomize, gives the container."""
+    """A HelmRelease gets a post-renderer whose patch adds the container."""
     release = {
         "apiVersion": "helm.toolkit.fluxcd.io/v2",
         "kind": "HelmRelease",
@@ -131,7 +131,7 @@ def test_flux_adds_the_same_container_after_helm(tmp_path: Path) -> None:
     (renderer,) = found["spec"]["postRenderers"]
     (patch,) = renderer["kustomize"]["patches"]
     assert documents(patch["patch"])[0]["kind"] == "Deployment"
-    # What Flux does with it: a kustomization of what the chart renders.
+    # As Flux does: a kustomization of the chart's rendered manifests.
     (tmp_path / "rendered").mkdir()
     (tmp_path / "rendered/a.yaml").write_text(json.dumps(workload("Deployment", "a")))
     (tmp_path / "rendered/kustomization.yaml").write_text(

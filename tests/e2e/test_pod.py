@@ -1,4 +1,4 @@
-"""The rendered pod, run for real: what the sidecar promises holds in its container too."""
+"""The rendered pod, run for real: the sidecar's promises hold in its container."""
 
 from contextlib import ExitStack
 
@@ -25,7 +25,7 @@ from tests.load.loads import Plan
 BACKLOG = 50
 SENT = 30
 LISTENER = 8318
-# As slow as the upstreams of the incident were.
+# As slow as the upstreams in the incident.
 SLOW_MS = 150
 
 
@@ -35,12 +35,12 @@ def spans_flow(pod: Pod) -> None:
 
 
 def backlog_grows(pod: Pod) -> None:
-    """Wait until writes wait in the sidecar for both upstreams."""
+    """Wait until the sidecar has a backlog for both upstreams."""
     eventually(lambda: min(pod.depths()) >= BACKLOG)
 
 
 def reckon(pod: Pod) -> None:
-    """The agent and the sidecar say that nothing was lost, and both upstreams have all of it."""
+    """Assert that agent and sidecar report no loss, and that both upstreams have all spans."""
     *spans, agent = pod.log(AGENT)
     assert agent == {"flushed": True, "sent": 2 * len(spans), "dropped": {}}
     stopped = pod.log(SIDECAR)[-1]
@@ -55,7 +55,7 @@ def reckon(pod: Pod) -> None:
 
 
 def test_a_killed_sidecar_comes_back_with_its_spool() -> None:
-    """SIGKILL while both upstreams hang: the container starts again and all spans arrive."""
+    """After SIGKILL while both upstreams hang, the container restarts and all spans arrive."""
     with running() as pod:
         spans_flow(pod)
         agent = pod.pid(AGENT)
@@ -75,10 +75,10 @@ def test_a_killed_sidecar_comes_back_with_its_spool() -> None:
 
 
 def test_term_in_the_order_of_a_native_sidecar_loses_nothing() -> None:
-    """The agent ends at once though both upstreams hang; the sidecar delivers what it left."""
+    """The agent ends immediately though both upstreams hang; the sidecar delivers its spans."""
     with running() as pod:
         spans_flow(pod)
-        # Left in the opposite order: the upstreams are back before the sidecar's end is awaited.
+        # Exited in reverse order: the upstreams are back before the wait for the sidecar's end.
         with ExitStack() as sidecar_ends, pod.away():
             backlog_grows(pod)
             pod.terminate(AGENT)
@@ -92,7 +92,7 @@ def test_term_in_the_order_of_a_native_sidecar_loses_nothing() -> None:
 def test_the_memory_limit_holds_under_the_incident_load(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Prompts of 50 KB for slow upstreams: no kill, within 128 MiB, and all spans arrive."""
+    """With 50 KB prompts and slow upstreams it stays within 128 MiB, and all spans arrive."""
     plan = Plan(kind="incident", spans=3000, size=50_000, port=LISTENER)
     with running(IDLE, latency_ms=SLOW_MS) as pod:
         pid = pod.pid(SIDECAR)

@@ -1,7 +1,7 @@
-"""Each alert fires for real: its scenario happens to a real sidecar that Prometheus scrapes.
+"""Each alert fires for real, in its scenario on a real sidecar that Prometheus scrapes.
 
-The rules are the chart's with shortened times. What has no test here can't be made to happen from
-outside in seconds (a wrong sum in the books, a full container); tests/rules has all of them.
+The rules are the chart's with shortened times. Alerts without a test here can't be triggered from
+outside within seconds (an accounting imbalance, a full container); tests/rules has all of them.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ SOON = {"SIDECAR_RETRY__MAX_S": "0.5", "SIDECAR_SHUTDOWN__GRACE_S": "0"}
 
 
 def hang(_: Recorded) -> Scripted:
-    """An upstream that takes requests and never answers."""
+    """Return the behavior of an upstream that accepts requests and never responds."""
     return Hang()
 
 
 @pytest.fixture(scope="module")
 def prom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """One Prometheus for all scenarios."""
+    """Run one Prometheus for all scenarios."""
     with prometheus(tmp_path_factory.mktemp("prometheus"), shortened(RULES.read_text())) as running:
         yield running
 
 
 @asynccontextmanager
 async def working(rig: Rig) -> AsyncIterator[tuple[SidecarRun, asyncio.Task[None]]]:
-    """A sidecar, and an agent that goes on posting until its task is cancelled."""
+    """Run a sidecar, and an agent that posts until its task is cancelled."""
     life = await rig.start()
     posting = asyncio.create_task(rig.agent(life.url, "agent"))
     try:
@@ -54,7 +54,7 @@ async def working(rig: Rig) -> AsyncIterator[tuple[SidecarRun, asyncio.Task[None
 
 
 async def test_no_sidecar_and_one_that_does_not_answer(prom: Prometheus, tmp_path: Path) -> None:
-    """Absent until one is scraped; not scraped once it is killed; else nothing fires."""
+    """Absent fires until a sidecar is scraped, NotScraped once it is killed, and nothing else."""
     rig = Rig(tmp_path, seed=1, settings=SOON)
     await prom.fires("TraceSidecarAbsent", namespace=None)
     async with rig.agentex, rig.sgp, working(rig) as (life, _):
@@ -69,7 +69,7 @@ async def test_no_sidecar_and_one_that_does_not_answer(prom: Prometheus, tmp_pat
 async def test_upstreams_that_are_down_and_that_refuse_the_key(
     prom: Prometheus, tmp_path: Path
 ) -> None:
-    """Each upstream's trouble is its own alert, and ends with it."""
+    """Each upstream's failure is its own alert, and ends with it."""
     rig = Rig(tmp_path, seed=2, settings=SOON)
     async with rig.agentex, rig.sgp, working(rig) as (life, _):
         with prom.scraping("upstreams", a=address(life)):
@@ -91,7 +91,7 @@ async def test_upstreams_that_are_down_and_that_refuse_the_key(
 
 
 async def test_an_upstream_that_refuses_what_is_sent(prom: Prometheus, tmp_path: Path) -> None:
-    """A few dead letters, which a small file does not keep; then the brake, until it is better."""
+    """Dead letters, their loss from a small file, and the brake fire, until writes are taken."""
     rig = Rig(tmp_path, seed=3, settings=SOON | {"SIDECAR_DEAD_LETTERS__MAX_BYTES": "4KiB"})
     async with rig.agentex, rig.sgp, working(rig) as (life, _):
         with prom.scraping("refused", a=address(life)):
@@ -111,7 +111,7 @@ async def test_an_upstream_that_refuses_what_is_sent(prom: Prometheus, tmp_path:
 
 
 async def test_a_shutdown_that_lost_something(prom: Prometheus, tmp_path: Path) -> None:
-    """No spool and no time: the next life says what this one could not deliver."""
+    """Without a spool and time, the next run reports what this one could not deliver."""
     rig = Rig(tmp_path, seed=6, settings=SOON | {"SIDECAR_SPOOL__PATH": ""})
     async with rig.agentex, rig.sgp:
         rig.agentex.rule = rig.sgp.rule = hang
@@ -126,7 +126,7 @@ async def test_a_shutdown_that_lost_something(prom: Prometheus, tmp_path: Path) 
 
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> None:
-    """Upstreams that hang fill what there is; agents are turned away, until it empties."""
+    """Hanging upstreams fill the queue and agents are refused, until the queue empties."""
     namespace = f"full-{spool}".lower()
     room = {"SIDECAR_QUEUE__MAX_BYTES": "1MiB", "SIDECAR_AGENTEX__TIMEOUT_S": "1"}
     room |= {"SIDECAR_SGP__TIMEOUT_S": "1", "SIDECAR_SPOOL__PATH": ""}
@@ -147,7 +147,7 @@ async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> 
 async def test_a_disk_that_is_away_and_an_agent_that_posts_nonsense(
     prom: Prometheus, tmp_path: Path
 ) -> None:
-    """Both are said, and the disk is taken back once it is there."""
+    """A failing disk and invalid events each fire, until the disk works and events are valid."""
     disk = tmp_path / "disk"
     rig = Rig(tmp_path, seed=5, settings=SOON | {"SIDECAR_SPOOL__PATH": str(disk / "spool")})
     disk.write_text("not a directory")
@@ -174,7 +174,7 @@ async def test_a_disk_that_is_away_and_an_agent_that_posts_nonsense(
 
 @pytest.mark.parametrize("kind", ["", "init_"])
 async def test_restarts_as_kubernetes_counts_them(prom: Prometheus, kind: str) -> None:
-    """Of an ordinary container and of a native sidecar, by the names of kube-state-metrics."""
+    """Restarts of ordinary containers and native sidecars fire, by kube-state-metrics' series."""
     namespace = f"restarts{kind}".strip("_")
     name = f"kube_pod_{kind}container_status_restarts_total"
     scrapes = iter(range(10_000))

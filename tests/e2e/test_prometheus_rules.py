@@ -1,4 +1,4 @@
-"""The rules and the metrics as Prometheus' own tools see them."""
+"""The rules and the metrics, checked by Prometheus' own tools."""
 
 import re
 import subprocess
@@ -12,21 +12,21 @@ CASES = sorted((Path(__file__).parents[1] / "rules").glob("*.yaml"))
 
 
 def promtool(*arguments: str | Path, given: str | None = None) -> None:
-    """Run promtool; what it has to complain about is in the failure."""
+    """Run promtool; its complaints are in the failure."""
     command = [program("promtool"), *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 
 
 def test_every_rule_loads(tmp_path: Path) -> None:
-    """The chart's rules are valid, and so is the shortened copy that the scenarios use."""
+    """The chart's rules and their shortened copy for the scenarios are valid."""
     copy = tmp_path / "rules.yaml"
     copy.write_text(shortened(RULES.read_text()))
     promtool("check", "rules", "--lint-fatal", RULES, copy)
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:
-    """All cases of tests/rules hold, in the times that operators have."""
+    """All cases of tests/rules pass, with the real times."""
     promtool("test", "rules", *CASES)
 
 
@@ -46,6 +46,6 @@ def test_every_alert_has_both_cases() -> None:
 
 
 async def test_metrics_are_clean() -> None:
-    """`promtool check metrics` finds nothing to improve in names, types and help texts."""
+    """`promtool check metrics` accepts all names, types and help texts."""
     async with running_app(BOTH, shutdown__grace_s=0) as app:
         promtool("check", "metrics", given=await scrape(app))

@@ -20,7 +20,7 @@ WORK = {"async_agent": ("everything",), "sync_agent": ()}
 async def ran(
     folder: Path, agent: str, *arguments: str, sidecar: bool, **environ: str
 ) -> tuple[list[Row], Arrived]:
-    """One run of an agent: what it made, and what arrived."""
+    """Run an agent once; return what it made and what arrived."""
     async with pod(folder, sidecar=sidecar) as here:
         made = await here.run(agent, *arguments, **environ)
         if sidecar:
@@ -32,7 +32,7 @@ async def ran(
 @pytest.mark.parametrize("starts", STARTS)
 @pytest.mark.parametrize("agent", WORK)
 async def test_unchanged_agents(tmp_path: Path, agent: str, starts: str) -> None:
-    """The SDK's processors, pointed at the sidecar: every span, field by field, as without it."""
+    """The SDK's processors leave the same spans, field by field, with the sidecar as without."""
     arguments = ("sgp,agentex", *WORK[agent])
     (_, direct), (made, arrived) = await asyncio.gather(
         ran(tmp_path / "direct", agent, *arguments, sidecar=False, **STARTS[starts]),
@@ -46,8 +46,8 @@ async def test_unchanged_agents(tmp_path: Path, agent: str, starts: str) -> None
 
 @pytest.mark.parametrize("agent", WORK)
 async def test_agents_with_our_processors(tmp_path: Path, agent: str) -> None:
-    """`register()`: what each upstream gets is what the SDK's processor for it sends."""
-    # Two runs: the SDK's SGP processor writes into the spans that its Agentex processor sends.
+    """With `register()`, each upstream gets what the SDK's own processor for it sends."""
+    # Two runs, because the SDK's SGP processor modifies the spans that its Agentex processor sends.
     (_, agentex), (_, sgp), (made, arrived) = await asyncio.gather(
         ran(tmp_path / "a", agent, "agentex", *WORK[agent], sidecar=False),
         ran(tmp_path / "s", agent, "sgp", *WORK[agent], sidecar=False),
@@ -60,7 +60,7 @@ async def test_agents_with_our_processors(tmp_path: Path, agent: str) -> None:
 
 
 async def test_the_tracing_module_of_sgp(tmp_path: Path) -> None:
-    """scale-gp-beta's own tracing, by its environment alone: every span, as without the sidecar."""
+    """scale-gp-beta's own tracing, redirected by its environment only, leaves the same spans."""
     (_, direct), (made, arrived) = await asyncio.gather(
         ran(tmp_path / "direct", "sgp_agent", sidecar=False),
         ran(tmp_path / "sidecar", "sgp_agent", sidecar=True),
@@ -73,7 +73,7 @@ async def test_the_tracing_module_of_sgp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processors", ["sgp,agentex", "sidecar"])
 async def test_lists_do_not_cost_their_batch(tmp_path: Path, processors: str) -> None:
-    """A list as input: Agentex gets it as it is, SGP in an object; its neighbour arrives, too."""
+    """A list as input reaches Agentex unchanged and SGP in an object, and so does its neighbor."""
     made, arrived = await ran(
         tmp_path / "sidecar", "async_agent", processors, "lists", sidecar=True
     )
@@ -86,7 +86,7 @@ async def test_lists_do_not_cost_their_batch(tmp_path: Path, processors: str) ->
 
 
 async def test_strict_response_validation(tmp_path: Path) -> None:
-    """The SDKs' clients, told to doubt every answer, do not doubt the sidecar's."""
+    """The SDKs' clients accept the sidecar's responses under strict validation."""
     answers, arrived = await ran(tmp_path / "here", "strict_agent", sidecar=True)
     ids = {f"{client}-{verb}" for client in ("sync", "async") for verb in ("put", "post")}
     sgp = {f"{id_}-{state}" for id_ in ids for state in ("open", "ended")}
@@ -99,7 +99,7 @@ async def test_strict_response_validation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processors", ["sgp,agentex", "sidecar"])
 async def test_credentials_of_the_agent(tmp_path: Path, processors: str) -> None:
-    """A sidecar that knows no key sends the agent's own on, to the upstream that each is for."""
+    """A sidecar without keys relays the agent's own, each to its upstream."""
     relay = {"SGP_API_KEY": "", "SGP_ACCOUNT_ID": "", "SIDECAR_SGP__RELAY": "true"}
     async with pod(tmp_path, sidecar=True, **relay) as here:
         here.agentex.api_key, here.sgp.api_key, here.sgp.account_id = "agent-key", "key", "account"

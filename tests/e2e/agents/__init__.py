@@ -1,1 +1,1 @@
-"""Agents for the end-to-end tests: run by an interpreter that has the real SDKs, never imported."""
+"""Agents for the end-to-end tests: run by an interpreter with the real SDKs, never imported."""

@@ -1,6 +1,6 @@
-"""An agent with `AsyncTrace`. Arguments: its processors, and what it does (the keys of `WORK`).
+"""An agent with `AsyncTrace`. Arguments: its processors, and its work (keys of `WORK`).
 
-Prints the spans that it ended, as JSON, at its end.
+Prints the spans that it ended as JSON before it exits.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pydantic import create_model  # type: ignore[import-not-found]
 from tests.e2e.agents.setup import Sdk, report, use
 
 CONCURRENT = 200
-# Spans of an agent that goes on until told: four every so many seconds.
+# Seconds between groups of four spans of the agent that runs until told to stop.
 PACE_S = 0.1
 
 Question = create_model("Question", text=(str, ...), tags=(list[str], ...))
@@ -27,7 +27,7 @@ made: list[Sdk] = []
 
 
 async def nested(trace: Sdk) -> None:
-    """A turn with a call of a model and a tool inside; what is put in comes in every shape."""
+    """Make a turn with a model call and a tool call, with inputs of every shape."""
     question = Question(text="what is 2 + 2? \u2603 \U0001f600 \u0000", tags=["sum"])
     kind = {"__span_type__": "AGENT_WORKFLOW", "nothing": None}
     async with trace.span("turn", input=question, data=kind) as turn:
@@ -42,7 +42,7 @@ async def nested(trace: Sdk) -> None:
 
 
 async def failing(trace: Sdk) -> None:
-    """A span that an exception ends."""
+    """Make a span that ends with an exception."""
     with suppress(ValueError):
         async with trace.span("failing", input={"n": 0}, data={"step": 1}) as span:
             made.append(span)
@@ -50,7 +50,7 @@ async def failing(trace: Sdk) -> None:
 
 
 async def cancelled(trace: Sdk) -> None:
-    """A span whose task is cancelled."""
+    """Make a span whose task is cancelled."""
     inside = asyncio.Event()
 
     async def work() -> None:
@@ -66,7 +66,7 @@ async def cancelled(trace: Sdk) -> None:
 
 
 async def concurrent(trace: Sdk) -> None:
-    """Many spans at once."""
+    """Make many concurrent spans."""
 
     async def one(number: int) -> None:
         async with trace.span(f"task {number}", input={"number": number}) as span:
@@ -78,7 +78,7 @@ async def concurrent(trace: Sdk) -> None:
 
 
 async def everything(trace: Sdk) -> None:
-    """All of the above."""
+    """Do all of the above."""
     await nested(trace)
     await failing(trace)
     await cancelled(trace)
@@ -86,7 +86,7 @@ async def everything(trace: Sdk) -> None:
 
 
 async def lists(trace: Sdk) -> None:
-    """A list as input and as output, beside a span without."""
+    """Make a span with a list as input and output, next to one without."""
     async with trace.span("list", input=[{"role": "user"}, {"role": "tool"}]) as span:
         span.output = [{"text": "a"}]
     async with trace.span("neighbour", input={"q": 1}) as neighbour:
@@ -95,7 +95,7 @@ async def lists(trace: Sdk) -> None:
 
 
 async def until_told(trace: Sdk) -> None:
-    """Spans at a steady pace, until the agent's stdin ends."""
+    """Make spans at a steady rate until stdin ends."""
     told = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     number = 0
     while not told.done():
@@ -111,7 +111,7 @@ WORK = {"everything": everything, "lists": lists, "until_told": until_told}
 
 
 async def main(processors: str, work: str) -> None:
-    """Run, and stop as the SDK's server does."""
+    """Run, and shut down as the SDK's server does."""
     use(processors)
     await WORK[work](AsyncTracer(None).trace("trace-1"))
     await shutdown_default_span_queue()

@@ -1,4 +1,4 @@
-"""What every agent with the Agentex SDK does first and last, as its templates do."""
+"""Setup and report of every agent with the Agentex SDK, as in the SDK's templates."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from agentex.lib.types.tracing import (  # type: ignore[import-not-found]
 )
 from trace_sidecar_client import register
 
-# The SDKs' own types: they are not installed where this is type-checked.
+# The SDKs' own types: the SDKs are not installed where this is type-checked.
 Sdk: TypeAlias = Any
 
 
@@ -37,7 +37,7 @@ def use(processors: str) -> None:
 
 
 def report(made: Iterable[Sdk]) -> None:
-    """Print the spans that the agent ended, as it knows them."""
+    """Print the spans that the agent ended, from its own records."""
     kept = ("id", "trace_id", "name", "start_time", "end_time")
     rows = [span.model_dump(mode="json") for span in made]
     sys.stdout.write(json.dumps([{name: row[name] for name in kept} for row in rows]) + "\n")

@@ -1,6 +1,6 @@
-"""An agent with the tracing module of scale-gp-beta, which finds its server by the environment.
+"""An agent with the tracing module of scale-gp-beta, configured by its environment.
 
-Prints the spans that it ended, as JSON, at its end.
+Prints the spans that it ended as JSON before it exits.
 """
 
 import json
@@ -12,11 +12,11 @@ from scale_gp_beta import SGPClient  # type: ignore[import-not-found]
 from scale_gp_beta.lib import tracing  # type: ignore[import-not-found]
 
 CONCURRENT = 200
-Sdk: TypeAlias = Any  # the SDK's own types are not installed where this is type-checked
+Sdk: TypeAlias = Any  # the SDK's own types; the SDK is not installed where this is type-checked
 
 
 def row(span: Sdk) -> dict[str, Any]:
-    """A span as the agent knows it."""
+    """Return the agent's own record of a span."""
     return {
         "id": span.span_id,
         "trace_id": span.trace_id,
@@ -27,7 +27,7 @@ def row(span: Sdk) -> dict[str, Any]:
 
 
 def main() -> None:
-    """A trace with spans inside; the START and the END of each are sent."""
+    """Make a trace with nested spans; START and END of each are sent."""
     tracing.init(SGPClient())
     made = []
     with tracing.create_trace("turn", input={"q": "\u2603"}, group_id="group-1"):

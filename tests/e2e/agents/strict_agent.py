@@ -1,7 +1,6 @@
 """Makes the SDKs' own span calls with strict response validation.
 
-An answer that lacks something, or has it in another shape, is then an exception.
-Prints what the SDKs made of the answers, as JSON.
+A response with a missing or malformed field then raises. Prints the parsed responses as JSON.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ END = datetime(2026, 1, 2, 3, 4, 6, 500000, UTC)
 
 
 def items(prefix: str) -> list[dict[str, Any]]:
-    """Two items for SGP, one of them still open."""
+    """Return two items for SGP, one of them open."""
     shared = {"trace_id": "trace-1", "name": "n", "start_timestamp": START.isoformat()}
     ended = {"end_timestamp": END.isoformat(), "output": {"a": 1}, "status": "ERROR"}
     return [
@@ -28,19 +27,19 @@ def items(prefix: str) -> list[dict[str, Any]]:
 
 
 def span(id_: str) -> dict[str, Any]:
-    """A START for Agentex."""
+    """Return a START for Agentex."""
     given: dict[str, Any] = {"input": [{"q": 1}], "data": {"a": 1}}
     return {"id": id_, "trace_id": "trace-1", "name": "n", "start_time": START, **given}
 
 
 def ended() -> dict[str, Any]:
-    """What the SDK's processor puts into an update."""
+    """Return the fields that the SDK's processor updates."""
     given = {"output": {"a": 1}, "data": {"b": 2}}
     return {"trace_id": "trace-1", "name": "n", "start_time": START, "end_time": END, **given}
 
 
 async def main() -> None:
-    """Every call by each kind of client."""
+    """Make every call with each kind of client."""
     strict = {"_strict_response_validation": True}
     answers: list[Any] = []
     with SGPClient(**strict) as sgp, Agentex(**strict) as agentex:

@@ -1,6 +1,6 @@
 """An agent with `Trace`, in threads. Argument: its processors.
 
-Prints the spans that it ended, as JSON, at its end.
+Prints the spans that it ended as JSON before it exits.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ THREADS = 20
 
 
 def work(trace: Sdk) -> list[Sdk]:
-    """Nested spans, one that an exception ends, and many at once."""
+    """Make nested spans, one that ends with an exception, and many concurrent ones."""
     with trace.span(
         "turn", input={"q": "\u2603"}, data={"__span_type__": "AGENT_WORKFLOW"}
     ) as turn:
@@ -42,7 +42,7 @@ def work(trace: Sdk) -> list[Sdk]:
 
 
 def main(processors: str) -> None:
-    """Run, and stop as the SDK's server does."""
+    """Run, and shut down as the SDK's server does."""
     use(processors)
     made = work(Tracer(None).trace("trace-1"))
     asyncio.run(shutdown_sync_tracing_processors())
