@@ -100,8 +100,8 @@ def _panel(panel: Panel) -> stat.Panel | timeseries.Panel | table.Panel:
 
 
 def _stat(panel: Panel) -> stat.Panel:
-    coloured = panel.bad is not None
-    mode = shared.BigValueColorMode.BACKGROUND if coloured else shared.BigValueColorMode.NONE
+    colored = panel.bad is not None
+    mode = shared.BigValueColorMode.BACKGROUND if colored else shared.BigValueColorMode.NONE
     return (
         stat.Panel()
         .decimals(0)

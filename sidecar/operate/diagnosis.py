@@ -94,7 +94,7 @@ def _late(report: Json) -> tuple[str, str, str]:
 
 
 def _why(report: Json) -> tuple[str, str, str]:
-    found = [*_of_sinks(report["sinks"]), *_of_room(report)]
+    found = [*_sink_findings(report["sinks"]), *_room_findings(report)]
     if not report["ready"]:
         found.insert(0, (WARN, "The sidecar is stopping", "it is forwarding what it still holds"))
     if not found:
@@ -107,7 +107,7 @@ def _why(report: Json) -> tuple[str, str, str]:
     return level, answer, "; ".join([detail, *(f"{head}: {tail}" for _, head, tail in others)])
 
 
-def _of_sinks(sinks: Json) -> Iterator[tuple[str, str, str]]:
+def _sink_findings(sinks: Json) -> Iterator[tuple[str, str, str]]:
     for name, sink in sinks.items():
         if not sink["has_credential"]:
             yield (
@@ -128,7 +128,7 @@ def _of_sinks(sinks: Json) -> Iterator[tuple[str, str, str]]:
             yield WARN, f"{_NAMES[name]} is slower than the agents", detail
 
 
-def _of_room(report: Json) -> Iterator[tuple[str, str, str]]:
+def _room_findings(report: Json) -> Iterator[tuple[str, str, str]]:
     for what, part in (("Memory for spans", report["queue"]), ("The spool", report["spool"])):
         if part is not None and part["bytes"] >= NEARLY_FULL * part["limit_bytes"]:
             share = part["bytes"] / part["limit_bytes"]

@@ -131,19 +131,21 @@ class Driver:
 
     def run(self) -> Result:
         """Send everything; stop early when no response arrives for `idle_s`."""
-        self.result.started = heard = time.monotonic()
+        self.result.started = last_response_at = time.monotonic()
         while True:
             now = time.monotonic()
             wait = self._begin(now)
             if not self._more and len(self._idle) == len(self._connections):
                 break
-            events = self._epoll.poll(max(0.0, min(wait, heard + self._plan.idle_s - now)))
+            events = self._epoll.poll(
+                max(0.0, min(wait, last_response_at + self._plan.idle_s - now))
+            )
             for descriptor, _ in events:
                 self._hear(self._by_fd[descriptor])
             now = time.monotonic()
             if events or self._asleep:
-                heard = now
-            elif now - heard >= self._plan.idle_s:
+                last_response_at = now
+            elif now - last_response_at >= self._plan.idle_s:
                 self.result.gave_up = f"no answer for {self._plan.idle_s:g} s"
                 break
         return self._finished()
@@ -202,8 +204,8 @@ class Driver:
         status = head[9:12].decode()
         self._statuses[status] += 1
         if status in {"429", "503"}:
-            asked = _RETRY_AFTER.search(head)
-            return float(asked[1]) if asked else 1.0
+            retry_after = _RETRY_AFTER.search(head)
+            return float(retry_after[1]) if retry_after else 1.0
         self._latencies.append(now - sent)
         self.taken(status, body, now)
         return None

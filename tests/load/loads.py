@@ -111,12 +111,12 @@ def _turns(conversation: int, system: bytes) -> Flow:
 
 
 def _history(conversation: int, system: bytes) -> list[bytes]:
-    said = _text(MESSAGE, "Grüße — ")
+    text = _text(MESSAGE, "Grüße — ")
     history = [b'{"role":"system","content":"%b"}' % system]
     for at in range(2 * TURNS):
         role = b"assistant" if at % 2 else b"user"
         mark = b"%d.%d" % (conversation, at)
-        history.append(b'{"role":"%b","content":"%b %b"}' % (role, mark, said))
+        history.append(b'{"role":"%b","content":"%b %b"}' % (role, mark, text))
     return history
 
 

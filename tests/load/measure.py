@@ -184,7 +184,7 @@ def _faults(load: Load, sent: Result, outcome: Outcome, status: Mapping[str, Any
     # An event sent again after a broken connection is received twice.
     received = status["events"]["received"]
     if received < sent.accepted or (received > sent.accepted and not sent.reconnects):
-        faults.append(f"{received} events in the books, {sent.accepted} answered with 202")
+        faults.append(f"{received} events received, {sent.accepted} accepted with 202")
     faults += [f"imbalance of {part}: {by}" for part, by in outcome.imbalance.items() if by]
     if load.drains and outcome.drain_s is None:
         faults.append("not drained in time")

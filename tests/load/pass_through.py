@@ -45,15 +45,15 @@ async def first_byte_ms(session: aiohttp.ClientSession, url: str) -> float:
 
 async def large_mib(session: aiohttp.ClientSession, url: str, watched: Sidecar) -> float:
     """Return how many MiB the sidecar grows while a slow client reads 100 MiB."""
-    before, most = watched.rss_mib(), 0.0
+    before, peak = watched.rss_mib(), 0.0
     async with session.get(f"{url}/v5/large") as response:
         count = 0
         while await response.content.readany():
             count += 1
             if count % 20 == 0:
-                most = max(most, watched.rss_mib())
+                peak = max(peak, watched.rss_mib())
                 await asyncio.sleep(0.005)
-    return most - before
+    return peak - before
 
 
 async def measure(requests: int) -> None:

@@ -99,11 +99,11 @@ def _measured(
 
 def _say(subject: Subject, figures: Figures) -> None:
     cpu = (("agent", figures.agent_cpu_ms), ("forwarder", figures.forwarder_cpu_ms))
-    said = [f"{who} {ms:.3f} ms/span" for who, ms in cpu if ms is not None]
-    said.append(f"{figures.rate:.0f} spans/s")
-    said += [f"{figures.lost} lost"] if figures.lost else []
-    said += [figures.note] if figures.note else []
-    print(f"{subject.key}: {', '.join(said)}", flush=True)
+    shown = [f"{who} {ms:.3f} ms/span" for who, ms in cpu if ms is not None]
+    shown.append(f"{figures.rate:.0f} spans/s")
+    shown += [f"{figures.lost} lost"] if figures.lost else []
+    shown += [figures.note] if figures.note else []
+    print(f"{subject.key}: {', '.join(shown)}", flush=True)
 
 
 def _command(arguments: argparse.Namespace) -> str:

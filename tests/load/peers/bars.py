@@ -32,7 +32,7 @@ class Bar:
     @property
     def line(self) -> str:
         """Return a line of text."""
-        verdict = "PASS" if self.value.middle <= self.limit else "FAIL"
+        verdict = "PASS" if self.value.median <= self.limit else "FAIL"
         return (
             f"{verdict} {self.what}: {self.value.text(3)} {self.unit},"
             f" at most {self.limit:.3f} ({self.against})"
@@ -56,19 +56,19 @@ def _beside_the_sdk(summary: Summary) -> Iterator[Bar]:
     blocked = summary.blocking_ms(SDK, "p99")
     if sdk is None or blocked is None:
         return
-    tenth = f"a tenth of the SDK's {sdk.middle:.2f}"
+    tenth = f"a tenth of the SDK's {sdk.median:.2f}"
     # Posts at a steady rate by the cheap sender, and by each kind of agent.
     for key in (BOTH, PLAIN, CLIENT, PROCESSOR):
         if cpu := summary.forwarder_cpu_ms(key):
             what = f"sidecar CPU for a 50 KB span, both upstreams ({key})"
-            yield Bar(what, cpu, TENTH * sdk.middle, tenth, "ms")
+            yield Bar(what, cpu, TENTH * sdk.median, tenth, "ms")
     for key in (PLAIN, CLIENT, PROCESSOR):
         if cpu := summary.agent_cpu_ms(key):
             what = f"the agent's own CPU for a 50 KB span ({key})"
-            yield Bar(what, cpu, TENTH * sdk.middle, tenth, "ms")
+            yield Bar(what, cpu, TENTH * sdk.median, tenth, "ms")
         if p99 := summary.blocking_ms(key, "p99"):
             what = f"blocking of the agent's loop by a span, p99 ({key})"
-            yield Bar(what, p99, blocked.middle, "the SDK's", "ms")
+            yield Bar(what, p99, blocked.median, "the SDK's", "ms")
 
 
 def _beside_the_collector(summary: Summary) -> Iterator[Bar]:
@@ -81,4 +81,4 @@ def _beside_the_collector(summary: Summary) -> Iterator[Bar]:
             value, limit = figure(ours), figure(theirs)
             if value and limit:
                 names = f"{ours}; {theirs}"
-                yield Bar(f"{what} ({names})", value, limit.middle, "the Collector's", unit)
+                yield Bar(f"{what} ({names})", value, limit.median, "the Collector's", unit)

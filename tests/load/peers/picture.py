@@ -32,12 +32,12 @@ class Mark:
     @property
     def total(self) -> float:
         """Its length."""
-        return sum(part.middle for part in self.parts)
+        return sum(part.median for part in self.parts)
 
     @property
-    def most(self) -> float:
+    def high(self) -> float:
         """The upper end of its range."""
-        return sum(part.most for part in self.parts)
+        return sum(part.high for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -99,23 +99,23 @@ def _panels(summary: Summary) -> Iterator[Panel]:
 
 def _drawn(panel: Panel, top: int) -> Iterator[str]:
     yield f'<text class="head" x="10" y="{top + 16}">{escape(panel.title)}</text>'
-    scale = (WIDTH - LABEL - VALUE) / max(mark.most for mark in panel.marks)
+    scale = (WIDTH - LABEL - VALUE) / max(mark.high for mark in panel.marks)
     for number, mark in enumerate(panel.marks):
         y = top + HEAD + ROW * number
         yield f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(mark.name)}</text>'
         x = float(LABEL)
         for at, part in enumerate(mark.parts):
             paler = " part" if at == 0 and mark.agent_first else ""
-            width = max(1.0, scale * part.middle)
+            width = max(1.0, scale * part.median)
             yield (
                 f'<rect class="{mark.peer}{paler}" x="{x:.1f}" y="{y}" width="{width:.1f}"'
                 f' height="{ROW - 7}" rx="2"/>'
             )
             x += width
         last = mark.parts[-1]
-        least, most = (x + scale * (edge - last.middle) for edge in (last.least, last.most))
+        low, high = (x + scale * (edge - last.median) for edge in (last.low, last.high))
         middle = y + (ROW - 7) / 2
-        yield f'<path class="range" d="M{least:.1f} {middle}H{most:.1f}"/>'
+        yield f'<path class="range" d="M{low:.1f} {middle}H{high:.1f}"/>'
         yield (
-            f'<text x="{max(x, most) + 6:.1f}" y="{y + 12}">{mark.total:.3g} {panel.unit}</text>'
+            f'<text x="{max(x, high) + 6:.1f}" y="{y + 12}">{mark.total:.3g} {panel.unit}</text>'
         )

@@ -122,8 +122,8 @@ def _agent(
     except BenchError:
         warm = None
     if warm is None:
-        said = os.pread(log.fileno(), 65536, 0).decode(errors="replace")
-        raise BenchError(f"the agent did not start:\n{said}")
+        output = os.pread(log.fileno(), 65536, 0).decode(errors="replace")
+        raise BenchError(f"the agent did not start:\n{output}")
     traced = run.work.tracer != "untraced"
     sinks = run.route.sinks if traced else ()
     _arrived(upstreams, sinks, WARM_UP, time.monotonic() + READY_S)
@@ -132,22 +132,22 @@ def _agent(
     line = line_of(agent, MAX_S)
     if line is None:
         raise BenchError("the agent did not end")
-    said = json.loads(line)
+    report = json.loads(line)
     wanted = WARM_UP + run.work.spans
-    there, at = _arrived(upstreams, sinks, wanted, said["begun"] + MAX_S)
+    there, at = _arrived(upstreams, sinks, wanted, report["begun"] + MAX_S)
     for meter in meters:
         meter.stop()
     figures = Figures(
         spans=run.work.spans,
         lost=wanted - there if sinks else 0,
-        rate=(there - WARM_UP) / (at - said["begun"]) if sinks else 0.0,
+        rate=(there - WARM_UP) / (at - report["begun"]) if sinks else 0.0,
         agent_cpu_ms=meters[0].cpu_ms(run.work.spans),
         forwarder_cpu_ms=meters[1].cpu_ms(run.work.spans),
         agent_mib=meters[0].memory,
         forwarder_mib=meters[1].memory,
-        blocking_ms=said["blocking_ms"],
-        late_ms=said["late_ms"],
-        note=f"{said['dropped']} dropped" if said["dropped"] else "",
+        blocking_ms=report["blocking_ms"],
+        late_ms=report["late_ms"],
+        note=f"{report['dropped']} dropped" if report["dropped"] else "",
     )
     return figures, meters
 

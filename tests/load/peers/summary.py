@@ -15,9 +15,9 @@ CONTROL = f"{STEADY}: no tracing"
 class Spread:
     """The median of the repetitions, and their range."""
 
-    middle: float
-    least: float
-    most: float
+    median: float
+    low: float
+    high: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
@@ -26,9 +26,9 @@ class Spread:
 
     def text(self, digits: int = 2) -> str:
         """Format for tables."""
-        least, most = f"{self.least:.{digits}f}", f"{self.most:.{digits}f}"
-        middle = f"{self.middle:.{digits}f}"
-        return middle if least == most else f"{middle} ({least}\u2013{most})"
+        low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
+        shown = f"{self.median:.{digits}f}"
+        return shown if low == high else f"{shown} ({low}\u2013{high})"
 
 
 class Summary:
@@ -58,8 +58,8 @@ class Summary:
         cpu = self.spread(key, lambda run: run.agent_cpu_ms)
         if control is None or cpu is None or key == CONTROL:
             return cpu
-        own = control.middle
-        return Spread(cpu.middle - own, cpu.least - own, cpu.most - own)
+        own = control.median
+        return Spread(cpu.median - own, cpu.low - own, cpu.high - own)
 
     def forwarder_cpu_ms(self, key: str) -> Spread | None:
         """Return the forwarder's CPU per span."""
