@@ -1,1 +1,1 @@
-"""Stand-ins for both upstreams (real HTTP, in memory, strict to the contracts), and the demo."""
+"""Stand-ins for both upstreams, as strict as docs/upstreams.md says, and the demo."""

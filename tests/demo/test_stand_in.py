@@ -1,4 +1,4 @@
-"""The stand-ins keep to the contracts, over real HTTP."""
+"""The stand-ins behave as docs/upstreams.md says, over real HTTP."""
 
 import asyncio
 import gzip
