@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
@@ -50,6 +51,8 @@ class SpoolWriter:
         self.unwritten: dict[int, Row] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.last_seq = 0  # highest row number given out
         self.durable = 0  # every row up to this number is on disk
@@ -89,11 +92,32 @@ class SpoolWriter:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write changes until cancelled."""
-        while True:
+        """Write changes until cancelled; a write or a retry that has begun is finished first.
+
+        Cut short, the thread would still commit what the writer takes for not written.
+        """
+        self._writing = self._loop.create_task(self._write_until_stopped())
+        try:
+            await asyncio.shield(self._writing)
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def _write_until_stopped(self) -> None:
+        while not self._stopping.is_set():
             await self._wake.wait()
             if self.degraded:
-                await asyncio.sleep(RETRY_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await self._stopping.wait()
+            if self._stopping.is_set():
+                return
+            if self.degraded:
                 await self._retry()
             else:
                 # Requests that arrive a moment later share the transaction. Most of its cost is the
@@ -183,6 +207,7 @@ class SpoolWriter:
 
     async def close(self) -> None:
         """Write pending changes and close the file. If degraded, try the disk once more."""
+        await self._stop()
         if self.degraded:
             await self._retry()
         if not self.degraded:

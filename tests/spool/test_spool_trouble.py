@@ -200,6 +200,53 @@ async def test_close_tries_the_disk_once_more(tmp_path: Path) -> None:
     assert on_disk(tmp_path).complete_rows == [(1, 3)]
 
 
+async def cancelled_in_a_transaction(
+    file: GatedFile, running: asyncio.Task[None], spool: Spool
+) -> None:
+    """Cancel `run`, twice, in the transaction that waits at the gate; then close the spool."""
+    for _ in range(2):
+        running.cancel()
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(spool.close())
+    await asyncio.sleep(0)
+    file.gate.set()
+    await closing
+    assert running.cancelled()
+
+
+async def test_a_stop_between_the_parts_of_a_write_loses_none(tmp_path: Path) -> None:
+    """A write of two transactions ends although the process stops in the first."""
+    file = GatedFile(tmp_path)
+    file.transaction_bytes = 1000
+    spool = Spool(file, 3)
+    await spool.open()
+    running = asyncio.create_task(spool.run())
+    file.gate.clear()
+    spans = (new_span("one", size=900), new_span("two", size=900))
+    posting = asyncio.create_task(added(spool, *spans))
+    await file.under_way()
+    await cancelled_in_a_transaction(file, running, spool)
+    await posting
+    assert (spool.rows, spool.moved_aside, spool.degraded) == (2, 0, False)
+
+
+async def test_a_stop_during_recovery_keeps_the_file(tmp_path: Path) -> None:
+    """A row that the interrupted recovery stored is not inserted a second time."""
+    file = GatedFile(tmp_path)
+    with retry_s(0.02):
+        spool = Spool(file, 3)
+        await spool.open()
+        running = asyncio.create_task(spool.run())
+        file.failing = {"apply"}
+        await added(spool, new_span("one"))
+        file.gate.clear()
+        file.waiting.clear()
+        file.failing = set()
+        await file.under_way()
+        await cancelled_in_a_transaction(file, running, spool)
+    assert (spool.rows, spool.moved_aside, spool.degraded) == (1, 0, False)
+
+
 async def test_close_on_a_failing_disk(tmp_path: Path) -> None:
     """It returns even if every call fails."""
     file = FlakyFile(tmp_path)
