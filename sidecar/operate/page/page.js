@@ -110,7 +110,7 @@ class Lane {
 
 class Journey {
   constructor(status) {
-    this.listener = new Box("Listener", "events/s", [["accepted", "accepted"], ["refused", "refused"], ["durability", "kept"]]);
+    this.listener = new Box("Listener", "events/s", [["accepted", "accepted"], ["refused", "refused"], ["durability", "kept in"]]);
     this.open = new Box("Open spans", "running", [["held", "held STARTs"], ["joined", "joined events"]], "join");
     this.memory = new Meter();
     this.open.root.append(this.memory.root);
@@ -122,7 +122,7 @@ class Journey {
   show(status) {
     const { intake, events, queue, spool } = status;
     setText(this.listener.number, rate(intake.events_per_s));
-    this.listener.terms.show({ accepted: count(events.received), refused: `${rate(intake.rejected_per_s)}/s`, durability: `in ${status.durability === "disk" ? "the spool" : "memory"}` });
+    this.listener.terms.show({ accepted: count(events.received), refused: `${rate(intake.rejected_per_s)}/s`, durability: status.durability === "disk" ? "the spool" : "memory" });
     setText(this.listener.note, this.refusals(intake.rejected_by_reason));
     setText(this.open.number, count(status.open_spans));
     this.open.terms.show({ held: count(events.held), joined: count(events.joined) });
