@@ -207,7 +207,7 @@ class Pod:
 
 @contextmanager
 def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator[Pod]:
-    """Run a pod until its sidecar has started; remove everything afterwards."""
+    """Run a pod whose sidecar and stand-ins have started; remove everything afterwards."""
     _ready()
     name = f"trace-sidecar-{uuid.uuid4().hex[:8]}"
     pod = Pod(name)
@@ -218,6 +218,8 @@ def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator
         done = images.attempt(*play, input=text, cwd=parts.CACHE)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         eventually(lambda: pod.said(SIDECAR, "started"))
+        # The stand-ins print their URLs once both listen.
+        eventually(lambda: images.log(pod.container(STAND_INS)))
         yield pod
     finally:
         # A paused container can't be removed.

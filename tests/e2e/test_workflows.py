@@ -25,7 +25,7 @@ def linter(name: str) -> Path:
 
 def test_the_workflows_are_valid() -> None:
     """The workflows match the schema, and actionlint finds no error."""
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "release.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "nightly.yml", "release.yml"]
     passes(linter("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
     passes(parts.go_tool(*ACTIONLINT), *WORKFLOWS)
 
