@@ -19,7 +19,7 @@ from sidecar import __version__, logs
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, redacted
 from sidecar.config_load import load
-from sidecar.lanes import NO_UPSTREAM, agentex_enabled, sgp_enabled
+from sidecar.lanes import NO_UPSTREAM, UPSTREAMS
 from sidecar.operate import explain, top
 
 LOST = 1
@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     replay_ = command("replay", _replay, "resend dead letters, or list them")
     replay_.add_argument("file", metavar="FILE", help="the file of dead_letters.path, or FILE.1")
-    replay_.add_argument("--sink", choices=["agentex", "sgp"], help="only the letters of this sink")
+    replay_.add_argument(
+        "--sink", choices=[each.name for each in UPSTREAMS], help="only the letters of this sink"
+    )
     replay_.add_argument("--dry-run", action="store_true", help="list them without their content")
     replay_.add_argument("--to", metavar="URL", help="resend through the sidecar at this URL")
     with_config(replay_)
@@ -115,7 +117,7 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"[{section}]")
         for key, value in values.items():
             print(f"  {key} = {value!r}")
-    enabled = {"agentex": agentex_enabled(config), "sgp": sgp_enabled(config)}
+    enabled = {each.name: each.enabled(config) for each in UPSTREAMS}
     for sink, is_enabled in enabled.items():
         print(f"{sink}: {'on' if is_enabled else 'off'}")
     if not any(enabled.values()):

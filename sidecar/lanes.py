@@ -1,9 +1,10 @@
 """Builds the lanes: each is the queue, drain, sink, credentials and metrics of one upstream."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from sidecar.config import AgentexConfig, Config, SgpConfig
 from sidecar.credentials import Credentials, Secret
@@ -23,7 +24,7 @@ from sidecar.telemetry.accounting import LaneAccounting
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.recent import Recent
 
-# Stored in the spool's rows: never change what a bit means.
+# Of `Upstream.bit`: the SDK routes are for one lane each.
 AGENTEX_BIT, SGP_BIT = 1, 2
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
 # down must leave memory for the writes of the other one (DECISIONS.md 15).
@@ -83,17 +84,12 @@ def build_lanes(
 ) -> list[Lane]:
     """Build the lanes that `config` enables. `environ`: the pod's variables, for SGP's metadata."""
     builder = _Builder(config, environ, budget, dead_letters, spool, recent)
-    lanes: list[Lane] = []
-    if agentex_enabled(config):
-        lanes.append(builder.agentex(AGENTEX_BIT))
-    if sgp_enabled(config):
-        lanes.append(builder.sgp(SGP_BIT))
-    return lanes
+    return [each.build(builder, each.bit) for each in UPSTREAMS if each.enabled(config)]
 
 
 def lane_bits(config: Config) -> int:
     """The bits of the lanes that `config` enables, as the spool's rows store them."""
-    return agentex_enabled(config) * AGENTEX_BIT | sgp_enabled(config) * SGP_BIT
+    return sum(each.bit for each in UPSTREAMS if each.enabled(config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +181,23 @@ def _client(
         section.base_url, timeout_s=section.timeout_s, max_connections=section.max_concurrency
     )
     return UpstreamClient(http, credentials, metrics.request_ended)
+
+
+class Upstream(NamedTuple):
+    """A row of the table below. `bit` identifies the lane in the spool: never change its meaning.
+
+    `name` is the sink's, as metrics and configuration spell it; `title` is for people.
+    """
+
+    name: str
+    title: str
+    bit: int
+    enabled: Callable[[Config], bool]
+    build: Callable[[_Builder, int], Lane]
+
+
+# Every upstream that there is: a new sink gets its row here.
+UPSTREAMS = (
+    Upstream("agentex", "Agentex", AGENTEX_BIT, agentex_enabled, _Builder.agentex),
+    Upstream("sgp", "SGP", SGP_BIT, sgp_enabled, _Builder.sgp),
+)

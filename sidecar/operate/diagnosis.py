@@ -7,6 +7,8 @@ The status page and `sidecar top` show these texts unchanged.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sidecar.lanes import UPSTREAMS
+
 Json = Mapping[str, Any]
 
 # The oldest write is late after this many seconds, and very late after the second number.
@@ -18,7 +20,7 @@ BACKLOG_S = 2.0
 
 TENTHS_BELOW_S = 10  # shorter durations are shown with one decimal
 
-_NAMES = {"agentex": "Agentex", "sgp": "SGP"}
+_NAMES = {each.name: each.title for each in UPSTREAMS}
 OK, WARN, BAD = "ok", "warn", "bad"
 _STATES = {
     "down": "is down",
