@@ -13,7 +13,7 @@ import pytest
 from tests.e2e import parts
 from tests.e2e.prometheus_support import RULES, Prometheus, address, exposing, prometheus, until
 from tests.support.kill import Rig, SidecarRun
-from tests.tools.test_metrics_page import DASHBOARD, ROOT
+from tests.support.telemetry import DASHBOARD, ROOT
 
 # The SDK whose output is committed: another version may write other defaults.
 SDK = "grafana-foundation-sdk==1769699998!10.1.0"

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from tests.e2e.prometheus_support import RULES, program, shortened
-from tests.operate.test_prometheus import BOTH, scrape
+from tests.support.telemetry import BOTH, scrape
 from tests.support.world import running_app
 
 CASES = sorted((Path(__file__).parents[1] / "rules").glob("*.yaml"))

@@ -3,18 +3,10 @@
 import re
 from pathlib import Path
 
-from tests.support.world import Running, make_event, running_app
+from tests.support.telemetry import BOTH, scrape
+from tests.support.world import make_event, running_app
 
 GOLDEN = Path(__file__).parent / "metrics.golden"
-BOTH = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
-
-
-async def scrape(app: Running) -> str:
-    """Return the text of one scrape."""
-    async with app.client.get(f"{app.admin_url}/metrics") as response:
-        assert response.status == 200
-        assert response.headers["Content-Type"].startswith("text/plain")
-        return await response.text()
 
 
 def series(text: str) -> str:

@@ -2,16 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from sidecar.operate.prometheus import PREFIX
+from tests.support.telemetry import DASHBOARD, ROOT
 from tools import metrics_page, panels
 
-ROOT = Path(__file__).parents[2]
 RULES = ROOT / "helm/trace-sidecar/files/rules.yaml"
-DASHBOARD = ROOT / "helm/trace-sidecar/dashboards/trace-sidecar.json"
 NAME = re.compile(rf"(?<![:\w]){PREFIX}\w+")
 SERIES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
