@@ -6,17 +6,17 @@ One span's journey, folder by folder:
                        |
                      spans     decode and validate; payloads stay raw JSON bytes
                        |
-                     queue     admission: accept the whole request or nothing of it
+                     queue     admission: accept the whole request or none of it
                        |       open_spans: join START and END into one write
                        |       span_queue: one FIFO per lane
                      drain     form batches, send them concurrently, retry, settle
                        |
                      sinks     one HTTP API each --> Agentex, SGP
 
-Next to it: `spool` (optional) puts events on disk before their 202, `telemetry` counts, `operate`
-is the admin port and the operators' commands, `process` is memory and sockets, `http` is HTTP
-without spans, `demo` has stand-ins for the upstreams. `app` builds and runs the parts, and `lanes`
-builds one lane per upstream.
+Outside this path: `spool` (optional) puts events on disk before their 202, `telemetry` counts,
+`operate` is the admin port and the operators' commands, `process` deals with memory and sockets,
+`http` is HTTP code that knows nothing about spans, and `demo` has stand-ins for the upstreams.
+`app` builds and runs the parts, and `lanes` builds one lane per upstream.
 
 An accepted event becomes a write, or part of one. In each lane a write ends in exactly one of:
 forwarded, superseded by a newer write of its span, skipped on purpose, a dead letter with a reason,
@@ -24,10 +24,10 @@ or lost with a counted reason. The accounting adds them up; its imbalance is a m
 
 When an upstream fails, its lane keeps its writes and retries; the other lane is not affected. A
 refused batch is halved until the one bad write is alone, which becomes a dead letter. What does not
-fit into memory waits on disk, or is refused with 429.
+fit in memory waits on disk, or is refused with 429.
 
-When the process stops: stay open while agents still send, refuse new events, release held STARTs,
-drain within the grace period, then leave the rest in the spool or count it as lost.
+To stop, the process stays open while agents are still sending, refuses new events, releases held
+STARTs, drains within the grace period, and leaves the rest in the spool or counts it as lost.
 
 Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queue, sink = exporter):
 
@@ -38,21 +38,21 @@ Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queu
     depth            writes of a lane that are not settled: waiting, in flight or on disk
     linger           how long a batch can wait to fill
     settle           finish a write: forwarded, superseded or a dead letter
-    hold             keep a START back for a while, so that its END can join it; also keep a
-                     lane's writes while its upstream refuses us
+    hold             delay a START for a while, so that its END can join it; also keep a
+                     lane's writes while its upstream refuses everything
     spool            the SQLite file of accepted events and unsettled writes
     dead letter      a write that its upstream will never accept, kept in a file for `replay`
     accounting       the counts of events and writes, which must balance (D15)
 
-Decisions: D7 is in docs/architecture.md, A7 (Agentex) and S1.4 (SGP) are in docs/upstreams.md;
-later decisions are numbered in DECISIONS.md.
+References: `D7` is a decision in docs/architecture.md; `A7` (Agentex) and `S1.4` (SGP) are sections
+of docs/upstreams.md. Later decisions are numbered in DECISIONS.md.
 
 Where to look:
 
-    what a status of an upstream means   sinks/http.py, then drain/failures.py
+    what an upstream's status means      sinks/http.py, then drain/failures.py
     where an END is joined               queue/open_spans.py
     what SIGTERM does                    `App.run` in app.py
-    what a request gets as a response    listener/ingest.py and listener/routes/
+    how a request is responded to        listener/ingest.py and listener/routes/
     how to add a sink                    implement `Sink` (sinks/__init__.py) in one file in sinks/,
                                          and build its lane in lanes.py
 """

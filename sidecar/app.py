@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sidecar.listener.pass_through import PassThrough
 
 HOUSEKEEPING_S = TICK_S
-# How long pending responses have to finish once the ports are closed.
+# How long to wait for pending responses once the ports are closed.
 CLOSE_S = 1.0
 
 log = structlog.get_logger()
@@ -120,7 +120,7 @@ class App:
             now=self._loop.time(),
         )
         self.ports: dict[str, int] = {}
-        # Gets the exception of a bug in the listener or in a callback.
+        # Receives the exception of a bug in the listener or in a callback.
         self._failed = self.listener.failed
         self._stop = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None
@@ -141,10 +141,10 @@ class App:
         self._stop.set()
 
     async def run(self, started: asyncio.Event | None = None) -> bool:
-        """Serve until `stop` is called; return whether nothing was lost.
+        """Serve until `stop` is called; return True if nothing was lost.
 
         A bug in any part is raised as its exception (D13). `started` is set once both ports are
-        open and the drains run.
+        open and the drains are running.
         """
         tasks = asyncio.TaskGroup()
         if self._recovery is not None:
@@ -179,7 +179,7 @@ class App:
         self.listener.stop()  # 1. refuse new events with 503
         self.admission.release_held()  # 2. no END will arrive for a held START
         for lane in self.lanes:
-            lane.drain.close()  # 3. no write will be queued
+            lane.drain.close()  # 3. no more writes will be queued
         await asyncio.wait(drains)  # 4. forward what is queued
         for task in background:
             task.cancel()
@@ -196,7 +196,7 @@ class App:
             loop.default_exception_handler(context)
 
     async def _wait_until_quiet(self, quiet_s: float) -> None:
-        """Return once no event arrived for `quiet_s`: agents send their last ENDs after SIGTERM."""
+        """Return after `quiet_s` without an event: agents send their last ENDs after SIGTERM."""
         stopped_at = self._loop.time()
         while True:
             last = max(self.admission.last_taken_at, stopped_at)
@@ -221,7 +221,7 @@ class App:
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        """Open both ports, the agents' port last: by then an event can be forwarded."""
+        """Open both ports, the agents' port last: events may arrive as soon as it is open."""
         admin_server = admin.admin_server(
             self.registry,
             self.status,
@@ -258,7 +258,7 @@ class App:
         finally:
             for server in servers:
                 server.close()
-            await asyncio.sleep(0)  # respond to what has already been received
+            await asyncio.sleep(0)  # respond to requests that have already arrived
             await self.listener.close(CLOSE_S)
             admin_server.close()
 

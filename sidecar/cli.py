@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo = command("demo", _demo, "run a sample agent, a sidecar and stand-ins for both upstreams")
     demo.add_argument("--forever", action="store_true", help="run until Ctrl-C")
-    top_ = command("top", _top, "show the status of a sidecar in the terminal, refreshed")
+    top_ = command("top", _top, "show a sidecar's status in the terminal, and keep it up to date")
     top_.add_argument(
         "--url",
         default="http://127.0.0.1:9318",
@@ -87,9 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         help="refresh interval in seconds (default: %(default)s)",
     )
     replay_ = command("replay", _replay, "resend dead letters, or list them")
-    replay_.add_argument("file", metavar="FILE", help="the file of dead_letters.path, or FILE.1")
+    replay_.add_argument("file", metavar="FILE", help="the file at dead_letters.path, or FILE.1")
     replay_.add_argument(
-        "--sink", choices=[each.name for each in UPSTREAMS], help="only the letters of this sink"
+        "--sink", choices=[each.name for each in UPSTREAMS], help="only this sink's dead letters"
     )
     replay_.add_argument("--dry-run", action="store_true", help="list them without their content")
     replay_.add_argument("--to", metavar="URL", help="resend through the sidecar at this URL")
@@ -137,7 +137,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, app.stop)
-    # What lives until the end of the process need not be examined in every collection.
+    # Objects that live as long as the process need not be scanned in every collection.
     gc.collect()
     gc.freeze()
     return 0 if await app.run() else LOST

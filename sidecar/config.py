@@ -143,7 +143,7 @@ class RetryConfig(_Section, frozen=True):
 
 
 class DeadLettersConfig(_Section, frozen=True):
-    """The file for writes that an upstream will never accept; without a path none is kept."""
+    """The file for writes that an upstream will never accept; without a path, none are kept."""
 
     path: str = ""
     max_bytes: Size = Size(64 * 2**20)
@@ -153,7 +153,7 @@ class DeadLettersConfig(_Section, frozen=True):
 
 
 class ShutdownConfig(_Section, frozen=True):
-    """The time limits of an orderly stop."""
+    """The time limits of an orderly shutdown."""
 
     grace_s: Seconds = 25.0
     quiet_s: Seconds = 1.0

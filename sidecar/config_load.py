@@ -1,7 +1,7 @@
 """Loads the configuration from a TOML file, `SIDECAR_*` variables and the pod's own variables.
 
 `SIDECAR_<SECTION>__<KEY>` wins over the file. A variable that an agent pod already has applies only
-where its key is not set. Unknown keys and bad values raise `ConfigError`, which names the key, its
+if its key is not set. Unknown keys and bad values raise `ConfigError`, which names the key, its
 source and the rule.
 """
 
@@ -19,7 +19,7 @@ from sidecar.process.addresses import is_local
 from sidecar.sizes import Size
 
 ENV_PREFIX = "SIDECAR_"
-# Variables that an agent pod already has, and the key that each one is the default of.
+# Variables that an agent pod already has, and the key that each one is a default for.
 _POD_VARIABLES = {
     "AGENTEX_BASE_URL": ("agentex", "base_url"),
     "SGP_CLIENT_BASE_URL": ("sgp", "base_url"),

@@ -1,7 +1,8 @@
 """Credentials: configured, read from a file that can change, or relayed from an agent's request.
 
-A configured credential wins. Without one, the last one that an agent sent is used, also for writes
-that already wait (D14; docs/api.md, "Credentials that come with a request"). They are never shown.
+A configured credential wins. Without one, the latest one from an agent is used, even for writes
+that are already waiting (D14; docs/api.md, "Credentials that come with a request"). No credential
+is ever shown.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,8 +46,8 @@ class Credentials:
 
     `configured` maps header names to secrets, empty where nothing is configured. `key_file` holds
     the value of `key_header` and is read again when it changes. `relay`: an agent can supply what
-    is not configured. `required`: no request can be sent without all of the headers. `on_change` is
-    called when the headers have changed.
+    is not configured. `required`: no request is sent unless all of the headers are known.
+    `on_change` is called when the headers have changed.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Credentials:
         return self._headers
 
     def refresh(self) -> None:
-        """Read the key file again if it has changed; call it periodically and after a 401."""
+        """Read the key file again if it has changed; call it periodically."""
         if self._key_file is None:
             return
         try:
@@ -84,7 +85,7 @@ class Credentials:
                 return
             text = self._key_file.read_text().strip()
         except (OSError, UnicodeDecodeError):
-            return  # being replaced, or deleted: the last key can still be valid
+            return  # being replaced, or deleted: the last key may still be valid
         self._modified = modified
         key = Secret(text if is_header_safe(text) else "")
         if key and key != self._configured.get(self._key_header):

@@ -27,13 +27,13 @@ from sidecar.telemetry.recent import Recent
 # Of `Upstream.bit`: the SDK routes are for one lane each.
 AGENTEX_BIT, SGP_BIT = 1, 2
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
-# down must leave memory for the writes of the other one (DECISIONS.md 15).
+# down must leave memory for the other one's writes (DECISIONS.md 15).
 LANE_SHARE = 0.25
 NO_UPSTREAM = (
     "no upstream is enabled: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
     "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
 )
-# Set in Temporal workers, where START and END of a span can reach different pods (D20).
+# Set in Temporal workers, where a span's START and END can reach different pods (D20).
 _TEMPORAL_VARIABLES = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
 
 
@@ -108,7 +108,7 @@ class _Builder:
             key_header="x-agent-api-key",
             key_file=section.api_key_file,
             relay=True,
-            # Agentex without authentication needs no key, and refuses a wrong one.
+            # Without authentication, Agentex needs no key but still refuses a wrong one.
             required=bool(section.api_key_file),
         )
         metrics = LaneMetrics("agentex", LaneAccounting(), self.recent)
@@ -154,7 +154,7 @@ class _Builder:
             backoff,
             section.max_concurrency,
             random.random,
-            # Latencies are comparable with one span a request, not with batches (DECISIONS.md 23).
+            # Latencies are comparable only if each request has one span (DECISIONS.md 23).
             watch_latency=sink.max_batch == 1,
         )
         drain = Drain(

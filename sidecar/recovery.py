@@ -1,7 +1,7 @@
 """Recovers what an earlier process left in the spool: at startup, or once its disk works again.
 
 Complete writes go to the lanes as row numbers, and STARTs go to the open spans without their
-payloads, so that a large spool is never in memory as a whole.
+payloads, so that a large spool is never entirely in memory.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class SpoolRecovery:
         self._spool.on_durable = self._wake_lanes
 
     async def recover(self) -> None:
-        """Recover what the spool has found since the last call; call it periodically."""
+        """Recover the backlog found since the last call; call it periodically."""
         while self._backlogs:
             await self._recover(self._backlogs.pop())
 

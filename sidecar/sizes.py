@@ -21,7 +21,7 @@ class Size(int):
         return cls(float(match[1]) * _UNITS[match[2]])
 
     def __str__(self) -> str:
-        """The size in the largest unit that fits; `parse` accepts it."""
+        """The size in the largest unit that divides it evenly; `parse` accepts it."""
         if self == AUTO:
             return "auto"
         for unit in ("GiB", "MiB", "KiB"):

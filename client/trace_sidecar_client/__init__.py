@@ -4,10 +4,11 @@
 
 `values` encodes any Python value as JSON, with the fastest encoder that `encoders` finds. `events`
 encodes one event as a line of NDJSON. `buffer` holds events within a byte limit. `sender` batches
-and retries on a thread of its own, over the one connection that `transport` keeps open.
+and retries on its own thread, over the single connection that `transport` keeps open.
 
-Agents with the Agentex SDK call `register()`; all others use `Spans`. The package needs nothing
-but the standard library and imports nothing else of this project, so a copy of the folder works.
+Agents with the Agentex SDK call `register()`; all others use `Spans`. The package depends
+only on the standard library and imports nothing else from this project, so copying the folder is
+enough to use it.
 """
 
 from .processors import AsyncSidecarProcessor, SyncSidecarProcessor, register

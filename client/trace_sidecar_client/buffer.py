@@ -10,7 +10,7 @@ from collections import deque
 
 # A bytes object and its slot in the deque, on top of the payload.
 _OVERHEAD_BYTES = 64
-# The longest back-off while a flush waits.
+# The longest back-off while a flush is waiting.
 _FLUSH_BACKOFF_S = 0.1
 
 
@@ -55,7 +55,7 @@ class Buffer:
         return True
 
     def take(self, max_events: int, linger_s: float) -> list[bytes]:
-        """Block for an event, then up to `linger_s` for a full batch; in flight until `settle`."""
+        """Wait for an event, then up to `linger_s` for a full batch; in flight until `settle`."""
         with self._changed:
             self._changed.wait_for(lambda: self._events)
             self._changed.wait_for(
@@ -72,7 +72,7 @@ class Buffer:
             return batch
 
     def settle(self, events: list[bytes]) -> None:
-        """Release the room of events that `take` returned: they were delivered or dropped."""
+        """Free the space of events that `take` returned: they were delivered or dropped."""
         with self._changed:
             self._held_bytes -= _size(events)
             self._depth -= len(events)
@@ -81,14 +81,14 @@ class Buffer:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Stop lingering until the buffer is empty; return whether it was within `timeout_s`."""
+        """Send without lingering for up to `timeout_s`; return whether the buffer became empty."""
         with self._changed:
             self._flush_deadline = max(self._flush_deadline, time.monotonic() + timeout_s)
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not self._held_bytes, timeout=timeout_s)
 
     def back_off(self, delay_s: float) -> None:
-        """Wait `delay_s` before a retry, or at most 0.1 s while a flush waits."""
+        """Wait `delay_s` before a retry, or at most 0.1 s while a flush is waiting."""
         with self._changed:
             self._changed.wait_for(lambda: self._flushing, timeout=delay_s)
             if self._flushing:

@@ -2,7 +2,7 @@
 
 orjson encodes a whole event in one call. It also rejects deep nesting, but at a limit above the
 sidecar's. Wrapping the event in lists uses up the difference, so no separate depth check is needed;
-the extra brackets are cut off afterwards.
+the extra brackets are removed afterwards.
 """
 
 from functools import cache
@@ -62,7 +62,7 @@ def with_depth_limit(dumps: Dumps) -> Dumps | None:
     if wraps <= 0:
         return None
 
-    def dumps_event(event: Any) -> bytes:  # noqa: ANN401 - as `Dumps` has it
+    def dumps_event(event: Any) -> bytes:  # noqa: ANN401 - the type of `Dumps`
         wrapped = event
         for _ in range(wraps):
             wrapped = [wrapped]

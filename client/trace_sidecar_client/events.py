@@ -1,10 +1,11 @@
 """Encodes the START or END of a span as the sidecar accepts it (docs/api.md): one line of JSON.
 
 In: an object with the attributes of the Agentex SDK's `Span`. Out: bytes, encoded during the call,
-because the agent goes on changing its span.
+because the agent keeps changing its span.
 
-An END repeats every field, although the sidecar would fill in what the START had. The START may be
-lost with a sidecar, or have reached another pod's (Temporal activities): see docs/client.md.
+An END repeats every field, although the sidecar could fill them in from the START: the START may
+have been lost with a sidecar or have reached another pod's sidecar, as with Temporal activities
+(docs/client.md).
 """
 
 from datetime import UTC, datetime
@@ -21,13 +22,13 @@ _END_PREFIX = b'{"event_type":"end","span":{"id":'
 
 
 def encode_event(kind: Kind, span: Any, encoder: Encoder) -> bytes:  # noqa: ANN401 - any SDK's span
-    """Encode one event. A missing end time is now; one before the start time is the start time."""
+    """Encode one event. An END without an end time ends now, and never before it started."""
     if encoder.dumps_event is not None:
         try:
             fields = _as_dict(kind, span)
             if fields is not None:
                 return encoder.dumps_event(fields)
-        except Exception:  # noqa: BLE001, S110 - field by field, a bad one costs only itself
+        except Exception:  # noqa: BLE001, S110 - encoded field by field below
             pass
     dumps = encoder.dumps
     start = span.start_time
@@ -74,7 +75,7 @@ def _as_dict(kind: Kind, span: Any) -> dict[str, Any] | None:  # noqa: ANN401 - 
             if type(value) is not dict and not _is_list_of_dicts(value):
                 return None
             fields[name] = value
-    # Only UTC times come out the same from every encoder.
+    # Encoders agree only on the format of UTC times.
     if fields["start_time"].tzinfo is not UTC:
         return None
     if kind == "end" and fields["end_time"].tzinfo is not UTC:

@@ -43,7 +43,7 @@ class SyncSidecarProcessor:
         _send(self._sender, "end", span)
 
     def shutdown(self) -> None:
-        """Wait up to 5 s until the sidecar has everything. The processor stays usable."""
+        """Wait up to 5 s for the sidecar to accept every event. The processor remains usable."""
         self._sender.flush()
 
 
@@ -82,22 +82,23 @@ class AsyncSidecarProcessor:
             await asyncio.sleep(0)
 
     async def shutdown(self) -> None:
-        """Wait up to 5 s until the sidecar has everything, without blocking the event loop."""
+        """Wait up to 5 s for the sidecar to accept every event, without blocking the loop."""
         await asyncio.to_thread(self._sender.flush, FLUSH_TIMEOUT_S)
 
 
 class SpanQueueProxy:
-    """Stands in front of the SDK's span queue and sends our events past it.
+    """Wraps the SDK's span queue and routes our events around it.
 
     The SDK's queue is bound to the first event loop that uses it. Under any other loop it silently
-    loses every span before a processor sees it (docs/upstreams.md, S4). Other processors keep it.
+    loses every span before a processor sees it (docs/upstreams.md, S4).
+    Other processors still use it.
     """
 
     def __init__(self, queue: Any) -> None:  # noqa: ANN401 - the SDK's AsyncSpanQueue
         self._queue = queue
 
     def enqueue(self, event_type: Any, span: Any, processors: list[Any]) -> None:  # noqa: ANN401 - SDK types
-        """Give `span`, the SDK's own copy, to our processors now and queue it for all others."""
+        """Pass `span`, the SDK's own copy, to our processors now and queue it for all others."""
         others = []
         for processor in processors:
             if isinstance(processor, AsyncSidecarProcessor):
@@ -122,7 +123,7 @@ def register(url: str | None = None) -> None:
     Raises:
         ImportError: The Agentex SDK is not installed.
     """
-    # By name, because neither a type checker nor an agent without the SDK can import it.
+    # Imported by name: type checkers and agents without the SDK can't resolve it.
     tracing = "agentex.lib.core.tracing."
     span_queue = import_module(tracing + "span_queue")
     manager = import_module(tracing + "tracing_processor_manager")

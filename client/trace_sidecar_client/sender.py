@@ -2,9 +2,9 @@
 
 In: encoded events from any thread, event loop or Temporal activity. Out: `POST /v1/spans`.
 
-It is a thread with blocking sockets because that works the same under every event loop, without
-one, and while one is busy. While the sidecar is unreachable, events are kept and retried. Once
-`max_bytes` are held, new events are dropped, counted, and reported in one log line a minute.
+It uses a thread with blocking sockets, because that works the same under any event loop, under a
+busy one, and without one. While the sidecar is unreachable, events are kept and retried. Once
+`max_bytes` are held, new events are dropped, counted, and logged in at most one line a minute.
 """
 
 import atexit
@@ -42,17 +42,17 @@ _MAX_ERROR_CHARS = 200
 
 
 # Not the module's generator, which an agent may have seeded to get reproducible numbers.
-_jitter = random.Random()  # noqa: S311 - jitter is no secret
+_jitter = random.Random()  # noqa: S311 - jitter need not be secret
 
 
 class Sender:
-    """Buffers events and delivers them to one sidecar. `shared_sender` has the process-wide one.
+    """Buffers events and delivers them to one sidecar. `shared_sender` returns a shared one.
 
     Args:
         url: The sidecar's URL. Defaults to `TRACE_SIDECAR_URL`, then `http://127.0.0.1:8318`.
         max_bytes: Limit on events queued and in flight.
-        credentials: Sent along for the sidecar to relay. Empty ones are read from the environment
-            at each request.
+        credentials: Sent with each request for the sidecar to relay. Empty ones are read from the
+            environment at each request.
         linger_s: How long an event may wait for its batch to fill.
         timeout_s: Timeout of each connect, send and receive.
     """
@@ -125,7 +125,7 @@ class Sender:
         LOG.warning("span events dropped: %s", _format_counts(unlogged))
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait until the sidecar has every event; return whether it did within `timeout_s`."""
+        """Wait up to `timeout_s` until no event is waiting or in flight; return whether none is."""
         return self._thread is None or self._buffer.flush(timeout_s)
 
     def log_undelivered(self) -> None:
@@ -152,14 +152,14 @@ class Sender:
             try:
                 self._deliver(waiting)
             except Exception:
-                # A bug must not end the thread: nothing would be sent any more.
+                # A bug must not end the thread, or nothing more would be sent.
                 LOG.exception("unexpected error while sending span events")
                 rest = [event for events in waiting for event in events]
                 self.drop("internal error", len(rest))
                 self._buffer.settle(rest)
 
     def _deliver(self, waiting: list[list[bytes]]) -> None:
-        """Send a stack of batches, the last one first, until every event is accepted or refused."""
+        """Send a stack of batches, last one first, until every event is accepted or refused."""
         failures = 0
         while waiting:
             events = waiting[-1]
@@ -205,7 +205,7 @@ def _is_retryable(status: int) -> bool:
 
 
 def _rejected(response: Response) -> list[str]:
-    """The reason for each event that the sidecar rejected; these texts never hold span content."""
+    """The reason for each event that the sidecar rejected; these texts contain no span content."""
     if response.status not in {HTTPStatus.ACCEPTED, HTTPStatus.BAD_REQUEST}:
         return []
     try:
@@ -220,7 +220,7 @@ def _format_counts(counts: Counter[str]) -> str:
 
 
 _SENDERS: "weakref.WeakSet[Sender]" = weakref.WeakSet()
-# Referenced forever, so that nothing of them is finalized: see `Transport.abandon`.
+# Kept forever, so that no part of them is finalized: see `Transport.abandon`.
 _ABANDONED: list[Transport] = []
 _SHARED_SENDERS: dict[str, Sender] = {}
 

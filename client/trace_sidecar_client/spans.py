@@ -1,7 +1,7 @@
 """Spans for agents without the Agentex SDK: `with spans.span("name") as span:`.
 
 Nesting follows `contextvars`, so it is correct across threads, tasks and event loops. A span ends
-however its block is left: an exception or cancellation is recorded and propagates.
+however its block exits; an exception or cancellation is recorded and propagates.
 """
 
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -34,7 +34,7 @@ class Span:
     _started: float = field(default_factory=monotonic, repr=False)
 
     def end(self) -> None:
-        """Set `end_time` by the monotonic clock, because the wall clock may have been set back."""
+        """Set `end_time` from the monotonic clock: the wall clock may have been set back."""
         if self.end_time is None:
             self.end_time = self.start_time + timedelta(seconds=monotonic() - self._started)
 
@@ -114,7 +114,7 @@ class Spans:
             self._sender.send(encoded)
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait until the sidecar has every event; return whether it did within `timeout_s`."""
+        """Wait up to `timeout_s` until no event is waiting or in flight; return whether none is."""
         return self._sender.flush(timeout_s)
 
 

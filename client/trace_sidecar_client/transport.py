@@ -1,7 +1,7 @@
 """One keep-alive HTTP connection to the sidecar, used by one thread. Every wait has a timeout.
 
-It is `http.client` because a thread that posts to localhost needs no event loop, connection pool,
-proxy settings from the environment or retries, which aiohttp and httpx bring along.
+It uses `http.client`, because a thread that posts to localhost needs none of the extras of aiohttp
+and httpx: event loop, connection pool, retries, proxy settings from the environment.
 """
 
 import http.client
@@ -17,7 +17,7 @@ _MAX_RESPONSE_BYTES = 1 << 20
 
 
 class Response(NamedTuple):
-    """A response of the sidecar. `retry_after_s` is 0 if it has no `Retry-After`."""
+    """A response from the sidecar. `retry_after_s` is 0 if it has no `Retry-After`."""
 
     status: int
     retry_after_s: float
@@ -67,12 +67,12 @@ class Transport:
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Send one request, over the kept connection if there is one. Raises `Unreachable`."""
+        """Send one request, over the open connection if there is one. Raises `Unreachable`."""
         if self._connection is not None:
             try:
                 return self._post(self._connection, body, headers)
             except (OSError, http.client.HTTPException):
-                # The sidecar may have closed it while it was idle, which is no failure.
+                # The sidecar may have closed it while it was idle, which is not a failure.
                 self.close()
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         self._connection = connection

@@ -1,4 +1,4 @@
-"""Encodes any Python value as JSON; a value that can't be encoded never affects its neighbours.
+"""Encodes any Python value as JSON; a value that can't be encoded never affects its neighbors.
 
 In: whatever an agent put into a span. Out: compact JSON in UTF-8 that the sidecar accepts, at most
 200 levels deep. Nothing here raises or consumes an iterator.
@@ -26,7 +26,7 @@ from uuid import UUID
 # The sidecar rejects payloads that are nested deeper (docs/api.md).
 MAX_NESTING = 200
 MAX_REPR = 1000
-# Each level takes four calls, and Python's recursion limit is 1,000.
+# Each level uses four calls, and Python's recursion limit is 1,000.
 _SANITIZED_NESTING = 100
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
@@ -54,7 +54,7 @@ def encode_payload(value: object, dumps: Dumps) -> bytes:
 
 
 def encode(value: object, dumps: Dumps) -> bytes:
-    """Encode `value` by `dumps`; rebuild it from plain types if `dumps` can't."""
+    """Encode `value` with `dumps`; rebuild it from plain types if that fails."""
     try:
         raw = dumps(value)
         if not too_deep(raw, value):
@@ -80,7 +80,7 @@ def _unsupported(value: object) -> bytes:
 
 
 def json_dumps(value: object) -> bytes:
-    """Encode by the standard library."""
+    """Encode with the standard library."""
     return _ENCODER.encode(value).encode()
 
 
@@ -144,7 +144,7 @@ class _Sanitizer:
             return _replace_surrogates(str.__str__(value))
         if isinstance(value, int):
             plain = int.__int__(value)
-            str(plain)  # raises above 4,300 digits: here it costs this value only
+            str(plain)  # raises above 4,300 digits: fail here, for this value only
             return plain
         if isinstance(value, float):
             return float.__float__(value) if math.isfinite(value) else None
@@ -180,7 +180,7 @@ def _key_as_text(name: Any) -> str:  # noqa: ANN401 - any value
 
 
 def _replace_surrogates(value: str) -> str:
-    """Replace every lone surrogate by U+FFFD."""
+    """Replace every lone surrogate with U+FFFD."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -227,7 +227,7 @@ def _container_depth(value: object) -> int | None:
             return None
         level = list(chain.from_iterable(chain(map(dict.values, dicts), lists)))
         depth += 1
-        # Most values are in the last level: check their types without a list of its own.
+        # Most values are in the last level: check their types without building a list.
         if _SCALARS.issuperset(map(type, level)):
             return depth
         level = [item for item in level if type(item) not in _SCALARS]

@@ -1,6 +1,6 @@
 """The demo's sample agent: posts the nested spans of short conversations.
 
-Plain HTTP to the listener, one request per event. Knows nothing of the sidecar's internals.
+It uses plain HTTP, one request per event, and knows nothing about the sidecar's internals.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ class SampleAgent:
         messages: list[dict[str, str]] = [{"role": "system", "content": SYSTEM_PROMPT}]
         for question in QUESTIONS:
             messages.append({"role": "user", "content": question})
-            asked = {"question": question}
+            inputs = {"question": question}
             kind = {"__span_type__": "AGENT_WORKFLOW"}
-            async with self._span(trace_id, "turn", None, asked, kind) as turn:
-                async with self._span(trace_id, "retrieve", turn["id"], asked, None) as retrieval:
+            async with self._span(trace_id, "turn", None, inputs, kind) as turn:
+                async with self._span(trace_id, "retrieve", turn["id"], inputs, None) as retrieval:
                     await asyncio.sleep(THINKING_S)
                     retrieval["output"] = {"documents": ["invoice-17", "invoice-23"]}
                 prompt = {"messages": list(messages)}

@@ -1,7 +1,7 @@
 """A stand-in for the Agentex spans API, as measured in docs/upstreams.md (A1 to A6).
 
-Serves POST, PATCH and GET on spans. Whatever the real server refuses is refused with the same
-status and body shape, including the 500s after which the row is stored nevertheless.
+Serves POST, PATCH and GET on spans. It refuses whatever the real server refuses, with the
+same status and body shape. This includes the 500s after which the row is stored anyway.
 """
 
 import uuid
@@ -46,9 +46,9 @@ _LIGHT = msgspec.json.Decoder(_Light)
 
 
 class AgentexStandIn(StandIn):
-    """Agentex. `tasks`: the known task ids, None for any; `api_key`: the agent's.
+    """Agentex. `tasks`: the known task ids, or None to accept any; `api_key`: the agent's.
 
-    `spans` holds rows as sent (responses show times in UTC), `raw` the last body that wrote each,
+    `spans` holds rows as sent (responses show times in UTC), `raw` the last body written to each,
     `poisoned` the ids of rows that can no longer be read.
     """
 
@@ -124,7 +124,7 @@ class AgentexStandIn(StandIn):
         check_storable(sent)
         row = old | sent
         if "data" in sent and old["data"]:
-            # The real server's own code, including its errors for lists.
+            # Copied from the real server, including its errors for lists.
             merged = old["data"].copy()
             try:
                 merged.update(sent["data"])

@@ -1,6 +1,6 @@
 """How Agentex and its database validate a body, and the shapes of their errors.
 
-Checks run in the order of the real server: content type, JSON, request model, PostgreSQL.
+Checks run in the real server's order: content type, JSON, request model, PostgreSQL.
 """
 
 import json
@@ -79,7 +79,7 @@ def _fits(name: str, value: object) -> bool:
 
 
 def check_storable(values: Row) -> None:
-    """Raise Refusal for what only PostgreSQL rejects: 500s that store nothing."""
+    """Raise Refusal for values that only PostgreSQL rejects: 500s that store nothing."""
     for name in TEXTS:
         text = values.get(name)
         if text is None:
@@ -104,7 +104,7 @@ def dump(value: object) -> bytes:
 
 
 def message(status: int, text: str, *, closes: bool = False) -> Answer:
-    """Return an error in the shape of domain errors and of unexpected ones."""
+    """Return an error in the shape that domain errors and unexpected errors share."""
     body = dump({"message": text, "code": status, "data": None})
     return Answer(status, body, closes=closes)
 

@@ -16,7 +16,7 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Respond with this, without applying the request. `closes`: then close, unannounced."""
+    """Respond with this, without applying the request. `closes`: then close without warning."""
 
     status: int
     body: bytes = b""
@@ -65,7 +65,8 @@ class Gate:
 
 
 Behaviour: TypeAlias = Answer | ApplyThen | Hang | Reset | ResetMidBody | Delay | Gate
-# What a script or a rule can hold: a number is short for Answer(number), None means normally.
+# What a script or a rule can hold: a number is short for Answer(number); with None, the request
+# gets its normal response.
 Scripted: TypeAlias = Behaviour | int | None
 
 
@@ -137,7 +138,7 @@ async def send(
 
 
 def reset(transport: asyncio.Transport | None) -> None:
-    """Close the connection as a killed server does, with a RST."""
+    """Close the connection with an RST, as a killed server does."""
     if transport is not None and not transport.is_closing():
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(

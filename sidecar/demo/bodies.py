@@ -1,4 +1,4 @@
-"""Inspection of JSON bodies for both stand-ins, with the real servers' rules."""
+"""Inspection of JSON bodies for both stand-ins, by the real servers' rules."""
 
 import hashlib
 import math
@@ -58,7 +58,7 @@ class Survey(NamedTuple):
 
 
 def survey(value: Any) -> Survey:  # noqa: ANN401 (JSON)
-    """Survey a whole value, level by level, so that depth needs no stack."""
+    """Survey a whole value, level by level, so that deep nesting can't overflow the stack."""
     depth, finite, clean = 0, True, True
     level = [value]
     while level:

@@ -1,7 +1,8 @@
 """`sidecar demo`: a sample agent, a real sidecar, and stand-ins for both upstreams, in one process.
 
-All parts talk real HTTP on loopback. Prints a line twice a second while spans flow, then a summary
-of the accounting. Exits with 0 when every span reached both stand-ins and the accounting balances.
+All parts communicate over real HTTP on loopback. Prints a line twice a second while spans flow,
+then a summary of the accounting. Exits with 0 if every span reached both stand-ins and the
+accounting balances.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ async def run_demo(*, forever: bool) -> int:
             running.result()
         listener = f"http://127.0.0.1:{app.ports['listener']}"
         admin = f"http://127.0.0.1:{app.ports['admin']}"
-        _say(f"agents post to {listener}/v1/spans; open {admin}/ or {admin}/metrics")
+        _print(f"agents post to {listener}/v1/spans; open {admin}/ or {admin}/metrics")
         session = await stack.enter_async_context(aiohttp.ClientSession())
         agent = SampleAgent(session, listener)
         lines = asyncio.create_task(_lines(app, session, admin))
@@ -102,7 +103,7 @@ async def _lines(app: App, session: aiohttp.ClientSession, admin: str) -> None:
             f"{name}: forwarded {lane['forwarded']:5} queued {lane['depth']:4}"
             for name, lane in app.status()["sinks"].items()
         )
-        _say(
+        _print(
             f"received {app.accounting.received:6} events   {lanes}   "
             f"RSS of this process {rss / 2**20:5.1f} MiB"
         )
@@ -114,27 +115,27 @@ def _summary(
 ) -> int:
     status = app.status()
     events = status["events"]
-    _say("")
-    _say(f"the agent made {agent.spans} spans; {agent.refused} posts were refused")
-    _say(
+    _print("")
+    _print(f"the agent created {agent.spans} spans; {agent.refused} posts were refused")
+    _print(
         f"events: received {events['received']} = joined {events['joined']} + held "
         f"{events['held']} + written {events['written']}"
     )
     imbalance = events["imbalance"]
     for name, lane in status["sinks"].items():
         imbalance += abs(lane["imbalance"])
-        _say(
+        _print(
             f"{name}: written {lane['written']} = forwarded {lane['forwarded']} + superseded "
             f"{lane['superseded']} + skipped {lane['skipped']} + dead-lettered "
             f"{lane['dead_lettered']} + lost {lane['lost']} + depth {lane['depth']}"
         )
     arrived = {"agentex": len(agentex.spans), "sgp": len(sgp.spans)}
-    _say(f"spans that arrived at the stand-ins: {arrived}")
+    _print(f"spans that reached the stand-ins: {arrived}")
     good = nothing_lost and not imbalance and set(arrived.values()) == {agent.spans}
-    _say("the accounting balances, nothing was lost" if good else "SOMETHING IS WRONG: see above")
+    _print("the accounting balances; nothing was lost" if good else "SOMETHING IS WRONG: see above")
     return 0 if good else 1
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

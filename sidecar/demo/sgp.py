@@ -1,6 +1,6 @@
 """A stand-in for SGP's span upsert, as documented in docs/upstreams.md S1.4.
 
-`PUT /v5/spans/batch` stores and echoes all items, or none and gives the reason. Where the
+`PUT /v5/spans/batch` stores and echoes all items, or stores none and says why. Where the
 documents allow two readings, this takes the one that is harder on a client: a repeated item
 replaces the whole row, and a late open item replaces a complete row. Credential redaction is not
 imitated.
@@ -20,7 +20,7 @@ ID_MAX = 256
 TEXTS = ("id", "trace_id", "name", "parent_id", "group_id")
 TIMES = ("start_timestamp", "end_timestamp")
 OBJECTS = ("input", "output", "expected", "metadata")
-# Not imported from the sink: a shared list could not reveal an error in the sink's.
+# Not imported from the sink: a shared list would hide an error in the sink's.
 SPAN_TYPES = frozenset(
     "TEXT_INPUT TEXT_OUTPUT COMPLETION_INPUT COMPLETION KB_RETRIEVAL KB_INPUT RERANKING "  # noqa: SIM905
     "EXTERNAL_ENDPOINT PROMPT_ENGINEERING DOCUMENT_INPUT MAP_REDUCE DOCUMENT_SEARCH "
@@ -55,7 +55,7 @@ class SgpStandIn(StandIn):
     """SGP. `prefix` precedes the path, as `/public` does in clusters.
 
     `spans` holds rows by (trace_id, id); `history` and `writes` are by id. `second_rows` counts
-    spans sent again with a start on another UTC day: the real store would keep both rows forever.
+    spans sent again that start on another UTC day: the real store would keep both rows forever.
     """
 
     keepalive_s = 75.0
@@ -73,11 +73,11 @@ class SgpStandIn(StandIn):
     def reply(self, request: Recorded) -> Answer:
         """Apply the request (docs/upstreams.md S1.4)."""
         headers = request.headers
-        for header, right in (
+        for header, expected in (
             ("x-api-key", self.api_key),
             ("x-selected-account-id", self.account_id),
         ):
-            if right is not None and headers.get(header) != right:
+            if expected is not None and headers.get(header) != expected:
                 _refuse(401, "Unauthorized")
         if request.path != f"{self.prefix}/v5/spans/batch":
             _refuse(404, "Not Found")
@@ -124,11 +124,11 @@ class SgpStandIn(StandIn):
         in_batch: dict[str, set[str]] = {}  # the traces of each span id in this batch
         for trace, id_ in batch:
             in_batch.setdefault(id_, set()).add(trace)
-        checked: set[Key] = set()  # no cycle from here upwards
+        checked: set[Key] = set()  # no cycle among these or their ancestors
         for start, row in batch.items():
-            above = row.get("parent_id", "")
-            known = in_batch.get(above, set()) | self._traces.get(above, set())
-            if above and known and start[0] not in known:
+            parent_id = row.get("parent_id", "")
+            known = in_batch.get(parent_id, set()) | self._traces.get(parent_id, set())
+            if parent_id and known and start[0] not in known:
                 _refuse(409, f"parent of span {start[1]} belongs to another trace")
             path: set[Key] = set()
             key: Key | None = start

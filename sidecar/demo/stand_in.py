@@ -1,8 +1,8 @@
 """The base of both stand-ins: a real HTTP server that records requests and follows a script.
 
 A request gets the response of the subclass's `reply`, unless the script or the rule overrides it.
-As at the real servers, a request is applied even when its client no longer waits for the response.
-A bug in a stand-in or in a rule gives a 500, and `stop` raises it.
+As on the real servers, a request is applied even if its client has stopped waiting for the
+response. A bug in a stand-in or in a rule results in a 500, and `stop` raises it.
 
 `python -m sidecar.demo.serve --help` runs both for benchmarks.
 """
@@ -121,7 +121,7 @@ class StandIn(ABC):
 
     @abstractmethod
     def reply_lightly(self, request: Recorded) -> Answer:
-        """As `reply`, for `digest`: count only."""
+        """Like `reply`, but for `digest`: only count."""
 
     async def start(self, port: int = 0) -> None:
         """Listen; 0 means any port. A restart keeps everything stored and recorded before."""
@@ -129,7 +129,7 @@ class StandIn(ABC):
             self._serve,
             access_log=None,
             auto_decompress=False,  # neither upstream accepts compressed bodies
-            handler_cancellation=True,  # so that a client that gives up leaves in_flight
+            handler_cancellation=True,  # so that clients that gave up are not in flight
             keepalive_timeout=self.keepalive_s,
         )
         loop = asyncio.get_running_loop()
@@ -138,7 +138,7 @@ class StandIn(ABC):
         self.url = f"http://{HOST}:{self.port}"
 
     async def stop(self) -> None:
-        """Stop as if killed: free the port, reset connections, apply nothing more.
+        """Stop as if killed: free the port, reset connections, apply no more requests.
 
         Raises the first bug of the stand-in or of a rule, if any.
         """
@@ -234,7 +234,7 @@ class StandIn(ABC):
             outcome = Outcome(self._applied(recorded))
             self._forget(recorded)
             return outcome
-        # In a task of its own, so that a client that gives up does not undo it.
+        # In a separate task, which goes on if the client gives up.
         work = asyncio.get_running_loop().create_task(self._behave(recorded, behaviour))
         self._working.add(work)
 

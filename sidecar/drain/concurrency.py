@@ -1,14 +1,14 @@
-"""Adaptive concurrency: how many requests to keep in flight at an upstream. Arithmetic only.
+"""Adaptive concurrency: how many requests to keep in flight to an upstream. Arithmetic only.
 
 The limit rises while more concurrency increases throughput, and falls while less concurrency does
 not reduce it. So it settles at the knee: the real Agentex server gets slower beyond about 10
 concurrent requests per worker (docs/upstreams.md A7).
 
-Throughput alone ignores other clients: at an upstream that many sidecars share, a higher limit
-always gets a larger share, at the expense of the others. So where all requests to an upstream are
-alike, latency signals congestion: every sidecar then halves its limit and raises it again by one
-request at a time, which evens out the shares (additive increase, multiplicative decrease). The
-signal is the minimum latency of a window, because the other latencies include delays of our own
+Throughput alone ignores other clients: if many sidecars share an upstream, the one with a higher
+limit always gets a larger share, at the expense of the others. So where all requests to an upstream
+are alike, latency signals congestion: every sidecar then halves its limit and raises it again by
+one request at a time, which evens out the shares (additive increase, multiplicative decrease). The
+signal is the minimum latency of a window, because the other latencies include delays in our own
 event loop.
 """
 
@@ -25,38 +25,38 @@ class _Trial(Enum):
 class ConcurrencyLimit:
     """The number of requests that may be in flight, at most `maximum`.
 
-    It is measured in windows, and only in those that used the limit up; the others say nothing
+    It is evaluated in windows. Only windows that used the whole limit count; the others say nothing
     about it.
     """
 
     START = 4
-    # A trial upwards is kept if the rate grows by at least this share of a proportional gain.
+    # An upward trial is kept if the rate grows by at least this share of a proportional gain.
     MIN_GAIN = 0.4
-    # A trial downwards is kept if at least this share of the rate is left.
+    # A downward trial is kept if at least this share of the rate remains.
     MIN_RATE_LEFT = 0.95
-    # The minimum of a window: responses, and seconds. A short one suffices to see the effect of
-    # doubling; a smaller step needs a long one, because the rate of a busy process fluctuates by a
-    # fifth. Where latency decides, the rate is not used.
+    # The minimum size of a window: responses and seconds. A short window is enough to see the
+    # effect of doubling; a smaller step needs a long one, because the rate of a busy process
+    # fluctuates by a fifth. Where latency decides, the rate is not used.
     SHORT_WINDOW, LONG_WINDOW, SHARED_WINDOW = (16, 0.02), (96, 0.25), (16, 0.25)
     # Congested: the minimum latency of a window exceeds both CONGESTED_S and CONGESTED_RATIO times
     # the baseline, because a link may be slow. At 0.15 s an Agentex worker has about 15 concurrent
-    # requests and serves 92 % of its best rate: interpolated from docs/upstreams.md A7, which the
-    # simulation of DECISIONS.md 23 is built on.
+    # requests and serves 92 % of its best rate: interpolated from docs/upstreams.md A7, as is the
+    # simulation in DECISIONS.md 23.
     CONGESTED_S, CONGESTED_RATIO = 0.15, 1.3
     # The baseline is the minimum latency of the current and the previous period. Periods are short
     # so that a sidecar that started under congestion soon has the same baseline as the others:
     # whenever they cut their limits, all of them see the same low latencies.
     BASELINE_PERIOD_S = 15.0
-    # The limit is multiplied by these.
+    # Factors by which the limit is lowered.
     CONGESTION_DECREASE, REFUSAL_DECREASE = 0.5, 0.8
     # Windows to wait after a failed trial; doubled each time, because a trial costs throughput.
     MIN_COOLDOWN, MAX_COOLDOWN = 2, 16
 
     def __init__(self, maximum: int, *, watch_latency: bool = False) -> None:
-        """`watch_latency`: all requests are alike, so that high latency means congestion."""
+        """`watch_latency`: all requests are alike, so high latency means congestion."""
         self.maximum = maximum
         self._watch_latency = watch_latency
-        self._shared = False  # has been congested: latency decides from now on
+        self._shared = False  # has been congested: from now on, latency decides
         self._min_latencies = (inf, inf)  # of the previous and the current baseline period
         self._period_since = 0.0
         self.value = min(self.START, maximum)
@@ -75,7 +75,7 @@ class ConcurrencyLimit:
         self._skip = self.value  # responses to requests that were sent under another limit
         self._responses = 0
         self._writes = 0
-        self._below_limit = 0  # responses to requests that did not use the limit up
+        self._below_limit = 0  # responses to requests that did not use the whole limit
         self._min_latency = inf
 
     def sample(self, now: float, writes: int, in_flight: int, seconds: float = 0.0) -> None:
@@ -177,8 +177,8 @@ class ConcurrencyLimit:
     def refused(self) -> None:
         """Lower the limit by a fifth immediately: the upstream was overloaded or unavailable.
 
-        During a trial upwards, only revert the trial: the limit before it was not too high, as far
-        as is known.
+        During an upward trial, only revert the trial: nothing suggests that the previous limit was
+        too high.
         """
         self._decrease(1.0 if self._trial is _Trial.UP else self.REFUSAL_DECREASE)
         self._start_window(None)

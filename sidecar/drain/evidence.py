@@ -9,7 +9,7 @@ from sidecar.drain.retry_queue import Batch
 
 
 class PoisonDetector:
-    """Tells a bad batch from a failing upstream, by what else succeeded (D8).
+    """Tells a bad batch from a failing upstream by what else has succeeded (D8).
 
     A 500 counts against a batch only if another batch has succeeded since its last failure, and if
     most recent first attempts succeeded: a half-broken upstream proves nothing. If a quarter of all
@@ -24,13 +24,13 @@ class PoisonDetector:
         self._successes = 0
 
     def succeeded(self, *, first: bool) -> None:
-        """A batch succeeded; `first`: at its first attempt."""
+        """A batch succeeded; `first`: on its first attempt."""
         self._successes += 1
         if first:
             self._first_attempts.append(True)
 
     def counts_against(self, batch: Batch, *, first: bool) -> bool:
-        """Record a failure of `batch`; whether it counts against it. `first`: its first one."""
+        """Record a failure of `batch`; return whether it counts against `batch`. `first`: its first."""
         if first:
             self._first_attempts.append(False)
             batch.successes_seen = self._successes
@@ -64,7 +64,7 @@ class CircuitBreaker:
         self._accepted.extend([True] * min(writes, self.WINDOW))
 
     def refused(self) -> bool:
-        """A write sent alone was refused; whether to keep it because the breaker is open."""
+        """A write sent alone was refused; return whether to keep it, as the breaker is open."""
         if not self.is_open:
             refusals = len(self._accepted) - sum(self._accepted)
             self.is_open = refusals >= self.TOLERATED_REFUSALS and 2 * refusals > len(
@@ -76,9 +76,9 @@ class CircuitBreaker:
 
 
 class BatchSizeLimit:
-    """How many bytes one batch may have, learned from the upstream's 413s.
+    """How many bytes a batch may contain, learned from the upstream's 413s.
 
-    It grows back by a sixteenth after every hundred successful batches: limits of proxies change.
+    It grows back by a sixteenth after every hundred successful batches: proxies' limits change.
     """
 
     SUCCESSES_TO_GROW = 100

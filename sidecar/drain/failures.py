@@ -28,7 +28,7 @@ from sidecar.telemetry.outcomes import SinkState
 class RetryPolicy:
     """When to retry, and when to give up (D7, D8).
 
-    `max_age_s`: since a write was accepted. `max_attempts`: failures that count against a write.
+    `max_age_s`: seconds since a write was accepted. `max_attempts`: failures that count against it.
     `jitter` returns a number in [0, 1).
     """
 
@@ -39,9 +39,9 @@ class RetryPolicy:
 
 
 class Outcomes:
-    """Settles the writes that one lane sent, retries them, or gives them up.
+    """Settles the writes that one lane sent, retries them, or gives up on them.
 
-    `dead_letter` is called for every write that is given up, with the reason and the error. `wake`
+    `dead_letter` is called with each write given up on, the reason, and the error. `wake`
     is called when the upstream has recovered.
     """
 
@@ -69,7 +69,7 @@ class Outcomes:
         self._clock = clock
         self._wake = wake
         self._dead_letter = dead_letter
-        self.closing = False  # the process stops: no long waits
+        self.closing = False  # the process is stopping: no long waits
 
     def succeeded(self, batch: Batch, sent_at: float, in_flight: int) -> None:
         """The upstream accepted `batch`, sent at loop time `sent_at`.
@@ -87,7 +87,7 @@ class Outcomes:
         self._metrics.forwarded(batch.spans, now)
 
     def failed(self, batch: Batch, error: SinkError, sent_at: float) -> None:
-        """The upstream did not take `batch`, sent at loop time `sent_at`."""
+        """The upstream did not accept `batch`, sent at loop time `sent_at`."""
         now = self._clock()
         first = batch.attempts == 0
         batch.attempts += 1
@@ -154,7 +154,7 @@ class Outcomes:
     def _hold(
         self, batch: Batch, error: SinkError, now: float, sent_at: float, state: SinkState
     ) -> None:
-        """The upstream refuses everything, not just this batch: keep it, pause, then probe."""
+        """The upstream refuses everything, not just `batch`: keep the batch, pause, then probe."""
         self._throttle.hold(now, sent_at, state)
         self._report_state(error, now)
         self._retry(batch, now)

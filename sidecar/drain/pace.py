@@ -1,4 +1,4 @@
-"""How fast a backlog is sent to an upstream that has just recovered. Arithmetic, no clock."""
+"""How fast a backlog is sent to an upstream that has just recovered. Arithmetic only."""
 
 
 class Pace:
@@ -15,7 +15,7 @@ class Pace:
     GROWTH_PER_S = 1.25
     MIN_RATE = 5.0
     # Writes per second if no steady rate is known: half of what one worker of the Agentex server
-    # can do (docs/upstreams.md A7).
+    # can handle (docs/upstreams.md A7).
     DEFAULT_RATE = 50.0
     WINDOW_S = 5.0
 
@@ -70,5 +70,5 @@ class Pace:
 
     def next_at(self, now: float) -> float:
         """Loop time at which one more write may be sent."""
-        # Never now: if a rounding error kept a token from being full, the lane would spin.
+        # Never now: if rounding left the bucket just short of a token, the lane would spin.
         return now + max(0.001, (1.0 - self._tokens) / self.rate(now))

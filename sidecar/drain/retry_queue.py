@@ -33,7 +33,7 @@ class Batch:
     def __lt__(self, other: "Batch") -> bool:
         """Order by `not_before`, then by age, then the smaller part of a split batch first.
 
-        So a bad write is isolated within a few requests, before other batches are halved.
+        This isolates a bad write within a few requests, before other batches are halved.
         """
         mine = (self.not_before, self.order, len(self.spans))
         return mine < (other.not_before, other.order, len(other.spans))
@@ -71,7 +71,7 @@ class RetryQueue:
         return heapq.heappop(self.heap)
 
     def bring_forward(self, when: float, *, suspects: bool) -> None:
-        """Allow batches to be sent from `when`; those under suspicion only if `suspects`."""
+        """Allow batches to be sent from `when` on; suspected ones only if `suspects`."""
         for batch in self.heap if suspects else self._unsuspected():
             batch.not_before = min(batch.not_before, when)
         heapq.heapify(self.heap)

@@ -1,4 +1,4 @@
-"""Decides what one lane sends next: a batch, or nothing until a time.
+"""Decides what one lane sends next: a batch, or nothing until a given time.
 
 In: the writes in the queue, the batches to be retried, and what the throttle allows. Out: a `Batch`
 whose spans are in flight from now on. No I/O and no waiting: `wake_at` is called with the loop time
@@ -60,7 +60,7 @@ class Scheduler:
         return full or self._queue.waiting_bytes >= self._size_limit.max_bytes
 
     def next(self) -> Batch | None:
-        """Return the batch to send now, or None: the lane is then woken when there may be one."""
+        """Return the batch to send now, or None; the lane is then woken when there may be one."""
         throttle = self._throttle
         if self.sending >= throttle.limit:
             return None  # the worker whose request ends next calls again
@@ -99,7 +99,7 @@ class Scheduler:
             max_writes = min(max_writes, self._count_fitting(batch))
             if len(batch.spans) > max_writes:
                 # A probe is one write: it costs a recovering upstream as little as possible, and a
-                # bad write does not keep the rest of its batch from being the probe.
+                # bad write can't make the rest of its batch fail with it.
                 batch, rest = batch.split(max_writes)
                 self._retry_queue.add(rest)
             if batch.spans:
@@ -120,7 +120,7 @@ class Scheduler:
         return None
 
     def _count_fitting(self, batch: Batch) -> int:
-        """How many writes of `batch` fit into one request; at least one."""
+        """How many writes of `batch` fit in one request; at least one."""
         size = 0
         for count, span in enumerate(batch.spans):
             size += span.size

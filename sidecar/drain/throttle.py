@@ -12,9 +12,9 @@ from sidecar.drain.concurrency import ConcurrencyLimit
 from sidecar.drain.pace import Pace
 from sidecar.telemetry.outcomes import SinkState
 
-# This many consecutive failures, each of a batch that had not failed before, are an outage.
+# An outage: this many consecutive failures, each of a batch that had not failed before.
 DOWN_AFTER = 3
-# The longest back-off while the process stops.
+# The longest back-off while the process is stopping.
 MAX_WAIT_WHILE_STOPPING_S = 1.0
 # A shorter outage leaves no backlog worth pacing.
 MIN_PACED_OUTAGE_S = 2.0
@@ -49,7 +49,7 @@ class Throttle:
         self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
         self.pace = Pace()
         self.state = SinkState.UP
-        # Whether the next request is a probe: it only finds out if the upstream has recovered.
+        # Whether the next request is a probe, sent to find out if the upstream has recovered.
         self.probing = False
         self.paused_until = 0.0
         self._outage_since = 0.0
@@ -72,7 +72,7 @@ class Throttle:
             self._concurrency.sample(now, writes, in_flight, seconds)
 
     def responded(self, now: float) -> bool:
-        """The upstream accepted or refused a batch: it is up. Returns whether it was not before."""
+        """The upstream accepted or refused a batch: it is up. Returns whether it was paused."""
         self._consecutive_failures = 0
         if not self.probing:
             return False
@@ -88,23 +88,23 @@ class Throttle:
     ) -> None:
         """A request failed for a temporary reason.
 
-        `retry_after`: seconds the upstream asked for, 0 if it did not. `first`: the batch had not
+        `retry_after`: seconds the upstream asked for, or 0. `first`: the batch had not
         failed before; only such failures are counted, so that a single bad write never looks like
-        an outage. `outage`: this failure alone is conclusive, say a refused connection.
+        an outage. `outage`: this failure alone is conclusive, such as a refused connection.
         """
         if sent_at < self._paused_at:
-            return  # sent before the current pause began: no news
+            return  # sent before the current pause began: nothing new
         self._consecutive_failures += first
         if retry_after > 0:
             self._concurrency.refused()
-            # Up to a tenth more, so that a thousand sidecars do not return at the same moment.
+            # Up to a tenth more, so that a thousand sidecars do not resume at the same moment.
             self._pause(now, SinkState.THROTTLED, retry_after * (1 + 0.1 * self._jitter()))
         elif outage or self.probing or self._consecutive_failures >= DOWN_AFTER:
             self._concurrency.refused()
             self.hold(now, sent_at, SinkState.DOWN)
 
     def hold(self, now: float, sent_at: float, state: SinkState) -> None:
-        """The upstream takes nothing now: back off, then probe."""
+        """The upstream accepts nothing now: back off, then probe."""
         if sent_at < self._paused_at:
             return
         self._consecutive_pauses += 1
@@ -120,7 +120,7 @@ class Throttle:
         self.paused_until = max(self.paused_until, now + seconds)
 
     def shorten_waits(self) -> None:
-        """Cap the back-off from now on: the process stops, and its grace period is short."""
+        """Cap the back-off from now on: the process is stopping, and its grace period is short."""
         self._max_wait_s = MAX_WAIT_WHILE_STOPPING_S
 
     def resume(self) -> None:

@@ -1,8 +1,8 @@
 """The drain of one lane: workers send the batches that the scheduler forms.
 
-In: a `SpanQueue` and a `Sink`. Every write ends settled: forwarded, superseded, or a dead letter.
-Nothing else in the sidecar retries (D7). The spans of a failed batch stay in flight, so that
-nothing overtakes them; the batch is sent again later, whole or in halves.
+In: a `SpanQueue` and a `Sink`. Every write is settled in the end: it is forwarded, superseded, or
+becomes a dead letter. Nothing else in the sidecar retries (D7). The spans of a failed batch stay in
+flight, so that nothing overtakes them; the batch is sent again later, whole or in halves.
 
 Workers are interchangeable and started on demand; while all are busy, writes accumulate in the
 queue and batches grow. One timer per lane, never one per write.
@@ -27,8 +27,8 @@ from sidecar.telemetry.metrics import LaneMetrics
 class Drain:
     """Forwards one lane's writes.
 
-    `linger_s`: how long a batch may wait to fill, in seconds. `dead_letter` is called for every
-    write that is given up, with the reason and the error.
+    `linger_s`: how long a batch may wait to fill, in seconds. `dead_letter` is called with
+    each write given up on, the reason, and the error.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Drain:
 
     @property
     def backlog(self) -> int:
-        """Writes that wait although the upstream is up: the drain may lack CPU time."""
+        """Writes that are waiting although the upstream is up: the drain may lack CPU time."""
         return 0 if self._throttle.probing else len(self.ready)
 
     def wake(self) -> None:
@@ -123,25 +123,25 @@ class Drain:
             self._loop.call_soon(self._pump)
 
     def probe(self) -> None:
-        """Send now what waits for a retry: the outcome may change, say with a new credential."""
+        """Send now what is waiting for a retry: a new credential, say, may change the outcome."""
         self._throttle.resume()
         self._retry_queue.bring_forward(self._loop.time(), suspects=True)
         self.wake()
 
     def close(self) -> None:
-        """No more writes will be put: forward those left without lingering, then end `run`."""
+        """No more writes will come: forward those left without lingering, then end `run`."""
         self._scheduler.closing = self._outcomes.closing = True
         self._throttle.shorten_waits()
         self.probe()
 
     def waits_for(self, id_: str) -> dict[str, Any] | None:
-        """What the write of the span `id_` waits for; None if there is none in memory."""
+        """What the write of span `id_` is waiting for; None if no such write is in memory."""
         now = self._loop.time()
         for batch in self._retry_queue:
             if any(span.id == id_ for span in batch.spans):
                 due = max(batch.not_before, self._throttle.paused_until)
                 return {
-                    "waits_for": "another try",
+                    "waits_for": "a retry",
                     "failures": batch.attempts,
                     "next_attempt_s": round(max(0.0, due - now), 3),
                 }
@@ -149,7 +149,7 @@ class Drain:
         return None if where is None else {"waits_for": where}
 
     def abandon(self) -> int:
-        """Give up at the end of the process; returns how many writes are lost."""
+        """Give up when the process ends; returns how many writes are lost."""
         self._done.set()
         self._stop_timer()
         return self._queue.abandon()
@@ -210,7 +210,7 @@ class Drain:
             scheduler.sending -= 1
             next_batch = scheduler.next() if scheduler.has_work else None
             if next_batch is not None or (self._queue.spooled and self._queue.needs_refill):
-                self.wake()  # the limit may have grown, or a batch been halved: use more workers
+                self.wake()  # the limit may have risen, or a batch been split: use more workers
             if next_batch is not None:
                 batch = next_batch
                 continue
