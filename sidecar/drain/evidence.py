@@ -30,7 +30,7 @@ class PoisonDetector:
             self._first_attempts.append(True)
 
     def counts_against(self, batch: Batch, *, first: bool) -> bool:
-        """Record a failure of `batch`; return whether it counts against `batch`. `first`: its first."""
+        """Record a failure of `batch`; return whether it counts against it. `first`: its first."""
         if first:
             self._first_attempts.append(False)
             batch.successes_seen = self._successes

@@ -188,7 +188,7 @@ class Drain:
             if self._timer_due <= when:
                 return
             self._timer.cancel()
-        # Stored here, because uvloop's handle of a timer that has fired has no `when`.
+        # Stored here, because the handle of a uvloop timer that has fired has no `when`.
         self._timer_due = when
         self._timer = self._loop.call_at(when, self._on_timer)
 

@@ -47,7 +47,7 @@ class HttpClient:
         """The head of a request; `headers` are added to the client's defaults.
 
         The encoded lines are reused as long as `headers` is the same object. Raises `ValueError`
-        for a header value with control characters or outside ASCII.
+        for a header value with control or non-ASCII characters.
         """
         if headers is not self._encoded_from:
             self._encoded = _encode({**self._default_headers, **headers})

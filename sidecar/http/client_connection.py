@@ -1,7 +1,7 @@
 """One client connection to an upstream: sends one request at a time and parses the response.
 
-llhttp (httptools) parses. The upstream is not trusted: whatever it sends, the request ends with a
-`RawResponse` or with `NoResponse`, and nothing is raised into the event loop.
+llhttp (httptools) does the parsing. The upstream is not trusted: whatever it sends, the request
+ends with a `RawResponse` or `NoResponse`, and no exception reaches the event loop.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from sidecar.http.failures import NoResponse
 
-# How much of an error's body is kept; other bodies are discarded.
+# How much of an error response's body is kept; other bodies are discarded.
 MAX_ERROR_BODY_BYTES = 4096
 # A response echoes the batch (docs/upstreams.md S1.3). Above this, a new connection is cheaper.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
@@ -27,7 +27,7 @@ _RETRY_HEADERS = {b"retry-after": "Retry-After", b"retry-after-ms": "retry-after
 
 
 class RawResponse(NamedTuple):
-    """A response: `error_body` is the beginning of an error's body, empty for other statuses.
+    """A response: `error_body` is the start of an error response's body, else empty.
 
     `retry_headers` holds `Retry-After` and `retry-after-ms`, if the response has them.
     """
@@ -44,7 +44,7 @@ class ClientConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._parser = HttpResponseParser(self)
-        # Leniency is safe for a client that forwards nothing of the response.
+        # Leniency is safe for a client that forwards no part of the response.
         self._parser.set_dangerous_leniencies(
             lenient_headers=True,
             lenient_optional_cr_before_lf=True,
@@ -180,7 +180,7 @@ class ClientConnection(asyncio.Protocol):
         pending, self._pending = self._pending, None
         self._responded_before = True
         transport = self._transport
-        # A response that came before the request was fully written leaves the rest in the buffer.
+        # If the response came before the request was fully written, the rest is still buffered.
         self.reusable = reusable and transport is not None and not transport.get_write_buffer_size()
         if pending is not None and not pending.done():
             pending.set_result(response)

@@ -45,5 +45,5 @@ class Inflater:
 
     @property
     def complete(self) -> bool:
-        """Whether the end of the compressed body was reached."""
+        """Whether the compressed body has ended."""
         return self._stream is not None and self._stream.eof and not self._pending

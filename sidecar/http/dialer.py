@@ -30,14 +30,14 @@ class Dialer:
         """Connect `protocol`.
 
         Raises `TimeoutError` after `CONNECT_S`, and `NoResponse` for any other failure. The latter
-        only names the exception's class, because its text may repeat what was sent.
+        names only the exception's class, because the text may repeat what was sent.
         """
         try:
             addresses = self._literal or await self._look_up()
             async with asyncio.timeout(CONNECT_S):
                 await self._connect(protocol, addresses)
         except (OSError, RuntimeError, UnicodeError) as error:
-            # A TimeoutError with an errno is the kernel's (ETIMEDOUT): a failure like any other.
+            # A TimeoutError with an errno is the kernel's (ETIMEDOUT) and an ordinary failure.
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise
             raise NoResponse(type(error).__name__, outage=True) from None

@@ -18,7 +18,7 @@ KEEPALIVE_S = 4.0
 
 
 class Pool:
-    """At most `max_connections` connections by `dialer`. Create it inside a running loop.
+    """At most `max_connections` connections opened by `dialer`. Create it in a running loop.
 
     `timeout_s` covers the whole request: waiting for a slot, connecting, sending, receiving.
     """
@@ -31,9 +31,9 @@ class Pool:
         self._deadlines = Deadlines(timeout_s, RequestDeadline.expire)
         self._slots_taken = 0
         self._connections: set[ClientConnection] = set()
-        # The loop time at which each became idle; the oldest is first.
+        # The loop time at which each became idle, longest idle first.
         self._idle: dict[ClientConnection, float] = {}
-        # A waiter gets an idle connection, or None: a slot to open a new one.
+        # A waiter receives an idle connection, or None for a slot to open a new one.
         self._waiters: deque[asyncio.Future[ClientConnection | None]] = deque()
         self._dialing: set[asyncio.Timeout] = set()
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -136,7 +136,7 @@ class Pool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             elif not waiter.cancelled() and waiter.exception() is None:
-                # The caller was cancelled after the waiter was served: pass it on.
+                # The caller was cancelled after the waiter was served: pass on what it got.
                 released = waiter.result()
                 if released is None:
                     self._free_slot()

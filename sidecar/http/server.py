@@ -1,9 +1,9 @@
-"""A small HTTP server for the admin port: GET and HEAD, with synchronous handlers. llhttp parses.
+"""A small HTTP server for the admin port: GET and HEAD, with synchronous handlers.
 
-Kubelets, Prometheus and people send few, small requests, so each response is built and written in
-the callback that received its request. A connection may be idle for `IDLE_S`, which includes the
-time that the client takes to read its last response. A client that sends too much, or does not
-read its responses, is disconnected.
+llhttp does the parsing. Kubelets, Prometheus and people send few, small requests, so each response
+is built and written in the callback that received its request. A connection may be idle for
+`IDLE_S`, which includes the time that the client takes to read its last response. A client that
+sends too much, or does not read its responses, is disconnected.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from sidecar.http.timeouts import Deadlines
 IDLE_S = 75.0
 # One request, including its body.
 MAX_REQUEST_BYTES = 64 * 1024
-# Requests received at once on a connection. Each blocks the loop for milliseconds, and the agents'
-# requests wait meanwhile.
+# Requests accepted at once on a connection. Each blocks the loop for milliseconds, which delays the
+# agents' requests.
 MAX_PIPELINED = 8
 _METHODS = (b"GET", b"HEAD")
 _TEXT = "text/plain; charset=utf-8"
@@ -37,7 +37,7 @@ class Response(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-# Makes the response for a query string, given as the first value of each name.
+# Returns the response to a query, a mapping of each name to its first value.
 Handler = Callable[[Mapping[str, str]], Response]
 
 
@@ -98,7 +98,7 @@ class HttpServer:
             return Response(b"use GET\n", status=HTTPStatus.METHOD_NOT_ALLOWED, headers=allowed)
         try:
             return handler(dict(reversed(parse_qsl(query, keep_blank_values=True))))
-        except Exception as bug:  # noqa: BLE001 (observing the sidecar must never end it)
+        except Exception as bug:  # noqa: BLE001 (observing the sidecar must never stop it)
             context = {"message": f"the handler of {path} failed", "exception": bug}
             self._loop.call_exception_handler(context)
             return Response(b"see the log\n", status=HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -133,7 +133,7 @@ class ServerConnection(asyncio.Protocol):
         del self._parser  # breaks the reference cycle
 
     def pause_writing(self) -> None:
-        # A client that does not read its responses gets no further requests read either.
+        # Read no more requests from a client that does not read its responses.
         self._write_paused = True
         self._transport.pause_reading()
 

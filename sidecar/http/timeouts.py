@@ -14,7 +14,7 @@ class Deadlines(Generic[_T]):
         self._seconds = seconds
         self._on_expired = on_expired
         self._loop = asyncio.get_running_loop()
-        # All timeouts are equally long, so insertion order is expiry order.
+        # All timeouts have the same length, so insertion order is expiry order.
         self._due: dict[_T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 

@@ -1,8 +1,8 @@
-"""Serves requests that are not plain through aiohttp.
+"""Uses aiohttp to serve the requests that are not plain (head_cache.py).
 
 These have a compressed or chunked body, another path, or malformed HTTP. Their responses are the
 same as those of plain requests (connection.py) and come from the same `Ingest`. The listener loads
-this module with the first of them.
+this module for the first such request.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _SPANS_ONLY = (
 
 
 class AiohttpServer:
-    """Serves the connections that have had a request which is not plain.
+    """Serves connections that have received a request that is not plain.
 
     `routes` are those of plain requests, by path; `on_bug` is called with an unexpected exception.
     """
@@ -75,9 +75,9 @@ class AiohttpServer:
         return self._server()
 
     def sweep(self, now: float, idle_s: float) -> None:
-        """Close connections on which no request began for `idle_s`.
+        """Close connections on which no request has begun for `idle_s`.
 
-        aiohttp itself does so only after a first request: half a head would stay forever.
+        aiohttp does so only after a first request, so half a head would keep one open forever.
         """
         self._request_at = {
             each: self._request_at.get(each, now) for each in self._server.connections
@@ -116,17 +116,17 @@ class AiohttpServer:
         path, method = request.path, request.method
         if path == "/v1/spans":
             allowed = method == "POST"
-            return await self._spans(request, self._own) if allowed else _use("POST")
+            return await self._spans(request, self._own) if allowed else _allow_only("POST")
         if path == "/v5/spans/batch":
             allowed = method in {"PUT", "POST"}
-            return await self._spans(request, self._sgp) if allowed else _use("PUT, POST")
+            return await self._spans(request, self._sgp) if allowed else _allow_only("PUT, POST")
         if path == "/spans" and method == "POST":
             return await self._spans(request, self._agentex)
         if path.startswith(PREFIX) and method == "PATCH":
             return await self._spans(request, self._agentex)
         if path == "/readyz":
             if method not in {"GET", "HEAD"}:
-                return _use("GET")
+                return _allow_only("GET")
             if self._ingest.stopping:
                 raise stopping()
             return web.Response(text="ready\n")
@@ -156,7 +156,7 @@ class AiohttpServer:
             route.check(head)
             if self._ingest.stopping:
                 raise stopping()
-            # The body is not bound to a name here: the budget no longer counts it once it is read.
+            # Once read, the body is no longer budgeted, so no name here may keep it alive.
             response = self._ingest.respond(route, head, await self._bodies.read(request))
         except Refusal as refusal:
             return _to_aiohttp(self._ingest.refuse(route, refusal))
@@ -180,8 +180,8 @@ def _to_aiohttp(response: Response) -> web.Response:
     return converted
 
 
-def _use(methods: str) -> web.Response:
-    """405, for a request with another method."""
+def _allow_only(methods: str) -> web.Response:
+    """The 405 response to any other method."""
     return web.Response(
         status=HTTPStatus.METHOD_NOT_ALLOWED,
         body=b'{"error":"use %b"}' % methods.encode(),

@@ -22,7 +22,7 @@ from sidecar.listener.refusals import Limits, Refusal, ended_early, no_room, too
 from sidecar.listener.routes import Response, retry_after
 from sidecar.telemetry.metrics import IntakeMetrics
 
-# How long an agent whose body timed out can take to read its 408.
+# How long an agent whose body timed out may take to read its 408.
 CLOSE_S = 10.0
 # Bytes kept for pipelined requests while a response is pending; beyond that, reading pauses.
 _MAX_PENDING_INPUT = 256 * 1024
@@ -46,7 +46,7 @@ class ServerState:
     `load_aiohttp` loads aiohttp and sets `aiohttp_protocol`, the factory of the protocol that takes
     over a connection. `on_bug` is called with an exception that is a bug in a connection.
     `receiving` holds the connections whose request body is incomplete, `closing` those that have
-    had their last response.
+    sent their last response.
     """
 
     heads: HeadCache
@@ -92,7 +92,7 @@ class AgentConnection(asyncio.Protocol):
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._transport: asyncio.Transport
-        # When the last request began: in loop time, and by `perf_counter` for its duration.
+        # When the last request began: loop time, and `perf_counter` to measure its duration.
         self.request_at = state.loop.time()
         self._started = 0.0
         # The request whose body is incomplete, what has arrived of it, and how many bytes are left.
@@ -100,9 +100,9 @@ class AgentConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._remaining = 0
         self._discarding = False  # its body does not fit: read the rest, keep none of it
-        # The task whose end the connection waits for: a response, or loading aiohttp.
+        # The task that the connection is waiting for: a response, or loading aiohttp.
         self.pending: asyncio.Task[None] | None = None
-        self._pending_input: list[bytes] = []  # received meanwhile
+        self._pending_input: list[bytes] = []  # received while waiting
         self._loading_aiohttp = False
         self._write_paused = False
         self._closing = False  # ignore further input
@@ -119,7 +119,7 @@ class AgentConnection(asyncio.Protocol):
         self._state.closing.discard(self)
 
     def pause_writing(self) -> None:
-        # An agent that does not read its responses gets no further requests read either.
+        # Read no more requests from an agent that does not read its responses.
         self._write_paused = True
         self._transport.pause_reading()
 
@@ -202,7 +202,7 @@ class AgentConnection(asyncio.Protocol):
         """Respond 408 to a body that did not arrive in time, then close."""
         if self._found is not None:
             self._abort_request(self._found[0], too_slow(self._state.limits.timeout_s))
-            # Closed immediately, an agent that is still sending would get a reset, not its 408.
+            # If closed now, an agent that is still sending would get a reset instead of its 408.
             self._closing = True
             self._state.closing.add(self)
             self._transport.write_eof()
@@ -217,7 +217,7 @@ class AgentConnection(asyncio.Protocol):
     def _move_to_aiohttp(self, received: bytes) -> None:
         """Let aiohttp take over, beginning with the request that `received` starts with."""
         if self._state.aiohttp_protocol is None:
-            # Reading stays paused while aiohttp loads, so the end of the connection waits, too.
+            # Reading stays paused while aiohttp loads, so even an EOF is only seen afterwards.
             self._loading_aiohttp = True
             self._transport.pause_reading()
             self.pending = self._state.loop.create_task(self._move_once_loaded(received))
@@ -251,7 +251,7 @@ class AgentConnection(asyncio.Protocol):
         return False
 
     async def _respond_later(self, pending: Coroutine[None, None, Response]) -> None:
-        """Write a response once it is ready, then read the requests received meanwhile."""
+        """Write a response once it is ready, then read the requests received while waiting."""
         try:
             response = await pending
             self.pending = None

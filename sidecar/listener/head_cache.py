@@ -62,7 +62,7 @@ class HeadCache:
     def find(self, received: bytes) -> Found | None:
         """The head at the beginning of `received`, if it is complete and plain."""
         if self._last is not None:
-            # Usually the last head again: comparing needs neither a search nor a hash.
+            # Usually it is the last head again: comparing needs neither a search nor a hash.
             before, after, head = self._last
             if received.startswith(before):
                 at = len(before)
@@ -80,7 +80,7 @@ class HeadCache:
             return None
         raw = received[: end + len(_END_OF_HEAD)]
         if raw.startswith(_READYZ):
-            # With a Content-Length, in any spelling, it has a body: aiohttp reads it.
+            # A Content-Length, however spelled, means that there is a body, which aiohttp reads.
             head = None if b"content-length" in raw.lower() else self._parsed(raw, raw)
             return None if head is None else (head, len(raw), 0)
         length = _LENGTH.search(raw)

@@ -1,4 +1,4 @@
-"""Restricts the agents' port to programs in the pod: requests of web pages are refused (D21)."""
+"""Restricts the agents' port to programs in the pod: requests from web pages are refused (D21)."""
 
 import re
 from collections.abc import Mapping, Sequence

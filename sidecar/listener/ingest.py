@@ -1,7 +1,8 @@
 """Turns a request body into accepted spans and a response, however the request was read.
 
 In: a route, a parsed request head and the whole body. Out: a response in the route's format
-(docs/api.md). A request is accepted whole or not at all, and refusals are counted.
+(docs/api.md). The valid events of a request are accepted together or not at all, and refusals are
+counted.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ _BRINGS_CREDENTIALS = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Ingest:
-    """Decodes bodies and admits their spans. While `stopping` is set, it refuses them with 503."""
+    """Decodes bodies and admits their spans. While `stopping` is set, it refuses all with 503."""
 
     def __init__(
         self, admission: Admission, metrics: IntakeMetrics, credentials: Sequence[Credentials]
@@ -31,7 +32,7 @@ class Ingest:
         self._loop = asyncio.get_running_loop()
         self._last_headers: Mapping[str, str] | None = None
         self.stopping = False
-        # Whether a response has to wait for the disk or for the drains: then use `respond`.
+        # Whether a response has to wait for the disk or for the drains; if so, use `respond`.
         self.must_wait = admission.must_wait
 
     def respond_now(self, route: Route, request: Request, body: bytes) -> Response:
@@ -48,7 +49,7 @@ class Ingest:
         return self._accepted(route, request, decoded)
 
     async def respond(self, route: Route, request: Request, body: bytes) -> Response:
-        """As `respond_now`, once the events are on disk (with a spool) and the drains keep up."""
+        """Like `respond_now`, once the events are on disk (with a spool) and the drains keep up."""
         try:
             decoded = self._decoded(route, request, body)
             size = len(body)
@@ -80,7 +81,7 @@ class Ingest:
             decoded = route.decode(request, body, self._loop.time())
         except MalformedBody as error:
             decoded = Decoded([], [Rejection(0, None, str(error), "malformed")])
-        # A cached head is the same object each time: its credentials are offered once.
+        # A cached head is the same object each time, so its credentials are offered once.
         if request.headers is not self._last_headers:
             self._last_headers = request.headers
             if request.method in _BRINGS_CREDENTIALS:

@@ -1,9 +1,9 @@
 """The agents' port as specified in docs/api.md: connections, routes, and the order of shutdown.
 
-In: connections of agents in this pod. Out: spans, accepted whole or not at all for each request,
-and a response in the format of its route. connection.py reads plain requests. aiohttp reads all
-others (aiohttp_server.py) and is loaded with the first of them: most sidecars never need it, and it
-is a fifth of their memory (DECISIONS.md 34).
+In: connections of agents in this pod. Out: the valid spans of each request, accepted together or
+not at all, and a response in the format of the request's route. connection.py reads plain requests.
+aiohttp reads all others (aiohttp_server.py) and is loaded for the first of them: most sidecars
+never need it, and it is a fifth of their memory (DECISIONS.md 34).
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class Listener:
             "/readyz": ReadyRoute(),
         }
         self._pass_through = pass_through
-        # Gets the exception of a bug in the listener: the app awaits it and stops (D13).
+        # Receives the exception of a bug in the listener: the app awaits it and stops (D13).
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.idle_s = IDLE_S
         self._aiohttp_server: AiohttpServer | None = None
@@ -86,7 +86,7 @@ class Listener:
         return AgentConnection(self._state)
 
     async def load_aiohttp(self) -> None:
-        """Load aiohttp, in a thread so that plain requests are served meanwhile."""
+        """Load aiohttp in a thread, so that plain requests are served in the meantime."""
         if self._loading is None:
             self._loading = asyncio.create_task(self._load_aiohttp())
         await asyncio.shield(self._loading)
@@ -105,7 +105,7 @@ class Listener:
         self._state.aiohttp_protocol = self._aiohttp_server.connect
 
     def sweep(self, now: float) -> None:
-        """Close connections on which no request began for `idle_s`; call it periodically."""
+        """Close connections on which no request has begun for `idle_s`; call it periodically."""
         if self._aiohttp_server is not None:
             self._aiohttp_server.sweep(now, self.idle_s)
         for connection in list(self._state.connections):
@@ -135,7 +135,7 @@ class Listener:
             self.failed.set_exception(bug)
 
     def _route_of(self, request: Request) -> Route | None:
-        """The route of a plain request; None if its head alone gets it refused."""
+        """The route of a plain request; None if it has to be refused for its head alone."""
         route = self._routes[request.path]
         try:
             self._host_check.refuse_pages(request.headers)

@@ -1,8 +1,8 @@
 """A streaming proxy to SGP for the SGP client's other requests (`listener.pass_through`).
 
-An agent that finds the sidecar by `SGP_CLIENT_BASE_URL` sends it all of the client's calls. Nothing
-is queued, retried, logged or kept: a chunk stays in memory until the other side has received it.
-Only the configured upstream can be reached.
+An agent that finds the sidecar through `SGP_CLIENT_BASE_URL` sends it all of the client's calls.
+Nothing is queued, retried, logged or kept: a chunk stays in memory until the other side has
+received it. Only the configured upstream can be reached.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ KEEPALIVE_S = 4.0
 READ_TIMEOUT_S = 600.0
 MAX_READ_TIMEOUT_S = 3600.0
 _CHUNK = 64 * 1024
-# Headers about one connection only (RFC 9110, 7.6.1).
+# Headers that concern only one connection (RFC 9110, 7.6.1).
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "  # noqa: SIM905
     "transfer-encoding upgrade".split()
@@ -145,7 +145,7 @@ def _timeout(headers: Mapping[str, str]) -> aiohttp.ClientTimeout:
 
 
 def _filtered(headers: Mapping[str, str], excluded: Iterable[str]) -> CIMultiDict[str]:
-    """The headers to forward: neither `excluded`, nor named by `Connection`, nor unwritable."""
+    """The headers to forward: not `excluded`, not listed in `Connection`, and writable."""
     hop_by_hop = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
     dropped = hop_by_hop.union(excluded)
     kept = ((name, value) for name, value in headers.items() if name.lower() not in dropped)

@@ -1,7 +1,7 @@
-"""Limits on request bodies, and the refusals that a request can get.
+"""Limits on request bodies, and the refusals that a request can receive.
 
-Bytes count against the memory budget while they arrive, so many slow requests can't take more
-than `queue.max_bytes`. Each route writes a `Refusal` into the response body in its own format.
+Bytes count against the memory budget as they arrive, so even a large number of slow requests can't
+hold more than `queue.max_bytes`. Each route formats a `Refusal` as a response body in its own way.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from sidecar.queue.memory_budget import MemoryBudget
 
 
 class Refusal(Exception):
-    """The request gets `status` and an error text, and none of its events is accepted.
+    """The response has `status` and an error text, and none of the events are accepted.
 
     `reason` is one of `telemetry.outcomes.REJECT_REASONS`; `not_ours` and `upstream` are not
     counted as rejections.
@@ -66,7 +66,7 @@ def ended_early() -> Refusal:
 
 def no_room() -> Refusal:
     """The request does not fit now; the agent can retry."""
-    error = "the queue is full (queue.max_bytes); no event of this request was accepted"
+    error = "the queue is full (queue.max_bytes); none of this request's events were accepted"
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
 
 

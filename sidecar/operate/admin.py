@@ -46,7 +46,7 @@ def admin_server(
 ) -> HttpServer:
     """Return the admin port's server; call it inside a running loop.
 
-    `history` returns the samples from a given number on, `about` what is known of a span id.
+    `history` returns the samples from a given number on, `about` what is known about a span id.
     """
     pages = _Pages(registry, status, history, about, ready)
     handlers = {

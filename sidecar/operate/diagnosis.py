@@ -1,4 +1,4 @@
-"""The operator's three questions, answered from a report: losing anything? late? why?
+"""The operator's three questions, answered from a report: is anything lost, is it late, and why?
 
 In: the `/status` report. Out: for each question a level, a short answer, and the facts behind it.
 The status page and `sidecar top` show these texts unchanged.
@@ -13,7 +13,7 @@ Json = Mapping[str, Any]
 
 # The oldest write is late after this many seconds, and very late after the second number.
 LATE_S, VERY_LATE_S = 5.0, 60.0
-# Share of queue.max_bytes or spool.max_bytes from which agents will soon be refused.
+# Share of queue.max_bytes or spool.max_bytes at which agents will soon be refused.
 NEARLY_FULL = 0.8
 # An upstream that is up is too slow when this many seconds of work are waiting for it.
 BACKLOG_S = 2.0
@@ -53,7 +53,7 @@ def _losing(report: Json) -> tuple[str, str, str]:
     if report["intake"]["rejected_per_s"]:
         rate, now = report["intake"]["rejected_per_s"], report["intake"]["rejected_now"]
         reasons = ", ".join(reason.replace("_", " ") for reason in now)
-        # Without room, events are lost unless agents retry. Other refusals are the agents' to fix.
+        # Without room, events are lost unless agents retry. Other refusals are for agents to fix.
         level = BAD if "no_room" in now else WARN
         return level, "Agents are being refused", f"{rate:,.1f} refusals per second: {reasons}"
     if any(sink["dead_lettered"] for sink in sinks.values()):
@@ -91,7 +91,7 @@ def _late(report: Json) -> tuple[str, str, str]:
         if sink["delay_p95_s"] is not None
     ]
     if not delays:
-        return OK, "No", "nothing was delivered in the last minute, and nothing has waited long"
+        return OK, "No", "nothing was delivered in the last minute; nothing has been waiting long"
     return OK, "No", f"95% are delivered within: {', '.join(delays)}"
 
 

@@ -41,8 +41,8 @@ class Explainer:
     def about(self, id_: str) -> dict[str, Any]:
         """Return `{"id", "start", "lanes": {sink: …}, "recent": [{"ago_s", "what", …}]}`.
 
-        `start` tells where its START is kept, or null. A sink's value tells what a write of the
-        span is waiting for in memory, or null.
+        `start` says where its START is kept, or is null. A sink's value says what a write of the
+        span is waiting for in memory, or is null.
         """
         now = self._clock()
         return {

@@ -1,7 +1,7 @@
 """The last 15 minutes in fixed memory, and growth over a sliding window. Arithmetic only.
 
 In: rows of numbers, which the caller reads about every `SAMPLE_S` seconds. Out: columns for
-sparklines, compact enough to send to the page whole. Times are loop times in seconds.
+sparklines, compact enough to send to the page in full. Times are loop times in seconds.
 """
 
 import math
@@ -33,7 +33,7 @@ class History:
         self.count += 1
 
     def since(self, after: int) -> dict[str, Any]:
-        """Return the kept rows from number `after` on, as columns, oldest first."""
+        """Return the kept rows starting with number `after`, as columns, oldest first."""
         first = max(0, self.count - self._kept, min(after, self.count))
         places = [number % self._kept for number in range(first, self.count)]
         return {

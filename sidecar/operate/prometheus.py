@@ -70,7 +70,7 @@ class SidecarCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families; every label set exists from the start, at 0."""
-        yield from self._promise()
+        yield from self._guarantees()
         yield from self._at_intake()
         yield from self._in_lanes()
         yield from self._on_disk()
@@ -115,7 +115,7 @@ class SidecarCollector(Collector):
         left = "Events recovered from the spool of an earlier process"
         yield _counter("spool_replayed_events", left, replayed)
 
-    def _promise(self) -> Iterator[Metric]:
+    def _guarantees(self) -> Iterator[Metric]:
         now, lanes = self._clock(), self._lanes
         rows = [([lane.sink], lane.imbalance) for lane in lanes]
         rows.append((["intake"], self._intake.accounting.imbalance))
@@ -147,49 +147,54 @@ class SidecarCollector(Collector):
         yield _counters(
             "passed_through_requests", "Requests passed through to SGP", ["outcome"], passed
         )
-        joined = "Events that went out inside another event of their span"
+        joined = "Events merged into another event of their span"
         yield _counter("joined_events", joined, intake.accounting.joined)
 
     def _in_lanes(self) -> Iterator[Metric]:
         lanes = self._lanes
-        one = ["sink"]
+        by_sink = ["sink"]
         depth = "Writes that are not settled: waiting, in flight or on disk"
-        yield _gauges("queue_depth", depth, one, _rows(lanes, lambda x: x.depth()))
+        yield _gauges("queue_depth", depth, by_sink, _rows(lanes, lambda x: x.depth()))
         in_flight = "Writes being sent, or waiting to be retried"
-        yield _gauges("in_flight", in_flight, one, _rows(lanes, lambda x: x.in_flight()))
+        yield _gauges("in_flight", in_flight, by_sink, _rows(lanes, lambda x: x.in_flight()))
         limit = "Concurrent requests allowed now"
-        yield _gauges("concurrency_limit", limit, one, _rows(lanes, lambda x: x.limit()))
-        two = ["sink", "reason"]
-        written = "Writes put into the lane"
+        yield _gauges("concurrency_limit", limit, by_sink, _rows(lanes, lambda x: x.limit()))
+        by_sink_and_reason = ["sink", "reason"]
+        written = "Writes passed to the lane"
         yield _counters(
-            "written_writes", written, one, _rows(lanes, lambda x: x.accounting.written)
+            "written_writes", written, by_sink, _rows(lanes, lambda x: x.accounting.written)
         )
         forwarded = _by_reason(lanes, lambda lane: lane.accounting.forwarded)
         yield _counters(
-            "forwarded_writes", "Writes that the upstream took", ["sink", "kind"], forwarded
+            "forwarded_writes", "Writes that the upstream accepted", ["sink", "kind"], forwarded
         )
         superseded = _rows(lanes, lambda lane: lane.accounting.superseded)
         yield _counters(
-            "superseded_writes", "Open writes replaced by a newer write", one, superseded
+            "superseded_writes", "Open writes replaced by a newer write", by_sink, superseded
         )
         skipped = _by_reason(lanes, lambda lane: lane.accounting.skipped)
-        yield _counters("skipped_writes", "Writes not sent on purpose", two, skipped)
+        yield _counters(
+            "skipped_writes", "Writes deliberately not sent", by_sink_and_reason, skipped
+        )
         dead = _by_reason(lanes, lambda lane: lane.accounting.dead_lettered)
         yield _counters(
-            "dead_lettered_writes", "Writes that the upstream will never take", two, dead
+            "dead_lettered_writes",
+            "Writes that the upstream will never accept",
+            by_sink_and_reason,
+            dead,
         )
         requests = _by_reason(lanes, lambda lane: lane.requests)
         yield _counters(
             "upstream_requests", "Requests to the upstream", ["sink", "outcome"], requests
         )
-        yield _counters("retries", "Batches sent again", one, _rows(lanes, lambda x: x.retries))
+        yield _counters("retries", "Batches sent again", by_sink, _rows(lanes, lambda x: x.retries))
         states = [
             ([lane.sink, state], int(lane.state is state)) for lane in lanes for state in SinkState
         ]
         state = "1 for the sink's current state, 0 for the others"
         yield _gauges("sink_state", state, ["sink", "state"], states)
         for name, text, pick in _LANE_HISTOGRAMS:
-            yield _histogram(name, text, one, [([lane.sink], pick(lane)) for lane in lanes])
+            yield _histogram(name, text, by_sink, [([lane.sink], pick(lane)) for lane in lanes])
 
 
 Row = tuple[list[str], float]

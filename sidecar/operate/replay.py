@@ -1,12 +1,12 @@
 """`sidecar replay`: list dead letters, or send them again.
 
-Either through a running sidecar, each letter by the route it arrived on (an event of `/v1/spans`
-therefore goes to every upstream again; writes are idempotent). Or directly, with lanes of its own:
-then each letter goes only to the upstream that refused it.
+With a URL, it goes through a running sidecar, by the route on which each write arrived. An event of
+`/v1/spans` therefore goes to every upstream again, which is safe because writes are idempotent.
+Without one, it uses lanes of its own and sends each letter only to the upstream that refused it.
 
 An open write is not sent again where it might replace a finished row, because its END may have
-been delivered since (docs/upstreams.md S3). Only Agentex gets open writes: it never replaces a row
-on a POST.
+been delivered since (docs/upstreams.md S3). It is sent only directly to Agentex, which never
+replaces a row on a POST.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
     """Send the letters through the sidecar whose listener is at `to`; count the outcomes."""
     done: Counter[str] = Counter()
     by_route: defaultdict[int, list[Span]] = defaultdict(list)
-    for line in _chosen(path, sink):
+    for line in _selected(path, sink):
         span = _span(line)
         if span is None or span.end_time is None:
             done["rejected" if span is None else "skipped"] += 1
@@ -125,7 +125,7 @@ def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
 
 
 async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span]) -> int:
-    """Send `spans` by their route, and return how many were accepted."""
+    """Send `spans` to their route, and return how many were accepted."""
     method, path, body = _request(route, spans)
     headers = {"Content-Type": "application/json"}
     while True:
@@ -149,7 +149,7 @@ async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span
             raise ConfigError(f"{path}: {type(error).__name__}") from None
 
 
-def _chosen(path: str, sink: str | None) -> list[bytes]:
+def _selected(path: str, sink: str | None) -> list[bytes]:
     return [line for line in _lines(path) if sink in {None, _HEAD.decode(line).sink}]
 
 
@@ -158,9 +158,9 @@ async def directly(
 ) -> Counter[str]:
     """Send each letter to the upstream that refused it, and count the outcomes.
 
-    What is refused again becomes a dead letter again, as configured in `config.dead_letters`.
+    A letter that is refused again becomes a new dead letter, as `config.dead_letters` says.
     """
-    lines = _chosen(path, sink)
+    lines = _selected(path, sink)
     size = sum(map(len, lines))
     letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
     lanes = {

@@ -1,4 +1,4 @@
-"""The process as `/status` reports it; docs/status.md is the contract of every key.
+"""The process as `/status` reports it; docs/status.md is the contract for every key.
 
 Reads the parts on each request, and once a second (`tick`) for rates and history. Reports plain
 values: never span content, and secrets as `***`.
@@ -90,7 +90,7 @@ class Status:
         self._history.add(row)
 
     def history(self, after: int) -> dict[str, Any]:
-        """Return what `/status/history` reports: samples from number `after` on, as columns."""
+        """Return what `/status/history` reports: the samples from `after` on, as columns."""
         return {"states": _STATES, **self._history.since(after)}
 
     def report(self, now: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`sidecar top`: a sidecar's `/status` in a terminal, refreshed continuously.
 
-Exit codes: 0 shown, or ended by the user; 1 with `--once`: something is being lost; 3 with
-`--once`: no sidecar responds at the URL. Without `--once` it keeps trying until one responds.
+Exit codes: 0 if the status was shown or the user quit. With `--once`, 1 if something is being lost
+and 3 if no sidecar responds at the URL; without it, `top` keeps trying until one responds.
 """
 
 import http.client
@@ -135,8 +135,8 @@ class _Screen:
         """Show one frame, cut to the terminal's size."""
         width, height = _size(self._out)
         shown = [line.show(width, color=_colored()) for line in lines[:height]]
-        ended = (_END_OF_LINE + "\r\n").join(shown)
-        self._out.write(_HOME + ended + _END_OF_LINE + _END_OF_SCREEN)
+        text = (_END_OF_LINE + "\r\n").join(shown)
+        self._out.write(_HOME + text + _END_OF_LINE + _END_OF_SCREEN)
         self._out.flush()
 
 
@@ -195,15 +195,15 @@ def _wait(seconds: float, wakes: socket.socket) -> bool:
 
 @contextmanager
 def _waking() -> Iterator[socket.socket]:
-    """Yield a socket that is readable after a terminal resize. SIGTERM acts like Ctrl-C."""
+    """Yield a socket that becomes readable on a terminal resize. SIGTERM acts like Ctrl-C."""
 
-    def end(_: int, __: FrameType | None) -> Never:
+    def interrupt(_: int, __: FrameType | None) -> Never:
         raise KeyboardInterrupt
 
     reads, writes = socket.socketpair()
     with reads, writes:
         writes.setblocking(False)  # noqa: FBT003 (its only form)
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGTERM, interrupt)
         signal.signal(signal.SIGWINCH, lambda *_: None)
         signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)
         try:

@@ -13,7 +13,7 @@ from sidecar.operate.diagnosis import BAD, OK, WARN, duration
 
 Json = Mapping[str, Any]
 
-WIDTH = 80  # narrower terminals cut lines
+WIDTH = 80  # lines are cut in narrower terminals
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 45  # characters, 20 seconds each
 _TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}

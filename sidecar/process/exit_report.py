@@ -1,7 +1,7 @@
 """Records how many writes were lost at shutdown, for the next process and for `kubectl describe`.
 
-A metric that is set when the process ends is never scraped. So the number goes into a small file on
-the volume of the spool or the dead letters, and the next process exposes it as a metric. If it is
+A metric set as the process ends is never scraped, so the number goes into a small file on the
+volume of the spool or the dead letters, and the next process exposes it as a metric. If it is
 not 0, it also goes into the container's termination message.
 """
 
@@ -31,7 +31,7 @@ class ExitReport:
         if self._file is not None:
             with suppress(OSError, ValueError):  # the first process on this volume
                 self.lost = int(self._file.read_text())
-                # Reported once: a process that is killed writes nothing, so reset it now.
+                # Reset it now, because a killed process writes nothing: it is reported only once.
                 self._file.write_text("0\n")
 
     def write(self, lost: int) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 MIB = 2**20
-# Of the container's limit. The rest is for the interpreter (35 to 45 MiB), request bodies being
-# received or sent, and memory that the allocator can't return.
+# Share of the container's limit. The rest is for the interpreter (35 to 45 MiB), request bodies
+# being received or sent, and memory that the allocator can't return.
 SHARE = 0.25
 WITHOUT_LIMIT = 256 * MIB
 MIN_AUTO_BYTES, MAX_AUTO_BYTES = 8 * MIB, 1024 * MIB
@@ -73,7 +73,7 @@ class Trimmer:
     """Returns freed memory to the system after a burst.
 
     glibc keeps freed memory for reuse; `malloc_trim` returns it. It takes milliseconds, so it runs
-    only after `MIN_FREED` bytes were freed, and once more after `SETTLED_CALLS` calls without that.
+    only after `MIN_FREED` bytes were freed, and once more after `SETTLED_CALLS` quiet calls.
     """
 
     MIN_FREED = 4 * MIB
@@ -85,7 +85,7 @@ class Trimmer:
         self._quiet = 0
 
     def observe(self, used: int) -> None:
-        """Trim if it is worth it; call about once a second with the bytes in use."""
+        """Trim if worthwhile; call about once a second with the bytes in use."""
         self._peak = max(self._peak, used)
         freed = self._peak - used > self.MIN_FREED
         self._quiet = 0 if freed else self._quiet + 1

@@ -1,7 +1,7 @@
-"""Admission: takes all events of a request or none, and passes them to open spans and the lanes.
+"""Admission: accepts all valid events of a request or none, and passes them to the open spans.
 
 In: the spans of one request. Out: writes in the lanes. Memory stays within the budget: a request
-that does not fit is refused, and nothing accepted earlier is dropped for it (D3, D4).
+that does not fit is refused, and nothing accepted earlier is dropped to make room (D3, D4).
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from sidecar.spans.span import Span, total_size
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 
-# Per `BACKLOG` writes that wait for a healthy upstream, a request waits one iteration of the event
-# loop, at most `MAX_ROUNDS`: agents are slowed down by milliseconds, never stopped.
+# A request waits one iteration of the event loop for every `BACKLOG` writes that are waiting for a
+# healthy upstream, at most `MAX_ROUNDS`: agents are slowed down by milliseconds, never blocked.
 BACKLOG = 100
 MAX_ROUNDS = 8
 
@@ -35,7 +35,7 @@ class Lane(Protocol):
 
     @property
     def backlog(self) -> int:
-        """Writes that wait although the upstream is healthy."""
+        """Writes that are waiting although the upstream is healthy."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class Lane(Protocol):
 
 
 class QueueFull(Exception):
-    """The request does not fit at present."""
+    """The request does not fit now."""
 
 
 class RequestTooLarge(Exception):
@@ -57,7 +57,7 @@ class RequestTooLarge(Exception):
 
 
 class Admission:
-    """Takes events into `lanes`. One timer releases held STARTs."""
+    """Passes events to `lanes`. A single timer releases held STARTs."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Admission:
     def _make_room_to_load(
         self, spans: Sequence[Span], needed: Sequence[Span], spool: Spool
     ) -> None:
-        """Make room for `spans` and the payloads of `needed`, before any of it is loaded."""
+        """Make room for `spans` and the payloads of `needed`, before any of these are loaded."""
         size = total_size(spans) + sum(start.bytes_on_disk for start in needed)
         if size > self._max:
             raise RequestTooLarge
@@ -154,14 +154,14 @@ class Admission:
         """Yield the event loop to the drains while they are behind the intake.
 
         Both share one core. Without this, agents that post as fast as they get responses would grow
-        the queue although the upstreams could take more.
+        the queue even though the upstreams could accept more.
         """
         behind = max((lane.backlog for lane in self._lanes), default=0)
         for _ in range(min(behind // BACKLOG, MAX_ROUNDS)):
             await asyncio.sleep(0)
 
     def release_held(self) -> None:
-        """Write every held START open, because the process stops."""
+        """Write every held START as open: the process is stopping."""
         self.open_spans.release_all()
         if self._timer is not None:
             self._timer.cancel()
@@ -178,9 +178,9 @@ class Admission:
         if self._timer is not None:
             if self._timer_due <= due:
                 return
-            # The timer waits for a kept START to expire; a held one is due long before that.
+            # The timer is set for the expiry of a kept START; a held one is due long before that.
             self._timer.cancel()
-        # Stored here because uvloop's handle no longer knows its time once that has passed.
+        # Stored here, because the handle of a uvloop timer that has fired has no `when`.
         self._timer_due = due
         self._timer = self._loop.call_at(due, self._tick)
 

@@ -1,4 +1,4 @@
-"""FIFO of row numbers: the part of a lane's queue that is on disk only.
+"""FIFO of row numbers: the part of a lane's queue that is only on disk.
 
 It takes 8 bytes per write, so a backlog of a million costs little memory. There is no lookup by
 number.
@@ -18,7 +18,7 @@ class OnDiskFifo:
         self._head = 0
 
     def __len__(self) -> int:
-        """Count of row numbers in the queue."""
+        """The length of the queue."""
         return len(self._seqs) - self._head
 
     def extend(self, seqs: Iterable[int]) -> None:

@@ -12,8 +12,8 @@ def signature(span: Span) -> int:
 def fill(span: Span, start: Span) -> int:
     """Fill in what `span` leaves out from its earlier event `start`.
 
-    Returns the signature of `span` as it arrived if a payload was filled in, else 0. A repeat of
-    such an END has to be recognized by it.
+    Returns the signature of `span` as it arrived if a payload was filled in, else 0. A repeat
+    of such an END is recognized by this signature.
     """
     span.parent_id = span.parent_id or start.parent_id
     span.task_id = span.task_id or start.task_id

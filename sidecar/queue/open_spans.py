@@ -1,8 +1,8 @@
-"""Open spans: STARTs that wait for their END.
+"""Open spans: STARTs that are waiting for their END.
 
-In: spans in the order they were accepted. Out: writes, by the `write` callback: *complete* ones,
-filled from the START where the END leaves something out, and *open* ones for STARTs whose END did
-not arrive within `hold_s`. A START that was written open is kept until its END, because SGP
+In: spans in the order they were accepted. Out: writes, passed to `write`: *complete* ones,
+filled in from the START where the END leaves something out, and *open* ones for STARTs whose END
+did not arrive within `hold_s`. A START that was written as open is kept until its END, because SGP
 replaces whole rows and an END may omit what it does not change (docs/upstreams.md S3).
 
 No I/O and no clock: callers pass `now`, loop time in seconds.
@@ -25,15 +25,15 @@ from sidecar.spans.span import (
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 
-# Finished spans to remember (by hash, about 100 bytes each), so that a late START or a repeated END
-# is recognized. At 500 spans/s they cover the last 20 seconds.
+# How many finished spans to remember (a hash each, about 100 bytes), so that a late START or a
+# repeated END is recognized. At 500 spans/s they cover the last 20 seconds.
 MAX_REMEMBERED = 10_000
 # STARTs that `make_room` scans: under overload it runs for every request.
 _MAX_SCANNED = 256
 
 
 class OpenSpans:
-    """STARTs without an END. *Held* ones are not written yet; *kept* ones were written open.
+    """STARTs without an END. *Held* ones are not written yet; *kept* ones were written as open.
 
     A kept START is dropped `ttl_s` after it was accepted.
     """
@@ -78,11 +78,11 @@ class OpenSpans:
     def _start(self, span: Span) -> None:
         key = span.join_key
         if hash(key) in self._ended:
-            # Written now, it would replace the finished row at SGP (docs/upstreams.md S3).
+            # If written now, it would replace the finished row at SGP (docs/upstreams.md S3).
             self._accounting.joined += 1
             return
         if key in self._kept:
-            # Already written open. Its END will carry what changed.
+            # Already written as open. Its END will carry the changes.
             self._accounting.joined += 1
             return
         earlier = self._held.get(key)
@@ -111,7 +111,7 @@ class OpenSpans:
         self._forget(start)
 
     def _retire(self, start: Span) -> None:
-        """Forget `start` without an END. Lanes that have not sent its open write still do."""
+        """Forget `start` without an END. Lanes that have not sent its open write still will."""
         if self._spool is not None:
             self._spool.retire(start)
         self._forget(start)
@@ -137,7 +137,7 @@ class OpenSpans:
         else:
             seen = self._ended.get(hash(key))
             if seen and seen == signature(span):
-                # The same END again, and its START is gone by now. Sent as it is, it would blank
+                # A repeat of the END, after its START is gone. Sent as it is, it would erase
                 # upstream what was filled in the first time.
                 self._accounting.joined += 1
                 return
@@ -152,8 +152,8 @@ class OpenSpans:
     def _join_across_routes(self, span: Span) -> None:
         """Fill an END from an SDK's route if its START arrived as an event for every lane.
 
-        The END's lane no longer needs the START's open write. The START stays for the other lanes:
-        each may still get an END by its own route.
+        The END's lane no longer needs the START's open write. The START is kept for the other
+        lanes: each may still get an END through its own route.
         """
         start = self.started((span.trace_id, span.id))
         if start is None:
@@ -185,7 +185,7 @@ class OpenSpans:
         return due
 
     def tick(self, now: float) -> None:
-        """Write held STARTs open after `hold_s`; forget kept ones after `ttl_s`."""
+        """Write held STARTs as open after `hold_s`; forget kept ones after `ttl_s`."""
         while self._held:
             span = next(iter(self._held.values()))
             if span.accepted_at + self._hold_s > now:
@@ -201,7 +201,7 @@ class OpenSpans:
             self._retire(span)
 
     def release_all(self) -> None:
-        """Write every held START open, because the process stops."""
+        """Write every held START as open: the process is stopping."""
         while self._held:
             _, span = self._held.popitem(last=False)
             self._kept[span.join_key] = span
@@ -211,7 +211,7 @@ class OpenSpans:
         """Drop kept STARTs, oldest first, until `size` bytes fit. Returns whether they fit.
 
         Only STARTs that every lane has settled are dropped, so nothing accepted is lost. Their ENDs
-        are then written as they arrive. With a spool, only payloads are dropped from memory.
+        are then written without being filled in. With a spool, only payloads are dropped.
         """
         if self._budget.fits(size):
             return True
@@ -227,7 +227,7 @@ class OpenSpans:
         return False
 
     def _drop_payloads(self, size: int) -> None:
-        """Drop payloads that are on disk from memory, oldest first, until `size` bytes fit."""
+        """Drop from memory payloads that are also on disk, oldest first, until `size` bytes fit."""
         for span in list(islice(self._loaded.values(), _MAX_SCANNED)):
             if self._budget.fits(size):
                 return
@@ -238,10 +238,10 @@ class OpenSpans:
                 self._budget.hold(span)
 
     def state_of(self, id_: str) -> str | None:
-        """State of the START with this id, or None. Scans all of them."""
+        """State of the START with this id, or None. Scans all STARTs."""
         for starts, state in (
             (self._held, "held for its END"),
-            (self._kept, "written, END awaited"),
+            (self._kept, "written, waiting for its END"),
         ):
             if any(span.id == id_ for span in starts.values()):
                 return state
@@ -252,7 +252,7 @@ class OpenSpans:
         return self._held.get(key) or self._kept.get(key)
 
     def needed(self, spans: Sequence[Span]) -> list[Span]:
-        """STARTs whose payloads an END among `spans` needs and which are on disk only."""
+        """STARTs with payloads that are only on disk and that an END among `spans` needs."""
         starts = []
         for span in spans:
             start = self.started(span.join_key)
@@ -275,7 +275,7 @@ class OpenSpans:
         """Take a START that an earlier process left in the spool. Its payloads stay on disk."""
         known = span.join_key in self._held or span.join_key in self._kept
         if self._spool is not None and (known or hash(span.join_key) in self._ended):
-            # The disk became available late: newer events of the span arrived before this one.
+            # The disk was late: newer events of the span arrived before this one was read.
             self._spool.replace(span)
             return
         drop_payloads(span)

@@ -5,8 +5,8 @@ everything in memory, until `refill` loads them.
 
 In: `put` a write. Out: `take` a batch, then `settle` each of its writes; a retry sends the same
 batch again. Guarantees: a span has at most one write in flight, so an open write never lands after
-the complete one; a complete write supersedes an open one that still waits; `depth` counts every
-write that is not settled. Each operation is O(1) in the depth.
+the complete one; a complete write supersedes an open one that is still waiting; `depth` counts
+every write that is not settled. `put`, `take` and `settle` are O(1) in the depth.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ from sidecar.spans.span import Key, Span, is_thinner_repeat
 from sidecar.spool.spool import REPLACED, Spool
 from sidecar.telemetry.accounting import LaneAccounting
 
-# Rows per load. The bytes of a load have a limit of their own.
+# Rows per load. The bytes of a load are limited separately.
 MAX_ROWS_PER_LOAD = 256
 
 
@@ -26,7 +26,7 @@ class SpanQueue:
     """Writes of one lane. `bit` is the lane's bit in `Span.open_sent_to` and `Span.lanes`.
 
     `ready` has the writes that a batch could take now, in order. With a spool, `share` is the
-    lane's limit of bytes in memory.
+    lane's limit on bytes in memory.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SpanQueue:
 
     @property
     def first(self) -> Span | None:
-        """The next write to take; None if there is none or it is not on disk yet."""
+        """The next write to take; None if nothing is waiting or it is not on disk yet."""
         span = next(iter(self._waiting.values()), None)
         if span is None or self._spool is None or self._may_send(span):
             return span
@@ -100,7 +100,7 @@ class SpanQueue:
         return self._spool is None or self._spool.is_durable(span.seq)
 
     def where(self, id_: str) -> str | None:
-        """What a write of the span `id_` waits for, or None. Scans every write in memory."""
+        """What a write of span `id_` is waiting for, or None. Scans every write in memory."""
         for writes, awaited in (
             (self._in_flight, "the upstream's response"),
             (self._deferred, "an earlier write of its span"),
@@ -116,7 +116,7 @@ class SpanQueue:
         return min((span.accepted_at for span in firsts), default=None)
 
     def put(self, span: Span) -> None:
-        """Append a write. Of two that wait for one span, one supersedes the other."""
+        """Append a write. Of two writes of a span that are waiting, one supersedes the other."""
         self._accounting.written += 1
         if self._spool is not None and span.seq > 0 and self._goes_to_disk(span):
             self._on_disk.extend((span.seq,))
@@ -213,11 +213,11 @@ class SpanQueue:
         return batch
 
     def is_superseded(self, span: Span) -> bool:
-        """Whether a newer write of its span waits, so that a retry of this open one is useless."""
+        """Whether a newer write of its span is waiting, so that retrying this one is pointless."""
         return span.end_time is None and span.key in self._deferred
 
     def settle(self, span: Span) -> None:
-        """Remove a write in flight. A newer one of its span becomes the first to be taken."""
+        """Remove a write in flight. A newer one of its span moves to the front of the queue."""
         key = span.key
         del self._in_flight[key]
         if self._spool is not None:
@@ -230,7 +230,7 @@ class SpanQueue:
             self.waiting_bytes += newer.size
 
     def abandon(self) -> int:
-        """Drop all writes from memory at shutdown. Returns how many are not on disk either."""
+        """Drop all writes from memory at shutdown. Returns how many of them are not on disk."""
         left = [*self._in_flight.values(), *self._waiting.values(), *self._deferred.values()]
         for writes in (self._in_flight, self._waiting, self._deferred):
             writes.clear()

@@ -1,8 +1,8 @@
 """A lane's interface to its upstream: the `Sink` protocol, and errors that are decisions (D5).
 
 The class of an error tells the drain what to do with the batch. Only the sinks know status codes.
-An error's text never quotes the upstream, whose messages repeat span content (docs/upstreams.md
-A9).
+An error's text never quotes the upstream, because its messages repeat span content
+(docs/upstreams.md A9).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Sink(Protocol):
         ...
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
-        """Return once the upstream has taken the batch; otherwise raise a `SinkError`.
+        """Return once the upstream has accepted the batch; otherwise raise a `SinkError`.
 
         `suspicion`: how often this batch has failed while others succeeded (D8).
         """
@@ -35,7 +35,7 @@ class Sink(Protocol):
 
 
 class SinkError(Exception):
-    """The upstream did not take the batch. `status` is the HTTP status, or 0 without a response.
+    """The upstream did not accept the batch. `status`: the HTTP status, 0 without a response.
 
     `outcome` is the decision's name in metrics (telemetry/outcomes.py).
     """
@@ -54,13 +54,13 @@ class Refused(SinkError):
 
 
 class TooLarge(SinkError):
-    """The upstream may take a smaller batch."""
+    """The upstream may accept a smaller batch."""
 
     outcome = "too_large"
 
 
 class Unavailable(SinkError):
-    """The upstream may take the same batch later; do not retry within `retry_after` seconds.
+    """The upstream may accept the same batch later; do not retry within `retry_after` seconds.
 
     `outage`: no connection could be opened. `suspect`: the failure may be caused by this batch
     rather than by the upstream (D8).

@@ -19,7 +19,7 @@ _EXISTS = b"Item already exists"
 _UNKNOWN_ID = b"Item with id"
 _UNKNOWN_TASK = b"fk_spans_task_id_tasks"
 # A write that has failed this often while others succeeded may name a task that the server does not
-# know, with a proxy hiding the message. It is then tried without the task before it is given up.
+# know, with a proxy hiding the message. It is then sent without the task.
 _WITHOUT_TASK_FROM = 3
 
 _STORED = Response(200, b"", 0.0)
@@ -39,13 +39,13 @@ class AgentexSink:
         self._spans = client.target("/spans")
 
     def skips(self, span: Span) -> str | None:
-        """Skips open writes of spans that no later PATCH could address."""
+        """Skip open writes of spans that no later PATCH could address."""
         if span.end_time is None and not _addressable(span.id):
             return "unaddressable_id"
         return None
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
-        """Create or complete the one span of `batch`."""
+        """Create or complete the single span of `batch`."""
         for span in batch:
             without_task = suspicion >= _WITHOUT_TASK_FROM
             response = await self._write(repaired(span, task_in_data=without_task))
@@ -99,7 +99,7 @@ def _addressable(id_: str) -> bool:
 
 
 def repaired(span: Span, *, task_in_data: bool = False) -> Span:
-    """`span` in a form that the server can store; the same object if nothing has to change.
+    """`span` in a form that the server can store; the same object if nothing needs to change.
 
     A NUL in a text column is a permanent 500 (docs/upstreams.md A1), so NULs in the name are
     replaced. `task_in_data`, or a NUL in the task id, moves the task id into `data`.

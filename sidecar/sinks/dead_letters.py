@@ -1,10 +1,9 @@
-"""Dead letters: writes that an upstream will never take, kept in a bounded file for inspection.
+"""Dead letters: writes that an upstream will never accept, kept in a bounded file for inspection.
 
-JSON lines: `time`, `sink`, `reason`, `status`, and the write in the form of the event that it
-arrived as, so that `sidecar replay` can send it again. There are at most two files: at half of
-`max_bytes` the current file replaces the older one, whose lines are counted as dropped. Without a
-path nothing is kept. The log has each span id and reason in any case. A disk failure never stops
-the lane.
+JSON lines: `time`, `sink`, `reason`, `status`, and the write as an event, so that `sidecar replay`
+can send it again. There are at most two files: at half of `max_bytes` the current file replaces the
+older one, whose lines are counted as dropped. Without a path, nothing is kept. Either way, span ids
+and reasons are logged, within a rate limit. A disk failure never stops the lane.
 """
 
 import os
@@ -48,7 +47,7 @@ class DeadLetters:
         self.errors = 0  # letters that could not be written
 
     def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
-        """Append one write that the upstream of `sink` will never take."""
+        """Append one write that the upstream of `sink` will never accept."""
         if self._path is None:
             return
         kind = b"start" if span.end_time is None else b"end"

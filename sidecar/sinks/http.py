@@ -2,7 +2,7 @@
 
 In: method, target, body. Out: a `Response`, or a `SinkError` when there is none. Retries are left
 to the drain (D7). Response bodies are discarded, because they echo the spans. Only the beginning of
-an error's body is kept, for the messages listed in docs/upstreams.md A6, and it is never logged.
+an error body is kept, for the messages listed in docs/upstreams.md A6, and it is never logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorize
 
 MAX_RETRY_AFTER_S = 86_400.0
 
-# The upstream has taken the batch.
+# The upstream has accepted the batch.
 TAKEN = range(200, 300)
 _FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -28,7 +28,7 @@ _ELSEWHERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GO
 
 
 class Response(NamedTuple):
-    """An upstream's response; `error_body` is the beginning of an error's body, otherwise empty."""
+    """An upstream's response; `error_body` is the start of an error response's body, else empty."""
 
     status: int
     error_body: bytes
@@ -36,10 +36,10 @@ class Response(NamedTuple):
 
 
 def decide(response: Response) -> SinkError | None:
-    """The decision that follows from a response: None when the upstream has taken the batch.
+    """The decision that follows from a response: None if the upstream has accepted the batch.
 
-    Sources: docs/upstreams.md A6, S1.5. A sink handles the statuses that have a meaning specific
-    to its upstream before it calls this.
+    Sources: docs/upstreams.md A6, S1.5. Before it calls this, a sink handles the statuses that
+    have a special meaning for its upstream.
     """
     status = response.status
     if status in TAKEN:

@@ -107,7 +107,7 @@ class SgpSink:
         self._open_writes = open_writes
 
     def skips(self, span: Span) -> str | None:
-        """Skips open writes if they are turned off."""
+        """Skip open writes if they are turned off."""
         return "open_writes_off" if span.end_time is None and not self._open_writes else None
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:  # noqa: ARG002

@@ -133,7 +133,7 @@ def _lines(body: bytes) -> list[bytes]:
 
 
 def _items(body: bytes) -> Iterable[bytes | msgspec.Raw]:
-    """The items of a JSON array. One that is nested too deep must not cost the others."""
+    """The items of a JSON array. One that is nested too deep must not affect the others."""
     try:
         return _ITEMS.decode(body)
     except RecursionError:

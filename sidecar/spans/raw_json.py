@@ -14,7 +14,8 @@ MAX_NESTING = 200
 # Bodies up to this size are checked in one call, larger ones in chunks.
 _MAX_ONE_CALL_BYTES = 256 * 1024
 _CHUNK_BYTES = 64 * 1024
-# `_count` switches from find() to count() after this many brackets closer than this many bytes.
+# `_count` switches from find() to count() after this many brackets with fewer than this many bytes
+# per bracket.
 _MAX_FINDS, _BYTES_PER_FIND = 4, 250
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -57,7 +58,7 @@ def is_utf8(body: bytes) -> bool:
 def replace_lone_surrogates(raw: bytes) -> bytes:
     """Replace escaped lone surrogates with U+FFFD, and change nothing else.
 
-    At the Agentex server one such escape makes the whole trace unreadable (docs/upstreams.md A1).
+    On the Agentex server, one such escape makes the whole trace unreadable (docs/upstreams.md A1).
     """
     if b"\\ud" not in raw and b"\\uD" not in raw:
         return raw
@@ -67,7 +68,7 @@ def replace_lone_surrogates(raw: bytes) -> bytes:
 def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
     """Whether arrays and objects are nested more than `limit` levels deep.
 
-    From level 255 on, the Agentex server stores what it can then never read (docs/upstreams.md A1).
+    At 255 levels or more, Agentex stores what it can then never read (docs/upstreams.md A1).
     """
     if len(raw) <= 2 * limit:
         return False
@@ -78,7 +79,7 @@ def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
 
 
 def _count(raw: bytes, bracket: bytes, limit: int) -> int:
-    """Occurrences of `bracket` in `raw`: exact up to `limit`, beyond it only known to be more."""
+    """Occurrences of `bracket` in `raw`: exact up to `limit`, then only a lower bound."""
     # Most prompts have few brackets. find() skips to the next one at memory speed, while count()
     # compares every byte; but one find() costs as much as `_BYTES_PER_FIND` bytes of count().
     found, at = 0, raw.find(bracket)

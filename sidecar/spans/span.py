@@ -1,4 +1,4 @@
-"""`Span`: the object every stage passes on, its size in memory, and its JSON. No I/O, no clock.
+"""`Span`: the object that the stages pass on, its size in memory, and its JSON. No I/O, no clock.
 
 `input`, `output` and `data` are the agent's own JSON bytes, never parsed into objects or rebuilt.
 """
@@ -45,18 +45,18 @@ class Span(msgspec.Struct, gc=False, eq=False):
     holders: int = 0
     open_sent_to: int = 0
     # With a spool: its row number, 0 for none; the bits of the lanes that have not settled it; how
-    # many of those have it on disk only; which payloads are on disk only (bits of `PAYLOADS`).
+    # many of those have it only on disk; which payloads are only on disk (bits of `PAYLOADS`).
     seq: int = 0
     lanes: int = -1
     lanes_on_disk: int = 0
     payloads_on_disk: int = 0
-    # The bit of the one lane it is for, if an SDK posted it by that upstream's own API; 0 for an
+    # The bit of the only lane it is for, if an SDK posted it to that upstream's API; 0 for an
     # event, which goes to every lane. `extra`: raw members of an SGP item that have no field here.
     route: int = 0
     extra: bytes = b""
-    # Bytes of the payloads that are on disk only.
+    # Bytes of the payloads that are only on disk.
     bytes_on_disk: int = 0
-    # Its `data` is merged over that of its START instead of replacing it.
+    # Whether its `data` is merged into that of its START instead of replacing it.
     merges_data: bool = False
 
     @property
@@ -66,7 +66,7 @@ class Span(msgspec.Struct, gc=False, eq=False):
 
     @property
     def join_key(self) -> Key:
-        """Joins its END with its START: SDKs may post one span to each upstream's own API."""
+        """The key that joins END and START, per lane: SDKs may post a span to each upstream."""
         if not self.route:
             return self.trace_id, self.id
         return self.trace_id, self.id, f"lane {self.route}"

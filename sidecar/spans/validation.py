@@ -52,7 +52,7 @@ def validated_payload(view: msgspec.Raw, field: str, known: bytes = b"") -> byte
     A payload is an object or an array of objects. If it equals `known`, which was checked before,
     `known` itself is returned.
     """
-    # A Raw is a view into the request body. Kept, one small event would keep 32 MiB alive.
+    # A Raw is a view into the request body: if kept, one small event could hold 32 MiB alive.
     raw = bytes(view)
     if raw == known:
         return known
@@ -77,7 +77,7 @@ def check_order(start: str, end: str, start_field: str, end_field: str) -> None:
 
 
 def check_time(text: str, field: str) -> datetime:
-    """Parse ISO 8601 in extended form, UTC if without offset. Raises `FieldError`."""
+    """Parse ISO 8601 in extended form; without an offset, it is UTC. Raises `FieldError`."""
     try:
         instant = datetime.fromisoformat(text if text[-1:] != "z" else text.upper())
         if text[10] in "Tt " and text[4] == text[7] == "-" and text[13] == ":":
@@ -88,7 +88,7 @@ def check_time(text: str, field: str) -> datetime:
 
 
 def with_offset(text: str) -> str:
-    """Append `+00:00` if `text` has no offset; otherwise unchanged (a replay keeps its start)."""
+    """`text`, with `+00:00` appended if it has no offset."""
     if text.endswith(("Z", "z", "+00:00")) or "+" in text or "-" in text[10:]:
         return text
     return text + "+00:00"

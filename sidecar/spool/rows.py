@@ -22,7 +22,7 @@ class Row(NamedTuple):
     lanes: int
     base: int
     shared: int
-    born: float  # accepted at, Unix time in seconds: loop time has no meaning after a restart
+    born: float  # when it was accepted, in Unix time: loop time means nothing after a restart
     body: bytes  # JSON, see `to_row`
 
 
@@ -35,7 +35,7 @@ class Changes(NamedTuple):
     settled: list[tuple[int, int]]  # (seq, lane bit)
 
     def condensed(self) -> "Changes":
-        """The same, without rows added and removed again, and without changes to removed rows."""
+        """The same, without rows both added and removed, and without changes to removed rows."""
         removed, added = set(self.removed), {row.seq for row in self.added}
         return Changes(
             [row for row in self.added if row.seq not in removed],
@@ -45,7 +45,7 @@ class Changes(NamedTuple):
         )
 
     def split(self, max_bytes: int) -> list["Changes"]:
-        """The same changes as transactions of at most `max_bytes` of bodies, or of one larger row.
+        """The same changes as transactions of at most `max_bytes` of bodies, or one larger row.
 
         The last transaction has everything that is not an added row.
         """

@@ -94,7 +94,7 @@ class Spool:
         return self._writer.adding
 
     async def open(self) -> None:
-        """Pass the rows that an earlier process left to `on_backlog`, or degrade if the disk fails.
+        """Pass the rows of an earlier process to `on_backlog`, or degrade if the disk fails.
 
         Raises `SpoolInUse` if another sidecar uses the directory.
         """
@@ -102,7 +102,7 @@ class Spool:
 
     @property
     def max_row_bytes(self) -> int:
-        """Largest size of a write; a larger one would not fit into the log."""
+        """Largest size of a write; a larger one would not fit in the log."""
         return self._file.max_row_bytes
 
     def fits(self, size: int) -> bool:
@@ -134,7 +134,7 @@ class Spool:
         self._writer.adding += len(body) + ROW_BYTES
 
     def _mark_replaced(self, start: Span) -> None:
-        """Lanes that still load the row of `start` skip it: they have a newer write."""
+        """Lanes that have yet to load the row of `start` will skip it: they have a newer write."""
         if start.lanes_on_disk:
             self._replaced[start.seq] = start.lanes_on_disk
         start.seq = REPLACED
@@ -170,13 +170,13 @@ class Spool:
     def is_durable(self, seq: int) -> bool:
         """Whether a write may be sent.
 
-        If an END were sent before it is on disk, a kill could lose it but keep its START, and the
-        next process would write the START after it.
+        If an END were sent before it is on disk, a kill could lose the END but keep its START,
+        which the next process would then write after it.
         """
         return self._writer.degraded or seq <= self._writer.durable
 
     def is_written(self, seq: int) -> bool:
-        """Whether a row is on disk, and not kept in memory after a failed write."""
+        """Whether a row is on disk, rather than kept in memory after a failed write."""
         return seq not in self._writer.unwritten
 
     async def commit(self) -> None:
@@ -190,8 +190,8 @@ class Spool:
     async def load(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[Span]]:
         """Load the first of `seqs`: at least one, up to about `max_bytes`.
 
-        Returns how many of `seqs` were visited, and the writes among them that still exist. Waits
-        until the disk works again if it fails.
+        Returns how many of `seqs` were visited, and the writes among them that still exist. If
+        the disk fails, waits until it works again.
         """
         await self.commit()
         while True:

@@ -1,10 +1,10 @@
-"""The spool's file: SQLite in WAL mode, so that crash recovery is not our code (D16).
+"""The spool's file: SQLite in WAL mode, so that we need no crash recovery of our own (D16).
 
 A row is one write: its JSON (`bodies`), its kind, and the lanes that have not settled it
-(`writes.lanes`, a bit each). An open row stays until its END arrives, so that a thin END can be
-completed even after a restart. It is then the base of the complete row: payloads that the END did
-not change are stored in the base only, and both rows are deleted together. Bodies have a table of
-their own, so that settling a write touches no payload page.
+(`writes.lanes`, a bit each). An open row stays until its END arrives, so that an END that omits
+fields can be filled in even after a restart. It is then the base of the complete row: payloads that
+the END did not change are stored only in the base, and both rows are deleted together. Bodies are
+in a separate table, so that settling a write touches no payload page.
 
 Every method blocks and may raise `sqlite3.Error` or `OSError`. `SpoolWriter` calls them on its
 thread.
@@ -81,7 +81,7 @@ class SpoolFile:
         except BlockingIOError:
             os.close(descriptor)
             raise SpoolInUse(
-                f"spool.path {self._directory} is in use by another sidecar: use one directory each"
+                f"spool.path {self._directory} is in use by another sidecar: give each its own"
             ) from None
         self._lock = descriptor
 
@@ -95,13 +95,13 @@ class SpoolFile:
             return self._open()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise  # the disk, not the content
+                raise  # the disk is at fault, not the content
             self.close()
             self._move_aside(str(error))
             return self._open()
 
     def start_afresh(self, why: str) -> None:
-        """Move aside a file that can be opened but no longer written, and create a new one."""
+        """Move aside a file that can be opened but no longer written to, and create a new one."""
         self.close()
         self._move_aside(why)
         self._open()
@@ -240,8 +240,8 @@ class SpoolFile:
         return self._connection
 
 
-# Many rows per statement: at every statement this thread releases the GIL, and then waits for the
-# event loop to give it back.
+# Many rows per statement, because this thread releases the GIL for each statement and then waits
+# for the event loop to give it back.
 _ROWS_PER_INSERT = 64
 _IN_SEQS = "seq IN (SELECT value FROM json_each(?))"
 _SETTLED = f"{_IN_SEQS} AND lanes = 0 AND kind = {COMPLETE}"

@@ -1,8 +1,8 @@
 """Group commit of the spool's changes, and retries while the disk fails.
 
-In: changes, appended to `changes`. Out: one transaction for all requests that wait in `commit`.
-Disk errors do not propagate. After one the writer is `degraded`, keeps everything that is not on
-disk, and tries again every `RETRY_S`.
+In: changes, appended to `changes`. Out: one transaction for all requests waiting in
+`commit`. Disk errors do not propagate. After one, the writer is `degraded`, keeps everything that
+is not on disk, and tries again every `RETRY_S`.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 
 # A request waits this long for others to share its transaction.
 GROUP_S = 0.002
-# Changes that no request waits for are written this late. After a kill they are lost, and writes
-# settled meanwhile are sent again.
+# Changes that no request waits for are written within this time. If a kill loses them, the writes
+# that they settled are sent again.
 SETTLE_S = 0.25
 RETRY_S = 5.0
 # The file is shrunk when at most `SMALL_BYTES` are used and at least `SHRINK_BYTES` are free.
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class SpoolWriter:
-    """Owns the thread of the file. `run` is the only task that writes."""
+    """Owns the file's thread. `run` is the only task that writes."""
 
     def __init__(
         self, file: SpoolFile, on_durable: Callable[[], None], on_backlog: Callable[[Backlog], None]
@@ -54,7 +54,7 @@ class SpoolWriter:
         self._stopping = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.last_seq = 0  # highest row number given out
+        self.last_seq = 0  # highest row number assigned
         self.durable = 0  # every row up to this number is on disk
         self._opened = False
         self.degraded = False
@@ -157,7 +157,7 @@ class SpoolWriter:
         if not self.degraded:
             self.degraded = True
             log.error("spool_degraded", error=str(error), durability="memory")
-        # Rows added during the failed write are kept like those of the write itself.
+        # Rows added during the failed write are kept, as are its own.
         self.unwritten |= {row.seq: row for row in self.changes.added}
         self.changes.added.clear()
         self.adding = 0

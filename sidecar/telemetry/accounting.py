@@ -16,7 +16,7 @@ LOSS_REASONS = ("shutdown", "spool")
 
 @dataclass(slots=True)
 class IntakeAccounting:
-    """Events that were accepted, and how they left the stage of open spans."""
+    """Events that were accepted, and how they left the open spans."""
 
     received_start: int = 0
     received_end: int = 0

@@ -112,10 +112,10 @@ class LaneMetrics:
         """The upstream did not accept `batch`; `outcome` is one of `OUTCOMES`."""
         self.failure = Failure(outcome, text, now)
         for span in batch:
-            self._note((now, span.id, "not taken", self.sink, text))
+            self._note((now, span.id, "not accepted", self.sink, text))
 
     def dead_lettered(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:
-        """These writes were given up: count and log them; the only place that does."""
+        """The lane gave up on these writes: count and log them, here and nowhere else."""
         self.accounting.dead_lettered[reason] += len(spans)
         for span in spans:
             self._note((now, span.id, "dead letter", self.sink, reason))
@@ -147,7 +147,7 @@ class LaneMetrics:
         self.batch_bytes.observe(size)
 
     def state_changed(self, state: SinkState, error: str = "", pause_s: float = 0.0) -> None:
-        """The upstream is in `state`; logged only if it was in another one before."""
+        """The upstream is in `state`; logged only if that is a change."""
         if state is self.state:
             return
         self.state = state
@@ -177,7 +177,7 @@ class IntakeMetrics:
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
 
     def accepted(self, spans: Sequence[Span], now: float) -> None:
-        """All events of a request were accepted; `now` is loop time in seconds."""
+        """The valid events of a request were accepted; `now` is loop time in seconds."""
         if self.refusing:
             self.refusing = False
             log.info("intake_taking")
@@ -186,7 +186,7 @@ class IntakeMetrics:
             self.recent.note((now, span.id, "accepted", "", event))
 
     def refused(self, reason: str, now: float) -> None:
-        """A request was refused, possibly before its body was read; agents retry."""
+        """A request was refused, possibly before its body was read."""
         if reason == "not_ours":
             return  # it held no events; the status of its response is counted
         self.rejected[reason] += 1

@@ -12,7 +12,7 @@ class SinkState(StrEnum):
 
     UP = "up"
     THROTTLED = "throttled"  # it asked for a pause with Retry-After
-    DOWN = "down"  # it does not respond, or not like the API we expect
+    DOWN = "down"  # it does not respond, or does not respond like the API we expect
     UNAUTHORIZED = "unauthorized"  # it does not accept the credential
     BRAKED = "braked"  # it refuses most of what is sent: the circuit breaker is open (D17)
 

@@ -26,7 +26,7 @@ class Recent:
 
     def __init__(self) -> None:
         self._ring: deque[tuple[float, str, str, str, str | int]] = deque(maxlen=CAPACITY)
-        # Bound directly, because it is called for every event and every write.
+        # The ring's own method, because it is called for every event and every write.
         self.note = self._ring.append
 
     def about(self, id_: str) -> Iterator[Decision]:

@@ -44,12 +44,12 @@ async def test_accepted_sent_and_waiting(app: Running, capsys: pytest.CaptureFix
     await app.post(make_event(kind="start", input={"secret": "prompt"}))
     await app.post(make_event(kind="end"))
     await until(app, "s1", "forwarded")
-    await until(app, "s1", "not taken")
+    await until(app, "s1", "not accepted")
     code, output = await ask(app, capsys, "s1")
     assert code == explain.KNOWN
     for words in ("accepted (start)", "accepted (end)", "sgp      forwarded (complete)"):
         assert words in output
-    assert "agentex  not taken (ConnectionRefusedError)" in output
+    assert "agentex  not accepted (ConnectionRefusedError)" in output
     assert "agentex is waiting for " in output
     assert "prompt" not in output
 

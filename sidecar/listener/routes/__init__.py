@@ -1,7 +1,7 @@
 """The routes that take spans: the sidecar's own, and those of the SDKs.
 
-A route decodes one kind of request and formats its responses (docs/api.md). What follows is the
-same for every route: reading the body, admission, the spool and the accounting.
+A route decodes one kind of request and formats its responses (docs/api.md). Everything
+else is the same for every route: reading the body, admission, the spool and the accounting.
 """
 
 from collections.abc import Mapping

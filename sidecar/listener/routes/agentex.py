@@ -51,7 +51,7 @@ class AgentexRoute:
         require_json(request.media_type)
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
-        """The one span that the body holds."""
+        """The single span in the body."""
         text = forwardable(body)
         try:
             return Decoded([self._span(request, text, now)], [])
@@ -70,7 +70,7 @@ class AgentexRoute:
         if request.method == "PATCH":
             id_ = _id_in(request)
             if sent.end_time is None:
-                # The SDK sends a PATCH for an END only. Any other one would have to reach the
+                # The SDK sends a PATCH only for an END. Any other PATCH would have to reach the
                 # server in order, which no queue can guarantee.
                 raise FieldError("end_time", "is required in a PATCH: only ENDs are accepted")
         wire = WireSpan(
@@ -91,7 +91,7 @@ class AgentexRoute:
         return span
 
     def respond(self, _: Request, decoded: Decoded) -> Response:
-        """The span, or the error that got it rejected."""
+        """The span, or the error for which it was rejected."""
         if decoded.spans:
             return Response(HTTPStatus.OK, to_json(decoded.spans[0]))
         rejection = decoded.rejected[0]

@@ -1,6 +1,7 @@
-"""`GET /readyz` on the agents' port: 200 while the listener takes events (docs/api.md).
+"""`GET /readyz` on the agents' port: 200 while the listener accepts events (docs/api.md).
 
-A route like the others, except that it brings no spans. While the process stops, it gets 503.
+A route like the others, except that its requests carry no spans. While the process is stopping, the
+response is 503.
 """
 
 from http import HTTPStatus
@@ -18,7 +19,7 @@ class ReadyRoute:
     """The readiness probe."""
 
     def check(self, request: Request) -> None:
-        """Refuses nothing."""
+        """Accept every request."""
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:  # noqa: ARG002
         """No spans, whatever the body."""

@@ -1,9 +1,9 @@
 """`PUT` and `POST /v5/spans/batch`: items as the SGP SDK sends them, for the SGP lane only.
 
-An item that SGP would refuse is refused here, alone and in SGP's error format (docs/upstreams.md
-S1.4, S1.5); SGP would drop the whole batch. What an agent can't fix is repaired (D18): lists are
-wrapped, an unknown type becomes `CUSTOM`. Everything else is forwarded unchanged, including unknown
-members.
+An item that SGP would refuse is refused here, in SGP's error format and without the rest of its
+batch (docs/upstreams.md S1.4, S1.5); SGP would drop the whole batch. What an agent can't fix is
+repaired (D18): lists are wrapped, an unknown type becomes `CUSTOM`. Everything else is forwarded
+unchanged, including unknown members.
 """
 
 from http import HTTPStatus
@@ -90,7 +90,7 @@ class SgpRoute:
             check_time(start, "start_timestamp")
         else:
             check_order(start, end, "start_timestamp", "end_timestamp")
-        # SGP would make an id itself. We must, or a retry would create a second span.
+        # SGP would generate a missing id, but then a retry would create a second span.
         id_ = str(uuid4()) if id_ is None else id_
         check_ids(id_, trace_id, parent_id, name)
         input_, output, metadata = (

@@ -1,6 +1,6 @@
 "use strict";
-// DOM helpers, number formats, and charts that share one cursor: what happened at the same time
-// is read at the same time.
+// DOM helpers, number formats, and charts that share one cursor, so that all of them show the
+// same moment.
 
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "line", "rect"]);
@@ -13,7 +13,8 @@ function el(tag, attributes = {}, ...children) {
   return element;
 }
 
-// Touches the DOM only on a change, so a selection survives and screen readers do not repeat.
+// Touches the DOM only on a change, so that a selection survives and screen readers do not repeat
+// themselves.
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -132,7 +133,7 @@ class Chart {
       }
       if (begun === null) {
         begun = x;
-        // A line of some width, so that a sample between gaps is visible.
+        // Start slightly to the left, so that a single sample between gaps is visible.
         curve += `M${x - 0.4} ${y(value)}`;
         area += `M${x} ${HEIGHT}`;
       }

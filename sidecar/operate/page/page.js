@@ -1,6 +1,6 @@
 "use strict";
-// Polls /status twice a second while the page is visible. An outage shows within two seconds, of
-// which the sidecar may need one to detect it.
+// Polls /status twice a second while the page is visible. An outage shows within two
+// seconds, because the sidecar may take one second to detect it.
 
 const POLL_MS = 500;
 const TIMEOUT_MS = 4000;
@@ -264,7 +264,7 @@ async function get(path) {
 }
 
 function showUnreachable() {
-  const since = lastResponseAt === null ? "" : ` since ${lastResponseAt.toLocaleTimeString()}. Shown below is its state at that time`;
+  const since = lastResponseAt === null ? "" : ` since ${lastResponseAt.toLocaleTimeString()}. Its state at that time is shown below`;
   setText(byId("gone"), `The sidecar has not responded${since}. Trying again.`);
   byId("gone").hidden = false;
   document.body.classList.add("stale");
