@@ -23,8 +23,8 @@ forwarded, superseded by a newer write of its span, skipped on purpose, a dead l
 or lost with a counted reason. The accounting adds them up; its imbalance is a metric that reads 0.
 
 When an upstream fails, its lane keeps its writes and retries; the other lane is not affected. A
-refused batch is halved until the one bad write is alone, which becomes a dead letter. What does not
-fit in memory waits on disk, or is refused with 429.
+refused batch is halved until the bad write is alone; that write becomes a dead letter. What does
+not fit in memory waits on disk, or is refused with 429.
 
 To stop, the process stays open while agents are still sending, refuses new events, releases held
 STARTs, drains within the grace period, and leaves the rest in the spool or counts it as lost.

@@ -56,7 +56,7 @@ def sdk_encoder() -> Encoder:
 def with_depth_limit(dumps: Dumps) -> Dumps | None:
     """Make `dumps` raise for an event that is, or may be, nested too deep for the sidecar.
 
-    Returns None if `dumps` has no nesting limit of its own to build on, or too low a limit.
+    Returns None if `dumps` itself has no nesting limit to build on, or one that is too low.
     """
     wraps = _max_depth(dumps) - _EVENT_LEVELS - (MAX_NESTING - _UNCOUNTED_LEVELS)
     if wraps <= 0:

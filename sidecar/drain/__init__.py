@@ -1,1 +1,1 @@
-"""Sending one lane's writes: what goes next, how fast, and what a failure means."""
+"""Sends one lane's writes: decides what to send next, how fast, and what a failure means."""

@@ -1,4 +1,4 @@
-"""Poison detector, circuit breaker and batch size limit: what a lane learns from failures.
+"""What a lane learns from failures: poison detector, circuit breaker and batch size limit.
 
 One of each per lane. They only count; failures.py acts on what they report.
 """

@@ -9,7 +9,7 @@ T = TypeVar("T")
 class RequestDeadline:
     """Fails whatever the request is waiting for with `TimeoutError` once `expire` is called.
 
-    `due` is loop time in seconds. It has no timer of its own: the pool calls `expire` at that time
+    `due` is loop time in seconds. There is no timer here: the pool calls `expire` at that time
     (http/timeouts.py).
     """
 

@@ -1,6 +1,6 @@
 """The operator's three questions, answered from a report: is anything lost, is it late, and why?
 
-In: the `/status` report. Out: for each question a level, a short answer, and the facts behind it.
+In: the `/status` report. Out: a level, a short answer, and the supporting facts for each question.
 The status page and `sidecar top` show these texts unchanged.
 """
 

@@ -190,7 +190,7 @@ class _Watched:
     def report(self, now: float) -> dict[str, Any]:
         lane, accounting = self._lane, self._lane.metrics.accounting
         forwarded, requests, failed = self._recent.rates()
-        took = self._requests.growth(lane.metrics.request_seconds.counts)
+        durations = self._requests.growth(lane.metrics.request_seconds.counts)
         delays = self._delays.growth(lane.metrics.delay.counts)
         return {
             "state": lane.throttle.state,
@@ -205,8 +205,8 @@ class _Watched:
             "forwarded_per_s": round(forwarded, 2),
             "requests_per_s": round(requests, 2),
             "failed_requests_per_s": round(failed, 2),
-            "request_p50_s": _rounded(quantile(UPSTREAM_S, took, 0.5)),
-            "request_p95_s": _rounded(quantile(UPSTREAM_S, took, 0.95)),
+            "request_p50_s": _rounded(quantile(UPSTREAM_S, durations, 0.5)),
+            "request_p95_s": _rounded(quantile(UPSTREAM_S, durations, 0.95)),
             "delay_p50_s": _rounded(quantile(DELAY_S, delays, 0.5)),
             "delay_p95_s": _rounded(quantile(DELAY_S, delays, 0.95)),
             "retries": lane.metrics.retries,

@@ -107,10 +107,10 @@ def _lanes(sinks: Json) -> Iterator[Line]:
         state = sink["state"] if sink["has_credential"] else "no credential"
         level = _STATES.get(state, BAD)
         oldest = duration(sink["oldest_write_age_s"]) if sink["depth"] else "-"
-        took = [_time(sink["request_p50_s"]), _time(sink["request_p95_s"])]
+        p50, p95 = _time(sink["request_p50_s"]), _time(sink["request_p95_s"])
         yield Line(
             f"{name:<9}{state:<13}{sink['depth']:>8,}{oldest:>12}"
-            f"{rate(sink['forwarded_per_s']):>8}{took[0]:>8}{took[1]:>8}"
+            f"{rate(sink['forwarded_per_s']):>8}{p50:>8}{p95:>8}"
             f"{rate(sink['failed_requests_per_s']):>7}{sink['concurrency_limit']:>6}",
             "" if level == OK else level,
         )

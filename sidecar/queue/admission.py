@@ -108,7 +108,7 @@ class Admission:
         return self._spool.fits(size) and self.open_spans.make_room(size + reserved)
 
     def must_wait(self) -> bool:
-        """Whether a response has to wait, for the disk or for drains that are behind."""
+        """Whether a response has to wait for the disk, or for drains that can't keep up."""
         if self._spool is not None:
             return True
         for lane in self._lanes:  # noqa: SIM110 (runs for every request; a generator is slower)
@@ -151,13 +151,13 @@ class Admission:
         self._arm()
 
     async def yield_to_drain(self) -> None:
-        """Yield the event loop to the drains while they are behind the intake.
+        """Yield the event loop to the drains while they can't keep up with the intake.
 
         Both share one core. Without this, agents that post as fast as they get responses would grow
         the queue even though the upstreams could accept more.
         """
-        behind = max((lane.backlog for lane in self._lanes), default=0)
-        for _ in range(min(behind // BACKLOG, MAX_ROUNDS)):
+        backlog = max((lane.backlog for lane in self._lanes), default=0)
+        for _ in range(min(backlog // BACKLOG, MAX_ROUNDS)):
             await asyncio.sleep(0)
 
     def release_held(self) -> None:

@@ -13,7 +13,7 @@ class LogRateLimiter:
         self._suppressed = 0
 
     def admit(self, now: float) -> int | None:
-        """How many lines were suppressed before this one; None if this one is suppressed, too.
+        """How many lines were suppressed before this one; None if this one is suppressed as well.
 
         `now` is loop time in seconds.
         """
