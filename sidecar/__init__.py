@@ -52,7 +52,7 @@ Where to look:
     what an upstream's status means      sinks/http.py, then drain/failures.py
     where an END is joined               queue/open_spans.py
     what SIGTERM does                    `App.run` in app.py
-    how a request is responded to        listener/ingest.py and listener/routes/
+    what response a request gets         listener/ingest.py and listener/routes/
     how to add a sink                    implement `Sink` (sinks/__init__.py) in one file in sinks/,
                                          and build its lane in lanes.py
 """

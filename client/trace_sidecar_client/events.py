@@ -22,7 +22,7 @@ _END_PREFIX = b'{"event_type":"end","span":{"id":'
 
 
 def encode_event(kind: Kind, span: Any, encoder: Encoder) -> bytes:  # noqa: ANN401 - any SDK's span
-    """Encode one event. An END without an end time ends now, and never before it started."""
+    """Encode one event. A span without an end time ends now; no span ends before it starts."""
     if encoder.dumps_event is not None:
         try:
             fields = _as_dict(kind, span)

@@ -21,7 +21,7 @@ _BRINGS_CREDENTIALS = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Ingest:
-    """Decodes bodies and admits their spans. While `stopping` is set, it refuses all with 503."""
+    """Decodes bodies and admits their spans; while `stopping` is set, refuses requests with 503."""
 
     def __init__(
         self, admission: Admission, metrics: IntakeMetrics, credentials: Sequence[Credentials]

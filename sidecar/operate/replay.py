@@ -1,8 +1,9 @@
 """`sidecar replay`: list dead letters, or send them again.
 
-With a URL, it goes through a running sidecar, by the route on which each write arrived. An event of
-`/v1/spans` therefore goes to every upstream again, which is safe because writes are idempotent.
-Without one, it builds its own lanes and sends each letter only to the upstream that refused it.
+With `--to`, it posts each letter to a running sidecar, on the route by which it first arrived. An
+event of `/v1/spans` therefore goes to every upstream again, which is safe because writes are
+idempotent. Without `--to`, it builds its own lanes and sends each letter only to the upstream that
+refused it.
 
 An open write is not sent again where it might replace a finished row, because its END may have
 been delivered since (docs/upstreams.md S3). It is sent only directly to Agentex, which never

@@ -1,7 +1,7 @@
 """`PUT` and `POST /v5/spans/batch`: items as the SGP SDK sends them, for the SGP lane only.
 
-An item that SGP would refuse is refused here, in SGP's error format and without the rest of its
-batch (docs/upstreams.md S1.4, S1.5); SGP would drop the whole batch. What an agent can't fix is
+An item that SGP would refuse is refused here, in SGP's error format (docs/upstreams.md S1.4, S1.5).
+The other items are accepted, whereas SGP would drop the whole batch. What an agent can't fix is
 repaired (D18): lists are wrapped, an unknown type becomes `CUSTOM`. Everything else is forwarded
 unchanged, including unknown members.
 """

@@ -1,6 +1,6 @@
 "use strict";
 // Polls /status twice a second while the page is visible. An outage shows within two
-// seconds, because the sidecar may take one second to detect it.
+// seconds; the sidecar itself may take one second to detect it.
 
 const POLL_MS = 500;
 const TIMEOUT_MS = 4000;
