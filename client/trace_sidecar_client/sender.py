@@ -125,7 +125,7 @@ class Sender:
         LOG.warning("span events dropped: %s", _format_counts(unlogged))
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait up to `timeout_s` until no event is waiting or in flight; return whether none is."""
+        """Wait up to `timeout_s` for the buffer to empty; return whether it did."""
         return self._thread is None or self._buffer.flush(timeout_s)
 
     def log_undelivered(self) -> None:

@@ -114,7 +114,7 @@ class Spans:
             self._sender.send(encoded)
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait up to `timeout_s` until no event is waiting or in flight; return whether none is."""
+        """Wait up to `timeout_s` for the buffer to empty; return whether it did."""
         return self._sender.flush(timeout_s)
 
 

@@ -73,8 +73,8 @@ class Trimmer:
     """Returns freed memory to the system after a burst.
 
     glibc keeps freed memory for reuse; `malloc_trim` returns it. It takes milliseconds, so it runs
-    only after `MIN_FREED` bytes were freed, and once more after `SETTLED_CALLS` calls in which fewer
-    were.
+    only after `MIN_FREED` bytes were freed, and once more after `SETTLED_CALLS` calls that found
+    fewer.
     """
 
     MIN_FREED = 4 * MIB

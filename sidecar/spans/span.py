@@ -66,7 +66,7 @@ class Span(msgspec.Struct, gc=False, eq=False):
 
     @property
     def join_key(self) -> Key:
-        """The key that joins END and START, per lane: SDKs may post a span to each upstream."""
+        """Joins END and START; per lane for SDKs, which may post a span to each upstream."""
         if not self.route:
             return self.trace_id, self.id
         return self.trace_id, self.id, f"lane {self.route}"

@@ -81,7 +81,8 @@ class SpoolFile:
         except BlockingIOError:
             os.close(descriptor)
             raise SpoolInUse(
-                f"spool.path {self._directory} is in use by another sidecar: give each its own"
+                f"spool.path {self._directory} is in use by another sidecar: "
+                "give each sidecar its own directory"
             ) from None
         self._lock = descriptor
 
