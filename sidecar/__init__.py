@@ -49,12 +49,16 @@ of docs/upstreams.md. Later decisions are numbered in DECISIONS.md.
 
 Where to look:
 
-    what an upstream's status means      sinks/http.py, then drain/failures.py
-    where an END is joined               queue/open_spans.py
-    what SIGTERM does                    `App.run` in app.py
-    what response a request gets         listener/ingest.py and listener/routes/
-    how to add a sink                    implement `Sink` (sinks/__init__.py) in one file in sinks/,
-                                         and build its lane in lanes.py
+    what a status of an upstream means   sinks/http.py, then drain/failures.py (and the evidence
+                                         it keeps: drain/evidence.py)
+    where an END is joined               queue/open_spans.py, and the merge itself in queue/join.py
+    what SIGTERM does                    cli.py binds it to `App.stop`; the order is `App._work`
+    what an agent is refused, and why    listener/refusals.py and listener/routes/ (a request),
+                                         spans/validation.py (an event)
+    what is on disk before a response    spool/spool.py; the bytes: spool/sqlite_file.py
+    how many requests at once            drain/concurrency.py, below `max_concurrency`
+    how to add a sink                    implement `Sink` (sinks/__init__.py) in a file of sinks/,
+                                         and add its row to the table in lanes.py
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
-"""Builds the parts, and starts and stops them in order; the only module that knows all others.
+"""Builds the parts, and starts and stops them in order.
 
-`App.run` is the whole lifecycle of the process, readable from top to bottom.
+`App.run` is the lifecycle of the process; the order in which it stops is in `App._work` (the four
+numbered steps) and `App._close`.
 """
 
 import asyncio

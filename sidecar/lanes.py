@@ -196,7 +196,8 @@ class Upstream(NamedTuple):
     build: Callable[[_Builder, int], Lane]
 
 
-# Every upstream that there is: a new sink gets its row here.
+# Every upstream. A new one needs a sink (sinks/), a section in config.py and config.example.toml, a
+# method of `_Builder`, and a row here; metrics, /status, `check` and `replay` follow from the row.
 UPSTREAMS = (
     Upstream("agentex", "Agentex", AGENTEX_BIT, agentex_enabled, _Builder.agentex),
     Upstream("sgp", "SGP", SGP_BIT, sgp_enabled, _Builder.sgp),

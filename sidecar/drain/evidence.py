@@ -11,7 +11,7 @@ from sidecar.drain.retry_queue import Batch
 class PoisonDetector:
     """Tells a bad batch from a failing upstream by what else has succeeded (D8).
 
-    A 500 counts against a batch only if another batch has succeeded since its last failure, and if
+    A 5xx counts against a batch only if another batch has succeeded since its last failure, and if
     most recent first attempts succeeded: a half-broken upstream proves nothing. If a quarter of all
     requests fail at random, eight consecutive failures hit one write in 65,000.
     """

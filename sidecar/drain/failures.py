@@ -38,7 +38,7 @@ class RetryPolicy:
     jitter: Callable[[], float]
 
 
-class Outcomes:
+class Settlement:
     """Settles the writes that one lane sent, retries them, or gives up on them.
 
     `dead_letter` is called with each write given up on, the reason, and the error. `wake`

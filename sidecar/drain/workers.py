@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.drain.evidence import BatchSizeLimit
-from sidecar.drain.failures import Outcomes, RetryPolicy
+from sidecar.drain.failures import RetryPolicy, Settlement
 from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.drain.scheduler import Scheduler
 from sidecar.drain.throttle import Throttle
@@ -62,7 +62,7 @@ class Drain:
             clock=self._loop.time,
             wake_at=self._wake_at,
         )
-        self._outcomes = Outcomes(
+        self._settlement = Settlement(
             queue,
             self._retry_queue,
             throttle,
@@ -130,7 +130,7 @@ class Drain:
 
     def close(self) -> None:
         """No more writes will come: forward those left without lingering, then end `run`."""
-        self._scheduler.closing = self._outcomes.closing = True
+        self._scheduler.closing = self._settlement.closing = True
         self._throttle.shorten_waits()
         self.probe()
 
@@ -237,6 +237,6 @@ class Drain:
         try:
             await self._sink.send(batch.spans, suspicion=batch.suspicion)
         except SinkError as error:
-            self._outcomes.failed(batch, error, sent_at)
+            self._settlement.failed(batch, error, sent_at)
         else:
-            self._outcomes.succeeded(batch, sent_at, in_flight)
+            self._settlement.succeeded(batch, sent_at, in_flight)

@@ -1,4 +1,4 @@
-"""Limits on request bodies, and the refusals that a request can receive.
+"""Limits on request bodies, and the refusals that every kind of request can receive.
 
 Bytes count against the memory budget as they arrive, so even a large number of slow requests can't
 hold more than `queue.max_bytes`. Each route formats a `Refusal` as a response body in its own way.
@@ -14,8 +14,8 @@ from sidecar.queue.memory_budget import MemoryBudget
 class Refusal(Exception):
     """The response has `status` and an error text, and none of the events are accepted.
 
-    `reason` is one of `telemetry.outcomes.REJECT_REASONS`; `not_ours` and `upstream` are not
-    counted as rejections.
+    `reason` is one of `telemetry.outcomes.REJECT_REASONS`, and is counted; or `not_ours` (no events
+    were in the request) or `upstream` (a request that was passed through), which are not.
     """
 
     def __init__(self, status: HTTPStatus, error: str, reason: str) -> None:
@@ -66,7 +66,10 @@ def ended_early() -> Refusal:
 
 def no_room() -> Refusal:
     """The request does not fit now; the agent can retry."""
-    error = "the queue is full (queue.max_bytes); none of this request's events were accepted"
+    error = (
+        "no room in memory (queue.max_bytes) or in the spool (spool.max_bytes); "
+        "none of this request's events were accepted"
+    )
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
 
 

@@ -31,7 +31,7 @@ class AgentexSink:
 
     name = "agentex"
     max_batch = 1
-    max_batch_bytes = 1
+    max_batch_bytes = 1  # a batch is full at once: nothing lingers
 
     def __init__(self, client: UpstreamClient, bit: int) -> None:
         self._client = client

@@ -22,9 +22,9 @@ MAX_RETRY_AFTER_S = 86_400.0
 
 # The upstream has accepted the batch.
 TAKEN = range(200, 300)
-_FORBIDDEN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-_LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-_ELSEWHERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE)
+_AUTH_ERRORS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_RETRYABLE = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+_WRONG_ENDPOINT = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE)
 
 
 class Response(NamedTuple):
@@ -45,15 +45,15 @@ def decide(response: Response) -> SinkError | None:
     if status in TAKEN:
         return None
     message = f"HTTP {status}"
-    if status in _FORBIDDEN:
+    if status in _AUTH_ERRORS:
         return Unauthorized(message, status)
-    if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status in _RETRYABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # The batch may be the cause (D8): SGP reports its internal 500s as 503.
         suspect = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         return Unavailable(message, status, retry_after=response.retry_after, suspect=suspect)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return TooLarge(message, status)
-    if status in _ELSEWHERE or status < HTTPStatus.BAD_REQUEST:
+    if status in _WRONG_ENDPOINT or status < HTTPStatus.BAD_REQUEST:
         return Misdirected(message, status)
     return Refused(message, status)
 

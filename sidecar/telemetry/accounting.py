@@ -20,14 +20,14 @@ class IntakeAccounting:
 
     received_start: int = 0
     received_end: int = 0
-    joined: int = 0  # events merged into another event of their span
+    joined: int = 0  # events merged into, or made redundant by, another event of their span
     held: int = 0  # STARTs that wait for their END, not written yet
     written: int = 0  # writes passed to the lanes, counted once for all lanes
     replayed: int = 0  # writes that an earlier process left in the spool
 
     @property
     def received(self) -> int:
-        """Events accepted with a 202."""
+        """Events accepted, by any route."""
         return self.received_start + self.received_end
 
     @property
