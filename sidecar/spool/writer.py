@@ -106,7 +106,7 @@ class SpoolWriter:
         self._stopping.set()
         self._wake.set()
         if self._writing is not None:
-            await asyncio.shield(self._writing)
+            await asyncio.wait([self._writing])  # a bug in it is raised by `run`, not by `close`
 
     async def _write_until_stopped(self) -> None:
         while not self._stopping.is_set():

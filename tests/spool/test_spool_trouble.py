@@ -283,3 +283,22 @@ async def test_a_file_that_is_damaged_while_in_use(tmp_path: Path) -> None:
         assert spool.moved_aside == 1
         await added(spool, new_span("three"))
         assert spool.rows >= 1
+
+
+async def test_a_bug_in_the_writer_does_not_keep_close_from_closing(tmp_path: Path) -> None:
+    """`run` raises it; `close` still gives the directory back."""
+    file = FlakyFile(tmp_path)
+    spool = Spool(file, 3)
+    await spool.open()
+    running = asyncio.create_task(spool.run())
+    file.failing, file.error = {"apply"}, RuntimeError("a bug")
+    spool.add(new_span("one"))
+    spool_commit = asyncio.create_task(spool.commit())
+    with pytest.raises(RuntimeError, match="a bug"):
+        await running
+    await spool_commit
+    file.failing = set()
+    await spool.close()
+    other = FlakyFile(tmp_path)
+    other.open()
+    other.close()
