@@ -37,8 +37,8 @@ demo: $(STAMP) ## run the demo
 test: $(STAMP) ## run the tests, without the slow ones
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
 
-test-fast: $(STAMP) ## run the modules' own tests: for after each edit
-	@$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/faults $(ARGS)
+test-fast: $(STAMP) ## run the modules' own tests, in one process: for after each edit
+	@$(BIN)/python -m pytest -q -m "not slow and not process" --ignore=tests/faults $(ARGS)
 
 test-all: $(STAMP) ## run all tests, the slow ones too, with more generated examples
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q $(ARGS)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 BASE = {
     "PATH": os.environ["PATH"],
     "SIDECAR_LISTENER__PORT": "0",

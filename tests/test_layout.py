@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import sidecar
 
 PACKAGE = Path(sidecar.__file__).parent
@@ -137,6 +139,7 @@ def test_pure_modules_stay_pure() -> None:
         assert not {module.split(".")[0] for module in used} & IMPURE, name
 
 
+@pytest.mark.process
 def test_aiohttp_is_loaded_when_it_is_needed() -> None:
     """Plain requests and the admin port do not load aiohttp, which is a fifth of the memory."""
     command = [sys.executable, "-m", "tests.support.loaded_modules"]

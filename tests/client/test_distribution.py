@@ -63,6 +63,7 @@ def modules() -> set[str]:
     }
 
 
+@pytest.mark.process
 def test_the_wheel_holds_the_package_and_its_license_only(wheel: Path) -> None:
     """An agent's environment gets `trace_sidecar_client` and no other import name."""
     with ZipFile(wheel) as archive:
@@ -75,6 +76,7 @@ def test_the_wheel_holds_the_package_and_its_license_only(wheel: Path) -> None:
     assert license_text == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.process
 def test_the_sdist_holds_what_a_build_needs_only(sdist: Path) -> None:
     """The license is a regular file in it: the link's target stays behind in the repository."""
     with tarfile.open(sdist) as archive:
@@ -93,6 +95,7 @@ def metadata_of(wheel: Path) -> Message:
         return BytesParser().parsebytes(archive.read(name))
 
 
+@pytest.mark.process
 def test_the_metadata_names_no_dependency(wheel: Path) -> None:
     """Installing the client installs nothing else; its readme is what an index shows."""
     metadata = metadata_of(wheel)
@@ -104,6 +107,7 @@ def test_the_metadata_names_no_dependency(wheel: Path) -> None:
     assert str(metadata.get_payload()).strip() == (CLIENT / "README.md").read_text().strip()
 
 
+@pytest.mark.process
 def test_client_and_daemon_have_the_same_version(wheel: Path) -> None:
     """They are released together, so one number tells which client fits which daemon."""
     assert trace_sidecar_client.__version__ == sidecar.__version__

@@ -219,12 +219,14 @@ print([name for name in heavy if name in sys.modules])
 """
 
 
+@pytest.mark.process
 def test_importing_the_client_loads_the_standard_library_only() -> None:
     """No SDK, no encoder and no dependency of the daemon is loaded before it is needed."""
     code = HEAVY.format(name="trace_sidecar_client")
     assert run(code, PACKAGE.parents[1]) == "[]\n"
 
 
+@pytest.mark.process
 def test_a_copy_of_the_package_works(tmp_path: Path) -> None:
     """An agent may vendor the folder under another name: it imports nothing else of the project."""
     shutil.copytree(PACKAGE, tmp_path / "vendored_client")

@@ -266,6 +266,7 @@ def test_any_number_of_threads_and_loops_may_send() -> None:
         assert from_one_thread == [f"3-{n}" for n in range(50)]
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_after_a_fork_each_process_sends_its_own_events() -> None:
     """The child opens its own connection and does not resend what the parent holds."""
@@ -304,6 +305,7 @@ def agent(url: str, last: str = "") -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.process
 def test_buffered_events_are_sent_at_exit() -> None:
     """A process that exits right after its last span loses nothing."""
     with scripted() as sidecar, agent(sidecar.url) as process:
@@ -311,6 +313,7 @@ def test_buffered_events_are_sent_at_exit() -> None:
         assert sidecar.names == ["last", "last"]
 
 
+@pytest.mark.process
 def test_the_flush_at_exit_gives_up_on_an_unreachable_sidecar() -> None:
     """The process exits at the deadline and logs how many events were not delivered."""
     process = agent("http://127.0.0.1:1", "client.sender.FLUSH_TIMEOUT_S = 0.1")
@@ -319,6 +322,7 @@ def test_the_flush_at_exit_gives_up_on_an_unreachable_sidecar() -> None:
     assert stderr == "span events dropped: 2 (not delivered at exit)\n"
 
 
+@pytest.mark.process
 def test_the_flush_at_exit_gives_up_on_a_sidecar_that_hangs() -> None:
     """A sender thread that is blocked in a request does not keep the process alive."""
     with scripted() as sidecar:
@@ -356,6 +360,7 @@ async def test_a_real_sidecar_delivers_the_span() -> None:
     assert request.body["output"] == {"a": 2}
 
 
+@pytest.mark.process
 def test_a_sigterm_handler_that_exits_flushes() -> None:
     """A handler that raises `SystemExit`, as servers have, lets the flush at exit run."""
     last = (

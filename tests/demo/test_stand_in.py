@@ -500,6 +500,7 @@ async def test_sgp_credentials(client: Client) -> None:
         assert (await client.send("PUT", url, body, **right))[0] == 200
 
 
+@pytest.mark.process
 async def test_both_in_a_process_of_their_own(client: Client) -> None:
     """The light server counts writes and digests inputs, and ends with its stdin."""
     server = await asyncio.create_subprocess_exec(

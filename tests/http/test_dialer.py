@@ -164,6 +164,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.process
 @on_both_loops
 async def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a trusted certificate: a large body, a stale connection, a response until EOF."""
@@ -185,6 +186,7 @@ async def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert await sending == DONE
 
 
+@pytest.mark.process
 @on_both_loops
 async def test_an_untrusted_certificate(certificate: Path) -> None:
     """Is an outage that names the verification error; nothing is sent."""

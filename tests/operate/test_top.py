@@ -136,6 +136,7 @@ def test_sizes_are_readable() -> None:
     ]
 
 
+@pytest.mark.process
 async def test_once_is_plain_text() -> None:
     """Into a pipe it writes ASCII without escape sequences, and exits with 0."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
@@ -146,6 +147,7 @@ async def test_once_is_plain_text() -> None:
     assert done.out.isascii()
 
 
+@pytest.mark.process
 async def test_json_is_the_status_report() -> None:
     """`--json` prints the whole object on one line."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
@@ -156,6 +158,7 @@ async def test_json_is_the_status_report() -> None:
     assert json.loads(done.out).keys() == keys
 
 
+@pytest.mark.process
 async def test_once_reports_a_loss() -> None:
     """When something is being lost, the exit code is 1."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
@@ -167,6 +170,7 @@ async def test_once_reports_a_loss() -> None:
     assert "[BAD]  Are we losing anything? Yes" in done.out
 
 
+@pytest.mark.process
 async def test_no_sidecar_at_the_url() -> None:
     """When nothing responds, the exit code is 3, and one line names the URL."""
     done = await top("--once", "--url", "http://127.0.0.1:1")
@@ -174,6 +178,7 @@ async def test_no_sidecar_at_the_url() -> None:
     assert done.err == "sidecar: http://127.0.0.1:1 does not respond (ConnectionRefusedError)\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [
@@ -193,6 +198,7 @@ async def test_another_server_at_the_url(body: bytes, status: int, reason: str) 
             assert "Traceback" not in done.err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "wrong", [["--url", "ftp://x"], ["--every", "0"], ["--every", "nan"], ["--every", "x"]]
 )
@@ -201,6 +207,7 @@ async def test_bad_arguments(wrong: list[str]) -> None:
     assert (await top(*wrong)).code == 2
 
 
+@pytest.mark.process
 async def test_it_keeps_trying_an_unreachable_sidecar() -> None:
     """As a stream it reports each failed try and goes on; SIGTERM ends it with 0."""
     process = await start("--json", "--every", "0.1", "--url", "http://127.0.0.1:1")
@@ -213,6 +220,7 @@ async def test_it_keeps_trying_an_unreachable_sidecar() -> None:
         assert await process.wait() == 0
 
 
+@pytest.mark.process
 async def test_a_closed_pipe() -> None:
     """`sidecar top | head -1` ends quietly."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
