@@ -22,6 +22,11 @@ LATER = (503, {"Retry-After": "0.01"}, b'{"error":"stopping"}')
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INITIAL_BACKOFF_S", 0.01)
+
+
 def event(name: str, padding: int = 0) -> bytes:
     """An encoded event with this span name."""
     return json.dumps({"event_type": "start", "span": {"name": name, "p": "x" * padding}}).encode()

@@ -12,7 +12,7 @@ from tests.support.faults import end, span, start
 from tests.support.spool import GatedFile, spool_world
 
 # Far longer than an END that does not wait for the disk would take to arrive.
-LONG_ENOUGH_S = 0.5
+LONG_ENOUGH_S = 0.2
 
 
 async def test_an_end_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,16 +8,16 @@ import resource
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sidecar.spool.writer
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import StandIn
 from sidecar.spans.span import Span
+from sidecar.spool import writer
 from sidecar.spool.rows import COMPLETE, Backlog, Changes, Row, StoredRow
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
@@ -30,6 +30,8 @@ POLL_S = 0.005
 ALL_LANES = 3
 # Short delays, so that an upstream that works again is noticed soon.
 EAGER = {"retry__initial_s": 0.02, "retry__max_s": 0.05}
+# How soon settled writes leave the disk. Many tests wait for it.
+SETTLE_S = 0.02
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -103,23 +105,29 @@ async def running_spool(file: SpoolFile) -> AsyncIterator[Spool]:
     """An open spool with its task running; closed at the end."""
     spool = Spool(file, ALL_LANES)
     await spool.open()
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(spool.run())
-        try:
-            yield spool
-        finally:
-            running.cancel()
-            await spool.close()
+    with _interval("SETTLE_S", SETTLE_S):
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(spool.run())
+            try:
+                yield spool
+            finally:
+                running.cancel()
+                await spool.close()
+
+
+def retry_s(seconds: float) -> AbstractContextManager[None]:
+    """Set the time between retries of a failed disk."""
+    return _interval("RETRY_S", seconds)
 
 
 @contextmanager
-def retry_s(seconds: float) -> Iterator[None]:
-    """Set the time between retries of a failed disk."""
-    before, sidecar.spool.writer.RETRY_S = sidecar.spool.writer.RETRY_S, seconds
+def _interval(name: str, seconds: float) -> Iterator[None]:
+    before = getattr(writer, name)
+    setattr(writer, name, seconds)
     try:
         yield
     finally:
-        sidecar.spool.writer.RETRY_S = before
+        setattr(writer, name, before)
 
 
 @contextmanager
@@ -164,11 +172,12 @@ async def spool_world(
 ) -> AsyncIterator[SpoolWorld]:
     """A sidecar with a spool at `path`. A later one at the same path takes what is left there."""
     settings = {"queue__start_hold_s": 0.05, "shutdown__grace_s": 0, **settings}
-    async with (
-        asyncio.timeout(DEADLINE_S),
-        world(agentex, sgp, spool__path=path, **settings) as made,
-    ):
-        yield SpoolWorld(made.running, made.agentex, made.sgp, made.letters)
+    with _interval("SETTLE_S", SETTLE_S):
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            world(agentex, sgp, spool__path=path, **settings) as made,
+        ):
+            yield SpoolWorld(made.running, made.agentex, made.sgp, made.letters)
 
 
 def down(*upstreams: StandIn) -> None:
