@@ -26,7 +26,7 @@ elif [ -z "$$py" ]; then \
 fi
 endef
 
-.PHONY: help demo test test-fast test-all lint check nightly fmt bench bench-peers fuzz lock clean
+.PHONY: help demo test test-fast test-slow lint check nightly fmt bench bench-peers fuzz lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
@@ -40,15 +40,16 @@ test: $(STAMP) ## run the tests, without the slow ones
 test-fast: $(STAMP) ## run the modules' own tests, in one process: for after each edit
 	@$(BIN)/python -m pytest -q -m "not slow and not process" --ignore=tests/faults $(ARGS)
 
-test-all: $(STAMP) ## run all tests, the slow ones too, with more generated examples
-	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q $(ARGS)
+# Hypothesis itself marks the tests with generated examples as `hypothesis`.
+test-slow: $(STAMP) ## run the slow tests, and generate more examples than make test does
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "slow or hypothesis" $(ARGS)
 
 lint: $(STAMP) ## check formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py
 
-check: lint test-all ## lint, and run all tests: every change must pass
+check: lint test test-slow ## lint, and run all tests: every change must pass
 
 nightly: $(STAMP) ## run the end-to-end tests too, all of them, with many generated examples
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q $(ARGS)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 
 # No deadline: what is slow on a busy machine is not wrong.
 settings.register_profile("quick", max_examples=10, deadline=None)  # make test
-settings.register_profile("full", max_examples=50, deadline=None)  # make check
+settings.register_profile("full", max_examples=50, deadline=None)  # make test-slow
 settings.register_profile("nightly", max_examples=500, deadline=None)
 settings.register_profile(
     "fuzz",
