@@ -52,8 +52,10 @@ lint: $(STAMP) ## check formatting, lint and types
 check: lint test test-slow ## lint, and run all tests: every change must pass
 
 nightly: $(STAMP) ## run the end-to-end tests too, all of them, with many generated examples
-	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q $(ARGS)
-	@E2E_REQUIRED=1 HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q tests/e2e $(ARGS)
+	@export HYPOTHESIS_PROFILE=nightly E2E_REQUIRED=1; failed=0; \
+	$(BIN)/python -m pytest -q $(ARGS) || failed=1; \
+	$(BIN)/python -m pytest -q tests/e2e $(ARGS) || failed=1; \
+	exit $$failed
 
 fmt: $(STAMP) ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix-only --quiet .
