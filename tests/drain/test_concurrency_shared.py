@@ -74,8 +74,7 @@ def shares(sidecars: list[Sidecar]) -> list[int]:
     return [sum(n for at, n in s.done.items() if at >= COUNTED_FROM) for s in sidecars]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("apart_s", [0.0, 1.0])
+@pytest.mark.parametrize("apart_s", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_fifty_share_one_upstream(apart_s: float) -> None:
     """Shares are even and the upstream is busy, whether all start together or one by one."""
     upstream = agentex(workers=10)
