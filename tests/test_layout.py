@@ -111,7 +111,8 @@ def test_the_tree_stays_small() -> None:
     inside = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert len([path for path in inside if path.is_file()]) <= MAX_ENTRIES
     assert len([path for path in inside if path.is_dir()]) <= MAX_ENTRIES
-    lengths = {name: len(path.read_text().splitlines()) for name, path in files().items()}
+    written = [*files().values(), *(PACKAGE / "operate" / "page").iterdir()]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in written}
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
 

@@ -118,7 +118,12 @@ def _page() -> tuple[str, str]:
     """Return the page with style and scripts inlined, and a CSP that allows only these."""
     page = (_PAGE / "page.html").read_text()
     hashes: dict[str, list[str]] = {"style": [], "script": []}
-    for kind, name in (("style", "page.css"), ("script", "charts.js"), ("script", "page.js")):
+    for kind, name in (
+        ("style", "page.css"),
+        ("script", "charts.js"),
+        ("script", "widgets.js"),
+        ("script", "page.js"),
+    ):
         text = (_PAGE / name).read_text()
         page = page.replace(f"<{kind} src={name}></{kind}>", f"<{kind}>{text}</{kind}>")
         hashes[kind].append(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
