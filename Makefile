@@ -34,14 +34,14 @@ help: ## list the targets
 demo: $(STAMP) ## run the demo
 	@$(BIN)/sidecar demo $(ARGS)
 
-test: $(STAMP) ## run the tests, without the slow ones
+test: $(STAMP) ## run the tests, except the slow ones
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
 
-test-fast: $(STAMP) ## run the modules' own tests, in one process: for after each edit
+test-fast: $(STAMP) ## run the modules' own tests, quick enough for every edit
 	@$(BIN)/python -m pytest -q -m "not slow and not process" --ignore=tests/faults $(ARGS)
 
 # Hypothesis itself marks the tests with generated examples as `hypothesis`.
-test-slow: $(STAMP) ## run the slow tests, and generate more examples than make test does
+test-slow: $(STAMP) ## run the slow tests, and generated tests with more examples
 	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "slow or hypothesis" $(ARGS)
 
 lint: $(STAMP) ## check formatting, lint and types
@@ -49,9 +49,9 @@ lint: $(STAMP) ## check formatting, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py
 
-check: lint test test-slow ## lint, and run all tests: every change must pass
+check: lint test test-slow ## lint and run all tests: every change must pass this
 
-nightly: $(STAMP) ## run the end-to-end tests too, all of them, with many generated examples
+nightly: $(STAMP) ## run the tests and every end-to-end test, with many generated examples
 	@export HYPOTHESIS_PROFILE=nightly E2E_REQUIRED=1; failed=0; \
 	$(BIN)/python -m pytest -q $(ARGS) || failed=1; \
 	$(BIN)/python -m pytest -q tests/e2e $(ARGS) || failed=1; \
@@ -71,7 +71,7 @@ fuzz: $(STAMP) ## run every test with many more generated examples
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "" tests $(ARGS)
 
 # The second install adds the sidecar and its client. setuptools comes from the lock, so that
-# nothing is fetched without a hash. --clear removes packages of an older lock.
+# nothing is fetched without a hash. --clear removes packages from an older lock.
 $(STAMP): requirements.lock requirements-dev.lock
 	@$(FIND_PYTHON); \
 	echo "Installing into $(VENV) with $$("$$py" --version) ..." >&2; \
