@@ -17,7 +17,7 @@ RUN apt-get update \
 WORKDIR /build
 # Dependencies first: this layer is reused until a lock changes. Wheels only, because there is no
 # compiler. The build backend (setuptools) comes from the dev lock, with its hashes.
-# The venv refers to the resolved interpreter, because a runtime image may lack the link python3.
+# The venv refers to the resolved interpreter, because a runtime image may lack the python3 symlink.
 COPY requirements.lock requirements-dev.lock ./
 RUN python3 -m venv /build/venv \
  && "$(readlink -f "$(command -v python3)")" -m venv --without-pip /app \
@@ -29,8 +29,8 @@ RUN python3 -m venv /build/venv \
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar sidecar
 # Debug symbols and C sources are half of the wheels' size. Bytecode is compiled here, unchecked:
-# the code in an image does not change, and no file times get into it. -o 2 (PYTHONOPTIMIZE below)
-# drops docstrings: 1.6 MiB of memory.
+# the code in an image does not change, and this keeps file times out of the bytecode. -o 2
+# (PYTHONOPTIMIZE below) drops docstrings, which saves 1.6 MiB of memory.
 RUN venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && venv/bin/pip --python /app/bin/python install \
       --no-compile --no-deps --no-index --find-links dist trace-sidecar \
@@ -55,13 +55,13 @@ trees = [*found('lib/python3.*/ensurepip'), *found('lib/python3.*/*-packages/pip
 [program.unlink() for program in found('bin/pip*')]"]
 
 # glibc's own allocator: sidecar/process/memory.py returns memory after a burst, and jemalloc held 1 to
-# 3 MiB more. frozenlist's C extension would load a C++ library of 1 MiB; no span needs it.
+# 3 MiB more. frozenlist's C extension would load a 1 MiB C++ library; no span needs it.
 ENV PATH=/app/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     FROZENLIST_NO_EXTENSIONS=1
 
-# Last, so that a new revision rebuilds no layer.
+# Last, so that a new revision does not rebuild any layer.
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG CREATED=unknown
@@ -74,7 +74,7 @@ LABEL org.opencontainers.image.title="trace-sidecar" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.source="${SOURCE}"
 
-# A number, so that Kubernetes' runAsNonRoot can check it.
+# Numeric, so that Kubernetes' runAsNonRoot can check it.
 USER 65532:65532
 WORKDIR /app
 EXPOSE 8318 9318
