@@ -72,10 +72,10 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "shutdown, as recorded on the volume of the spool or of the dead letters; 0 without "
               "such a volume.",
               "A longer `shutdown.grace_s`, within `terminationGracePeriodSeconds`. With a spool, "
-              "find out why the disk did not take the rest."),
-        Entry("dead_lettered_writes", "Writes that an upstream will never take. `refused`: it "
-              "refused the write. `too_large`: too large even alone. `failing`: it fails on this "
-              "write while others get through. `expired`: older than `retry.max_age_s`.",
+              "find out why the rest could not be written to disk."),
+        Entry("dead_lettered_writes", "Writes that an upstream will never accept. `refused`: "
+              "it refused the write. `too_large`: too large even alone. `failing`: it fails on "
+              "this write while others get through. `expired`: older than `retry.max_age_s`.",
               "`sidecar replay FILE --dry-run` lists them. `sidecar replay FILE` sends them again "
               "once the cause is fixed."),
         Entry("dead_letters_dropped", "Dead letters deleted from the file to make room for newer "
@@ -101,31 +101,31 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "decisions about writes. `unavailable` (429, 5xx), `unauthorized` (401, 403), "
               "`misdirected` (404, 307: a wrong base URL), `timeout` and `connection` are "
               "retried.",
-              "The outcome that grows tells what is wrong."),
+              "The outcome that grows shows what is wrong."),
         Entry("upstream_request_duration_seconds", "Duration of one request, whatever its "
               "outcome.",
               "Compare with the upstream's own figures. The difference is the network, or a "
               "shortage of CPU (`event_loop_lag_seconds`)."),
-        Entry("concurrency_limit", "Requests allowed in flight now. It follows the upstream's "
-              "throughput, and is 1 while the sidecar probes.",
-              "Always at `max_concurrency` with a growing depth: raise `max_concurrency`, or the "
-              "upstream is too small."),
+        Entry("concurrency_limit", "Requests currently allowed in flight. It follows the "
+              "upstream's throughput, and is 1 while the sidecar probes.",
+              "Stays at `max_concurrency` while the depth grows: raise `max_concurrency`, unless "
+              "the upstream is at capacity."),
         Entry("in_flight", "Writes being sent, or waiting to be retried.", NOTHING),
         Entry("retries", "Batches sent again, whole or halved.",
               "Compare with `upstream_requests_total` by outcome."),
-        Entry("batch_spans", "Writes per forwarded batch; always 1 at Agentex.", NOTHING),
+        Entry("batch_spans", "Writes per forwarded batch; always 1 for Agentex.", NOTHING),
         Entry("batch_bytes", "Bytes per request body.", NOTHING),
     )),
     ("Deliveries", (
         Entry("written_writes", "Writes put into the lane.", NOTHING),
-        Entry("forwarded_writes", "Writes that the upstream took. `open`: of a span that is still "
-              "running; `complete`: with its END.",
+        Entry("forwarded_writes", "Writes that the upstream accepted. `open`: of a span that is "
+              "still running; `complete`: with its END.",
               "Falling while `received_events_total` does not: check `sink_state`."),
         Entry("superseded_writes", "Open writes replaced by a newer write of their span.",
               NOTHING),
-        Entry("skipped_writes", "Writes not sent on purpose. `open_writes_off`: "
-              "`sgp.open_writes` is off. `unaddressable_id`: an id that no URL of Agentex can "
-              "hold.",
+        Entry("skipped_writes", "Writes skipped because they can't or must not be sent. "
+              "`open_writes_off`: `sgp.open_writes` is off. `unaddressable_id`: an id that can't "
+              "appear in an Agentex URL.",
               "`unaddressable_id`: correct the agent's span ids."),
     )),
     ("Queue and memory", (
@@ -135,13 +135,13 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "hold them.", "Above 80% of the limit: bring the upstream back, or raise the limit."),
         Entry("queue_limit_bytes", "`queue.max_bytes`; requests that do not fit get 429.", NOTHING),
         Entry("open_spans", "Spans that are remembered because their END has not arrived.",
-              "Growing without end: an agent does not post ENDs. `queue.open_span_ttl_s` bounds "
+              "Growing without bound: an agent does not post ENDs. `queue.open_span_ttl_s` bounds "
               "it."),
         Entry("memory_limit_bytes", "The container's memory limit; 0 for none.",
               "Compare with `process_resident_memory_bytes`."),
         Entry("event_loop_lag_seconds", "How late a timer of the event loop fires, measured once "
               "a second.",
-              "Above 0.1 s: the CPU is short. Raise the CPU request; check for throttling."),
+              "Above 0.1 s: too little CPU. Raise the CPU request; check for throttling."),
     )),
     ("Spool", (
         Entry("spool_used_ratio", "Share of the spool in use, 0 to 1; at 1 agents get 429. 0 "
@@ -161,17 +161,17 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     )),
     ("Intake", (
         Entry("received_events", "Events accepted from agents.",
-              "None while agents work: their posts do not reach the sidecar."),
+              "Flat while agents are working: their posts do not reach the sidecar."),
         Entry("rejected_events", "Refusals by reason: of a single event, or of a whole request, "
-              "which counts once. `malformed` (no JSON, or not an event), `invalid` (a value that "
+              "which counts once. `malformed` (not JSON, or not an event), `invalid` (a value that "
               "can't be delivered), `too_large`, `unsupported` (another content type): the "
-              "agent's error. `no_room`: full (429). `stopping`: shutting down (503).",
-              "The agent's error: the response body gives the reason. `no_room`: check "
+              "agent's fault. `no_room`: full (429). `stopping`: shutting down (503).",
+              "The agent's fault: the response body gives the reason. `no_room`: check "
               "`queue_bytes` and `spool_used_ratio`."),
         Entry("ingest_requests", "Agents' requests by response status.",
               "429: full. Other 4xx: the agent needs a fix."),
         Entry("ingest_duration_seconds", "From the first byte of a request to its response.",
-              "Above 0.1 s: the CPU is short, the bodies are huge, or the spool's disk is slow."),
+              "Above 0.1 s: too little CPU, huge bodies, or the spool's disk is slow."),
         Entry("passed_through_requests", "Requests passed through to SGP "
               "(`listener.pass_through`). `answered`: SGP responded, with any status. "
               "`unreachable`, `timeout`, `broken`: it did not, or not completely. `aborted`: the "

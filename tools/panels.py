@@ -93,7 +93,7 @@ _LOSS = (
     ),
     Panel(
         "Dead letters",
-        "Writes that an upstream will never take, in the time range shown. "
+        "Writes that an upstream will never accept, in the time range shown. "
         "`sidecar replay` sends them again.",
         "stat", "short", (Query("sum(increase(dead_lettered_writes_total{}[$__range]))"),),
         width=4, bad=0.5,
@@ -121,7 +121,8 @@ _LOSS = (
     ),
     Panel(
         "Outcomes of writes",
-        "Writes put into each lane per second, and how they left it. The difference is waiting.",
+        "Writes put into each lane per second, and how they left it. The difference is still "
+        "waiting.",
         "lines", "wps",
         (
             Query(f"sum by (sink) (rate(written_writes_total{{}}{_RATE}))", "{{sink}} put"),
@@ -145,7 +146,7 @@ _LATE = (
     ),
     Panel(
         "Delivery delay",
-        "From accepting an event to the upstream's success response, for delivered writes of the "
+        "From accepting an event to the upstream's success response, for writes delivered in the "
         "whole namespace. Needs the recording rules.",
         "lines", "s",
         _quantiles("namespace_sink_le:trace_sidecar_delivery_delay_seconds_bucket:rate5m",
@@ -164,7 +165,7 @@ _LATE = (
 _WHY = (
     Panel(
         "Upstream state",
-        "Sidecars by the state in which they see the upstream. throttled: it asked for a pause. "
+        "How many sidecars see the upstream in each state. throttled: it asked for a pause. "
         "down: no response, or not from its API. unauthorized: it refuses the credential. braked: "
         "it refuses most writes.",
         "stack", "short",
@@ -200,7 +201,7 @@ _WHY = (
          Query("sum by (sink) (concurrency_limit{})", "{{sink}} limit")), width=8,
     ),
     Panel(
-        "Batches", "Average number of writes per forwarded batch. Agentex takes one at a time.",
+        "Batches", "Average number of writes per forwarded batch. Agentex accepts one at a time.",
         "lines", "short",
         (Query(f"sum by (sink) (rate(batch_spans_sum{{}}{_RATE})) / "
                f"(sum by (sink) (rate(batch_spans_count{{}}{_RATE})) > 0)", "{{sink}}"),), width=8,
@@ -260,7 +261,7 @@ _RESOURCES = (
     ),
     Panel(
         "Event loop lag", "How late a timer of the event loop fires, in the whole namespace. High "
-        "when the CPU is short. Needs the recording rules.",
+        "when there is too little CPU. Needs the recording rules.",
         "lines", "s",
         _quantiles("namespace_le:trace_sidecar_event_loop_lag_seconds_bucket:rate5m", "", ""),
         width=8,
@@ -296,8 +297,8 @@ _INTAKE = (
          Query(f"sum(rate(spool_replayed_events_total{{}}{_RATE}))", "from the spool")), width=8,
     ),
     Panel(
-        "Requests by status", "Agents' requests. 429 and 503 mean later: nothing of the request "
-        "was accepted. Other 4xx: the agent needs a fix.",
+        "Requests by status", "Agents' requests. 429 and 503 mean try again later: nothing in "
+        "the request was accepted. Other 4xx: the agent needs a fix.",
         "stack", "reqps",
         (Query(f"sum by (code) (rate(ingest_requests_total{{}}{_RATE})) > 0", "{{code}}"),),
         width=8,
@@ -317,7 +318,8 @@ _INTAKE = (
     ),
     Panel(
         "Passed through to SGP", "Other requests of the agents' SGP clients, with "
-        "listener.pass_through. All outcomes but answered are failures; they are never retried.",
+        "listener.pass_through. Every outcome except answered is a failure; failures are never "
+        "retried.",
         "lines", "reqps",
         (Query(f"sum by (outcome) (rate(passed_through_requests_total{{}}{_RATE}))",
                "{{outcome}}"),), width=8,

@@ -1,6 +1,6 @@
 {{/*
 trace-sidecar.valid: fails for values whose combination the schema can't check. In an agent's pod
-they would keep the sidecar, and with it the agent, from starting, or have the pod refused.
+they would keep the sidecar, and with it the agent, from starting, or have the pod rejected.
 */}}
 {{- define "trace-sidecar.valid" -}}
 {{- $config := .Values.config -}}

@@ -1,5 +1,5 @@
 {{/*
-trace-sidecar.volumes: the emptyDir of spool and dead letters, as one item of a list of volumes;
+trace-sidecar.volumes: the emptyDir for the spool and dead letters, as one item of a list of volumes;
 nothing if neither is enabled. It outlives the container, not the pod.
 */}}
 {{- define "trace-sidecar.volumes" -}}

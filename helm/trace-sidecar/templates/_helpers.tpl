@@ -15,7 +15,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* For both policies: new pods of the opted-in namespaces, except those that opted out. */}}
+{{/* For both policies: new pods in opted-in namespaces, except those that opted out. */}}
 {{- define "trace-sidecar.matchConstraints" -}}
 {{- $injection := .Values.injection -}}
 {{- $inject := dict "key" $injection.podLabel "operator" "NotIn" "values" (list "false") -}}
@@ -40,7 +40,7 @@ object.spec.containers.exists(c, c.name == "trace-sidecar") || (has(object.spec.
 {{- end }}
 
 {{/*
-Conditions of both policies for the pods that should have the sidecar. On the host's network, two
+Conditions of both policies for the pods that should have the sidecar. On the host network, two
 sidecars would use the same ports of the node. The image is for Linux.
 */}}
 {{- define "trace-sidecar.eligible" -}}
