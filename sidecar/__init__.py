@@ -1,8 +1,8 @@
-"""Forwards span events from the agents of a pod to Agentex and SGP without losing one.
+"""Forwards span events from the agents in a pod to Agentex and SGP without losing any.
 
 One span's journey, folder by folder:
 
-    agent --HTTP--> listener   read the request, respond (ingest.py joins every way in)
+    agent --HTTP--> listener   read the request, respond (every way in goes through ingest.py)
                        |
                      spans     decode and validate; payloads stay raw JSON bytes
                        |
@@ -26,8 +26,8 @@ When an upstream fails, its lane keeps its writes and retries; the other lane is
 refused batch is halved until the bad write is alone; that write becomes a dead letter. What does
 not fit in memory waits on disk, or is refused with 429.
 
-To stop, the process stays open while agents are still sending, refuses new events, releases held
-STARTs, drains within the grace period, and leaves the rest in the spool or counts it as lost.
+On shutdown, the process stays open while agents are still sending, refuses new events, releases
+held STARTs, drains within the grace period, and leaves the rest in the spool or counts it as lost.
 
 Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queue, sink = exporter):
 
@@ -49,7 +49,7 @@ of docs/upstreams.md. Later decisions are numbered in DECISIONS.md.
 
 Where to look:
 
-    what a status of an upstream means   sinks/http.py, then drain/failures.py (and the evidence
+    what an upstream's status code meanssinks/http.py, then drain/failures.py (and the evidence
                                          it keeps: drain/evidence.py)
     where an END is joined               queue/open_spans.py, and the merge itself in queue/join.py
     what SIGTERM does                    cli.py binds it to `App.stop`; the order is `App._work`
@@ -57,7 +57,7 @@ Where to look:
                                          spans/validation.py (an event)
     what is on disk before a response    spool/spool.py; the bytes: spool/sqlite_file.py
     how many requests at once            drain/concurrency.py, below `max_concurrency`
-    how to add a sink                    implement `Sink` (sinks/__init__.py) in a file of sinks/,
+    how to add a sink                    implement `Sink` (sinks/__init__.py) in a file in sinks/,
                                          and add its row to the table in lanes.py
 """
 

@@ -22,7 +22,7 @@ from sidecar.operate.explain import Explainer
 from sidecar.operate.prometheus import SidecarCollector, new_registry
 from sidecar.operate.status import TICK_S, Status
 from sidecar.process.addresses import ListenError, bracketed, listen
-from sidecar.process.exit_report import ExitReport, report_folder
+from sidecar.process.exit_report import ExitReport, report_directory
 from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
@@ -96,7 +96,9 @@ class App:
             sgp_bit=lane_bits(config) & SGP_BIT,
             pass_through=self.pass_through,
         )
-        self._exit_report = ExitReport(report_folder(config.spool.path, config.dead_letters.path))
+        self._exit_report = ExitReport(
+            report_directory(config.spool.path, config.dead_letters.path)
+        )
         self._collector = SidecarCollector(
             intake_metrics,
             [lane.metrics for lane in self.lanes],
@@ -121,7 +123,7 @@ class App:
             now=self._loop.time(),
         )
         self.ports: dict[str, int] = {}
-        # Receives the exception of a bug in the listener or in a callback.
+        # Receives any exception caused by a bug in the listener or a callback.
         self._failed = self.listener.failed
         self._stop = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None
@@ -144,8 +146,8 @@ class App:
     async def run(self, started: asyncio.Event | None = None) -> bool:
         """Serve until `stop` is called; return True if nothing was lost.
 
-        A bug in any part is raised as its exception (D13). `started` is set once both ports are
-        open and the drains are running.
+        A bug in any part surfaces as the exception it caused (D13). `started` is set once both
+        ports are open and the drains are running.
         """
         tasks = asyncio.TaskGroup()
         if self._recovery is not None:

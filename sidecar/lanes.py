@@ -24,7 +24,7 @@ from sidecar.telemetry.accounting import LaneAccounting
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.recent import Recent
 
-# Of `Upstream.bit`: the SDK routes are for one lane each.
+# Values of `Upstream.bit`: each SDK route feeds exactly one lane.
 AGENTEX_BIT, SGP_BIT = 1, 2
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
 # down must leave memory for the other one's writes (DECISIONS.md 15).

@@ -39,7 +39,7 @@ class SpoolRecovery:
         self._accounting = accounting
         self._lane_bits = lane_bits
         self._loop = asyncio.get_running_loop()
-        # Found but not yet recovered. A disk that failed at startup can add one later.
+        # Found but not yet recovered. A disk that was failing at startup may yield another later.
         self._backlogs: list[Backlog] = []
 
     async def start(self) -> None:

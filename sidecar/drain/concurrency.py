@@ -40,7 +40,7 @@ class ConcurrencyLimit:
     SHORT_WINDOW, LONG_WINDOW, SHARED_WINDOW = (16, 0.02), (96, 0.25), (16, 0.25)
     # Congested: the minimum latency of a window exceeds both CONGESTED_S and CONGESTED_RATIO times
     # the baseline, because a link may be slow. At 0.15 s an Agentex worker has about 15 concurrent
-    # requests and serves 92 % of its best rate: interpolated from docs/upstreams.md A7, on which
+    # requests and reaches 92 % of its peak rate: interpolated from docs/upstreams.md A7, on which
     # the simulation in DECISIONS.md 23 is based.
     CONGESTED_S, CONGESTED_RATIO = 0.15, 1.3
     # The baseline is the minimum latency of the current and the previous period. Periods are short

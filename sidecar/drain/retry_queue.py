@@ -45,7 +45,7 @@ class Batch:
 
 
 class RetryQueue:
-    """Batches that wait for their `not_before`; other modules only read `heap`."""
+    """Batches waiting for their `not_before`; other modules only read `heap`."""
 
     def __init__(self) -> None:
         self.heap: list[Batch] = []

@@ -93,7 +93,7 @@ class Throttle:
         an outage. `outage`: this failure alone is conclusive, such as a refused connection.
         """
         if sent_at < self._paused_at:
-            return  # sent before the current pause began: nothing new
+            return  # sent before the current pause began: tells us nothing new
         self._consecutive_failures += first
         if retry_after > 0:
             self._concurrency.refused()

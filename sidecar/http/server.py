@@ -110,7 +110,7 @@ def bad_request(text: str) -> Response:
 
 
 class ServerConnection(asyncio.Protocol):
-    """One connection of a client."""
+    """One client connection."""
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server

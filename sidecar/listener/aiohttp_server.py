@@ -29,7 +29,7 @@ _silent = logging.getLogger("sidecar.listener.http")
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 _SPANS_ONLY = (
-    "the sidecar serves spans only; set listener.pass_through = true to forward this to SGP"
+    "the sidecar only accepts spans; set listener.pass_through = true to forward this to SGP"
 )
 
 
@@ -77,7 +77,8 @@ class AiohttpServer:
     def sweep(self, now: float, idle_s: float) -> None:
         """Close connections on which no request has begun for `idle_s`.
 
-        aiohttp does so only after a first request, so half a head would keep one open forever.
+        aiohttp does so only after a first request, so a partial head would keep a connection open
+        forever.
         """
         self._request_at = {
             each: self._request_at.get(each, now) for each in self._server.connections
@@ -100,7 +101,7 @@ class AiohttpServer:
         self._request_at[request.protocol] = self._loop.time()
         response: web.StreamResponse
         try:
-            self._host_check.refuse_pages(request.headers)
+            self._host_check.refuse_browsers(request.headers)
             if self._pass_through is not None and _is_passed_through(request.path):
                 return await self._forward(request, self._pass_through)
             response = await self._route(request)

@@ -1,4 +1,4 @@
-"""One connection of an agent: reads plain requests (head_cache.py) and responds without aiohttp.
+"""One agent connection: reads plain requests (head_cache.py) and responds without aiohttp.
 
 aiohttp creates a request, a reader, a response and a task step for each request, which was most of
 the listener's cost per span (DECISIONS.md 30). A plain request whose head is cached needs none of

@@ -18,7 +18,7 @@ class HostCheck:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._cache: dict[str, bool] = {}
 
-    def refuse_pages(self, headers: Mapping[str, str]) -> None:
+    def refuse_browsers(self, headers: Mapping[str, str]) -> None:
         """Raise `Refusal` for a request with an `Origin`, or with a `Host` that is not ours."""
         host = headers.get("Host")
         if "Origin" in headers or (host is not None and not self._is_allowed(host)):

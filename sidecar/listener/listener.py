@@ -1,6 +1,6 @@
 """The agents' port as specified in docs/api.md: connections, routes, and the order of shutdown.
 
-In: connections of agents in this pod. Out: the valid spans of each request, accepted together or
+In: connections from agents in this pod. Out: the valid spans of each request, accepted together or
 not at all, and a response in the format of the request's route. connection.py reads plain requests.
 aiohttp reads all others (aiohttp_server.py) and is loaded for the first of them: most sidecars
 never need it, and it is a fifth of their memory (DECISIONS.md 34).
@@ -138,7 +138,7 @@ class Listener:
         """The route of a plain request; None if it has to be refused for its head alone."""
         route = self._routes[request.path]
         try:
-            self._host_check.refuse_pages(request.headers)
+            self._host_check.refuse_browsers(request.headers)
             route.check(request)
         except Refusal:
             return None

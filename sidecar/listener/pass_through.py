@@ -56,7 +56,7 @@ class PassThrough:
         if ".." in request.path.split("/"):
             raise Refusal(HTTPStatus.BAD_REQUEST, "a path can't have dot segments", "invalid")
         if not all(_is_header_value(value) for value in request.headers.values()):
-            error = "a header has bytes that can't be forwarded"
+            error = "a header contains bytes that can't be forwarded"
             raise Refusal(HTTPStatus.BAD_REQUEST, error, "invalid")
         outcome = "aborted"
         try:

@@ -65,7 +65,7 @@ def ended_early() -> Refusal:
 
 
 def no_room() -> Refusal:
-    """The request does not fit now; the agent can retry."""
+    """There is no room for the request right now; the agent can retry."""
     error = (
         "no room in memory (queue.max_bytes) or in the spool (spool.max_bytes); "
         "none of this request's events were accepted"

@@ -104,13 +104,13 @@ class _Pages:
     def history(self, query: Query) -> Response:
         after = query.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) <= _MAX_DIGITS):
-            return bad_request("after: expected the number of a sample")
+            return bad_request("after: expected a sample number")
         return Response(orjson.dumps(self._history(int(after))), _JSON)
 
     def explain(self, query: Query) -> Response:
         id_ = query.get("id", "")
         if not id_:
-            return bad_request("id: expected the id of a span")
+            return bad_request("id: expected a span id")
         return Response(orjson.dumps(self._about(id_)), _JSON)
 
 

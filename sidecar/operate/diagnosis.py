@@ -24,9 +24,9 @@ _NAMES = {each.name: each.title for each in UPSTREAMS}
 OK, WARN, BAD = "ok", "warn", "bad"
 _STATES = {
     "down": "is down",
-    "throttled": "asked for a pause",
-    "unauthorized": "refuses the credential",
-    "braked": "refuses most writes",
+    "throttled": "asked us to back off",
+    "unauthorized": "is rejecting the credential",
+    "braked": "is rejecting most writes",
 }
 
 
@@ -55,7 +55,7 @@ def _losing(report: Json) -> tuple[str, str, str]:
         reasons = ", ".join(reason.replace("_", " ") for reason in now)
         # Without room, events are lost unless agents retry. Other refusals are for agents to fix.
         level = BAD if "no_room" in now else WARN
-        return level, "Agents are being refused", f"{rate:,.1f} refusals per second: {reasons}"
+        return level, "Events are being rejected", f"{rate:,.1f} refusals per second: {reasons}"
     if any(sink["dead_lettered"] for sink in sinks.values()):
         return WARN, "Dead letters", f"writes set aside: {_by_reason(sinks, 'dead_lettered')}"
     if report["spool"] is not None and report["spool"]["degraded"]:
@@ -102,7 +102,7 @@ def _why(report: Json) -> tuple[str, str, str]:
     if not found:
         names = [_NAMES[name] for name in report["sinks"]]
         verb = "are up" if len(names) > 1 else "is up"
-        return OK, "All is well", f"{' and '.join(names)} {verb}; there is room"
+        return OK, "All is well", f"{' and '.join(names)} {verb}; there is capacity to spare"
     # The sort is stable: among equally bad findings, the upstreams come first.
     found.sort(key=lambda finding: finding[0] is not BAD)
     (level, answer, detail), *others = found
@@ -134,7 +134,7 @@ def _room_findings(report: Json) -> Iterator[tuple[str, str, str]]:
     for what, part in (("Memory for spans", report["queue"]), ("The spool", report["spool"])):
         if part is not None and part["bytes"] >= NEARLY_FULL * part["limit_bytes"]:
             share = part["bytes"] / part["limit_bytes"]
-            yield BAD, f"{what} is {share:.0%} full", "agents are refused once it is full"
+            yield BAD, f"{what} is {share:.0%} full", "events are rejected once it is full"
     if report["spool"] is not None and report["spool"]["degraded"]:
         yield BAD, "The spool's disk can't be used", "new events are kept in memory only"
 

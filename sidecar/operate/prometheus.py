@@ -84,7 +84,7 @@ class SidecarCollector(Collector):
         errors = "Dead letters that could not be written to disk"
         yield _counter("dead_letter_errors", errors, letters.errors)
         yield _gauge("memory_limit_bytes", "The container's memory limit, 0 for none", limit)
-        lag = "How late a timer of the event loop fired"
+        lag = "How late an event-loop timer fired"
         yield _histogram("event_loop_lag_seconds", lag, [], [([], self.lag)])
         version = "Always 1; the label is the running version"
         yield _labelled(GaugeMetricFamily, "build_info", version, ["version"], [([__version__], 1)])

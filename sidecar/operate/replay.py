@@ -6,8 +6,8 @@ idempotent. Without `--to`, it builds its own lanes and sends each letter only t
 refused it.
 
 An open write is not sent again where it might replace a finished row, because its END may have
-been delivered since (docs/upstreams.md S3). It is sent only directly to Agentex, which never
-replaces a row on a POST.
+been delivered since (docs/upstreams.md S3). It is sent only when replaying directly to Agentex,
+which never replaces a row on a POST.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ import structlog
 from sidecar.config import Config, ConfigError
 from sidecar.lanes import AGENTEX_BIT, SGP_BIT, Lane, build_lanes
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.sinks.dead_letters import DeadLetters, Head, Letter
+from sidecar.sinks.dead_letters import DeadLetter, DeadLetters, Head
 from sidecar.sinks.sgp import batch_as_sent
 from sidecar.spans.span import Span, from_row, to_json
 
@@ -42,7 +42,7 @@ class _Event(msgspec.Struct):
     span: _Id
 
 
-class _LetterId(msgspec.Struct):
+class _DeadLetterId(msgspec.Struct):
     event: _Event
 
 
@@ -51,9 +51,9 @@ class _Write(msgspec.Struct):
 
 
 _HEAD = msgspec.json.Decoder(Head)
-_LETTER = msgspec.json.Decoder(Letter)
+_LETTER = msgspec.json.Decoder(DeadLetter)
 _WRITE = msgspec.json.Decoder(_Write)
-_IDS = msgspec.json.Decoder(_LetterId)
+_IDS = msgspec.json.Decoder(_DeadLetterId)
 
 
 def _lines(path: str) -> Iterator[bytes]:

@@ -66,7 +66,7 @@ class Status:
         self.tick(now, 0.0)
 
     def tick(self, now: float, lag_s: float) -> None:
-        """Read all counters; call once a second. `lag_s`: how late a timer of the loop fired."""
+        """Read all counters; call once a second. `lag_s`: how late an event-loop timer fired."""
         self._lag_s = lag_s
         rejected = self._metrics.rejected.values()
         self._recent.add(now, (self._metrics.accounting.received, process_time(), *rejected))

@@ -86,7 +86,7 @@ class _Sidecar:
                 self._samples = report["samples"]
             return frame(report, self._history)
         except (LookupError, TypeError, ValueError, AttributeError):
-            reason = "is not the status of a sidecar of this version"
+            reason = "is not a status report from this version of the sidecar"
             raise Unreachable(f"{self._url}/status {reason}") from None
 
     def _get(self, path: str) -> Json:

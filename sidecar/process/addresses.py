@@ -29,7 +29,7 @@ def bracketed(host: str) -> str:
 
 
 class ListenError(Exception):
-    """An address can't be listened on; the message has the address and the reason."""
+    """Cannot listen on an address; the message gives the address and the reason."""
 
 
 async def listen(

@@ -45,7 +45,7 @@ class ExitReport:
             log.warning("last_words_not_kept", error=error.strerror)
 
 
-def report_folder(spool_path: str, dead_letters_path: str) -> Path | None:
+def report_directory(spool_path: str, dead_letters_path: str) -> Path | None:
     """A configured folder that outlives the container, or None."""
     if spool_path:
         return Path(spool_path)

@@ -49,7 +49,7 @@ class Lane(Protocol):
 
 
 class QueueFull(Exception):
-    """The request does not fit now."""
+    """There is no room for the request right now."""
 
 
 class RequestTooLarge(Exception):

@@ -137,8 +137,8 @@ class OpenSpans:
         else:
             seen = self._ended.get(hash(key))
             if seen and seen == signature(span):
-                # A repeat of the END, after its START is gone. Sent as it is, it would erase
-                # upstream what was filled in the first time.
+                # A repeat of the END, after its START is gone. Sent as is, it would
+                # erase, upstream, what was filled in the first time.
                 self._accounting.joined += 1
                 return
             self._remember(key, seen or 0)
@@ -275,7 +275,7 @@ class OpenSpans:
         """Take a START that an earlier process left in the spool. Its payloads stay on disk."""
         known = span.join_key in self._held or span.join_key in self._kept
         if self._spool is not None and (known or hash(span.join_key) in self._ended):
-            # The disk was late: newer events of the span arrived before this one was read.
+            # The disk was slow: newer events of the span arrived before this one was read.
             self._spool.replace(span)
             return
         drop_payloads(span)

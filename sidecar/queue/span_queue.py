@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sidecar.queue.disk_fifo import OnDiskFifo
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.spans.span import Key, Span, is_thinner_repeat
+from sidecar.spans.span import Key, Span, is_partial_duplicate
 from sidecar.spool.spool import REPLACED, Spool
 from sidecar.telemetry.accounting import LaneAccounting
 
@@ -183,7 +183,7 @@ class SpanQueue:
         earlier = writes.get(span.key)
         if earlier is not None:
             reopens = span.end_time is None and earlier.end_time is not None
-            if reopens or is_thinner_repeat(span, earlier):
+            if reopens or is_partial_duplicate(span, earlier):
                 # An open write never replaces a complete one (docs/upstreams.md S3).
                 span, earlier = earlier, span
             self._accounting.superseded += 1

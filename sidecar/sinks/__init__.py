@@ -90,6 +90,6 @@ class Unauthorized(SinkError):
 
 
 class Misdirected(SinkError):
-    """The base URL does not lead to the expected API: no such path, or a redirect."""
+    """The base URL does not point to the expected API: no such path, or a redirect."""
 
     outcome = "misdirected"

@@ -28,7 +28,7 @@ class Head(msgspec.Struct):
     status: int
 
 
-class Letter(Head):
+class DeadLetter(Head):
     """A dead letter: its metadata, and the write as an event of docs/api.md."""
 
     event: msgspec.Raw

@@ -52,7 +52,7 @@ class MalformedBody(ValueError):
 
 
 class EventError(ValueError):
-    """An event breaks a rule of docs/api.md outside its span."""
+    """An event violates a rule in docs/api.md that does not concern its span."""
 
 
 class _WireEvent(msgspec.Struct, gc=False):

@@ -1,6 +1,6 @@
 """Checks and repairs on raw JSON bytes. No payload is ever parsed into Python objects.
 
-`input`, `output` and `data` are customers' bytes and are forwarded unchanged (big integers,
+`input`, `output` and `data` are customer data and are forwarded unchanged (big integers,
 `1e400`, key order, duplicate keys, escapes). Every function is pure. Sources: docs/upstreams.md A1
 (what makes a trace unreadable upstream), docs/api.md (what the listener accepts).
 """
@@ -68,7 +68,7 @@ def replace_lone_surrogates(raw: bytes) -> bytes:
 def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
     """Whether arrays and objects are nested more than `limit` levels deep.
 
-    At 255 levels or more, Agentex stores what it can then never read (docs/upstreams.md A1).
+    At 255 levels or more, Agentex stores what it can never read back (docs/upstreams.md A1).
     """
     if len(raw) <= 2 * limit:
         return False

@@ -181,7 +181,7 @@ def payloads_in_memory(span: Span) -> int:
     return bool(span.input) | bool(span.output) << 1 | bool(span.data) << 2
 
 
-def is_thinner_repeat(span: Span, earlier: Span) -> bool:
+def is_partial_duplicate(span: Span, earlier: Span) -> bool:
     """Whether the END `span` repeats the END `earlier` with fewer payloads.
 
     An SDK sends an END again after a lost response. The first one was filled from its START; the

@@ -1,7 +1,7 @@
 """Validation of a span's fields (docs/api.md), shared by all routes. Pure.
 
 Every error names the field, as its route calls it, and the rule. It never repeats the value, which
-is customers' data.
+is customer data.
 """
 
 from datetime import UTC, datetime

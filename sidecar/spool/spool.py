@@ -102,7 +102,7 @@ class Spool:
 
     @property
     def max_row_bytes(self) -> int:
-        """Largest size of a write; a larger one would not fit in the log."""
+        """Maximum size of a write; a larger one would not fit in the log."""
         return self._file.max_row_bytes
 
     def fits(self, size: int) -> bool:

@@ -31,10 +31,10 @@ from sidecar.spool.rows import (
 
 VERSION = 1
 PAGE = 16 * 1024
-# Share of spool.max_bytes for the write-ahead log. The database has the rest.
+# Share of spool.max_bytes reserved for the write-ahead log; the database gets the rest.
 LOG_SHARE = 0.25
 MAX_LOG_BYTES = 128 * 2**20
-# Share of the log at which it is checkpointed: late, because the same pages are often rewritten.
+# How full the log gets before a checkpoint: late, because the same pages are often rewritten.
 CHECKPOINT_SHARE = 0.5
 # Shares of the log for the largest row, and for the bodies of one transaction.
 ROW_SHARE, TRANSACTION_SHARE = 0.25, 0.125
@@ -101,7 +101,7 @@ class SpoolFile:
             self._move_aside(str(error))
             return self._open()
 
-    def start_afresh(self, why: str) -> None:
+    def recreate(self, why: str) -> None:
         """Move aside a file that can be opened but no longer written to, and create a new one."""
         self.close()
         self._move_aside(why)

@@ -94,7 +94,7 @@ class SpoolWriter:
     async def run(self) -> None:
         """Write changes until cancelled; a write or a retry that has begun is finished first.
 
-        Cut short, the thread would still commit what the writer takes for not written.
+        If cut short, the thread would still commit what the writer believes was not written.
         """
         self._writing = self._loop.create_task(self._write_until_stopped())
         try:
@@ -185,7 +185,7 @@ class SpoolWriter:
             except DISK_ERRORS as error:
                 self.changes = changes.followed_by(self.changes)
                 if _is_unreadable(error):
-                    await self.on_thread(self._file.start_afresh, str(error))
+                    await self.on_thread(self._file.recreate, str(error))
                 raise
         except (*DISK_ERRORS, SpoolInUse) as error:
             self.degrade(error)

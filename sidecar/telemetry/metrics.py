@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Failure(NamedTuple):
-    """Why an upstream did not accept a batch, and at which loop time."""
+    """Why an upstream did not accept a batch, and when (loop time)."""
 
     kind: str
     text: str  # never the text of the response (D19)

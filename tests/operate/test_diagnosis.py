@@ -67,7 +67,7 @@ LOSING = [
     ),
     (
         {"intake__rejected_per_s": 2.5, "intake__rejected_now": ["no_room"]},
-        "bad", "Agents are being refused", "2.5 refusals per second: no room",
+        "bad", "Events are being rejected", "2.5 refusals per second: no room",
     ),
     (
         {"agentex__dead_lettered": 1, "agentex__dead_lettered_by_reason": {"too_large": 1}},
@@ -113,9 +113,9 @@ WHY: list[tuple[Json, str, str, str]] = [
         {"sgp__state": "down", "sgp__last_error": ERROR, "sgp__next_attempt_s": 2.0},
         "bad", "SGP is down", "HTTP 503; next attempt in 2.0 s",
     ),
-    ({"sgp__state": "throttled"}, "bad", "SGP asked for a pause", "next attempt now"),
-    ({"agentex__state": "braked"}, "bad", "Agentex refuses most writes", "next attempt now"),
-    ({"sgp__state": "unauthorized"}, "bad", "SGP refuses the credential", "next attempt now"),
+    ({"sgp__state": "throttled"}, "bad", "SGP asked us to back off", "next attempt now"),
+    ({"agentex__state": "braked"}, "bad", "Agentex is rejecting most writes", "next attempt now"),
+    ({"sgp__state": "unauthorized"}, "bad", "SGP is rejecting the credential", "next attempt now"),
     (
         {"sgp__has_credential": False},
         "bad", "SGP has no credential", "waiting for a key file or an agent's key",
@@ -127,7 +127,7 @@ WHY: list[tuple[Json, str, str, str]] = [
     ),
     (
         {"queue": {"bytes": 81, "limit_bytes": 100}},
-        "bad", "Memory for spans is 81% full", "agents are refused once it is full",
+        "bad", "Memory for spans is 81% full", "events are rejected once it is full",
     ),
     ({"ready": False}, "warn", "The sidecar is stopping", "it is forwarding what it still holds"),
 ]  # fmt: skip

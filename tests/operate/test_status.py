@@ -190,7 +190,7 @@ async def test_refused_events_are_reported() -> None:
         await asyncio.sleep(2)
         status = app.app.status()
         assert status["intake"]["rejected_by_reason"]["no_room"] == 1
-        assert status["answers"][0]["answer"] == "Agents are being refused"
+        assert status["answers"][0]["answer"] == "Events are being rejected"
         assert status["answers"][2]["level"] == "bad"
 
 

@@ -183,8 +183,8 @@ async def test_no_sidecar_at_the_url() -> None:
     ("body", "status", "reason"),
     [
         (b"<html>", 200, "is not JSON"),
-        (b"{}", 200, "is not the status of a sidecar"),
-        (b"[1]", 200, "is not the status of a sidecar"),
+        (b"{}", 200, "is not a status report from this version"),
+        (b"[1]", 200, "is not a status report from this version"),
         (b"", 404, "returns HTTP 404"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.process.exit_report import ExitReport, report_folder
+from sidecar.process.exit_report import ExitReport, report_directory
 from sidecar.telemetry.log_rate_limiter import PERIOD_S, LogRateLimiter
 from sidecar.telemetry.recent import CAPACITY, Recent
 from tests.support.world import make_event, running_app
@@ -47,7 +47,7 @@ def test_the_next_process_reads_the_exit_report(tmp_path: Path) -> None:
     """The number of lost writes is on the volume and in the container's termination message."""
     message = tmp_path / "termination-log"
     message.touch()
-    folder = report_folder(str(tmp_path), "")
+    folder = report_directory(str(tmp_path), "")
     first = ExitReport(folder, message)
     assert first.lost == 0
     first.write(3)
@@ -59,10 +59,10 @@ def test_the_next_process_reads_the_exit_report(tmp_path: Path) -> None:
 
 def test_exit_report_without_a_volume(tmp_path: Path) -> None:
     """Without a volume, or with an invalid file, the report reads 0 and nothing fails."""
-    report = ExitReport(report_folder("", ""), tmp_path / "none")
+    report = ExitReport(report_directory("", ""), tmp_path / "none")
     report.write(5)
     assert report.lost == 0
-    assert report_folder("", str(tmp_path / "letters.jsonl")) == tmp_path
+    assert report_directory("", str(tmp_path / "letters.jsonl")) == tmp_path
     (tmp_path / "last_shutdown_lost").write_text("many")
     assert ExitReport(tmp_path).lost == 0
 
