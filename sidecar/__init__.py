@@ -49,16 +49,16 @@ of docs/upstreams.md. Later decisions are numbered in DECISIONS.md.
 
 Where to look:
 
-    what an upstream's status code meanssinks/http.py, then drain/failures.py (and the evidence
-                                         it keeps: drain/evidence.py)
-    where an END is joined               queue/open_spans.py, and the merge itself in queue/join.py
-    what SIGTERM does                    cli.py binds it to `App.stop`; the order is `App._work`
-    what an agent is refused, and why    listener/refusals.py and listener/routes/ (a request),
-                                         spans/validation.py (an event)
-    what is on disk before a response    spool/spool.py; the bytes: spool/sqlite_file.py
-    how many requests at once            drain/concurrency.py, below `max_concurrency`
-    how to add a sink                    implement `Sink` (sinks/__init__.py) in a file in sinks/,
-                                         and add its row to the table in lanes.py
+    what an upstream's status means     sinks/http.py (sinks/agentex.py and sinks/sgp.py handle
+                                        their special cases first), then drain/failures.py
+    where an END is joined              queue/open_spans.py; the merge itself is queue/join.py
+    what SIGTERM does                   cli.py binds it to `App.stop`; the order is `App._work`
+    what an agent is refused, and why   listener/refusals.py and listener/routes/ (a request),
+                                        spans/validation.py (an event)
+    what is on disk before a response   spool/spool.py; the bytes are written by spool/sqlite_file.py
+    how many requests at once           drain/concurrency.py, below `max_concurrency`
+    how to add a sink                   implement `Sink` (sinks/__init__.py) in a file in sinks/; the
+                                        table at the end of lanes.py lists what else it needs
 """
 
 __version__ = "0.1.0"

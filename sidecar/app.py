@@ -1,7 +1,7 @@
 """Builds the parts, and starts and stops them in order.
 
-`App.run` is the lifecycle of the process; the order in which it stops is in `App._work` (the four
-numbered steps) and `App._close`.
+`App.run` is the lifecycle of the process. It stops in this order: `_work` (the four numbered
+steps), then the ports (`_serving`), then `_close`.
 """
 
 import asyncio

@@ -197,7 +197,8 @@ class Upstream(NamedTuple):
 
 
 # Every upstream. A new one needs a sink (sinks/), a section in config.py and config.example.toml, a
-# method of `_Builder`, and a row here; metrics, /status, `check` and `replay` follow from the row.
+# bit, a method of `_Builder` and a row here. Metrics, /status, `check` and `replay` follow from the
+# row; a route of its own (listener/routes/) also needs the bit, which app.py passes to it.
 UPSTREAMS = (
     Upstream("agentex", "Agentex", AGENTEX_BIT, agentex_enabled, _Builder.agentex),
     Upstream("sgp", "SGP", SGP_BIT, sgp_enabled, _Builder.sgp),
