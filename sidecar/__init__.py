@@ -18,7 +18,7 @@ Outside this path: `spool` (optional) puts events on disk before their 202, `tel
 `http` is HTTP code that knows nothing about spans, and `demo` has stand-ins for the upstreams.
 `app` builds and runs the parts, and `lanes` builds one lane per upstream.
 
-An accepted event becomes a write, or part of one. In each lane a write ends in exactly one of:
+An accepted event becomes a write, or part of one. In each lane, a write ends up as exactly one of:
 forwarded, superseded by a newer write of its span, skipped on purpose, a dead letter with a reason,
 or lost with a counted reason. The accounting adds them up; its imbalance is a metric that reads 0.
 
@@ -55,10 +55,10 @@ Where to look:
     what SIGTERM does                   cli.py binds it to `App.stop`; the order is `App._work`
     what an agent is refused, and why   listener/refusals.py and listener/routes/ (a request),
                                         spans/validation.py (an event)
-    what is on disk before a response   spool/spool.py; the bytes are written by spool/sqlite_file.py
+    what is on disk before a response   spool/spool.py; spool/sqlite_file.py writes the bytes
     how many requests at once           drain/concurrency.py, below `max_concurrency`
-    how to add a sink                   implement `Sink` (sinks/__init__.py) in a file in sinks/; the
-                                        table at the end of lanes.py lists what else it needs
+    how to add a sink                   implement `Sink` (sinks/__init__.py) in a file in sinks/;
+                                        the table at the end of lanes.py lists what else it needs
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """`python -m sidecar.demo.serve`: both stand-ins in one process, for benchmarks and experiments.
 
-Prints one line of JSON with their URLs once both listen. Ends on SIGTERM or SIGINT, or when its
+Prints one line of JSON with their URLs once both are up. Ends on SIGTERM or SIGINT, or when its
 stdin is a pipe that is closed, so that it never outlives its parent.
 """
 

@@ -1,7 +1,7 @@
 """How fast one lane may send to its upstream: pauses, back-off, pace. No I/O, no clock.
 
 In: the outcome of each request, with loop times in seconds. Out: how many requests may be in flight
-(`limit`), until when none may be sent (`paused_until`), how many writes may be sent now (`pace`),
+(`limit`), when sending may resume (`paused_until`), how many writes may be sent now (`pace`),
 and the state that operators see.
 """
 

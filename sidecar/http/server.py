@@ -1,6 +1,6 @@
 """A small HTTP server for the admin port: GET and HEAD, with synchronous handlers.
 
-llhttp does the parsing. Kubelets, Prometheus and people send few, small requests, so each response
+llhttp does the parsing. Kubelets, Prometheus and people send a few small requests, so each response
 is built and written in the callback that received its request. A connection may be idle for
 `IDLE_S`, which includes the time that the client takes to read its last response. A client that
 sends too much, or does not read its responses, is disconnected.

@@ -2,7 +2,7 @@
 
 These have a compressed or chunked body, another path, or malformed HTTP. Their responses are the
 same as those of plain requests (connection.py) and come from the same `Ingest`. The listener loads
-this module for the first such request.
+this module on the first such request.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 In: connections from agents in this pod. Out: the valid spans of each request, accepted together or
 not at all, and a response in the format of the request's route. connection.py reads plain requests.
-aiohttp reads all others (aiohttp_server.py) and is loaded for the first of them: most sidecars
+aiohttp reads all others (aiohttp_server.py) and is loaded on the first of them: most sidecars
 never need it, and it is a fifth of their memory (DECISIONS.md 34).
 """
 

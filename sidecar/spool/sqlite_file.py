@@ -1,7 +1,7 @@
 """The spool's file: SQLite in WAL mode, so that we need no crash recovery of our own (D16).
 
 A row is one write: its JSON (`bodies`), its kind, and the lanes that have not settled it
-(`writes.lanes`, a bit each). An open row stays until its END arrives, so that an END that omits
+(`writes.lanes`, one bit each). An open row stays until its END arrives, so that an END that omits
 fields can be filled in even after a restart. It is then the base of the complete row: payloads that
 the END did not change are stored only in the base, and both rows are deleted together. Bodies are
 in a separate table, so that settling a write touches no payload page.
