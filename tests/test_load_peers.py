@@ -20,7 +20,7 @@ def bodies(kind: str, spans: int) -> list[bytes]:
 
 @pytest.mark.parametrize("size", [LARGE, SMALL])
 def test_payloads_have_their_nominal_size(size: int) -> None:
-    """The input and output of a span together are within 10 % of its nominal size."""
+    """The input and output of a span together are within 10% of its nominal size."""
     made = len(encoded(input_of(7, size))) + len(encoded(output_of(7, size)))
     assert abs(made - size) < size / 10
 

@@ -177,7 +177,7 @@ def test_register_adds_both_processors_once(sdk: Sdk) -> None:
 
 
 def test_spans_from_every_event_loop_arrive(sdk: Sdk) -> None:
-    """The proxy is bound to no loop; other processors still get their spans by the SDK's queue."""
+    """The proxy is bound to no loop; other processors still get their spans through the queue."""
     with scripted() as sidecar:
         register(sidecar.url)
         queue = vars(sdk.module)["_default_span_queue"]

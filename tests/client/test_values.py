@@ -228,7 +228,7 @@ def test_every_kind_of_nesting_is_limited(link: Callable[[object], object], leve
 
 
 def test_an_encoder_without_a_usable_nesting_limit_encodes_by_field() -> None:
-    """It has no limit at all, or one below the sidecar's."""
+    """The encoder has no nesting limit at all, or one below the sidecar's."""
     shallow = default_encoder().dumps
     assert with_depth_limit(lambda value: b"") is None
     assert (

@@ -257,7 +257,7 @@ SPAN_BYTES = json.dumps(SPAN).encode()
 async def test_agentex_refuses(
     client: Client, agentex: AgentexStandIn, status: int, changes: dict[str, Any]
 ) -> None:
-    """What the real server refuses is refused, and not stored."""
+    """Whatever the real server refuses is refused, and not stored."""
     assert (await client.send("POST", f"{agentex.url}/spans", SPAN | changes))[0] == status
     assert agentex.spans == {}
 
@@ -307,7 +307,7 @@ async def test_agentex_accepts(
 
 
 async def test_agentex_errors_show_content(client: Client, agentex: AgentexStandIn) -> None:
-    """As at the real server, error messages repeat the content, so they must not be logged."""
+    """As with the real server, error messages repeat the content, so they must not be logged."""
     bad = SPAN | {"input": {"prompt": "secret"}}
     _, body = await client.send("POST", f"{agentex.url}/spans", bad | {"task_id": "unknown"})
     assert "fk_spans_task_id_tasks" in body["message"]

@@ -20,7 +20,7 @@ def simulate(
     watch_latency: bool = True,
     limit: ConcurrencyLimit | None = None,
 ) -> tuple[ConcurrencyLimit, float]:
-    """Use the limit up for `seconds`; return it, and the throughput of the second half."""
+    """Use up the limit for `seconds`; return it, and the throughput of the second half."""
     rng = random.Random(7)
     limit = limit or ConcurrencyLimit(maximum, watch_latency=watch_latency)
     now, counted, counted_from = 0.0, 0, seconds / 2

@@ -28,7 +28,7 @@ def agentex(workers: int) -> Callable[[int], float]:
 
 
 class Sidecar:
-    """A sidecar that always uses its limit up; `done` counts its writes by second."""
+    """A sidecar that always uses up its limit; `done` counts its writes by second."""
 
     def __init__(self, number: int, starts_at: float) -> None:
         self.number = number

@@ -1,4 +1,4 @@
-"""The injection policy, evaluated without a cluster: what it changes in pods and what not."""
+"""The injection policy, evaluated without a cluster: what it changes in pods and what it keeps."""
 
 from pathlib import Path
 

@@ -88,7 +88,7 @@ def test_files_above_80_percent_of_the_volume_are_refused(
         return {"sidecar": sidecar}
 
     message = refusal(values(0))
-    assert "80 % of volume.sizeLimit" in message
+    assert "80% of volume.sizeLimit" in message
     assert f"({limit})" in message
     assert f"({spool or letters})" in message
     just = 205 if spool == "1GiB" else 1

@@ -150,7 +150,7 @@ async def test_every_long_span_is_written_open() -> None:
 
 @fast
 async def test_spans_that_never_end() -> None:
-    """Their STARTs leave memory after `open_span_ttl_s`; the spans stay open upstream."""
+    """Unended STARTs leave memory after `open_span_ttl_s`; their spans stay open upstream."""
     async with world(queue__open_span_ttl_s="600") as w:
         await w.post(*[start(span(f"s{number}")) for number in range(100)])
         await asyncio.sleep(300)

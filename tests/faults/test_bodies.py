@@ -146,7 +146,7 @@ async def test_a_nesting_bomb(levels: int, opening: str) -> None:
 
 @fast
 async def test_deep_but_not_too_deep() -> None:
-    """A nesting within the limit is accepted, and readable at Agentex."""
+    """Nesting within the limit is accepted, and the span is readable at Agentex."""
     async with world() as w:
         value: dict[str, object] = {}
         for _ in range(190):
@@ -173,7 +173,7 @@ async def test_invalid_utf8(content_type: str) -> None:
 
 @fast
 async def test_lone_surrogates() -> None:
-    """They become U+FFFD, so that the trace stays readable at Agentex; pairs are kept."""
+    """Lone surrogates become U+FFFD, so that Agentex can still return the trace; pairs are kept."""
     async with world() as w:
         odd = {"half": "HERE", "whole": "\U0001f600", "text": r"\ud800 is no escape"}
         body = json.dumps([end(span("s", name="HERE", input=odd, data={"HERE": 1}))])

@@ -73,7 +73,7 @@ async def assert_works(w: SpoolWorld, *, on: str, id_: str = "new") -> None:
 
 
 async def test_a_path_that_cannot_be_created(tmp_path: Path) -> None:
-    """A file in place of the directory: memory until it is removed, then disk."""
+    """With a file in place of the directory, events stay in memory until the file is removed."""
     path = tmp_path / "spool"
     path.write_bytes(b"")
     async with spool_world(path, AgentexStandIn(), SgpStandIn()) as w:
@@ -86,7 +86,7 @@ async def test_a_path_that_cannot_be_created(tmp_path: Path) -> None:
 
 
 async def test_a_directory_that_is_read_only() -> None:
-    """Memory until it is writable, then disk."""
+    """Events are kept in memory until the directory is writable, then on disk."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spool"
         path.mkdir(mode=0o555)
@@ -144,7 +144,7 @@ async def test_a_full_disk_at_the_end_is_counted(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
-    """It is moved aside and counted, and a new one is created."""
+    """The file is moved aside and counted, and a new one is created."""
     (tmp_path / "spool.db").write_bytes(b"no database" * 9999)
     async with spool_world(tmp_path, AgentexStandIn(), SgpStandIn()) as w:
         assert await metric(w, "spool_moved_aside_total") == 1
@@ -153,7 +153,7 @@ async def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
 
 
 async def test_another_format_version(tmp_path: Path) -> None:
-    """Such a file is moved aside as well."""
+    """A file of another format version is moved aside as well."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     async with spool_world(tmp_path, agentex, sgp) as w:
         await assert_works(w, on="disk")
@@ -167,7 +167,7 @@ async def test_another_format_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_damaged_pages(tmp_path: Path, seed: int) -> None:
-    """Anywhere but in the first pages: it starts, keeps running, and delivers what is readable."""
+    """With damage anywhere but in the first pages, a sidecar runs and delivers what is readable."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=1800, **EAGER) as before:
@@ -190,7 +190,7 @@ async def test_damaged_pages(tmp_path: Path, seed: int) -> None:
 
 
 async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
-    """The second one does not start; the first one is not affected."""
+    """The second sidecar does not start; the first one is not affected."""
     async with spool_world(tmp_path, AgentexStandIn(), SgpStandIn()) as w:
         with pytest.raises(ConfigError, match=str(tmp_path)):
             async with running_app(spool__path=tmp_path):
@@ -212,7 +212,7 @@ async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_backlog_on_a_disk_that_is_mounted_late(tmp_path: Path) -> None:
-    """It is delivered then; a START whose END arrived meanwhile is not written after it."""
+    """The backlog is delivered once the disk is there; no START is written after its END."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     path, away = tmp_path / "spool", tmp_path / "away"

@@ -41,7 +41,7 @@ def accounted_for(w: World) -> int:
 @pytest.mark.parametrize("spans", [10, 1000])
 @fast
 async def test_slow_upstreams(spans: int) -> None:
-    """At 5 s per request, ten spans are delivered in time; of a thousand, the rest is counted."""
+    """At 5 s per request, ten spans are delivered in time; of a thousand, the rest is lost."""
     async with world(shutdown__grace_s=GRACE_S) as w:
         for upstream in w.upstreams:
             upstream.latency_s = 5.0
@@ -127,7 +127,7 @@ async def test_held_starts_are_written() -> None:
 
 @fast
 async def test_stop_during_a_retry_after() -> None:
-    """The signal cuts a pause of two minutes short: the upstreams are tried immediately."""
+    """The signal cuts short a pause of two minutes: the upstreams are tried immediately."""
     async with world(shutdown__grace_s=GRACE_S) as w:
         for upstream in w.upstreams:
             upstream.script = [Answer(503, headers={"Retry-After": "120"})] * 10

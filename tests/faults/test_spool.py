@@ -45,7 +45,7 @@ def all_bytes(directory: Path) -> bytes:
 
 
 async def test_a_restart_delivers_to_each_lane_what_is_missing(tmp_path: Path) -> None:
-    """SGP has everything and gets nothing again; Agentex, which was down, gets it all."""
+    """SGP has everything, and nothing is sent again; Agentex, which was down, gets everything."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex)
     async with spool_world(tmp_path, agentex, sgp, **EAGER) as before:
@@ -80,7 +80,7 @@ async def test_nothing_is_left_after_full_delivery(tmp_path: Path) -> None:
 async def test_a_thin_end_after_a_restart_is_completed(
     tmp_path: Path, hold_s: float, upstreams: Callable[..., None]
 ) -> None:
-    """Its START was on disk: held, written open, or unsettled because upstreams were down."""
+    """The START was on disk: held, written open, or unsettled because the upstreams were down."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     upstreams(agentex, sgp)
     made = span("s", parent_id="p")
@@ -101,7 +101,7 @@ async def test_a_thin_end_after_a_restart_is_completed(
 
 @pytest.mark.slow
 async def test_a_backlog_on_disk_does_not_exceed_the_memory_bound(tmp_path: Path) -> None:
-    """20 times `queue.max_bytes` on disk: during intake, after a restart, and while it drains."""
+    """Memory is bounded with 20 times `queue.max_bytes` on disk: at intake, restart and drain."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
     down(agentex, sgp)
     settings = {"queue__max_bytes": "1MiB", **EAGER}
@@ -127,7 +127,7 @@ async def test_a_backlog_on_disk_does_not_exceed_the_memory_bound(tmp_path: Path
 
 @pytest.mark.slow
 async def test_open_spans_on_disk_do_not_exceed_the_memory_bound(tmp_path: Path) -> None:
-    """STARTs with payloads of 20 times `queue.max_bytes`, and their thin ENDs after a restart."""
+    """Memory is bounded with 20 times `queue.max_bytes` of STARTs, ended after a restart."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
     settings = {"queue__max_bytes": "1MiB", **EAGER}
     spans = [large(f"s{number}") for number in range(400)]
@@ -143,7 +143,7 @@ async def test_open_spans_on_disk_do_not_exceed_the_memory_bound(tmp_path: Path)
 
 
 async def test_an_outage_of_one_upstream_does_not_delay_the_other(tmp_path: Path) -> None:
-    """More than fits into memory waits for Agentex, while SGP is up to date."""
+    """While Agentex's backlog is larger than memory, SGP is kept up to date."""
     agentex, sgp = AgentexStandIn(keep_bodies=False), SgpStandIn(keep_bodies=False)
     agentex.rule = lambda _: Hang()
     settings = {"queue__max_bytes": "1MiB", "sgp__linger_s": 0}
@@ -202,7 +202,7 @@ async def test_a_repeated_start_leaves_the_spool(tmp_path: Path) -> None:
 
 
 async def test_the_last_log_line_reports_what_is_kept(tmp_path: Path) -> None:
-    """Nothing is lost: it has the depth of each lane, which is on disk."""
+    """The line says that nothing was lost, and gives the depth of each lane, all on disk."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex)
     with structlog.testing.capture_logs() as logs:
@@ -215,7 +215,7 @@ async def test_the_last_log_line_reports_what_is_kept(tmp_path: Path) -> None:
 
 
 async def test_no_credential_is_written_to_disk(tmp_path: Path) -> None:
-    """Neither configured ones nor those that an agent sends, although prompts are."""
+    """Prompts are on disk, but no credential is, configured or sent by an agent."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
     secrets = ["secret-of-agent", "secret-of-sgp", "secret-account", "secret-configured"]

@@ -51,7 +51,7 @@ async def test_a_request_on_the_wire() -> None:
 
 
 def test_a_path_that_is_not_percent_encoded() -> None:
-    """Raises `ValueError`, so that a path can't inject headers."""
+    """Such a path raises `ValueError`, so that it can't inject headers."""
     client = new_client("http://host:1", [])
     for path in ("/a b", "/a\r\nx: y", "/\u00e9", "/\x7f"):
         with pytest.raises(ValueError, match="percent"):
@@ -69,7 +69,7 @@ async def test_a_credential_that_is_no_valid_header_value(value: str) -> None:
 
 @on_both_loops
 async def test_without_a_credential_nothing_is_sent() -> None:
-    """No request is sent or counted."""
+    """Without a credential, no request is sent or counted."""
     outcomes: list[str] = []
     client = new_client("http://127.0.0.1:1", outcomes, key="")
     with pytest.raises(Unauthorized):
@@ -125,7 +125,7 @@ RESPONSES = {
 @pytest.mark.parametrize("case", RESPONSES)
 @on_both_loops
 async def test_every_form_of_response(case: str, bytewise: bool) -> None:
-    """In one piece or byte by byte; the connection is reused only if the response allows it."""
+    """The response may come byte by byte; the connection is reused only if it allows that."""
     response, then = RESPONSES[case]
     if bytewise and case in {"two responses", "surplus bytes"}:
         response = response[: len(OK) + 1]
@@ -221,7 +221,7 @@ async def test_hostile_responses(case: str) -> None:
 
 @on_both_loops
 async def test_the_beginning_of_an_error_body_is_kept() -> None:
-    """Up to `MAX_ERROR_BODY_BYTES` of it; `Retry-After` is read for every status."""
+    """At most `MAX_ERROR_BODY_BYTES` are kept; `Retry-After` is read for every status."""
     body = b"x" * 3 * MAX_ERROR_BODY_BYTES
     for status in (200, 429):
         async with raw_upstream() as upstream:

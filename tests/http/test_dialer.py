@@ -32,7 +32,7 @@ def full_backlog() -> tuple[socket.socket, socket.socket]:
 
 @fast
 async def test_connecting_times_out() -> None:
-    """After `CONNECT_S`, long before the request itself would time out."""
+    """Connecting times out after `CONNECT_S`, long before the request itself would."""
     listening, filler = full_backlog()
     outcomes: list[str] = []
     with listening, filler:
@@ -46,7 +46,7 @@ async def test_connecting_times_out() -> None:
 
 @on_both_loops
 async def test_a_refused_connection() -> None:
-    """Is an outage; the error is reported by its class only."""
+    """A refused connection is an outage; the error is reported by its class only."""
     outcomes: list[str] = []
     client = new_client("http://127.0.0.1:1", outcomes)
     with pytest.raises(Unavailable, match=r"^ConnectionRefusedError$") as failed:
@@ -58,7 +58,7 @@ async def test_a_refused_connection() -> None:
 
 @on_both_loops
 async def test_a_host_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is an outage; concurrent requests share one lookup."""
+    """An unresolvable name is an outage; concurrent requests share one lookup."""
     lookups = 0
 
     async def fail() -> list[Any]:
@@ -189,7 +189,7 @@ async def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.process
 @on_both_loops
 async def test_an_untrusted_certificate(certificate: Path) -> None:
-    """Is an outage that names the verification error; nothing is sent."""
+    """An untrusted certificate is an outage that names the error; nothing is sent."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     async with raw_upstream(tls=context) as upstream:

@@ -29,7 +29,7 @@ async def test_a_connection_is_reused() -> None:
 
 @on_both_loops
 async def test_the_newest_idle_connection_comes_first() -> None:
-    """So that surplus connections expire."""
+    """The newest idle connection is used first, so that surplus connections expire."""
     async with raw_upstream() as upstream:
         sending = [upstream.send(), upstream.send()]
         older, newer = await upstream.accept(), await upstream.accept()
@@ -45,7 +45,7 @@ async def test_the_newest_idle_connection_comes_first() -> None:
 
 @fast
 async def test_an_idle_connection_expires_before_the_server_closes_it() -> None:
-    """After `KEEPALIVE_S`; it is not used again."""
+    """An idle connection expires after `KEEPALIVE_S` and is not used again."""
     async with raw_upstream() as upstream:
         connection = await upstream.idle_connection()
         await asyncio.sleep(KEEPALIVE_S - 1)
@@ -106,7 +106,7 @@ async def test_a_request_is_resent_only_once() -> None:
 
 @on_both_loops
 async def test_a_response_before_the_end_of_the_request() -> None:
-    """It counts; the rest of the body is not sent, and the connection is not reused."""
+    """An early response counts; the rest of the body is not sent, the connection not reused."""
     body = b"x" * 16 * 2**20
     async with raw_upstream() as upstream:
         sending = upstream.send(body)
@@ -164,7 +164,7 @@ async def test_the_first_waiter_gets_the_slot_of_a_broken_connection() -> None:
 
 @on_both_loops
 async def test_a_resent_request_is_first_in_the_queue() -> None:
-    """When the pool is full, it waits ahead of the requests that came after it."""
+    """When the pool is full, a resent request waits ahead of those that came after it."""
     async with raw_upstream(max_connections=1) as upstream:
         connection = await upstream.idle_connection()
         sending = [upstream.send(b"%d" % number) for number in range(3)]
@@ -229,7 +229,7 @@ async def test_a_cancelled_request() -> None:
 
 @on_both_loops
 async def test_a_request_cancelled_while_waiting() -> None:
-    """Still queued or just given a connection: the next waiter is served."""
+    """If a waiter is cancelled, queued or just given a connection, the next one is served."""
     async with raw_upstream(max_connections=1) as upstream:
         sending = [upstream.send(b"%d" % number) for number in range(4)]
         connection = await upstream.accept()
@@ -253,7 +253,7 @@ async def test_a_request_cancelled_while_waiting() -> None:
 
 @fast
 async def test_a_request_times_out() -> None:
-    """After `timeout_s` from its own start, time in the queue included; the pool stays usable."""
+    """`timeout_s` runs from a request's own start, queue time included; the pool stays usable."""
     async with raw_upstream(max_connections=2) as upstream:
         sending = []
         for _ in range(2):
@@ -311,7 +311,7 @@ async def test_closing_the_pool() -> None:
 
 
 def test_an_expired_deadline_fails_later_waits() -> None:
-    """Such as the resending of a request."""
+    """A later wait, such as the resending of a request, fails immediately."""
 
     async def story() -> None:
         loop = asyncio.get_running_loop()

@@ -197,7 +197,7 @@ async def test_a_handler_that_fails(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_idle_connection_is_closed() -> None:
-    """After `IDLE_S` without a complete request; an incomplete one does not count."""
+    """A connection closes after `IDLE_S` without a request; an incomplete one does not count."""
 
     async def story() -> None:
         server = HttpServer({"/": echo}, {})

@@ -19,11 +19,11 @@ Json = dict[str, Any]
 DOCS = Path(__file__).parents[2] / "docs" / "status.md"
 SECRET = "key-5f2e81"
 TYPES = {
-    "text": (str,),
-    "whole": (int,),
+    "string": (str,),
+    "integer": (int,),
     "number": (int, float),
-    "yes/no": (bool,),
-    "nothing": (type(None),),
+    "boolean": (bool,),
+    "null": (type(None),),
     "list": (list,),
     "object": (dict,),
 }

@@ -138,7 +138,7 @@ def test_sizes_are_readable() -> None:
 
 @pytest.mark.process
 async def test_once_is_plain_text() -> None:
-    """Into a pipe it writes ASCII without escape sequences, and exits with 0."""
+    """When piped, it writes ASCII without escape sequences, and exits with 0."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
         done = await top("--once", "--url", app.admin_url)
     assert (done.code, done.err) == (0, "")
@@ -209,7 +209,7 @@ async def test_bad_arguments(wrong: list[str]) -> None:
 
 @pytest.mark.process
 async def test_it_keeps_trying_an_unreachable_sidecar() -> None:
-    """As a stream it reports each failed try and goes on; SIGTERM ends it with 0."""
+    """As a stream, it reports each failed try and continues; SIGTERM ends it with 0."""
     process = await start("--json", "--every", "0.1", "--url", "http://127.0.0.1:1")
     assert process.stdout is not None
     async with asyncio.timeout(DEADLINE_S):

@@ -156,7 +156,7 @@ def test_what_is_not_json(body: bytes) -> None:
     ["NaN", "Infinity", "-Infinity", "01", "1.", ".5", "+1", "1e", "-", "tru", "'a'", "0x1", "1 2"],
 )
 def test_what_only_some_parsers_accept_is_not_json(value: str) -> None:
-    """Payloads are checked though never parsed: upstream one would cost a whole batch."""
+    """Payloads are checked, though never parsed: upstream, a bad one would cost a whole batch."""
     body = orjson.dumps(make_event(data={"v": "HERE"})).replace(b'"HERE"', value.encode())
     with pytest.raises(MalformedBody):
         decode(body, 0.0)

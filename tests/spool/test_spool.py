@@ -47,7 +47,7 @@ async def test_requests_share_a_transaction(tmp_path: Path) -> None:
 
 
 async def test_settled_writes_are_deleted_without_a_request(tmp_path: Path) -> None:
-    """A timer is enough; a write that one lane has not settled stays."""
+    """Deletion needs no request, only time; a write that one lane has not settled stays."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         one, two = new_span("one"), new_span("two")
         await added(spool, one, two)
@@ -70,7 +70,7 @@ async def test_a_write_is_settled_once(tmp_path: Path) -> None:
 
 
 async def test_an_open_write_stays_until_its_end(tmp_path: Path) -> None:
-    """Settled or not, until a newer START replaces it or `retire` ends the wait."""
+    """Settled or not, a START is kept until a newer one replaces it or `retire` ends the wait."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start, again = new_span("s", complete=False), new_span("s", complete=False)
         await added(spool, start)
@@ -126,7 +126,7 @@ async def test_load_waits_for_pending_writes(tmp_path: Path) -> None:
 
 
 async def test_a_replaced_write_is_reported_as_replaced(tmp_path: Path) -> None:
-    """Once to each lane that has only its number, so that none counts a loss."""
+    """It is reported once to each lane that has only its number, so that none counts a loss."""
     async with running_spool(FlakyFile(tmp_path)) as spool:
         start = new_span("s", complete=False)
         start.lanes_on_disk = 2
@@ -150,7 +150,7 @@ async def test_a_start_whose_end_arrived_is_not_loaded(tmp_path: Path) -> None:
 
 
 async def test_pending_writes_take_room(tmp_path: Path) -> None:
-    """The room of a transaction is taken while it is being written."""
+    """While a transaction is being written, its room counts as taken."""
     file = GatedFile(tmp_path, 8 * 2**20)
     async with running_spool(file) as spool:
         file.gate.clear()

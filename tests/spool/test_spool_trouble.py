@@ -111,7 +111,7 @@ async def test_writes_settled_while_degraded_are_not_sent_again(tmp_path: Path) 
 
 
 async def test_after_recovery_settled_writes_are_deleted_again(tmp_path: Path) -> None:
-    """Without a request: a spool full of settled writes would refuse them all."""
+    """Deletion needs no request: a spool full of settled writes would refuse them all."""
     file = FlakyFile(tmp_path)
     async with running_spool(file) as spool:
         one, two = new_span("one"), new_span("two")

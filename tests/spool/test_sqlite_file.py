@@ -45,7 +45,7 @@ def test_rows_survive_the_process(tmp_path: Path, sync_full: bool) -> None:
 
 
 def test_a_complete_row_is_deleted_when_its_last_lane_settles_it(tmp_path: Path) -> None:
-    """Not before; an open row stays until its END arrives or is no longer expected."""
+    """It is not deleted before; an open row stays until its END arrives or is not expected."""
     file = opened(tmp_path)
     file.apply(changes(make_row(1), make_row(2, kind=OPEN)))
     file.apply(changes(settled=[(1, 1), (2, 1), (2, 2)]))

@@ -1,4 +1,4 @@
-"""An agent in an environment of its own, with the notebook widget that is called `sidecar`, too.
+"""An agent in an environment of its own, together with the notebook widget called `sidecar`.
 
 It is run as a file with `-I`, because its path must have nothing of this repository. Prints the
 spans that it ended, as JSON; the client's flush at exit delivers them.

@@ -1,4 +1,4 @@
-"""`make bench-peers`: every peer under the same loads, alternately; then tables, chart and bars.
+"""`make bench-peers`: every peer in turn under the same loads; then tables, chart and bars.
 
 Exits with 0 whatever was measured, and with 2 when nothing could be.
 """

@@ -32,7 +32,7 @@ class Forwarder:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of spans: through `forwarder` ("sidecar", "collector", "none") to `sinks`."""
+    """The path of the spans: through `forwarder` ("sidecar", "collector", "none") to `sinks`."""
 
     forwarder: str
     sinks: tuple[str, ...]

@@ -79,7 +79,7 @@ class Meter:
             self.memory.peak = self._watched.peak_mib()
 
     def settle(self) -> None:
-        """Read memory after the rest that follows the load."""
+        """Read memory after the pause that follows the load."""
         if self._watched is not None and self.memory is not None:
             self.memory.after = self._watched.rss_mib()
 

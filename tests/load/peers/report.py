@@ -96,7 +96,7 @@ def _forwarders(summary: Summary, load: str, flood: str) -> Iterator[str]:
         rows.append((
             subject.name,
             _text(summary.forwarder_cpu_ms(key), 3),
-            f"{100 * core.median:.0f} %" if core else _NONE,
+            f"{100 * core.median:.0f}%" if core else _NONE,
             summary.memory(key, lambda run: run.forwarder_mib),
             _text(summary.spread(flooded, lambda run: run.rate), 0),
             _text(summary.forwarder_cpu_ms(flooded), 3),
