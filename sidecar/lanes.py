@@ -63,12 +63,12 @@ class Lane:
         }
 
 
-def agentex_enabled(config: Config) -> bool:
+def _agentex_enabled(config: Config) -> bool:
     """Whether a base URL is set."""
     return bool(config.agentex.base_url)
 
 
-def sgp_enabled(config: Config) -> bool:
+def _sgp_enabled(config: Config) -> bool:
     """Whether a key and an account are set, or are relayed from the agent."""
     sgp = config.sgp
     return sgp.relay or bool((sgp.api_key or sgp.api_key_file) and sgp.account_id)
@@ -200,6 +200,6 @@ class Upstream(NamedTuple):
 # bit, a method of `_Builder` and a row here. Metrics, /status, `check` and `replay` follow from the
 # row; a route of its own (listener/routes/) also needs the bit, which app.py passes to it.
 UPSTREAMS = (
-    Upstream("agentex", "Agentex", AGENTEX_BIT, agentex_enabled, _Builder.agentex),
-    Upstream("sgp", "SGP", SGP_BIT, sgp_enabled, _Builder.sgp),
+    Upstream("agentex", "Agentex", AGENTEX_BIT, _agentex_enabled, _Builder.agentex),
+    Upstream("sgp", "SGP", SGP_BIT, _sgp_enabled, _Builder.sgp),
 )

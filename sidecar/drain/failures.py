@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sidecar.drain.evidence import BatchSizeLimit, CircuitBreaker, PoisonDetector
 from sidecar.drain.retry_queue import Batch, RetryQueue
-from sidecar.drain.throttle import MAX_WAIT_WHILE_STOPPING_S, Backoff, Throttle
+from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import (
     Misdirected,
@@ -69,7 +69,6 @@ class Settlement:
         self._clock = clock
         self._wake = wake
         self._dead_letter = dead_letter
-        self.closing = False  # the process is stopping: no long waits
 
     def succeeded(self, batch: Batch, sent_at: float, in_flight: int) -> None:
         """The upstream accepted `batch`, sent at loop time `sent_at`.
@@ -147,8 +146,7 @@ class Settlement:
                 self._give_up(batch.spans, "failing", error)
                 return
         delay = self._policy.backoff.delay(batch.attempts, self._policy.jitter())
-        if self.closing:
-            delay = min(delay, MAX_WAIT_WHILE_STOPPING_S)
+        delay = min(delay, self._throttle.max_wait_s)
         self._retry(batch, now + max(delay, error.retry_after))
 
     def _hold(

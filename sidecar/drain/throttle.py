@@ -56,7 +56,7 @@ class Throttle:
         self._paused_at = float("-inf")
         self._consecutive_failures = 0
         self._consecutive_pauses = 0
-        self._max_wait_s = float("inf")
+        self.max_wait_s = float("inf")  # of any back-off
 
     @property
     def limit(self) -> int:
@@ -109,7 +109,7 @@ class Throttle:
             return
         self._consecutive_pauses += 1
         delay = self._backoff.delay(self._consecutive_pauses, self._jitter())
-        self._pause(now, state, min(delay, self._max_wait_s))
+        self._pause(now, state, min(delay, self.max_wait_s))
 
     def _pause(self, now: float, state: SinkState, seconds: float) -> None:
         if not self.probing:
@@ -121,7 +121,7 @@ class Throttle:
 
     def shorten_waits(self) -> None:
         """Cap the back-off from now on: the process is stopping, and its grace period is short."""
-        self._max_wait_s = MAX_WAIT_WHILE_STOPPING_S
+        self.max_wait_s = MAX_WAIT_WHILE_STOPPING_S
 
     def resume(self) -> None:
         """End the pause and reset the back-off: a probe may be sent immediately."""

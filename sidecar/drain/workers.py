@@ -130,7 +130,7 @@ class Drain:
 
     def close(self) -> None:
         """No more writes will come: forward those left without lingering, then end `run`."""
-        self._scheduler.closing = self._settlement.closing = True
+        self._scheduler.closing = True
         self._throttle.shorten_waits()
         self.probe()
 

@@ -58,12 +58,6 @@ def decide(response: Response) -> SinkError | None:
     return Refused(message, status)
 
 
-def outcome_of(response: Response) -> str:
-    """The name of the decision for a response (telemetry/outcomes.py)."""
-    error = decide(response)
-    return "ok" if error is None else error.outcome
-
-
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
     """The delay requested by `retry-after-ms` or `Retry-After` (seconds or an HTTP date), or 0.
 
@@ -122,12 +116,13 @@ class UpstreamClient:
         try:
             status, error_body, retry = await self._http.exchange(head, body)
             response = Response(status, error_body, retry_after_seconds(retry) if retry else 0.0)
-            outcome = "ok" if status in TAKEN else outcome_of(response)
+            error = decide(response)
+            outcome = "ok" if error is None else error.outcome
         except TimeoutError:
             outcome = "timeout"
             raise Unavailable("timed out") from None
-        except NoResponse as error:
-            raise Unavailable(str(error), outage=error.outage) from None
+        except NoResponse as failure:
+            raise Unavailable(str(failure), outage=failure.outage) from None
         finally:
             self._requested(outcome, perf_counter() - started, len(body))
         return response
