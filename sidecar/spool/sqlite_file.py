@@ -26,6 +26,7 @@ from sidecar.spool.rows import (
     Backlog,
     Changes,
     PackedRows,
+    Row,
     StoredRow,
 )
 
@@ -175,6 +176,12 @@ class SpoolFile:
             raise
         self.rows += len(changes.added) - deleted
         self._measure(connection)
+
+    def stored(self, rows: Iterable[Row]) -> set[int]:
+        """Numbers of those `rows` that are on disk: a commit that reports an error may last."""
+        query = "SELECT 1 FROM bodies WHERE seq = ? AND body = ?"
+        execute = self._connected().execute
+        return {row.seq for row in rows if execute(query, (row.seq, row.body)).fetchone()}
 
     def bodies(self, seqs: Iterable[int], max_bytes: int) -> tuple[int, list[StoredRow]]:
         """Read rows until `max_bytes` is reached.

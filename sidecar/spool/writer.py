@@ -175,6 +175,8 @@ class SpoolWriter:
                     return
             else:
                 await self.on_thread(self._file.open)
+            for seq in await self.on_thread(self._file.stored, list(self.unwritten.values())):
+                self.unwritten.pop(seq, None)
             changes, self.changes = self.changes, Changes([], [], [], [])
             again = changes._replace(added=list(self.unwritten.values())).condensed()
             try:

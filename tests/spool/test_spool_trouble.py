@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.spool.rows import Backlog
+from sidecar.spool.rows import Backlog, Changes
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
 from tests.support.spool import FlakyFile, GatedFile, added, new_span, retry_s, running_spool, until
@@ -302,3 +302,28 @@ async def test_a_bug_in_the_writer_does_not_keep_close_from_closing(tmp_path: Pa
     other = FlakyFile(tmp_path)
     other.open()
     other.close()
+
+
+class LateErrorFile(FlakyFile):
+    """A disk that fails after the commit, as a failed fsync does: the transaction lasts."""
+
+    def apply(self, changes: Changes) -> None:
+        SpoolFile.apply(self, changes)
+        self._count_or_fail("apply")
+
+
+async def test_a_commit_that_reports_an_error_may_have_lasted(tmp_path: Path) -> None:
+    """Its rows are not inserted a second time, and the file with all others is kept."""
+    file = LateErrorFile(tmp_path)
+    with retry_s(0.02):
+        async with running_spool(file) as spool:
+            await added(spool, new_span("before"))
+            file.failing = {"apply"}
+            await added(spool, new_span("one"))
+            assert spool.degraded
+            file.failing = set()
+            await until(lambda: not spool.degraded)
+            await added(spool, new_span("after"))
+            assert (spool.rows, spool.moved_aside) == (3, 0)
+            visited, spans = await spool.load([1, 2, 3], 2**20)
+    assert (visited, [span.id for span in spans]) == (3, ["before", "one", "after"])
