@@ -45,7 +45,7 @@ write-ahead log, its temporary files, and growth between two checks by the kubel
 {{- end -}}
 {{- $limit := .Values.volume.sizeLimit -}}
 {{- if gt (mul $files 5) (mul (include "trace-sidecar.quantity" $limit | int64) 4) -}}
-{{- fail (printf "%s must not be above 80 %% of volume.sizeLimit (%s): the kubelet evicts the whole pod when the volume is full" (join " + " $what) $limit) -}}
+{{- fail (printf "%s must not be above 80%% of volume.sizeLimit (%s): the kubelet evicts the whole pod when the volume is full" (join " + " $what) $limit) -}}
 {{- end -}}
 {{- end }}
 
