@@ -11,6 +11,10 @@ from typing import NamedTuple
 OPEN, COMPLETE, BASE = 0, 1, 2
 
 
+class SpoolInUse(Exception):
+    """Another sidecar uses the directory."""
+
+
 class Row(NamedTuple):
     """A write to store. `lanes` has the bits of the lanes that have not settled it.
 

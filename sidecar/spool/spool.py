@@ -13,14 +13,16 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from sidecar.spans.span import Span, fill_payloads, from_row, shared_payloads, to_row
-from sidecar.spool import writer
 from sidecar.spool.rows import COMPLETE, OPEN, Backlog, Row, StoredRow
-from sidecar.spool.sqlite_file import SpoolFile
+
+if TYPE_CHECKING:
+    from sidecar.spool.sqlite_file import SpoolFile
 
 log = structlog.get_logger()
 
@@ -34,7 +36,9 @@ REPLACED = -1
 class Spool:
     """Durable writes. `all_lanes` has the bits of all lanes."""
 
-    def __init__(self, file: SpoolFile, all_lanes: int) -> None:
+    def __init__(self, file: "SpoolFile", all_lanes: int) -> None:
+        from sidecar.spool import writer  # noqa: PLC0415 (it loads sqlite3: 1 MiB)
+
         self._file = file
         self._all_lanes = all_lanes
         self._loop = asyncio.get_running_loop()
@@ -201,9 +205,8 @@ class Spool:
                     return 1, [span] if span is not None else []
                 on_disk = list(takewhile(lambda seq: seq not in self._writer.unwritten, seqs))
                 visited, rows = await self._writer.on_thread(self._file.bodies, on_disk, max_bytes)
-            except writer.DISK_ERRORS as error:
-                self._writer.degrade(error)
-                await asyncio.sleep(writer.RETRY_S)
+            except self._writer.disk_errors as error:
+                await self._writer.retry_later(error)
             else:
                 spans = [self._span(row) for row in rows if row.seq not in self._replaced]
                 return visited, [span for span in spans if span is not None]

@@ -27,6 +27,7 @@ from sidecar.spool.rows import (
     Changes,
     PackedRows,
     Row,
+    SpoolInUse,
     StoredRow,
 )
 
@@ -41,10 +42,6 @@ CHECKPOINT_SHARE = 0.5
 ROW_SHARE, TRANSACTION_SHARE = 0.25, 0.125
 
 log = structlog.get_logger()
-
-
-class SpoolInUse(Exception):
-    """Another sidecar uses the directory."""
 
 
 class SpoolFile:

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import structlog
 
-from sidecar.spool.rows import Backlog, Changes, Row
-from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
+from sidecar.spool.rows import Backlog, Changes, Row, SpoolInUse
+from sidecar.spool.sqlite_file import SpoolFile
 
 log = structlog.get_logger()
 
@@ -36,6 +36,8 @@ _T = TypeVar("_T")
 
 class SpoolWriter:
     """Owns the file's thread. `run` is the only task that writes."""
+
+    disk_errors = DISK_ERRORS
 
     def __init__(
         self, file: SpoolFile, on_durable: Callable[[], None], on_backlog: Callable[[Backlog], None]
@@ -150,6 +152,11 @@ class SpoolWriter:
             self.adding = max(0, self.adding - size)
             _release(waiters)
             self._on_durable()
+
+    async def retry_later(self, error: Exception) -> None:
+        """Degrade; return when the disk may be tried again."""
+        self.degrade(error)
+        await asyncio.sleep(RETRY_S)
 
     def degrade(self, error: Exception) -> None:
         """Count a failure of the disk, and keep new writes in memory only from now on."""

@@ -23,7 +23,7 @@ async def test_an_end_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
         files.append(GatedFile(Path(directory), max_bytes))
         return files[0]
 
-    monkeypatch.setattr("sidecar.app.SpoolFile", gated)
+    monkeypatch.setattr("sidecar.spool.sqlite_file.SpoolFile", gated)
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=1800, sgp__linger_s=0) as w:
         (file,) = files

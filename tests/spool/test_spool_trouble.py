@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.spool.rows import Backlog, Changes
+from sidecar.spool.rows import Backlog, Changes, SpoolInUse
 from sidecar.spool.spool import Spool
-from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
+from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.spool import FlakyFile, GatedFile, added, new_span, retry_s, running_spool, until
 
 

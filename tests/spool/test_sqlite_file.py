@@ -9,8 +9,8 @@ import pytest
 import structlog
 
 from sidecar.process.memory import Trimmer
-from sidecar.spool.rows import OPEN, Backlog, Changes, StoredRow
-from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
+from sidecar.spool.rows import OPEN, Backlog, Changes, SpoolInUse, StoredRow
+from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.spool import changes, files_size, make_row
 
 MIB = 2**20
