@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from yarl import URL
 
 from sidecar.credentials import Secret, is_header_safe
+from sidecar.process.addresses import parse_base_url
 from sidecar.sizes import AUTO, Size
 
 MIN_SPOOL_BYTES = 2**20
@@ -38,11 +38,11 @@ def _require_url(text: str) -> None:
     if not text:
         return
     try:
-        url = URL(text)
-        ok = url.scheme in {"http", "https"} and url.host and url.port and " " not in text
+        parse_base_url(text)
+        ok = True
     except ValueError:
         ok = False
-    _require(bool(ok), "base_url must be a URL such as http://host:port/path")
+    _require(ok, "base_url must be a URL such as http://host:port/path")
 
 
 class ListenerConfig(_Section, frozen=True):
@@ -186,8 +186,11 @@ def redacted(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_displayed)
     for section in values.values():
         # The URL can contain a user name and a password.
-        if (url := URL(section.get("base_url", ""))).user or url.password:
-            section["base_url"] = str(url.with_user(None).with_user("***"))
+        scheme, separator, rest = section.get("base_url", "").partition("://")
+        authority, slash, path = rest.partition("/")
+        if "@" in authority:
+            host = authority.rpartition("@")[2]
+            section["base_url"] = f"{scheme}{separator}***@{host}{slash}{path}"
     return values
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from yarl import URL
 
 from sidecar.config import Config, ConfigError
 from sidecar.credentials import Secret, is_header_safe
-from sidecar.process.addresses import is_local
+from sidecar.process.addresses import is_local, parse_base_url
 from sidecar.sizes import Size
 
 ENV_PREFIX = "SIDECAR_"
@@ -73,8 +72,10 @@ def _refuse_own_listener(config: Config) -> None:
     """
     listener = config.listener
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
-        url = URL(base_url)
-        if base_url and is_local(url.host or "", listener.hosts) and url.port == listener.port:
+        if not base_url:
+            continue
+        url = parse_base_url(base_url)
+        if is_local(url.host, listener.hosts) and url.port == listener.port:
             msg = (
                 f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
                 " (perhaps set by one of the pod's variables): set the key explicitly"

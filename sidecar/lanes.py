@@ -178,7 +178,7 @@ def _client(
     section: AgentexConfig | SgpConfig, credentials: Credentials, metrics: LaneMetrics
 ) -> UpstreamClient:
     http = HttpClient(
-        section.base_url, timeout_s=section.timeout_s, max_connections=section.max_concurrency
+        section.base_url, timeout_s=section.timeout_s, max_requests=section.max_concurrency
     )
     return UpstreamClient(http, credentials, metrics.request_ended)
 

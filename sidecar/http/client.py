@@ -8,27 +8,26 @@ from base64 import b64encode
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from yarl import URL
-
 from sidecar import __version__
 from sidecar.credentials import is_header_safe
 from sidecar.http.client_connection import RawResponse
 from sidecar.http.dialer import Dialer
 from sidecar.http.pool import Pool
+from sidecar.process.addresses import BaseUrl, parse_base_url
 
 
 class HttpClient:
-    """Sends JSON to `base_url` over at most `max_connections` connections.
+    """Sends JSON to `base_url`, up to `max_requests` requests at once.
 
-    `timeout_s` covers the whole request: waiting for a connection, connecting, sending, receiving.
+    `timeout_s` covers the whole request: connecting, sending, receiving.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float, max_connections: int) -> None:
-        url = URL(base_url)
-        self._prefix = url.raw_path_qs.rstrip("/")
+    def __init__(self, base_url: str, *, timeout_s: float, max_requests: int) -> None:
+        url = parse_base_url(base_url)
+        self._prefix = url.path.rstrip("/")
         self._dialer = Dialer(url)
         self._timeout_s = timeout_s
-        self._max_connections = max_connections
+        self._max_requests = max_requests
         self._pool: Pool | None = None
         self._default_headers = _default_headers(url)
         self._encoded_from: Mapping[str, str] | None = None
@@ -60,7 +59,7 @@ class HttpClient:
         """Send a request and return its response; raises `NoResponse` or `TimeoutError`."""
         if self._pool is None:
             self._pool = Pool(
-                self._dialer, timeout_s=self._timeout_s, max_connections=self._max_connections
+                self._dialer, timeout_s=self._timeout_s, max_requests=self._max_requests
             )
         return self._pool.exchange(head, body)
 
@@ -70,9 +69,9 @@ class HttpClient:
             await self._pool.close()
 
 
-def _default_headers(url: URL) -> dict[str, str]:
+def _default_headers(url: BaseUrl) -> dict[str, str]:
     headers = {
-        "Host": url.host_port_subcomponent or "",
+        "Host": url.authority,
         "Content-Type": "application/json",
         "Accept": "application/json",
         # Bodies are discarded, so decompressing them would only waste CPU.

@@ -91,6 +91,11 @@ class ClientConnection(asyncio.Protocol):
         """
         return self._responded_before and not self._received_any
 
+    def time_out(self) -> None:
+        """Fail a pending request with `TimeoutError`."""
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(TimeoutError())
+
     def abort(self) -> None:
         """Close the connection without flushing; a pending request fails with `NoResponse`."""
         self.reusable = False

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from aiohappyeyeballs import AddrInfoType, start_connection
-from yarl import URL
 
 from sidecar.http.failures import NoResponse
+from sidecar.process.addresses import BaseUrl
 
 CONNECT_S = 5.0
 # RFC 8305: how long to wait for one address before the next is tried concurrently.
@@ -19,9 +19,8 @@ NEXT_ADDRESS_S = 0.25
 class Dialer:
     """Opens connections to the host and port of `url`, over TLS if its scheme is https."""
 
-    def __init__(self, url: URL) -> None:
-        self._host = url.raw_host or ""
-        self._port = url.port or 0
+    def __init__(self, url: BaseUrl) -> None:
+        self._host, self._port = url.host, url.port
         self._tls = _tls() if url.scheme == "https" else None
         self._literal = _literal_address(self._host, self._port)
         self._lookup: asyncio.Task[Sequence[AddrInfoType]] | None = None

@@ -19,7 +19,8 @@ class Deadlines(Generic[_T]):
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, item: _T) -> None:
-        """Start the timeout of `item`; to restart it, discard the item first."""
+        """Start the timeout of `item`, or start it again."""
+        self._due.pop(item, None)
         due = self._due[item] = self._loop.time() + self._seconds
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._expire_due)
@@ -27,6 +28,19 @@ class Deadlines(Generic[_T]):
     def discard(self, item: _T) -> None:
         """Cancel the timeout of `item`, if there is one. The shared timer keeps running."""
         self._due.pop(item, None)
+
+    def take_last(self) -> _T | None:
+        """Remove and return the item that was added last, unless its time is over."""
+        if self._due:
+            item, due = self._due.popitem()
+            if self._loop.time() < due:
+                return item
+            self._on_expired(item)
+        return None
+
+    def first(self) -> _T | None:
+        """The item whose timeout expires first."""
+        return next(iter(self._due), None)
 
     def close(self) -> None:
         """Forget all items and cancel the timer."""

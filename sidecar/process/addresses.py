@@ -1,4 +1,4 @@
-"""Network addresses: recognizing this machine, and listening on several addresses."""
+"""Network addresses: base URLs, recognizing this machine, listening on several addresses."""
 
 import asyncio
 import errno
@@ -6,6 +6,50 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# Everything that RFC 3986 allows in a path, and "%": what is encoded already stays as it is.
+_PATH = "/%:@!$&'()*+,;=~"
+
+
+class BaseUrl(NamedTuple):
+    """A parsed base URL: the host without brackets, the path percent-encoded."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    user: str | None
+    password: str | None
+
+    @property
+    def authority(self) -> str:
+        """Host and port as in a `Host` header: the port only if it is not the default."""
+        host = bracketed(self.host)
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def parse_base_url(text: str) -> BaseUrl:
+    """Parse an http or https URL; raises `ValueError`."""
+    url = urlsplit(text)
+    if (
+        url.scheme not in _DEFAULT_PORTS
+        or not url.hostname
+        or not text.isprintable()
+        or " " in text
+    ):
+        raise ValueError("not an http or https URL with a host")
+    port = url.port or (_DEFAULT_PORTS[url.scheme] if url.port is None else 0)
+    host = url.hostname if url.hostname.isascii() else url.hostname.encode("idna").decode()
+    if not port:
+        raise ValueError("port 0")
+    path = quote(url.path, safe=_PATH) + (
+        f"?{quote(url.query, safe=_PATH + '?')}" if url.query else ""
+    )
+    user, password = (each and unquote(each) for each in (url.username, url.password))
+    return BaseUrl(url.scheme, host, port, path, user, password)
 
 
 def is_local(host: str, ours: Collection[str]) -> bool:

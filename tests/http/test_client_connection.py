@@ -82,12 +82,12 @@ async def test_a_new_credential_is_in_the_next_request() -> None:
     """The client does not keep sending its cached headers after the credential changes."""
     async with raw_upstream() as upstream:
         credentials = Credentials({"key": Secret("")}, key_header="key", relay=True, required=False)
-        http = HttpClient(upstream.url, timeout_s=TIMEOUT_S, max_connections=1)
+        http = HttpClient(upstream.url, timeout_s=TIMEOUT_S, max_requests=1)
         client = UpstreamClient(http, credentials, lambda *_: None)
         seen: list[bytes] = []
         accepted: AcceptedConnection | None = None
         for key in ("", "one", "two"):
-            credentials.offer({"key": key})
+            credentials.offer({b"key": key.encode()})
             sending = asyncio.create_task(client.request(b"PUT", client.target("/"), b"{}"))
             accepted = accepted or await upstream.accept()
             seen.append(await accepted.serve())

@@ -1,17 +1,13 @@
-"""The connection pool: reuse, stale connections, the bound and its queue, deadlines, closing."""
+"""The connection pool: reuse, stale connections, the bound, deadlines, closing."""
 
 import asyncio
 
 import pytest
 
 from sidecar.http.pool import KEEPALIVE_S
-from sidecar.http.request_deadline import RequestDeadline
-from sidecar.http.timeouts import Deadlines
 from sidecar.sinks import Unavailable
-from sidecar.sinks.http import Response
 from tests.support.faults import fast, now
 from tests.support.upstream_connection import DONE, OK, TIMEOUT_S, on_both_loops, raw_upstream
-from tests.support.world import run_virtual
 
 
 @on_both_loops
@@ -136,43 +132,18 @@ async def test_a_body_larger_than_the_socket_buffers_arrives_whole() -> None:
 
 
 @on_both_loops
-async def test_connections_are_bounded() -> None:
-    """Further requests wait and are sent in FIFO order."""
-    async with raw_upstream(max_connections=1) as upstream:
-        sending = [upstream.send(b"%d" % number) for number in range(4)]
+async def test_requests_are_bounded() -> None:
+    """More requests at once than the lane allows are a bug, and none of them waits."""
+    async with raw_upstream(max_requests=1) as upstream:
+        sending = upstream.send(b"1")
         connection = await upstream.accept()
-        for number in range(4):
-            assert (await connection.serve()).endswith(b"\r\n\r\n%d" % number)
-        await asyncio.gather(*sending)
-        assert upstream.connections.empty()
-
-
-@on_both_loops
-async def test_the_first_waiter_gets_the_slot_of_a_broken_connection() -> None:
-    """A connection that closes makes room for a new one."""
-    async with raw_upstream(max_connections=1) as upstream:
-        broken, waiting = upstream.send(b"1"), upstream.send(b"2")
-        connection = await upstream.accept()
-        await connection.request()
-        connection.close()
-        connection = await upstream.accept()
-        assert (await connection.serve()).endswith(b"2")
-        assert await waiting == DONE
-        with pytest.raises(Unavailable):
-            await broken
-
-
-@on_both_loops
-async def test_a_resent_request_is_first_in_the_queue() -> None:
-    """When the pool is full, a resent request waits ahead of those that came after it."""
-    async with raw_upstream(max_connections=1) as upstream:
-        connection = await upstream.idle_connection()
-        sending = [upstream.send(b"%d" % number) for number in range(3)]
-        await connection.request()
-        connection.close()
-        connection = await upstream.accept()  # opened by the first waiter, in the freed slot
-        assert [(await connection.serve())[-1:] for _ in range(3)] == [b"1", b"0", b"2"]
-        assert list(await asyncio.gather(*sending)) == [DONE] * 3
+        with pytest.raises(RuntimeError, match="more than 1 requests"):
+            await upstream.send(b"2")
+        await connection.serve()
+        assert await sending == DONE
+        again = upstream.send(b"3")
+        assert (await connection.serve()).endswith(b"3")
+        assert await again == DONE
 
 
 @on_both_loops
@@ -201,13 +172,13 @@ async def test_the_upstream_closes_before_the_end_of_the_request() -> None:
 
 
 @on_both_loops
-async def test_an_expired_connection_is_not_used_when_the_sweep_is_late() -> None:
+async def test_an_expired_connection_is_not_used_when_the_timer_is_late() -> None:
     """A delayed event loop closes it instead of using it."""
     async with raw_upstream() as upstream:
         connection = await upstream.idle_connection()
-        idle = upstream.client._http._pool._idle  # type: ignore[union-attr]
-        for pooled in idle:
-            idle[pooled] -= KEEPALIVE_S
+        due = upstream.client._http._pool._idle._due  # type: ignore[union-attr]
+        for pooled in due:
+            due[pooled] -= KEEPALIVE_S
         assert await upstream.idle_connection() is not connection
         assert await connection.closed_by_client()
 
@@ -215,7 +186,7 @@ async def test_an_expired_connection_is_not_used_when_the_sweep_is_late() -> Non
 @on_both_loops
 async def test_a_cancelled_request() -> None:
     """Its connection closes, so that a late response can't be taken for another request's."""
-    async with raw_upstream(max_connections=1) as upstream:
+    async with raw_upstream(max_requests=1) as upstream:
         sending = upstream.send()
         connection = await upstream.accept()
         await connection.request()
@@ -227,48 +198,37 @@ async def test_a_cancelled_request() -> None:
         await upstream.idle_connection()
 
 
-@on_both_loops
-async def test_a_request_cancelled_while_waiting() -> None:
-    """If a waiter is cancelled, queued or just given a connection, the next one is served."""
-    async with raw_upstream(max_connections=1) as upstream:
-        sending = [upstream.send(b"%d" % number) for number in range(4)]
-        connection = await upstream.accept()
-        sending[1].cancel()
-
-        def cancel_next(outcome: str, _seconds: float, _size: int) -> None:
-            if outcome == "ok":
-                sending[2].cancel()  # it was given the connection but has not run since
-
-        upstream.client._requested = cancel_next
-        await connection.serve()
-        assert (await connection.serve()).endswith(b"3")
-        results = await asyncio.gather(*sending, return_exceptions=True)
-        assert [type(result) for result in results] == [
-            Response,
-            asyncio.CancelledError,
-            asyncio.CancelledError,
-            Response,
-        ]
-
-
 @fast
 async def test_a_request_times_out() -> None:
-    """`timeout_s` runs from a request's own start, queue time included; the pool stays usable."""
-    async with raw_upstream(max_connections=2) as upstream:
+    """`timeout_s` runs from a request's own start, on a new connection and on a reused one."""
+    async with raw_upstream(max_requests=2) as upstream:
+        reused = await upstream.idle_connection()
         sending = []
-        for _ in range(2):
+        for connection in (reused, None):
             sending.append(upstream.send())
-            connection = await upstream.accept()
-            await connection.request()
-            await asyncio.sleep(7)
-        sending.append(upstream.send())  # waits for a slot
+            await (connection or await upstream.accept()).request()
+            await asyncio.sleep(3)
         for number, task in enumerate(sending):
             with pytest.raises(Unavailable, match="timed out"):
                 await task
-            assert now() == pytest.approx(number * 7 + TIMEOUT_S, abs=0.01)
-        assert upstream.outcomes == ["timeout"] * 3
-        await upstream.accept()  # opened by the third, in the slot of the first
-        await upstream.idle_connection()
+            assert now() == pytest.approx(number * 3 + TIMEOUT_S, abs=0.01)
+        assert upstream.outcomes == ["ok", "timeout", "timeout"]
+        assert await upstream.idle_connection() is not reused
+
+
+@fast
+async def test_a_resent_request_keeps_its_deadline() -> None:
+    """The time on the stale connection counts: the request ends `timeout_s` after its start."""
+    async with raw_upstream() as upstream:
+        stale = await upstream.idle_connection()
+        sending = upstream.send()
+        await stale.request()
+        await asyncio.sleep(3)
+        stale.close()
+        await (await upstream.accept()).request()
+        with pytest.raises(Unavailable, match="timed out"):
+            await sending
+        assert now() == pytest.approx(TIMEOUT_S, abs=0.01)
 
 
 @fast
@@ -288,39 +248,19 @@ async def test_a_response_that_never_ends_times_out() -> None:
 
 @on_both_loops
 async def test_closing_the_pool() -> None:
-    """Every connection closes, every request fails, sent or queued, and no new one starts."""
-    async with raw_upstream(max_connections=2) as upstream:
-        idle = upstream.send()
-        idle_connection = await upstream.accept()
+    """Every connection closes, every request fails, and no new one starts."""
+    async with raw_upstream() as upstream:
+        idle_connection = await upstream.idle_connection()
         sending = upstream.send()
+        await idle_connection.request()
+        second = upstream.send()
         connection = await upstream.accept()
         await connection.request()
-        await idle_connection.serve()
-        await idle
-        third = upstream.send()
-        await idle_connection.request()
-        waiting = upstream.send()
+        connecting = upstream.send()
         await asyncio.sleep(0)
         await upstream.client.close()
-        for task in (sending, third, waiting, upstream.send()):
+        for task in (sending, second, connecting, upstream.send()):
             with pytest.raises(Unavailable):
                 await task
         assert await connection.closed_by_client()
         assert await idle_connection.closed_by_client()
-        assert upstream.connections.empty()
-
-
-def test_an_expired_deadline_fails_later_waits() -> None:
-    """A later wait, such as the resending of a request, fails immediately."""
-
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        deadlines = Deadlines(TIMEOUT_S, RequestDeadline.expire)
-        deadline = RequestDeadline(loop.time() + TIMEOUT_S)
-        deadlines.add(deadline)
-        await asyncio.sleep(TIMEOUT_S + 1)
-        with pytest.raises(TimeoutError):
-            await deadline.apply(loop.create_future())
-        deadlines.close()
-
-    run_virtual(story())

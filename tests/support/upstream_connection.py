@@ -117,11 +117,11 @@ class RawUpstream:
 
 
 def new_client(
-    url: str, outcomes: list[str], max_connections: int = 4, **headers: str
+    url: str, outcomes: list[str], max_requests: int = 4, **headers: str
 ) -> UpstreamClient:
     """A client with `headers` as its credentials."""
     return UpstreamClient(
-        HttpClient(url, timeout_s=TIMEOUT_S, max_connections=max_connections),
+        HttpClient(url, timeout_s=TIMEOUT_S, max_requests=max_requests),
         Credentials(
             {name: Secret(value) for name, value in headers.items()},
             key_header="key",
@@ -134,7 +134,7 @@ def new_client(
 
 @asynccontextmanager
 async def raw_upstream(
-    max_connections: int = 4, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    max_requests: int = 4, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[RawUpstream]:
     """A listening upstream that responds only when the test makes it."""
     connections: asyncio.Queue[AcceptedConnection] = asyncio.Queue()
@@ -148,7 +148,7 @@ async def raw_upstream(
     port = server.sockets[0].getsockname()[1]
     url = f"https://localhost:{port}" if tls else f"http://{bracketed(host)}:{port}"
     outcomes: list[str] = []
-    client = new_client(url, outcomes, max_connections)
+    client = new_client(url, outcomes, max_requests)
     try:
         yield RawUpstream(url, client, connections, outcomes)
     finally:
