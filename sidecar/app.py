@@ -22,6 +22,7 @@ from sidecar.operate.explain import Explainer
 from sidecar.operate.prometheus import SidecarCollector, new_registry
 from sidecar.operate.status import TICK_S, Status
 from sidecar.process.addresses import ListenError, bracketed, listen
+from sidecar.process.descriptors import max_agent_connections
 from sidecar.process.exit_report import ExitReport, report_directory
 from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.queue.admission import Admission
@@ -29,8 +30,8 @@ from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.recovery import SpoolRecovery
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.sizes import AUTO
+from sidecar.spool.rows import SpoolInUse
 from sidecar.spool.spool import Spool
-from sidecar.spool.sqlite_file import SpoolFile, SpoolInUse
 from sidecar.telemetry.accounting import IntakeAccounting
 from sidecar.telemetry.metrics import IntakeMetrics
 from sidecar.telemetry.recent import Recent
@@ -65,7 +66,7 @@ class App:
         if not self.lanes:
             raise ConfigError(NO_UPSTREAM)
         self.accounting = IntakeAccounting()
-        intake_metrics = IntakeMetrics(self.accounting, self.recent)
+        intake_metrics = self._intake_metrics = IntakeMetrics(self.accounting, self.recent)
         self.admission = Admission(
             [lane.drain for lane in self.lanes],
             self.budget,
@@ -95,6 +96,9 @@ class App:
             agentex_bit=lane_bits(config) & AGENTEX_BIT,
             sgp_bit=lane_bits(config) & SGP_BIT,
             pass_through=self.pass_through,
+            max_connections=max_agent_connections(
+                admin.MAX_CONNECTIONS + config.agentex.max_concurrency + config.sgp.max_concurrency
+            ),
         )
         self._exit_report = ExitReport(
             report_directory(config.spool.path, config.dead_letters.path)
@@ -132,6 +136,8 @@ class App:
         section = self._config.spool
         if not section.path:
             return None
+        from sidecar.spool.sqlite_file import SpoolFile  # noqa: PLC0415 (it loads sqlite3: 1 MiB)
+
         file = SpoolFile(section.path, section.max_bytes, sync_full=section.sync == "full")
         return Spool(file, lane_bits(self._config))
 
@@ -233,16 +239,15 @@ class App:
                 self.recent, self.admission.open_spans, self.lanes, self._loop.time
             ).about,
             ready=lambda: not self.listener.stopping,
+            crowded=lambda: self._intake_metrics.crowded("admin", self._loop.time()),
         )
         config = self._config
         hosts = config.listener.hosts
         servers: list[asyncio.Server] = []
         try:
-            if self.pass_through is not None:
-                await self.listener.load_aiohttp()
             for name, connect, addresses, port in (
                 ("admin", admin_server.connect, [config.admin.host or None], config.admin.port),
-                ("listener", self.listener.connect, hosts, config.listener.port),
+                ("listener", self.listener.server.connect, hosts, config.listener.port),
             ):
                 try:
                     added, self.ports[name] = await listen(connect, addresses, port)
@@ -262,8 +267,8 @@ class App:
             for server in servers:
                 server.close()
             await asyncio.sleep(0)  # respond to requests that have already arrived
-            await self.listener.close(CLOSE_S)
-            admin_server.close()
+            await self.listener.server.close(CLOSE_S)
+            await admin_server.close(CLOSE_S)
 
     async def _housekeeping(self) -> None:
         trimmer = Trimmer()
@@ -274,7 +279,6 @@ class App:
             self._collector.lag.observe(max(0.0, now - due))
             self._status.tick(now, max(0.0, now - due))
             trimmer.observe(self.budget.used)
-            self.listener.sweep(self._loop.time())
             for lane in self.lanes:
                 lane.credentials.refresh()
             if self.spool is not None and self._recovery is not None:

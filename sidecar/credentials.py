@@ -92,13 +92,14 @@ class Credentials:
             self._configured[self._key_header] = key
             self._changed()
 
-    def offer(self, headers: Mapping[str, str]) -> None:
-        """Use what an agent sent with a request, for headers that are not configured."""
-        if not self._relay:
-            return
+    def offer(self, headers: Mapping[bytes, bytes]) -> None:
+        """Use what an agent sent with a request, for headers that are not configured.
+
+        The names in `headers` are in lower case.
+        """
         new = {}
-        for name in self._names:
-            text = "" if name in self._configured else headers.get(name, "")
+        for key, name in self._offered:
+            text = headers.get(key, b"").decode("latin-1").strip()
             if text and is_header_safe(text):
                 new[name] = Secret(text)
         if new and any(self._relayed.get(name) != secret for name, secret in new.items()):
@@ -110,6 +111,8 @@ class Credentials:
         self.on_change()
 
     def _rebuild(self) -> None:
+        names = self._names if self._relay else ()
+        self._offered = [(each.encode(), each) for each in names if each not in self._configured]
         if self._headers is None and self._key_file is not None and not self._modified:
             self._headers = {}
             self.refresh()

@@ -42,6 +42,11 @@ def test_secrets_are_equal_by_their_text() -> None:
     assert (bool(Secret("a")), bool(Secret(""))) == (True, False)
 
 
+def received(headers: dict[str, str]) -> dict[bytes, bytes]:
+    """The headers of a request, as the server parses them."""
+    return {name.encode(): value.encode() for name, value in headers.items()}
+
+
 def test_missing_headers() -> None:
     """If required, no headers without all of them; otherwise, the ones that are known."""
     assert sgp("k", "a").headers() == {KEY: "k", ACCOUNT: "a"}
@@ -54,7 +59,7 @@ def test_an_agent_supplies_what_is_not_configured() -> None:
     """Each header that is not configured comes from the agent; configured ones stay."""
     credentials = sgp(account="mine")
     seen = changes(credentials)
-    credentials.offer({KEY: "theirs", ACCOUNT: "theirs", "authorization": "theirs"})
+    credentials.offer(received({KEY: "theirs", ACCOUNT: "theirs", "authorization": "theirs"}))
     assert credentials.headers() == {KEY: "theirs", ACCOUNT: "mine"}
     assert seen == [{KEY: "theirs", ACCOUNT: "mine"}]
 
@@ -64,23 +69,23 @@ def test_the_last_one_is_used() -> None:
     credentials = sgp(account="a")
     seen = changes(credentials)
     for headers in ({KEY: "1"}, {KEY: "1"}, {}, {KEY: ""}, {KEY: "2"}):
-        credentials.offer(headers)
+        credentials.offer(received(headers))
     assert seen == [{KEY: "1", ACCOUNT: "a"}, {KEY: "2", ACCOUNT: "a"}]
 
 
 def test_headers_in_separate_requests() -> None:
     """Two requests can bring one header each."""
     credentials = sgp()
-    credentials.offer({KEY: "k"})
+    credentials.offer(received({KEY: "k"}))
     assert credentials.headers() is None
-    credentials.offer({ACCOUNT: "a"})
+    credentials.offer(received({ACCOUNT: "a"}))
     assert credentials.headers() == {KEY: "k", ACCOUNT: "a"}
 
 
 def test_without_relay_offers_are_ignored() -> None:
     """An agent's credential is used only with `relay`."""
     credentials = sgp(relay=False)
-    credentials.offer({KEY: "k", ACCOUNT: "a"})
+    credentials.offer(received({KEY: "k", ACCOUNT: "a"}))
     assert credentials.headers() is None
 
 
@@ -110,7 +115,7 @@ def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("file")
     credentials = sgp("configured", "a", key_file=str(file))
-    credentials.offer({KEY: "theirs"})
+    credentials.offer(received({KEY: "theirs"}))
     assert credentials.headers() == {KEY: "file", ACCOUNT: "a"}
 
 

@@ -170,7 +170,12 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "`queue_bytes` and `spool_used_ratio`."),
         Entry("ingest_requests", "Agents' requests by response status.",
               "429: full. Other 4xx: the agent needs a fix."),
-        Entry("ingest_duration_seconds", "From the first byte of a request to its response.",
+        Entry("crowded_connections", "New connections that found all places of their port taken. "
+              "Each got the place of the client that had kept the sidecar waiting longest, or was "
+              "closed if there was none. `listener`: the agents' port.",
+              "`listener`: agents open too many connections. `admin`: find out who connects to "
+              "port 9318."),
+        Entry("ingest_duration_seconds", "From the head of a request to its response.",
               "Above 0.1 s: too little CPU, huge bodies, or the spool's disk is slow."),
         Entry("passed_through_requests", "Requests passed through to SGP "
               "(`listener.pass_through`). `answered`: SGP responded, with any status. "

@@ -16,21 +16,20 @@ class HostCheck:
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._cache: dict[str, bool] = {}
+        self._cache: dict[bytes, bool] = {}
 
-    def refuse_browsers(self, headers: Mapping[str, str]) -> None:
+    def refuse_browsers(self, headers: Mapping[bytes, bytes]) -> None:
         """Raise `Refusal` for a request with an `Origin`, or with a `Host` that is not ours."""
-        host = headers.get("Host")
-        if "Origin" in headers or (host is not None and not self._is_allowed(host)):
+        host = headers.get(b"host")
+        allowed = host is None or self._cache.get(host) or self._is_allowed(host)
+        if not allowed or b"origin" in headers:
             error = "this port serves programs in the pod, not web pages"
             raise Refusal(HTTPStatus.FORBIDDEN, error, "not_ours")
 
-    def _is_allowed(self, host: str) -> bool:
-        allowed = self._cache.get(host)
-        if allowed is None:
-            allowed = self._is_ours(host)
-            if len(self._cache) < _MAX_CACHED_HOSTS:
-                self._cache[host] = allowed
+    def _is_allowed(self, host: bytes) -> bool:
+        allowed = self._is_ours(host.decode("latin-1").strip())
+        if len(self._cache) < _MAX_CACHED_HOSTS:
+            self._cache[host] = allowed
         return allowed
 
     def _is_ours(self, host: str) -> bool:

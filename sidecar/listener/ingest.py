@@ -6,31 +6,33 @@ counted.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from sidecar.credentials import Credentials
-from sidecar.listener.refusals import Refusal, no_room, stopping
-from sidecar.listener.routes import Request, Response, Route
+from sidecar.http.messages import Request, Response
+from sidecar.listener.refusals import Limits, Refusal, no_room, stopping
+from sidecar.listener.routes import JSON, Route, retry_after
 from sidecar.queue.admission import Admission, QueueFull, RequestTooLarge
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection
 from sidecar.telemetry.metrics import IntakeMetrics
-
-# docs/api.md, "Credentials that come with a request".
-_BRINGS_CREDENTIALS = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Ingest:
     """Decodes bodies and admits their spans; while `stopping` is set, refuses requests with 503."""
 
     def __init__(
-        self, admission: Admission, metrics: IntakeMetrics, credentials: Sequence[Credentials]
+        self,
+        admission: Admission,
+        metrics: IntakeMetrics,
+        credentials: Sequence[Credentials],
+        limits: Limits,
     ) -> None:
         self._admission = admission
-        self._metrics = metrics
+        self.metrics = metrics
+        self.limits = limits
         self._credentials = credentials
         self._loop = asyncio.get_running_loop()
-        self._last_headers: Mapping[str, str] | None = None
         self.stopping = False
         # Whether a response has to wait for the disk or for the drains; if so, use `respond`.
         self.must_wait = admission.must_wait
@@ -45,7 +47,7 @@ class Ingest:
                 except (RequestTooLarge, QueueFull) as error:
                     raise self._does_not_fit(error, len(body)) from None
         except Refusal as refusal:
-            return self.refuse(route, refusal)
+            return self.refuse(route, request, refusal)
         return self._accepted(route, request, decoded)
 
     async def respond(self, route: Route, request: Request, body: bytes) -> Response:
@@ -61,18 +63,16 @@ class Ingest:
                     raise self._does_not_fit(error, size) from None
                 await self._admission.yield_to_drain()
         except Refusal as refusal:
-            return self.refuse(route, refusal)
+            return self.refuse(route, request, refusal)
         return self._accepted(route, request, decoded)
 
-    def malformed(self, route: Route, request: Request, error: MalformedBody) -> Response:
-        """The response to a body that can't be decoded."""
-        rejection = Rejection(0, None, str(error), "malformed")
-        return self._accepted(route, request, Decoded([], [rejection]))
-
-    def refuse(self, route: Route, refusal: Refusal) -> Response:
-        """Count a refused request; returns its response."""
-        self._metrics.refused(refusal.reason, self._loop.time())
-        return Response(refusal.status, route.refusal_body(refusal))
+    def refuse(self, route: Route, request: Request, error: Refusal | MalformedBody) -> Response:
+        """Count a request whose body was refused or can't be decoded; returns its response."""
+        if isinstance(error, MalformedBody):
+            return self._accepted(route, request, _malformed(error))
+        self.metrics.refused(error.reason, self._loop.time())
+        body = route.refusal_body(error)
+        return Response(error.status, body, JSON, retry_after(error.status))
 
     def _decoded(self, route: Route, request: Request, body: bytes) -> Decoded:
         if self.stopping:
@@ -80,13 +80,9 @@ class Ingest:
         try:
             decoded = route.decode(request, body, self._loop.time())
         except MalformedBody as error:
-            decoded = Decoded([], [Rejection(0, None, str(error), "malformed")])
-        # A cached head is the same object each time, so its credentials are offered once.
-        if request.headers is not self._last_headers:
-            self._last_headers = request.headers
-            if request.method in _BRINGS_CREDENTIALS:
-                for credentials in self._credentials:
-                    credentials.offer(request.headers)
+            decoded = _malformed(error)
+        for credentials in self._credentials:
+            credentials.offer(request.headers)
         return decoded
 
     def _does_not_fit(self, error: RequestTooLarge | QueueFull, size: int) -> Refusal:
@@ -101,7 +97,11 @@ class Ingest:
 
     def _accepted(self, route: Route, request: Request, decoded: Decoded) -> Response:
         if decoded.spans:
-            self._metrics.accepted(decoded.spans, self._loop.time())
+            self.metrics.accepted(decoded.spans, self._loop.time())
         for rejection in decoded.rejected:
-            self._metrics.rejected[rejection.reason] += 1
+            self.metrics.rejected[rejection.reason] += 1
         return route.respond(request, decoded)
+
+
+def _malformed(error: MalformedBody) -> Decoded:
+    return Decoded([], [Rejection(0, None, str(error), "malformed")])

@@ -1,39 +1,44 @@
-"""The agents' port as specified in docs/api.md: connections, routes, and the order of shutdown.
+"""The agents' port as specified in docs/api.md: which request goes where.
 
-In: connections from agents in this pod. Out: the valid spans of each request, accepted together or
-not at all, and a response in the format of the request's route. connection.py reads plain requests.
-aiohttp reads all others (aiohttp_server.py) and is loaded on the first of them: most sidecars
-never need it, and it is a fifth of their memory (DECISIONS.md 34).
+In: requests from agents in this pod. Out: the valid spans of each request, accepted together or
+not at all, and a response in the format of the request's route.
 """
 
 import asyncio
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from sidecar.credentials import Credentials
-from sidecar.listener.connection import AgentConnection, ServerState
-from sidecar.listener.head_cache import HeadCache
+from sidecar.http.messages import Discard, Flow, Receiver, Request, Response
+from sidecar.http.server import HttpServer
 from sidecar.listener.host_check import HostCheck
 from sidecar.listener.ingest import Ingest
-from sidecar.listener.refusals import Limits, Refusal
-from sidecar.listener.routes import Request, Route
-from sidecar.listener.routes.agentex import AgentexRoute
+from sidecar.listener.refusals import Limits, Refusal, stopping
+from sidecar.listener.routes import JSON, Route
+from sidecar.listener.routes.agentex import PREFIX, AgentexRoute
 from sidecar.listener.routes.ingest import IngestRoute
-from sidecar.listener.routes.ready import ReadyRoute
 from sidecar.listener.routes.sgp import SgpRoute
+from sidecar.listener.span_body import SpanBody
 from sidecar.queue.admission import Admission
 from sidecar.telemetry.metrics import IntakeMetrics
 
 if TYPE_CHECKING:
-    from sidecar.listener.aiohttp_server import AiohttpServer
     from sidecar.listener.pass_through import PassThrough
 
-# Well above the default `listener.body_timeout_s`; aiohttp alone would wait for an hour.
+# Well above the default `listener.body_timeout_s`.
 IDLE_S = 300.0
+# The versions of SGP's API that its clients use; the sidecar's own is /v1.
+SGP_PREFIXES = ("/v4/", "/v5/")
+_SPANS_ONLY = (
+    "the sidecar only accepts spans; set listener.pass_through = true to forward this to SGP"
+)
+_ALLOWED = {"/v1/spans": "POST", "/v5/spans/batch": "PUT, POST", "/readyz": "GET"}
+_READY = Response(HTTPStatus.OK, b"ready\n")
 
 
 class Listener:
-    """Accepts connections of agents. Create it inside a running loop."""
+    """Serves the agents' port with `server`. Create it inside a running loop."""
 
     def __init__(
         self,
@@ -46,30 +51,31 @@ class Listener:
         agentex_bit: int,
         sgp_bit: int,
         pass_through: "PassThrough | None",
+        max_connections: int,
     ) -> None:
-        self._limits = limits
         self._metrics = metrics
-        self._ingest = Ingest(admission, metrics, credentials)
+        self._ingest = Ingest(admission, metrics, credentials, limits)
         self._host_check = HostCheck(hosts)
-        self._routes: dict[str, Route] = {
-            "/v1/spans": IngestRoute(admission.open_spans.started),
-            "/v5/spans/batch": SgpRoute(sgp_bit),
-            "/spans": AgentexRoute(agentex_bit),
-            "/readyz": ReadyRoute(),
+        self._own = IngestRoute(admission.open_spans.started)
+        self._sgp, self._agentex = SgpRoute(sgp_bit), AgentexRoute(agentex_bit)
+        self._routes: dict[tuple[str, str], Route] = {
+            ("POST", "/v1/spans"): self._own,
+            ("PUT", "/v5/spans/batch"): self._sgp,
+            ("POST", "/v5/spans/batch"): self._sgp,
+            ("POST", "/spans"): self._agentex,
         }
         self._pass_through = pass_through
         # Receives the exception of a bug in the listener: the app awaits it and stops (D13).
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.idle_s = IDLE_S
-        self._aiohttp_server: AiohttpServer | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self._state = ServerState(
-            HeadCache(self._route_of),
-            self._ingest,
-            metrics,
-            limits,
-            load_aiohttp=self.load_aiohttp,
-            on_bug=self._on_bug,
+        self._loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self.server = HttpServer(
+            self._receive,
+            max_connections=max_connections,
+            idle_s=IDLE_S,
+            body_s=limits.timeout_s,
+            refused=self._malformed,
+            crowded=lambda: metrics.crowded("listener", self._loop.time()),
+            failed=self._on_bug,
         )
 
     @property
@@ -81,71 +87,57 @@ class Listener:
         """Refuse new events with 503 from now on."""
         self._ingest.stopping = True
 
-    def connect(self) -> AgentConnection:
-        """Return the protocol for a new connection."""
-        return AgentConnection(self._state)
+    def _receive(self, request: Request, flow: Flow) -> Receiver:
+        """The service of the agents' port (http/messages.py)."""
+        method, path = request.method, request.path
+        responds_as: Route = self._own
+        try:
+            self._host_check.refuse_browsers(request.headers)
+            route = self._routes.get((method, path))
+            if route is None and method == "PATCH" and path.startswith(PREFIX):
+                route = self._agentex
+            if route is not None:
+                responds_as = route
+                route.check(request)
+                if self._ingest.stopping:
+                    raise stopping()
+                return SpanBody(self._ingest, route, request)
+            if self._pass_through is not None and _is_sgps(path):
+                return self._pass_through.receive(request, flow, is_stopping=self._ingest.stopping)
+            return self._discard(self._without_spans(request))
+        except Refusal as refusal:
+            return self._discard(self._ingest.refuse(responds_as, request, refusal))
 
-    async def load_aiohttp(self) -> None:
-        """Load aiohttp in a thread, so that plain requests are served in the meantime."""
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._load_aiohttp())
-        await asyncio.shield(self._loading)
+    def _without_spans(self, request: Request) -> Response:
+        """The response of /readyz, or to a request that no route takes."""
+        allowed = _ALLOWED.get(request.path)
+        if allowed is None:
+            text = f"no such path for {request.method}; agents POST their events to /v1/spans"
+            error = _SPANS_ONLY if _is_sgps(request.path) else text
+            raise Refusal(HTTPStatus.NOT_FOUND, error, "not_ours")
+        if request.path == "/readyz" and request.method in {"GET", "HEAD"}:
+            if self._ingest.stopping:
+                raise stopping()
+            return _READY
+        use = b'{"error":"use %b"}' % allowed.encode()
+        return Response(HTTPStatus.METHOD_NOT_ALLOWED, use, JSON, [("Allow", allowed)])
 
-    async def _load_aiohttp(self) -> None:
-        server_class = await asyncio.to_thread(_import_aiohttp_server)
-        self._aiohttp_server = server_class(
-            self._ingest,
-            self._routes,
-            self._host_check,
-            self._limits,
-            self._metrics,
-            self._pass_through,
-            self._on_bug,
-        )
-        self._state.aiohttp_protocol = self._aiohttp_server.connect
+    def _discard(self, response: Response) -> Receiver:
+        """Respond to a request whatever its body."""
+        self._metrics.responded(response.status, 0.0)
+        return Discard(lambda: response)
 
-    def sweep(self, now: float) -> None:
-        """Close connections on which no request has begun for `idle_s`; call it periodically."""
-        if self._aiohttp_server is not None:
-            self._aiohttp_server.sweep(now, self.idle_s)
-        for connection in list(self._state.connections):
-            if connection.pending is None and now - connection.request_at > self.idle_s:
-                connection.close()
+    def _malformed(self, status: int, error: str) -> Response:
+        """Count a request that is not HTTP as we speak it; returns its response."""
+        self._metrics.refused("malformed", self._loop.time())
+        self._metrics.responded(status, 0.0)
+        return Response(status, f"{error}\n".encode())
 
-    async def close(self, timeout_s: float) -> None:
-        """Close every connection; pending responses have `timeout_s` to finish."""
-        connections = self._state.connections
-        for connection in list(connections):
-            if connection.pending is None:
-                connection.close()
-        if self._aiohttp_server is not None:
-            self._aiohttp_server.close_idle()
-        pending = [each.pending for each in connections if each.pending is not None]
-        if pending:
-            _, late = await asyncio.wait(pending, timeout=timeout_s)
-            for task in late:
-                task.cancel()
-        for connection in list(connections):
-            connection.close()
-        if self._aiohttp_server is not None:
-            await self._aiohttp_server.close(timeout_s)
-
-    def _on_bug(self, bug: Exception) -> None:
+    def _on_bug(self, bug: BaseException) -> None:
         if not self.failed.done():
             self.failed.set_exception(bug)
 
-    def _route_of(self, request: Request) -> Route | None:
-        """The route of a plain request; None if it has to be refused for its head alone."""
-        route = self._routes[request.path]
-        try:
-            self._host_check.refuse_browsers(request.headers)
-            route.check(request)
-        except Refusal:
-            return None
-        return route
 
-
-def _import_aiohttp_server() -> "type[AiohttpServer]":
-    from sidecar.listener.aiohttp_server import AiohttpServer  # noqa: PLC0415 (9 MiB, 0.2 s)
-
-    return AiohttpServer
+def _is_sgps(path: str) -> bool:
+    """Whether SGP, not the sidecar, serves this path."""
+    return path.startswith(SGP_PREFIXES) and path not in _ALLOWED

@@ -5,20 +5,30 @@ Nothing is queued, retried, logged or kept: a chunk stays in memory until the ot
 received it. Only the configured upstream can be reached.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from http import HTTPStatus
+from typing import cast
+from urllib.parse import unquote
 
 import aiohttp
-from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from sidecar.listener.body_reader import send_continue
-from sidecar.listener.refusals import Refusal
+from sidecar.http.messages import (
+    Answer,
+    Discard,
+    Flow,
+    Receiver,
+    Request,
+    Response,
+    StreamedResponse,
+    Truncated,
+)
+from sidecar.listener.refusals import Refusal, ended_early, stopping, too_slow
+from sidecar.listener.routes import JSON, detail, retry_after
 
-# The versions of SGP's API that its clients use; the sidecar's own is /v1.
-PREFIXES = ("/v4/", "/v5/")
 CONNECT_S = 10.0
 KEEPALIVE_S = 4.0
 # Read timeout: a model can be silent for minutes. A client can set its own, up to the maximum
@@ -45,48 +55,33 @@ class PassThrough:
     def __init__(self, base_url: str, outcomes: Counter[str]) -> None:
         self._base = base_url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
-        self._outcomes = outcomes
+        self.outcomes = outcomes
 
-    async def forward(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Stream the upstream's response to the client; returns it once it is sent.
-
-        Raises `Refusal` if no part of a response has been sent.
-        """
-        target = request.rel_url.raw_path_qs
-        if ".." in request.path.split("/"):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "a path can't have dot segments", "invalid")
-        if not all(_is_header_value(value) for value in request.headers.values()):
+    def receive(self, request: Request, flow: Flow, *, is_stopping: bool) -> Receiver:
+        """The receiver of a request that is forwarded, or refused by its head."""
+        if is_stopping:
+            return _refused(stopping())
+        if ".." in unquote(request.path).split("/"):
+            error = "a path can't have dot segments"
+        elif not all(_is_header_value(request.header(name)) for name in request.headers):
             error = "a header contains bytes that can't be forwarded"
-            raise Refusal(HTTPStatus.BAD_REQUEST, error, "invalid")
-        outcome = "aborted"
-        try:
-            await send_continue(request)
-            async with self._open_session().request(
-                request.method,
-                URL(self._base + target, encoded=True),
-                headers=_filtered(request.headers, _NOT_FORWARDED),
-                data=request.content if request.body_exists else None,
-                timeout=_timeout(request.headers),
-                allow_redirects=False,
-            ) as upstream:
-                response = web.StreamResponse(
-                    status=upstream.status,
-                    reason=upstream.reason if _is_header_value(upstream.reason or "") else None,
-                    headers=_filtered(upstream.headers, _HOP_BY_HOP),
-                )
-                outcome = await _stream(request, upstream, response)
-                return response
-        except ValueError:
-            outcome = "broken"  # aiohttp can't write this response
-            raise _failed(outcome) from None
-        except TimeoutError:
-            outcome = "timeout"
-            raise _failed(outcome) from None
-        except (aiohttp.ClientError, OSError):
-            outcome = "unreachable"
-            raise _failed(outcome) from None
-        finally:
-            self._outcomes[outcome] += 1
+        else:
+            return _Forwarding(self, request, flow)
+        return _refused(Refusal(HTTPStatus.BAD_REQUEST, error, "invalid"))
+
+    async def send(
+        self, request: Request, body: AsyncIterator[bytes] | None
+    ) -> aiohttp.ClientResponse:
+        """Send a request to SGP; return its response once the head has arrived."""
+        headers = CIMultiDict((name.decode(), request.header(name)) for name in request.headers)
+        return await self._open_session().request(
+            request.method,
+            URL(self._base + request.target, encoded=True),
+            headers=_filtered(headers, _NOT_FORWARDED),
+            data=body,
+            timeout=_timeout(headers),
+            allow_redirects=False,
+        )
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -109,30 +104,102 @@ class PassThrough:
             await self._session.close()
 
 
-async def _stream(
-    request: web.BaseRequest, upstream: aiohttp.ClientResponse, response: web.StreamResponse
-) -> str:
-    """Write the response and return the outcome.
+class _Forwarding:
+    """The receiver of one request, which is sent to SGP while it arrives."""
 
-    Once the head is sent, a failure can only close the connection.
-    """
-    try:
-        await response.prepare(request)
-        while chunk := await upstream.content.readany():
-            await response.write(chunk)
-        await response.write_eof()
-    except (aiohttp.ClientConnectionResetError, ConnectionResetError):
-        return "aborted"
-    except (TimeoutError, aiohttp.ClientError, OSError):
-        if request.transport is not None:
-            request.transport.abort()
-        return "broken"
-    return "answered"
+    wants_body = is_stream = True
+
+    def __init__(self, upstream: PassThrough, request: Request, flow: Flow) -> None:
+        self._pass_through, self._request, self._flow = upstream, request, flow
+        self._upstream: aiohttp.ClientResponse | None = None
+        self._outcome = ""
+        # Pauses the agent while SGP takes less than it sends.
+        self._body: asyncio.StreamReader | None = asyncio.StreamReader(limit=_CHUNK)
+        self._body.set_transport(cast("asyncio.Transport", flow))  # it needs no more than `Flow`
+        self._response = asyncio.create_task(self._forward())
+
+    def data(self, chunk: bytes) -> None:
+        if self._body is not None:
+            self._body.feed_data(chunk)
+
+    def end(self) -> Answer:
+        if self._body is not None:
+            self._body.feed_eof()
+        return self._response
+
+    def lost(self, *, late: bool) -> Response:
+        self._response.cancel()
+        self._finish("aborted")
+        return _to_response(too_slow(0) if late else ended_early())
+
+    async def _forward(self) -> Response | StreamedResponse:
+        headers = self._request.headers
+        has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        try:
+            upstream = await self._pass_through.send(
+                self._request, self._chunks() if has_body else None
+            )
+        except ValueError:
+            return self._failed("broken")  # aiohttp can't read this response
+        except TimeoutError:
+            return self._failed("timeout")
+        except (aiohttp.ClientError, OSError):
+            return self._failed("unreachable")
+        self._upstream = upstream
+        kept = _filtered(upstream.headers, _HOP_BY_HOP)
+        reason = upstream.reason if _is_header_value(upstream.reason or "") else None
+        return StreamedResponse(
+            upstream.status, reason or "", [*kept.items()], self._relay(upstream)
+        )
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        """The body of the request; when SGP takes no more, the rest is discarded."""
+        body = self._body
+        try:
+            while body is not None and (chunk := await body.read(_CHUNK)):
+                yield chunk
+        finally:
+            self._discard_body()
+
+    async def _relay(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The body of the response.
+
+        Once the head is sent, a failure can only close the connection.
+        """
+        try:
+            while chunk := await upstream.content.readany():
+                yield chunk
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            self._finish("broken")
+            raise Truncated from None
+        self._finish("answered")
+
+    def _failed(self, outcome: str) -> Response:
+        self._discard_body()
+        self._finish(outcome)
+        status, text = _FAILED[outcome]
+        return _to_response(Refusal(status, text, "upstream"))
+
+    def _discard_body(self) -> None:
+        self._body = None
+        self._flow.resume_reading()
+
+    def _finish(self, outcome: str) -> None:
+        """Count how the request ended, once."""
+        if not self._outcome:
+            self._outcome = outcome
+            self._pass_through.outcomes[outcome] += 1
+            if self._upstream is not None:
+                self._upstream.close()
 
 
-def _failed(outcome: str) -> Refusal:
-    status, text = _FAILED[outcome]
-    return Refusal(status, text, "upstream")
+def _to_response(refusal: Refusal) -> Response:
+    return Response(refusal.status, detail(refusal), JSON, retry_after(refusal.status))
+
+
+def _refused(refusal: Refusal) -> Receiver:
+    response = _to_response(refusal)
+    return Discard(lambda: response)
 
 
 def _timeout(headers: Mapping[str, str]) -> aiohttp.ClientTimeout:

@@ -4,10 +4,10 @@ Bytes count against the memory budget as they arrive, so even a large number of 
 hold more than `queue.max_bytes`. Each route formats a `Refusal` as a response body in its own way.
 """
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import NamedTuple
 
+from sidecar.http.messages import Request
 from sidecar.queue.memory_budget import MemoryBudget
 
 
@@ -32,19 +32,16 @@ class Limits(NamedTuple):
     timeout_s: float
 
 
-def require_json(media_type_: str) -> None:
+def require_json(request: Request) -> None:
     """Refuse any media type but JSON."""
-    if media_type_ != "application/json":
+    if media_type(request) != "application/json":
         error = "Content-Type must be application/json"
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
 
-def media_type(headers: Mapping[str, str]) -> str:
+def media_type(request: Request) -> str:
     """The content type without parameters, in lower case."""
-    content_type = headers.get("Content-Type", "")
-    if content_type == "application/json":
-        return content_type
-    return content_type.partition(";")[0].strip().lower()
+    return request.header(b"content-type").partition(";")[0].strip().lower()
 
 
 def too_large(max_body: int) -> Refusal:

@@ -141,7 +141,10 @@ class SidecarCollector(Collector):
         yield _counters("rejected_events", refused, ["reason"], rejected)
         codes = [([code], count) for code, count in intake.requests.items()]
         yield _counters("ingest_requests", "Agents' requests by response status", ["code"], codes)
-        duration = "From a request's first byte to its response"
+        displaced = [([port], count) for port, count in intake.displaced.items()]
+        text = "Connections that found all places of their port taken"
+        yield _counters("crowded_connections", text, ["port"], displaced)
+        duration = "From a request's head to its response"
         yield _histogram("ingest_duration_seconds", duration, [], [([], intake.seconds)])
         passed = [([outcome], count) for outcome, count in intake.passed.items()]
         yield _counters(

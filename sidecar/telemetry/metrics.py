@@ -19,6 +19,7 @@ from sidecar.telemetry.log_rate_limiter import LogRateLimiter
 from sidecar.telemetry.outcomes import (
     OUTCOMES,
     PASS_THROUGH_OUTCOMES,
+    PORTS,
     REJECT_REASONS,
     STATUS_CODES,
     SinkState,
@@ -175,6 +176,8 @@ class IntakeMetrics:
         default_factory=lambda: Counter(dict.fromkeys(PASS_THROUGH_OUTCOMES, 0))
     )
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
+    displaced: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(PORTS, 0)))
+    _displacements: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
 
     def accepted(self, spans: Sequence[Span], now: float) -> None:
         """The valid events of a request were accepted; `now` is loop time in seconds."""
@@ -195,6 +198,12 @@ class IntakeMetrics:
         self.refusing = True
         if (suppressed := self._refusals.admit(now)) is not None:
             log.warning("intake_refusing", reason=reason, not_logged=suppressed)
+
+    def crowded(self, port: str, now: float) -> None:
+        """A new connection to one of `PORTS` found all places taken."""
+        self.displaced[port] += 1
+        if (suppressed := self._displacements.admit(now)) is not None:
+            log.warning("connections_full", port=port, not_logged=suppressed)
 
     def responded(self, status: int, seconds: float) -> None:
         """The response to one request was sent after `seconds`."""

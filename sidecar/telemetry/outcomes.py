@@ -32,5 +32,6 @@ OUTCOMES = (
 REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
 # How a request that was passed through to SGP ended.
 PASS_THROUGH_OUTCOMES = ("answered", "unreachable", "timeout", "broken", "aborted")
+PORTS = ("listener", "admin")
 # Status codes that the agents' port responds with.
 STATUS_CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")

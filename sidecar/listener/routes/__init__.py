@@ -4,37 +4,18 @@ A route decodes one kind of request and formats its responses (docs/api.md). Eve
 else is the same for every route: reading the body, admission, the spool and the accounting.
 """
 
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
+from sidecar.http.messages import Fields, Request, Response
 from sidecar.listener.refusals import Refusal
 from sidecar.spans.decode import Decoded, MalformedBody
 from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
 
-RETRY_AFTER_S = "1"
-
-
-class Request(NamedTuple):
-    """A parsed request head.
-
-    `path` is still percent-encoded and has no query; `media_type` has no parameters.
-    """
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    media_type: str
-
-
-class Response(NamedTuple):
-    """The status, body and content type of a response."""
-
-    status: HTTPStatus
-    body: bytes
-    content_type: str = "application/json"
+JSON = "application/json"
+_RETRY_AFTER: Fields = (("Retry-After", "1"),)
 
 
 class Route(Protocol):
@@ -57,10 +38,10 @@ class Route(Protocol):
         ...
 
 
-def retry_after(status: HTTPStatus) -> dict[str, str]:
+def retry_after(status: HTTPStatus) -> Fields:
     """The `Retry-After` header, for a status that asks the client to retry (docs/api.md)."""
     retry = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-    return {"Retry-After": RETRY_AFTER_S} if retry else {}
+    return _RETRY_AFTER if retry else ()
 
 
 def forwardable(body: bytes) -> bytes:

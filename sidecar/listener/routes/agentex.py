@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import msgspec
 
+from sidecar.http.messages import Request, Response
 from sidecar.listener.refusals import Refusal, require_json
-from sidecar.listener.routes import Request, Response, detail, forwardable
+from sidecar.listener.routes import JSON, detail, forwardable
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection, validated_span
 from sidecar.spans.span import Span, WireSpan, to_json
 from sidecar.spans.validation import FieldError
@@ -48,7 +49,7 @@ class AgentexRoute:
         """Refuse any media type but JSON, and every request if Agentex is not enabled."""
         if not self._bit:
             raise Refusal(HTTPStatus.NOT_FOUND, _DISABLED, "unsupported")
-        require_json(request.media_type)
+        require_json(request)
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """The single span in the body."""
@@ -93,11 +94,11 @@ class AgentexRoute:
     def respond(self, _: Request, decoded: Decoded) -> Response:
         """The span, or the error for which it was rejected."""
         if decoded.spans:
-            return Response(HTTPStatus.OK, to_json(decoded.spans[0]))
+            return Response(HTTPStatus.OK, to_json(decoded.spans[0]), JSON)
         rejection = decoded.rejected[0]
         where = f"body.{rejection.field}: " if rejection.field else ""
         error = {"status_code": 10422, "message": where + rejection.error, "data": None}
-        return Response(HTTPStatus.UNPROCESSABLE_ENTITY, msgspec.json.encode(error))
+        return Response(HTTPStatus.UNPROCESSABLE_ENTITY, msgspec.json.encode(error), JSON)
 
     def refusal_body(self, refusal: Refusal) -> bytes:
         return detail(refusal)

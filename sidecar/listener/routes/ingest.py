@@ -4,13 +4,14 @@ from http import HTTPStatus
 
 import msgspec
 
-from sidecar.listener.refusals import Refusal
-from sidecar.listener.routes import Request, Response
+from sidecar.http.messages import Request, Response
+from sidecar.listener.refusals import Refusal, media_type
+from sidecar.listener.routes import JSON
 from sidecar.spans.decode import Decoded, Started, decode
 
 _NDJSON = {"application/json": False, "application/x-ndjson": True}
 _ACCEPTED = HTTPStatus.ACCEPTED
-_ONE_ACCEPTED = Response(_ACCEPTED, b'{"accepted":1,"rejected":[]}')
+_ONE_ACCEPTED = Response(_ACCEPTED, b'{"accepted":1,"rejected":[]}', JSON)
 
 
 class IngestRoute:
@@ -21,13 +22,13 @@ class IngestRoute:
 
     def check(self, request: Request) -> None:
         """Refuse any media type but JSON and NDJSON."""
-        if request.media_type not in _NDJSON:
+        if media_type(request) not in _NDJSON:
             error = "Content-Type must be application/json or application/x-ndjson"
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """One span for each valid event."""
-        ndjson = _NDJSON[request.media_type]
+        ndjson = _NDJSON[media_type(request)]
         return decode(body, now, ndjson=ndjson, started=self._started)
 
     def respond(self, _: Request, decoded: Decoded) -> Response:
@@ -36,11 +37,12 @@ class IngestRoute:
         if accepted and not decoded.rejected:
             if accepted == 1:
                 return _ONE_ACCEPTED
-            return Response(_ACCEPTED, b'{"accepted":%d,"rejected":[]}' % accepted)
+            return Response(_ACCEPTED, b'{"accepted":%d,"rejected":[]}' % accepted, JSON)
         rejected = [{"index": r.position, "id": r.id, "error": r.error} for r in decoded.rejected]
         return Response(
             _ACCEPTED if accepted else HTTPStatus.BAD_REQUEST,
             msgspec.json.encode({"accepted": accepted, "rejected": rejected}),
+            JSON,
         )
 
     def refusal_body(self, refusal: Refusal) -> bytes:

@@ -12,8 +12,9 @@ from uuid import uuid4
 import msgspec
 
 from sidecar.credentials import is_header_safe
+from sidecar.http.messages import Request, Response
 from sidecar.listener.refusals import Refusal, require_json
-from sidecar.listener.routes import Request, Response, detail, forwardable
+from sidecar.listener.routes import JSON, detail, forwardable
 from sidecar.sinks.sgp import SPAN_TYPES
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection
 from sidecar.spans.raw_json import MAX_NESTING, too_deep
@@ -56,7 +57,7 @@ class SgpRoute:
         """Refuse any media type but JSON, and every request if SGP is not enabled."""
         if not self._bit:
             raise Refusal(HTTPStatus.NOT_FOUND, _DISABLED, "unsupported")
-        require_json(request.media_type)
+        require_json(request)
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:  # noqa: ARG002
         """The spans of the valid items."""
@@ -121,14 +122,14 @@ class SgpRoute:
         """The fields that the SDK's response model requires, or the errors and where they are."""
         if decoded.rejected:
             return _refused_items(decoded.rejected)
-        account_id = request.headers.get("x-selected-account-id", "")
+        account_id = request.header(b"x-selected-account-id")
         account = _text(account_id if is_header_safe(account_id) else "")
         items = b",".join(
             b'{"object":"span","account_id":%b,"id":%b,"trace_id":%b,"name":%b,"start_timestamp":%b}'
             % (account, _text(s.id), _text(s.trace_id), _text(s.name), _text(s.start_time))
             for s in decoded.spans
         )
-        return Response(HTTPStatus.OK, b'{"object":"list","items":[%b]}' % items)
+        return Response(HTTPStatus.OK, b'{"object":"list","items":[%b]}' % items, JSON)
 
     def refusal_body(self, refusal: Refusal) -> bytes:
         return detail(refusal)
@@ -145,7 +146,7 @@ def _refused_items(rejected: list[Rejection]) -> Response:
     ]
     only_identity = all(r.identity for r in rejected)
     status = HTTPStatus.BAD_REQUEST if only_identity else HTTPStatus.UNPROCESSABLE_ENTITY
-    return Response(status, msgspec.json.encode({"detail": details}))
+    return Response(status, msgspec.json.encode({"detail": details}), JSON)
 
 
 def _text_of(members: _Members, field: str) -> str | None:

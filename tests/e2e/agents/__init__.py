@@ -1,1 +1,1 @@
-"""Agents for the end-to-end tests: run by an interpreter with the real SDKs, never imported."""
+"""Agents for the end-to-end tests: programs with real SDKs and HTTP clients, never imported."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.http.decompression import Inflater
+from sidecar.listener.decompression import Inflater
 from tests.support.world import Running, make_event, running_app
 
 EVENTS = orjson.dumps([make_event(str(number), input={"p": "x" * 500}) for number in range(20)])
@@ -119,16 +119,16 @@ def test_inflating_does_not_depend_on_the_pieces(which: int, cuts: set[int]) -> 
     assert inflate.complete
 
 
-async def test_413_before_anything_is_read(app: Running) -> None:
-    """A Content-Length that is too large gets 413 before the body is sent."""
-    status, body = await app.raw(head(b"Content-Length: 65537"))
+async def test_413_before_anything_is_sent(app: Running) -> None:
+    """A client that asks first gets 413 for a Content-Length that is too large, and no 100."""
+    status, body = await app.raw(head(b"Content-Length: 65537", b"Expect: 100-continue"))
     assert status == 413
     assert "64KiB" in orjson.loads(body)["error"]
 
 
 async def test_413_without_a_length(app: Running) -> None:
     """A chunked body that is too large gets 413, too."""
-    chunk = b"%x\r\n%b\r\n" % (LIMIT + 1, b" " * (LIMIT + 1))
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (LIMIT + 1, b" " * (LIMIT + 1))
     assert (await app.raw(head(b"Transfer-Encoding: chunked") + chunk))[0] == 413
 
 
@@ -167,12 +167,12 @@ async def test_an_aborted_body(app: Running) -> None:
 
 
 async def test_an_aborted_body_is_no_error(app: Running, caplog: pytest.LogCaptureFixture) -> None:
-    """An aborted body logs nothing."""
+    """An agent that stops sending in the middle of a body gets a 400, and nothing is logged."""
     with caplog.at_level(logging.WARNING):
         reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
         writer.write(head(b"Content-Length: 100") + b"[")
         writer.write_eof()
-        assert await reader.read() == b""
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
         writer.close()
         await writer.wait_closed()
     assert caplog.records == []
