@@ -67,7 +67,8 @@ bench: $(STAMP) ## run the load benchmark
 bench-peers: $(STAMP) ## compare with the SDK and OpenTelemetry
 	@$(BIN)/python -m tests.load.peers $(ARGS)
 
-fuzz: $(STAMP) ## run every test with many more generated examples
+fuzz: $(STAMP) ## run every test with many more generated examples, and compare HTTP with h11
+	@$(BIN)/python -m tests.http.second_opinion 1000000
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "" tests $(ARGS)
 
 # The second install adds the sidecar and its client. setuptools comes from the lock, so that

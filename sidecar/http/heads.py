@@ -15,7 +15,6 @@ from sidecar.http.messages import Fields, Headers, Request, Response, StreamedRe
 MAX_HEAD_BYTES = 8192
 _ONLY_ONCE = (b"host", b"transfer-encoding")
 _SCHEMES = ("http", "https")
-_OFFERS = (b"connection", b"upgrade", b"http2-settings")
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
@@ -61,7 +60,8 @@ def repeated(name: bytes, first: bytes, value: bytes) -> bytes:
 
 def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
     """The head of a request, without its offer to upgrade."""
-    lines = [b"%b: %b" % each for each in headers.items() if each[0] not in _OFFERS]
+    # Without `Upgrade` there is no offer; `Connection` can also ask to close.
+    lines = [b"%b: %b" % each for each in headers.items() if each[0] != b"upgrade"]
     return b"\r\n".join([b"%b %b HTTP/1.1" % (method, target), *lines, b"", b""])
 
 

@@ -90,16 +90,20 @@ class ServerConnection(asyncio.Protocol):
                 receiver.lost(late=False)
         self._receiver = None
         self.writer.resume()
-        del self._parser  # breaks the reference cycle
+        # Break the reference cycles: a crowd's memory comes back at once.
+        del self._parser
+        if self.writer.task is None:
+            del self.writer
 
     def eof_received(self) -> bool:
-        self.writer.half_closed = True
+        writer = self.writer
+        writer.half_closed = True
         if self._receiver is not None or (self._outside_body and not self._ended):
             self._give_up(BadRequest("the request ended early"))
         self._ended = True
-        if any(stream is not None for stream, *_ in self.writer.pending):
+        if any(stream is not None for stream, *_ in writer.pending):
             self.abort()
-        elif not self.writer.pending:
+        elif not writer.pending:
             self.close()
         return True  # stay open for the pending responses
 
@@ -124,7 +128,7 @@ class ServerConnection(asyncio.Protocol):
     def _begin_again(self) -> bytes:
         head = without_offer(self._parser.get_method(), self._target, self._headers)
         self._parser = HttpRequestParser(self)
-        self._target, self._headers, self._header_bytes = b"", {}, 0
+        self._forget_head()
         return head
 
     def _not_parsed(self, error: HttpParserError) -> None:
@@ -159,7 +163,7 @@ class ServerConnection(asyncio.Protocol):
         if len(self.writer.pending) >= MAX_PENDING:
             error = f"{MAX_PENDING} earlier requests wait for their responses"
             raise BadRequest(error, HTTPStatus.TOO_MANY_REQUESTS)
-        self._target, self._headers, self._header_bytes = b"", {}, 0
+        self._forget_head()
         receiver = self._receiver = self._state.service(request, self)
         close = not parser.should_keep_alive()
         if b"expect" in request.headers and version != "1.0":
@@ -207,8 +211,12 @@ class ServerConnection(asyncio.Protocol):
             response = self._state.refused(error.status, str(error))
             framing = Framing(close=True)
         self._ended = True
+        self._forget_head()
         self.writer.answer(None, response, framing)
         self._settle()
+
+    def _forget_head(self) -> None:
+        self._target, self._headers, self._header_bytes = b"", {}, 0
 
     def _failed(self, bug: BaseException) -> None:
         self._state.failed(bug)
@@ -243,9 +251,9 @@ class ServerConnection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """Start the timeout of what the client has to do next, and read only what can be taken."""
-        writer, receiver = self.writer, self._receiver
         if self._transport.is_closing():
             return
+        writer, receiver = self.writer, self._receiver
         waits_for = self._next_timeout()
         if waits_for is not self._timeout:
             self._wait_for(waits_for)

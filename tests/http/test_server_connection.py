@@ -69,6 +69,11 @@ PLAYBOOKS: dict[str, tuple[bytes, list[int], bool]] = {
         [200, 200],
         False,
     ),
+    "an offer on the last request": (
+        sent(b"GET /a HTTP/1.1", b"Connection: close, Upgrade", b"Upgrade: h2c") + GET,
+        [200],
+        True,
+    ),
     "an offer of WebSocket": (
         sent(b"GET /a HTTP/1.1", b"Connection: Upgrade", b"Upgrade: websocket") + GET,
         [200, 200],
@@ -154,7 +159,11 @@ async def test_playbooks(name: str) -> None:
         check(port, port.play(pieces), name)
 
 
-@given(st.lists(st.sampled_from(sorted(PLAYBOOKS)), min_size=1, max_size=4), st.data())
+# What is between two bodies is bounded for each read, so these depend on how the bytes are cut.
+JOINED = sorted(name for name in PLAYBOOKS if "endless" not in name)
+
+
+@given(st.lists(st.sampled_from(JOINED), min_size=1, max_size=4), st.data())
 def test_playbooks_in_a_row_cut_anywhere(names: list[str], data: st.DataObject) -> None:
     """Playbooks that leave the connection open can be joined, whatever the pieces."""
     names = [*(name for name in names[:-1] if not PLAYBOOKS[name][2]), names[-1]]
@@ -238,7 +247,7 @@ async def test_responses_keep_the_order_of_their_requests() -> None:
 
 async def settled(wire: Wire) -> None:
     """Wait for the pending responses of a connection."""
-    while (answering := wire.connection.writer.task) is not None:
+    while (answering := wire.writer.task) is not None:
         await asyncio.wait([answering])
 
 
@@ -363,7 +372,7 @@ async def test_a_streamed_response_waits_for_its_reader() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert wire.responses.bodies == [b"ab"]
-    while wire.connection.writer.task is not None:
+    while wire.writer.task is not None:
         wire.read()
         await asyncio.sleep(0)
     assert wire.responses.bodies == [b"abcd"]

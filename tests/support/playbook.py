@@ -20,6 +20,7 @@ from sidecar.http.messages import (
 from sidecar.http.server import HttpServer
 
 if TYPE_CHECKING:
+    from sidecar.http.response_writer import ResponseWriter
     from sidecar.http.server_connection import ServerConnection
 
 IDLE_S, BODY_S = 75.0, 30.0
@@ -61,6 +62,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.responses = Responses()
         self.connection: ServerConnection
+        self.writer: ResponseWriter
         self.unread = 0
         self.reading = True
         self.eof = self.closed = False
@@ -117,6 +119,7 @@ class Keep:
 
     def __init__(self, answer: Callable[[bytes], Answer], flow: Flow, *, is_stream: bool) -> None:
         self.body = b""
+        self.ended = False
         self.is_stream = is_stream
         self.flow = flow
         self.was_lost: list[bool] = []
@@ -126,6 +129,7 @@ class Keep:
         self.body += chunk
 
     def end(self) -> Answer:
+        self.ended = True
         return self._answer(self.body)
 
     def lost(self, *, late: bool) -> Response:
@@ -142,6 +146,7 @@ class Port:
 
     def __init__(self, max_connections: int = 100) -> None:
         self.heard: list[Heard] = []
+        self.heads: list[tuple[Request, Keep]] = []
         self.receivers: list[Keep] = []
         self.refused: list[int] = []
         self.bugs: list[BaseException] = []
@@ -163,6 +168,8 @@ class Port:
         wire = Wire(high_water)
         wire.connection = self.server.connect()
         wire.connection.connection_made(wire)
+        if not wire.closed:
+            wire.writer = wire.connection.writer
         return wire
 
     def play(self, pieces: Iterable[bytes]) -> Wire:
@@ -200,6 +207,7 @@ class Port:
 
         receiver = Keep(answer, flow, is_stream=request.path in self.streams)
         self.receivers.append(receiver)
+        self.heads.append((request, receiver))
         return receiver
 
     async def _after_gate(self, response: Response) -> Response:

@@ -1,0 +1,131 @@
+"""The admin port's service: paths, methods, bugs, and turns with the agents' requests."""
+
+import asyncio
+from itertools import count
+
+import pytest
+
+from sidecar.http.messages import Request, Response
+from sidecar.operate import admin
+from sidecar.operate.admin import AGENTS_SHARE, MAX_WAITING, AdminService, Query
+from tests.support.playbook import Wire, sent
+from tests.support.world import Running, run_virtual, running_app
+
+
+def echo(query: Query) -> Response:
+    """The query's parameters, sorted by name."""
+    return Response(200, " ".join(f"{name}={query[name]}" for name in sorted(query)).encode())
+
+
+def bug(_: Query) -> Response:
+    """A handler with a bug."""
+    raise ZeroDivisionError
+
+
+def service() -> AdminService:
+    """A service with a cheap and an expensive path, and a bug in each kind."""
+    return AdminService(
+        cheap={"/": echo, "/bug": bug}, expensive={"/large": echo, "/large/bug": bug}
+    )
+
+
+async def ask(asked: AdminService, target: str, method: str = "GET") -> Response:
+    """The response to a request without a body."""
+    request = Request(method, target, target.partition("?")[0], {})
+    answer = asked.receive(request, Wire()).end()
+    response = answer if isinstance(answer, Response) else await answer
+    assert isinstance(response, Response)
+    return response
+
+
+async def test_a_query() -> None:
+    """A handler gets the first value of each parameter."""
+    for path in ("/", "/large"):
+        assert (await ask(service(), f"{path}?a=1&a=2&b=%20&c=")).body == b"a=1 b=  c="
+
+
+async def test_other_paths_and_methods() -> None:
+    """An unknown path is a 404, a method that changes something a 405 with the allowed ones."""
+    assert (await ask(service(), "/nowhere")).status == 404
+    for path in ("/", "/large"):
+        response = await ask(service(), path, "POST")
+        assert response.status == 405
+        assert ("Allow", "GET, HEAD") in response.headers
+        assert (await ask(service(), path, "HEAD")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/bug", "/large/bug"])
+async def test_a_handler_that_fails(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets a 500, the exception is logged, and the next request is served."""
+    asked = service()
+    assert (await ask(asked, path)).status == 500
+    assert "ZeroDivisionError" in caplog.text
+    assert (await ask(asked, "/large")).status == 200
+
+
+async def test_every_response_has_the_same_policy() -> None:
+    """Whatever the status, no response can be framed or read by another page."""
+    for path in ("/", "/nowhere", "/bug", "/large"):
+        headers = dict((await ask(service(), path)).headers)
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_expensive_pages_leave_the_loop_to_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each, the loop is left to others for `AGENTS_SHARE` times what it cost."""
+    clock = count(step=2)
+    monkeypatch.setattr(admin, "perf_counter", lambda: next(clock))  # each costs 2 s
+
+    async def story() -> None:
+        asked = service()
+        done: list[float] = []
+
+        async def one() -> None:
+            await ask(asked, "/large")
+            done.append(asyncio.get_running_loop().time())
+
+        await asyncio.gather(*(one() for _ in range(3)))
+        assert done == [0, 2 * AGENTS_SHARE, 4 * AGENTS_SHARE]
+        assert (await ask(asked, "/")).status == 200  # cheap ones don't wait
+
+    run_virtual(story())
+
+
+async def test_those_who_wait_are_bounded() -> None:
+    """Places are left for probes: with `MAX_WAITING` requests waiting, the next one gets 503."""
+    asked = service()
+    waiting = [asyncio.create_task(ask(asked, "/large")) for _ in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    refused = await ask(asked, "/large")
+    assert refused.status == 503
+    assert ("Retry-After", "1") in refused.headers
+    assert (await ask(asked, "/")).status == 200
+    assert {response.status for response in await asyncio.gather(*waiting)} == {200}
+
+
+@pytest.mark.parametrize("data", [b"\0\r\n\r\n", b"GET / FTP/1.1\r\n\r\n"])
+async def test_garbage_on_the_admin_port(data: bytes) -> None:
+    """It gets a 400 with the headers of every other response."""
+    async with running_app() as app:
+        raw = await _raw(app, data)
+        assert raw.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"X-Frame-Options: DENY\r\n" in raw
+        assert b"Server:" not in raw
+
+
+async def test_half_closed_operators_get_their_response() -> None:
+    """A client that closes its side after its request gets the response, even an expensive one."""
+    async with running_app() as app:
+        raw = await _raw(app, sent(b"GET /metrics HTTP/1.1"))
+        assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def _raw(app: Running, data: bytes) -> bytes:
+    port = app.app.ports["admin"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        received = await reader.read()
+    writer.close()
+    return received
