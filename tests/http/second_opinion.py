@@ -37,8 +37,8 @@ PIECES = [
     b"Content-Length: 1, 1\r\n", b"content-length:+2\r\n", b"Transfer-Encoding: chunked\r\n",
     b"Transfer-Encoding: gzip\r\n", b"transfer-encoding:\tchunked \r\n", b"Host: b\r\n",
     b"Connection: close\r\n", b"Connection: Upgrade\r\nUpgrade: h2c\r\n", b" folded\r\n",
-    b"Expect: 100-continue\r\n", b"5\r\nabcde\r\n", b"0\r\n\r\n", b"0x2", b"-1", b"FFFFFFFFFFFFFFFF",
-    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"Expect: 100-continue\r\n", b"5\r\nabcde\r\n", b"0\r\n\r\n", b"0x2", b"-1",
+    b"FFFFFFFFFFFFFFFF",    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 ]  # fmt: skip
 
 
