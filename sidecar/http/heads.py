@@ -58,11 +58,11 @@ def repeated(name: bytes, first: bytes, value: bytes) -> bytes:
     return first + (b"; " if name == b"cookie" else b", ") + value
 
 
-def without_offer(method: bytes, target: bytes, headers: Headers) -> bytes:
+def without_offer(method: bytes, target: bytes, headers: Headers, version: str) -> bytes:
     """The head of a request, without its offer to upgrade."""
     # Without `Upgrade` there is no offer; `Connection` can also ask to close.
     lines = [b"%b: %b" % each for each in headers.items() if each[0] != b"upgrade"]
-    return b"\r\n".join([b"%b %b HTTP/1.1" % (method, target), *lines, b"", b""])
+    return b"\r\n".join([b"%b %b HTTP/%b" % (method, target, version.encode()), *lines, b"", b""])
 
 
 class Framing(NamedTuple):

@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 TEXT = "text/plain; charset=utf-8"
 Headers = dict[bytes, bytes]  # of a request: names in lower case
 Fields = Sequence[tuple[str, str]]  # of a response
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, gc=False):
     """A parsed head. `path` is percent-encoded; `target` is the path with the query.
 
     Headers are decoded when they are asked for: most never are.

@@ -51,7 +51,10 @@ class ResponseWriter:
     def answer(self, stream: Receiver | None, answer: Answer, framing: Framing) -> None:
         """Write a response now, or when it is ready and its turn has come."""
         if type(answer) is Response and not self.pending and self.writable is None:
-            self._write(answer, framing)
+            if framing is PLAIN and not self._transport.is_closing():
+                self._transport.write(self._serialize(answer, framing))
+            else:
+                self._write(answer, framing)
             return
         self.pending.append((stream, answer, framing))
         if self.task is None:

@@ -126,7 +126,8 @@ class ServerConnection(asyncio.Protocol):
         self._settle()
 
     def _begin_again(self) -> bytes:
-        head = without_offer(self._parser.get_method(), self._target, self._headers)
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        head = without_offer(method, self._target, self._headers, version)
         self._parser = HttpRequestParser(self)
         self._forget_head()
         return head
@@ -163,7 +164,7 @@ class ServerConnection(asyncio.Protocol):
         if len(self.writer.pending) >= MAX_PENDING:
             error = f"{MAX_PENDING} earlier requests wait for their responses"
             raise BadRequest(error, HTTPStatus.TOO_MANY_REQUESTS)
-        self._forget_head()
+        self._target, self._headers, self._header_bytes = b"", {}, 0
         receiver = self._receiver = self._state.service(request, self)
         close = not parser.should_keep_alive()
         if b"expect" in request.headers and version != "1.0":
@@ -253,12 +254,15 @@ class ServerConnection(asyncio.Protocol):
         """Start the timeout of what the client has to do next, and read only what can be taken."""
         if self._transport.is_closing():
             return
-        writer, receiver = self.writer, self._receiver
-        waits_for = self._next_timeout()
+        writer, receiver, idle = self.writer, self._receiver, self._state.idle
+        if not (self._outside_body or receiver or writer.pending or self._ended or writer.finished):
+            waits_for: Deadlines[ServerConnection] | None = idle  # after almost every request
+        else:
+            waits_for = self._next_timeout()
         if waits_for is not self._timeout:
             self._wait_for(waits_for)
-        elif waits_for is self._state.idle:
-            waits_for.add(self)
+        elif waits_for is idle:
+            idle.add(self)
         arriving = self._outside_body or receiver is not None or len(writer.pending) > 1
         paused = writer.writable or self._held or (writer.pending and arriving)
         reading = self._ended or not paused

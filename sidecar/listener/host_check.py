@@ -16,20 +16,20 @@ class HostCheck:
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._cache: dict[bytes, bool] = {}
+        # Recent values of `Host` that are allowed.
+        self.allowed: set[bytes | None] = {None}
 
     def refuse_browsers(self, headers: Mapping[bytes, bytes]) -> None:
         """Raise `Refusal` for a request with an `Origin`, or with a `Host` that is not ours."""
         host = headers.get(b"host")
-        allowed = host is None or self._cache.get(host) or self._is_allowed(host)
-        if not allowed or b"origin" in headers:
+        if b"origin" in headers or not (host in self.allowed or self._is_allowed(host or b"")):
             error = "this port serves programs in the pod, not web pages"
             raise Refusal(HTTPStatus.FORBIDDEN, error, "not_ours")
 
     def _is_allowed(self, host: bytes) -> bool:
         allowed = self._is_ours(host.decode("latin-1").strip())
-        if len(self._cache) < _MAX_CACHED_HOSTS:
-            self._cache[host] = allowed
+        if allowed and len(self.allowed) < _MAX_CACHED_HOSTS:
+            self.allowed.add(host)
         return allowed
 
     def _is_ours(self, host: str) -> bool:

@@ -89,10 +89,11 @@ class Listener:
 
     def _receive(self, request: Request, flow: Flow) -> Receiver:
         """The service of the agents' port (http/messages.py)."""
-        method, path = request.method, request.path
+        method, path, headers = request.method, request.path, request.headers
         responds_as: Route = self._own
         try:
-            self._host_check.refuse_browsers(request.headers)
+            if b"origin" in headers or headers.get(b"host") not in self._host_check.allowed:
+                self._host_check.refuse_browsers(headers)
             route = self._routes.get((method, path))
             if route is None and method == "PATCH" and path.startswith(PREFIX):
                 route = self._agentex

@@ -80,13 +80,17 @@ class SpanBody:
         if self._inflate is not None and not self._inflate.complete and self._error is None:
             self._error = _incomplete()
         parts, ingest = self._parts, self._ingest
-        self._release()
+        ingest.limits.budget.reading -= self._size
+        self._parts, self._size = [], 0
         if self._error is not None:
-            return self._counted(ingest.refuse(self._route, self._request, self._error))
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if ingest.must_wait():
-            return self._later(ingest.respond(self._route, self._request, body))
-        return self._counted(ingest.respond_now(self._route, self._request, body))
+            response = ingest.refuse(self._route, self._request, self._error)
+        else:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            if ingest.must_wait():
+                return self._later(ingest.respond(self._route, self._request, body))
+            response = ingest.respond_now(self._route, self._request, body)
+        ingest.metrics.responded(response.status, perf_counter() - self._started)
+        return response
 
     def lost(self, *, late: bool) -> Response:
         self._release()

@@ -74,6 +74,16 @@ PLAYBOOKS: dict[str, tuple[bytes, list[int], bool]] = {
         [200],
         True,
     ),
+    "an offer in HTTP/1.0": (
+        b"GET /a HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        [200],
+        True,
+    ),
+    "an offer in HTTP/0.9": (
+        b"GET /a\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        [400],
+        True,
+    ),
     "an offer of WebSocket": (
         sent(b"GET /a HTTP/1.1", b"Connection: Upgrade", b"Upgrade: websocket") + GET,
         [200, 200],

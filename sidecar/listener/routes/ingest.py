@@ -10,6 +10,7 @@ from sidecar.listener.routes import JSON
 from sidecar.spans.decode import Decoded, Started, decode
 
 _NDJSON = {"application/json": False, "application/x-ndjson": True}
+_PLAIN = b"application/json"  # what almost every agent sends
 _ACCEPTED = HTTPStatus.ACCEPTED
 _ONE_ACCEPTED = Response(_ACCEPTED, b'{"accepted":1,"rejected":[]}', JSON)
 
@@ -22,13 +23,14 @@ class IngestRoute:
 
     def check(self, request: Request) -> None:
         """Refuse any media type but JSON and NDJSON."""
-        if media_type(request) not in _NDJSON:
+        if request.headers.get(b"content-type") != _PLAIN and media_type(request) not in _NDJSON:
             error = "Content-Type must be application/json or application/x-ndjson"
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
     def decode(self, request: Request, body: bytes, now: float) -> Decoded:
         """One span for each valid event."""
-        ndjson = _NDJSON[media_type(request)]
+        plain = request.headers.get(b"content-type") == _PLAIN
+        ndjson = not plain and _NDJSON[media_type(request)]
         return decode(body, now, ndjson=ndjson, started=self._started)
 
     def respond(self, _: Request, decoded: Decoded) -> Response:
