@@ -64,7 +64,8 @@ class Credentials:
         self._key_header = key_header
         self._key_file = Path(key_file) if key_file else None
         self._modified = 0.0
-        self._relay = relay
+        # The headers that an agent can supply, in lower case.
+        self.relayed = frozenset(name.encode() for name in configured) if relay else frozenset()
         self._required = required
         self._relayed: dict[str, Secret] = {}
         self._headers: dict[str, str] | None = None
@@ -98,9 +99,10 @@ class Credentials:
         The names in `headers` are in lower case.
         """
         new = {}
-        for key, name in self._offered:
+        for name in self._names:
+            key = b"" if name in self._configured else name.encode()
             text = headers.get(key, b"").decode("latin-1").strip()
-            if text and is_header_safe(text):
+            if key in self.relayed and text and is_header_safe(text):
                 new[name] = Secret(text)
         if new and any(self._relayed.get(name) != secret for name, secret in new.items()):
             self._relayed |= new
@@ -111,8 +113,6 @@ class Credentials:
         self.on_change()
 
     def _rebuild(self) -> None:
-        names = self._names if self._relay else ()
-        self._offered = [(each.encode(), each) for each in names if each not in self._configured]
         if self._headers is None and self._key_file is not None and not self._modified:
             self._headers = {}
             self.refresh()

@@ -8,21 +8,15 @@ from sidecar.http.heads import PLAIN, Framing, streamed, whole
 from sidecar.http.messages import Answer, Receiver, Response, StreamedResponse, Truncated
 
 
-class Serializer:
-    """Serializes whole responses. Most repeat the last one, which is kept for a second."""
+class LastResponse:
+    """The last whole response of a port and its bytes: most repeat it. `Date` makes it expire."""
+
+    __slots__ = ("response", "second", "sent")
 
     def __init__(self) -> None:
-        self._last: tuple[Response | None, int] = (None, 0)
-        self._bytes = b""
-
-    def __call__(self, response: Response, framing: Framing) -> bytes:
-        """The bytes of `response`."""
-        if framing is not PLAIN:
-            return whole(response, framing)
-        last, second = self._last
-        if last is not response or second != int(time()):
-            self._last, self._bytes = (response, int(time())), whole(response, framing)
-        return self._bytes
+        self.response: Response | None = None
+        self.second = 0
+        self.sent = b""
 
 
 class ResponseWriter:
@@ -34,11 +28,11 @@ class ResponseWriter:
     def __init__(
         self,
         transport: asyncio.Transport,
-        serialize: Serializer,
+        last: LastResponse,
         changed: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        self._transport, self._serialize = transport, serialize
+        self._transport, self._last = transport, last
         self._changed, self._failed = changed, failed
         # Requests that wait for their responses, in order. A streamed response needs its receiver
         # until it has ended.
@@ -51,8 +45,9 @@ class ResponseWriter:
     def answer(self, stream: Receiver | None, answer: Answer, framing: Framing) -> None:
         """Write a response now, or when it is ready and its turn has come."""
         if type(answer) is Response and not self.pending and self.writable is None:
-            if framing is PLAIN and not self._transport.is_closing():
-                self._transport.write(self._serialize(answer, framing))
+            last = self._last
+            if answer is last.response and framing is PLAIN and last.second == int(time()):
+                self._transport.write(last.sent)
             else:
                 self._write(answer, framing)
             return
@@ -83,10 +78,14 @@ class ResponseWriter:
         self._changed()
 
     def _write(self, response: Response, framing: Framing) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(self._serialize(response, framing))
-            if framing.close:
-                self._finish()
+        if self._transport.is_closing():
+            return
+        sent = whole(response, framing)
+        self._transport.write(sent)
+        if framing is PLAIN:
+            self._last.response, self._last.second, self._last.sent = response, int(time()), sent
+        elif framing.close:
+            self._finish()
 
     async def _stream(self, response: StreamedResponse, framing: Framing) -> None:
         head, chunked, close = streamed(response, framing)

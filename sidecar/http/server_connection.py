@@ -22,7 +22,7 @@ from sidecar.http.heads import (
     without_offer,
 )
 from sidecar.http.messages import Headers, Receiver, Response, Service
-from sidecar.http.response_writer import ResponseWriter, Serializer
+from sidecar.http.response_writer import LastResponse, ResponseWriter
 from sidecar.http.timeouts import Deadlines
 
 HEAD_S = 10.0  # for a head, from its first byte or from the beginning of the connection
@@ -44,7 +44,7 @@ class ServerState:
     connections: "set[ServerConnection]" = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.serialize = Serializer()
+        self.last = LastResponse()
         self.heads = Deadlines(HEAD_S, ServerConnection.late)
         self.bodies = Deadlines(self.body_s, ServerConnection.late)
         self.idle = Deadlines(self.idle_s, ServerConnection.abort)
@@ -74,7 +74,7 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         state = self._state
         self._transport = cast("asyncio.Transport", transport)
-        self.writer = ResponseWriter(self._transport, state.serialize, self._settle, self._failed)
+        self.writer = ResponseWriter(self._transport, state.last, self._settle, self._failed)
         if state.has_place():
             state.connections.add(self)
             self._wait_for(state.heads)

@@ -32,6 +32,7 @@ class Ingest:
         self.metrics = metrics
         self.limits = limits
         self._credentials = credentials
+        self._relayed = frozenset[bytes]().union(*(each.relayed for each in credentials))
         self._loop = asyncio.get_running_loop()
         self.stopping = False
         # Whether a response has to wait for the disk or for the drains; if so, use `respond`.
@@ -81,8 +82,9 @@ class Ingest:
             decoded = route.decode(request, body, self._loop.time())
         except MalformedBody as error:
             decoded = _malformed(error)
-        for credentials in self._credentials:
-            credentials.offer(request.headers)
+        if not self._relayed.isdisjoint(request.headers):
+            for credentials in self._credentials:
+                credentials.offer(request.headers)
         return decoded
 
     def _does_not_fit(self, error: RequestTooLarge | QueueFull, size: int) -> Refusal:
