@@ -90,15 +90,19 @@ Service = Callable[[Request, Flow], Receiver]
 
 
 class Discard:
-    """Discards the body of a request, then responds with what `answer` returns."""
+    """Discards the body of a request, then gives `answer`, or what it returns."""
 
     wants_body = is_stream = False
 
-    def __init__(self, answer: Callable[[], Answer]) -> None:
-        self.end = answer
+    def __init__(self, answer: Response | Callable[[], Answer]) -> None:
+        self._answer = answer
 
     def data(self, chunk: bytes) -> None: ...
 
-    def lost(self, *, late: bool) -> Response:  # noqa: ARG002
-        answer = self.end()
-        return answer if type(answer) is Response else Response(408)
+    def end(self) -> Answer:
+        return self._answer if isinstance(self._answer, Response) else self._answer()
+
+    def lost(self, *, late: bool) -> Response:
+        if isinstance(self._answer, Response):
+            return self._answer
+        return Response(408, b"the body is late\n") if late else Response(400, b"no whole body\n")

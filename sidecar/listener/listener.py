@@ -126,7 +126,7 @@ class Listener:
     def _discard(self, response: Response) -> Receiver:
         """Respond to a request whatever its body."""
         self._metrics.responded(response.status, 0.0)
-        return Discard(lambda: response)
+        return Discard(response)
 
     def _malformed(self, status: int, error: str) -> Response:
         """Count a request that is not HTTP as we speak it; returns its response."""

@@ -198,8 +198,7 @@ def _to_response(refusal: Refusal) -> Response:
 
 
 def _refused(refusal: Refusal) -> Receiver:
-    response = _to_response(refusal)
-    return Discard(lambda: response)
+    return Discard(_to_response(refusal))
 
 
 def _timeout(headers: Mapping[str, str]) -> aiohttp.ClientTimeout:

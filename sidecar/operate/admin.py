@@ -146,7 +146,7 @@ class AdminService:
 
 
 def _answered(response: Response) -> Receiver:
-    return Discard(lambda: _secured(response))
+    return Discard(_secured(response))
 
 
 def _secured(response: Response) -> Response:

@@ -129,3 +129,10 @@ async def _raw(app: Running, data: bytes) -> bytes:
         received = await reader.read()
     writer.close()
     return received
+
+
+@pytest.mark.parametrize("path", ["/", "/large", "/nowhere"])
+async def test_a_body_that_does_not_arrive(path: str) -> None:
+    """Its request is answered without running a handler."""
+    receiver = service().receive(Request("GET", path, path, {}), Wire())
+    assert receiver.lost(late=True).status == (404 if path == "/nowhere" else 408)

@@ -193,7 +193,7 @@ class Port:
 
     def _receive(self, request: Request, flow: Flow) -> Receiver:
         if request.path == "/refused":
-            return Discard(lambda: Response(403, b"refused\n"))
+            return Discard(Response(403, b"refused\n"))
 
         def answer(body: bytes) -> Answer:
             self.heard.append(Heard(request, body))
