@@ -49,6 +49,7 @@ of docs/upstreams.md. Later decisions are numbered in DECISIONS.md.
 
 Where to look:
 
+    how a request is read               http/server_connection.py; listener/listener.py says by whom
     what an upstream's status means     sinks/http.py (sinks/agentex.py and sinks/sgp.py handle
                                         their special cases first), then drain/failures.py
     where an END is joined              queue/open_spans.py; the merge itself is queue/join.py

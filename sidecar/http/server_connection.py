@@ -28,6 +28,7 @@ from sidecar.http.timeouts import Deadlines
 HEAD_S = 10.0  # for a head, from its first byte or from the beginning of the connection
 LINGER_S = 10.0  # for the client to close its side after the last response
 MAX_PENDING = 64  # requests of one connection that wait for their responses
+_EXPECTED = "100-continue"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -167,7 +168,8 @@ class ServerConnection(asyncio.Protocol):
         self._target, self._headers, self._header_bytes = b"", {}, 0
         receiver = self._receiver = self._state.service(request, self)
         close = not parser.should_keep_alive()
-        if b"expect" in request.headers and version != "1.0":
+        expects = b"expect" in request.headers and request.header(b"expect").lower() == _EXPECTED
+        if expects and version != "1.0":
             if receiver.wants_body:
                 self._transport.write(_CONTINUE)
             else:

@@ -26,7 +26,7 @@ from sidecar.http.messages import (
     StreamedResponse,
     Truncated,
 )
-from sidecar.listener.refusals import Refusal, ended_early, stopping, too_slow
+from sidecar.listener.refusals import Refusal, ended_early, stopping
 from sidecar.listener.routes import JSON, detail, retry_after
 
 CONNECT_S = 10.0
@@ -127,10 +127,10 @@ class _Forwarding:
             self._body.feed_eof()
         return self._response
 
-    def lost(self, *, late: bool) -> Response:
+    def lost(self, *, late: bool) -> Response:  # noqa: ARG002 (a stream is never late)
         self._response.cancel()
         self._finish("aborted")
-        return _to_response(too_slow(0) if late else ended_early())
+        return _to_response(ended_early())
 
     async def _forward(self) -> Response | StreamedResponse:
         headers = self._request.headers

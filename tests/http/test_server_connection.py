@@ -51,6 +51,11 @@ PLAYBOOKS: dict[str, tuple[bytes, list[int], bool]] = {
         [403],
         True,
     ),
+    "another expectation": (
+        sent(b"POST /b HTTP/1.1", b"Expect: rain", body=b"{}") + GET,
+        [200, 200],
+        False,
+    ),
     "Expect in HTTP/1.0": (
         b"POST /b HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
         [200],
