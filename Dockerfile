@@ -48,7 +48,7 @@ ENV PYTHONOPTIMIZE=2
 # Exec form: there may be no shell. The imports test the image, and write bytecode for the standard
 # library modules that the sidecar uses (Python images ship none). Then pip is removed, if present.
 RUN ["/app/bin/python", "-c", "\
-import pathlib, shutil, sys, sidecar.cli, sidecar.listener.aiohttp_server, sidecar.operate.replay, sqlite3; \
+import pathlib, shutil, sys, sidecar.cli, sidecar.listener.pass_through, sidecar.operate.replay, sidecar.spool.writer; \
 found = pathlib.Path(sys.base_prefix).glob; \
 trees = [*found('lib/python3.*/ensurepip'), *found('lib/python3.*/*-packages/pip*')]; \
 [shutil.rmtree(tree) for tree in trees]; \

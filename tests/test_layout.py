@@ -1,6 +1,7 @@
 """The folders follow a span's journey, and imports point one way: toward the leaves."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,3 +148,12 @@ def test_run_does_not_load_aiohttp() -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     lines = {line for line in done.stdout.splitlines() if line.startswith("request")}
     assert lines == {"request True False"}
+
+
+def test_modules_named_outside_python_exist() -> None:
+    """The Dockerfile, the Makefile and CI name only modules of the daemon that exist."""
+    texts = [(ROOT / name).read_text() for name in ("Dockerfile", "Makefile", ".ci/run")]
+    named = {name for text in texts for name in re.findall(r"\bsidecar((?:\.[a-z_]+)+)", text)}
+    modules = set(files())
+    assert ".cli" in named
+    assert {name for name in named if name[1:] not in modules} == {".__version__"} & named
