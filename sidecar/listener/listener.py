@@ -92,6 +92,7 @@ class Listener:
         method, path, headers = request.method, request.path, request.headers
         responds_as: Route = self._own
         try:
+            # Almost always decided by these two look-ups, without a call (DECISIONS.md 32).
             if b"origin" in headers or headers.get(b"host") not in self._host_check.allowed:
                 self._host_check.refuse_browsers(headers)
             route = self._routes.get((method, path))

@@ -79,6 +79,7 @@ class SpanBody:
     def end(self) -> Answer:
         if self._inflate is not None and not self._inflate.complete and self._error is None:
             self._error = _incomplete()
+        # `_release` and `_counted`, in place: each function on this path costs (DECISIONS.md 32).
         parts, ingest = self._parts, self._ingest
         ingest.limits.budget.reading -= self._size
         self._parts, self._size = [], 0

@@ -136,12 +136,12 @@ class AdminService:
         try:
             return _secured(handler(dict(reversed(query))))
         except Exception as bug:  # noqa: BLE001 (observing the sidecar must never stop it)
-            self.log_bug(bug, request.path)
+            self.log_bug(bug, f"the handler of {request.path}")
             return _secured(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n"))
 
-    def log_bug(self, bug: BaseException, path: str = "") -> None:
+    def log_bug(self, bug: BaseException, what: str = "an admin connection") -> None:
         """Log an exception that ends a request, but never the process (D13)."""
-        context = {"message": f"the handler of {path} failed", "exception": bug}
+        context = {"message": f"{what} failed", "exception": bug}
         self._loop.call_exception_handler(context)
 
 
