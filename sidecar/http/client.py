@@ -1,37 +1,48 @@
-"""HTTP client for one base URL: builds request heads and sends requests over a connection pool.
+"""HTTP client for one base URL: builds heads, and sends requests over connections that it keeps.
 
 In: method, target, headers, body. Out: a `RawResponse`. It does not interpret the status; that is
-up to the caller. Only the pool resends, once, after a stale connection.
+up to the caller.
 """
 
+import asyncio
 from base64 import b64encode
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from sidecar import __version__
 from sidecar.credentials import is_header_safe
-from sidecar.http.client_connection import RawResponse
+from sidecar.http.client_connection import ClientConnection, RawResponse
 from sidecar.http.dialer import Dialer
-from sidecar.http.pool import Pool
+from sidecar.http.failures import NoResponse
+from sidecar.http.timeouts import Deadlines
 from sidecar.process.addresses import BaseUrl, parse_base_url
+
+# Shorter than the server's 5 s, after which it resets the connection (docs/upstreams.md A6).
+KEEPALIVE_S = 4.0
 
 
 class HttpClient:
-    """Sends JSON to `base_url`, up to `max_requests` requests at once.
+    """Sends JSON to `base_url`. Create it inside a running loop.
 
-    `timeout_s` covers the whole request: connecting, sending, receiving.
+    `timeout_s` covers the whole request: connecting, sending, receiving. Requests never wait for a
+    connection: each has its own, and more than `max_requests` at once are a bug.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float, max_requests: int) -> None:
         url = parse_base_url(base_url)
         self._prefix = url.path.rstrip("/")
-        self._dialer = Dialer(url)
-        self._timeout_s = timeout_s
-        self._max_requests = max_requests
-        self._pool: Pool | None = None
         self._default_headers = _default_headers(url)
         self._encoded_from: Mapping[str, str] | None = None
         self._encoded = b""
+        self._dialer = Dialer(url)
+        self._timeout_s = timeout_s
+        self._max_requests = max_requests
+        self._loop = asyncio.get_running_loop()
+        self._requests = 0
+        self._connections: set[ClientConnection] = set()
+        self._idle = Deadlines(KEEPALIVE_S, ClientConnection.abort)
+        self._reused = Deadlines(timeout_s, ClientConnection.time_out)
+        self._opening: set[asyncio.Timeout] = set()
+        self._closed = False
 
     def target(self, path: str) -> bytes:
         """The request target for `path`, which must be percent-encoded, below the base URL."""
@@ -49,24 +60,79 @@ class HttpClient:
         for a header value with control or non-ASCII characters.
         """
         if headers is not self._encoded_from:
-            self._encoded = _encode({**self._default_headers, **headers})
+            lines = {**self._default_headers, **headers}
+            if not all(map(is_header_safe, lines.values())):
+                raise ValueError("a header value has control or non-ASCII characters")
+            self._encoded = "".join(f"{name}: {text}\r\n" for name, text in lines.items()).encode()
             self._encoded_from = headers
         return b"%b %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (
             method, target, self._encoded, content_length
         )  # fmt: skip
 
-    def exchange(self, head: bytes, body: bytes) -> Coroutine[Any, Any, RawResponse]:
-        """Send a request and return its response; raises `NoResponse` or `TimeoutError`."""
-        if self._pool is None:
-            self._pool = Pool(
-                self._dialer, timeout_s=self._timeout_s, max_requests=self._max_requests
-            )
-        return self._pool.exchange(head, body)
+    async def exchange(self, head: bytes, body: bytes) -> RawResponse:
+        """Send a request and return its response; raises `NoResponse` or `TimeoutError`.
+
+        A request on a connection that turns out to be stale is sent again, once, on a new one.
+        """
+        if self._requests >= self._max_requests:
+            raise RuntimeError(f"more than {self._max_requests} requests at once")
+        self._requests += 1
+        try:
+            due = self._loop.time() + self._timeout_s
+            connection = self._idle.take_last()
+            if connection is not None:
+                self._reused.add(connection)
+                try:
+                    return await self._send(connection, head, body)
+                except NoResponse:
+                    # Before any byte of a response, the upstream most likely closed the connection
+                    # without seeing the request. If it did see it, sending again is still safe: any
+                    # request may arrive twice (docs/upstreams.md A9, S3), and the drain would retry
+                    # it as well.
+                    if connection.response_bytes:
+                        raise
+                finally:
+                    self._reused.discard(connection)
+            return await self._send_on_new(due, head, body)
+        finally:
+            self._requests -= 1
+
+    async def _send_on_new(self, due: float, head: bytes, body: bytes) -> RawResponse:
+        connection = ClientConnection(self._connections, self._idle)
+        try:
+            async with asyncio.timeout_at(due) as scope:
+                self._opening.add(scope)
+                try:
+                    await self._dialer.dial(connection)
+                finally:
+                    self._opening.discard(scope)
+                return await self._send(connection, head, body)
+        except TimeoutError:
+            if self._closed:
+                raise NoResponse("closed") from None
+            raise
+
+    async def _send(self, connection: ClientConnection, head: bytes, body: bytes) -> RawResponse:
+        if self._closed:
+            connection.abort()
+        try:
+            return await connection.send(head, body)
+        finally:
+            if connection.reusable:
+                self._idle.add(connection)
+            else:
+                connection.abort()
 
     async def close(self) -> None:
         """Close all connections; requests in flight fail with `NoResponse`."""
-        if self._pool is not None:
-            await self._pool.close()
+        self._closed = True
+        for scope in self._opening:
+            if not scope.expired():
+                scope.reschedule(self._loop.time())
+        for connection in self._connections:
+            connection.abort()
+        while self._connections:  # noqa: ASYNC110 (they close in the loop's next rounds)
+            await asyncio.sleep(0)
 
 
 def _default_headers(url: BaseUrl) -> dict[str, str]:
@@ -82,9 +148,3 @@ def _default_headers(url: BaseUrl) -> dict[str, str]:
         userinfo = f"{url.user or ''}:{url.password or ''}".encode()
         headers["Authorization"] = "Basic " + b64encode(userinfo).decode()
     return headers
-
-
-def _encode(headers: Mapping[str, str]) -> bytes:
-    if not all(is_header_safe(value) for value in headers.values()):
-        raise ValueError("a header value has control or non-ASCII characters")
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()

@@ -65,8 +65,8 @@ class Receiver(Protocol):
     """Takes the body of one request and gives the response.
 
     `wants_body`: a client that waits for 100 Continue gets it. `is_stream`: the body may take any
-    time while it keeps coming, and a client that has stopped sending no longer wants its response.
-    Otherwise the body has a timeout, and a client that has stopped sending gets its response.
+    time while it keeps coming, the response may be streamed, and a client that has stopped sending
+    no longer wants it. Otherwise the body has a timeout, and such a client gets its response.
     """
 
     wants_body: bool

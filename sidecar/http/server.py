@@ -8,13 +8,11 @@ connection gets the place of the one that has kept us waiting for longest.
 """
 
 import asyncio
-from collections.abc import Callable
 
-from sidecar.http.messages import Response, Service
 from sidecar.http.server_connection import ServerConnection, ServerState
 
 
-class HttpServer:
+class HttpServer(ServerState):
     """Serves up to `max_connections` connections of one port. Create it inside a running loop.
 
     `idle_s` is the time for the next request and for reading responses, `body_s` for a body, in
@@ -23,52 +21,33 @@ class HttpServer:
     with an exception that is a bug.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        *,
-        max_connections: int,
-        idle_s: float,
-        body_s: float,
-        refused: Callable[[int, str], Response],
-        crowded: Callable[[], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        self._max_connections = max_connections
-        self._crowded = crowded
-        self.state = ServerState(service, idle_s, body_s, self._has_place, refused, failed)
-
     def connect(self) -> ServerConnection:
         """A protocol for a new connection."""
-        return ServerConnection(self.state)
+        return ServerConnection(self)
 
-    def _has_place(self) -> bool:
+    def make_room(self) -> bool:
         """Make room for a new connection if necessary; False if all clients wait for us."""
-        state = self.state
-        if len(state.connections) < self._max_connections:
+        if len(self.connections) < self.max_connections:
             return True
-        self._crowded()
+        self.crowded()
         # `idle` after `heads`: clients that never send a request don't displace those that do.
-        for waiting in (state.lingering, state.heads, state.idle, state.bodies):
+        for waiting in (self.lingering, self.heads, self.idle, self.bodies):
             if (longest := waiting.first()) is not None:
                 waiting.discard(longest)
-                state.connections.discard(longest)
+                self.connections.discard(longest)
                 longest.abort()
                 return True
         return False
 
     async def close(self, timeout_s: float) -> None:
         """Close every connection; pending responses have `timeout_s` to finish."""
-        connections = self.state.connections
-        pending = [each.writer.task for each in connections if each.writer.task is not None]
-        for connection in list(connections):
+        pending = [each.writer.task for each in self.connections if each.writer.task is not None]
+        for connection in list(self.connections):
             if connection.writer.task is None:
                 connection.close()
         if pending:
             _, late = await asyncio.wait(pending, timeout=timeout_s)
             for task in late:
                 task.cancel()
-        for connection in list(connections):
+        for connection in list(self.connections):
             connection.close()
-        for timeout in (self.state.lingering, self.state.heads, self.state.idle, self.state.bodies):
-            timeout.close()

@@ -6,50 +6,49 @@ bound in bytes.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from http import HTTPStatus
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from sidecar.http.heads import (
-    MAX_HEAD_BYTES,
-    PLAIN,
-    BadRequest,
-    Framing,
-    read_head,
-    repeated,
-    without_offer,
-)
+from sidecar.http.heads import MAX_HEAD_BYTES, BadRequest, read_head, repeated, without_offer
 from sidecar.http.messages import Headers, Receiver, Response, Service
-from sidecar.http.response_writer import LastResponse, ResponseWriter
+from sidecar.http.response_writer import PLAIN, Framing, LastResponse, ResponseWriter
 from sidecar.http.timeouts import Deadlines
 
 HEAD_S = 10.0  # for a head, from its first byte or from the beginning of the connection
 LINGER_S = 10.0  # for the client to close its side after the last response
 MAX_PENDING = 64  # requests of one connection that wait for their responses
+_TOO_LARGE = f"the head is larger than {MAX_HEAD_BYTES} bytes"
 _EXPECTED = "100-continue"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(eq=False)
 class ServerState:
-    """What the connections of a port share; `HttpServer` describes the callbacks."""
+    """What the connections of a port share; `HttpServer` describes the arguments."""
 
     service: Service
+    _: KW_ONLY
+    max_connections: int
     idle_s: float
     body_s: float
-    has_place: Callable[[], bool]
     refused: Callable[[int, str], Response]
+    crowded: Callable[[], None]
     failed: Callable[[BaseException], None]
-    connections: "set[ServerConnection]" = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.connections: set[ServerConnection] = set()
         self.last = LastResponse()
         self.heads = Deadlines(HEAD_S, ServerConnection.late)
         self.bodies = Deadlines(self.body_s, ServerConnection.late)
         self.idle = Deadlines(self.idle_s, ServerConnection.abort)
         self.lingering = Deadlines(LINGER_S, ServerConnection.abort)
+
+    def make_room(self) -> bool:
+        """Whether there is a place for a new connection: implemented by `HttpServer`."""
+        raise NotImplementedError
 
 
 class ServerConnection(asyncio.Protocol):
@@ -68,6 +67,7 @@ class ServerConnection(asyncio.Protocol):
         self._framing = PLAIN
         self._outside_body = 0  # bytes received since the last byte of a body or request
         self._ended = False  # no more requests are read
+        self._half_closed = False  # the client has closed its side
         self._held = False  # a receiver has paused reading
         self._reading = True
         self._timeout: Deadlines[ServerConnection] | None = None  # the one that is running
@@ -75,8 +75,8 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         state = self._state
         self._transport = cast("asyncio.Transport", transport)
-        self.writer = ResponseWriter(self._transport, state.last, self._settle, self._failed)
-        if state.has_place():
+        self.writer = ResponseWriter(self._transport, state.last, self._settle, state.failed)
+        if state.make_room():
             state.connections.add(self)
             self._wait_for(state.heads)
         else:
@@ -97,9 +97,8 @@ class ServerConnection(asyncio.Protocol):
             del self.writer
 
     def eof_received(self) -> bool:
-        writer = self.writer
-        writer.half_closed = True
-        if self._receiver is not None or (self._outside_body and not self._ended):
+        self._half_closed, writer = True, self.writer
+        if self._receiver is not None or self._outside_body:
             self._give_up(BadRequest("the request ended early"))
         self._ended = True
         if any(stream is not None for stream, *_ in writer.pending):
@@ -117,30 +116,24 @@ class ServerConnection(asyncio.Protocol):
                 self._parser.feed_data(data)
             except HttpParserUpgrade as offer:
                 # llhttp does not read on after an offer, so it gets the head again without it.
-                data = self._begin_again() + data[offer.args[0] :]
+                method, version = self._parser.get_method(), self._parser.get_http_version()
+                head = without_offer(method, self._target, self._headers, version)
+                self._parser = HttpRequestParser(self)
+                self._target, self._headers, self._header_bytes = b"", {}, 0
+                data = head + data[offer.args[0] :]
                 continue
             except HttpParserError as error:
-                self._not_parsed(error)
+                # What a callback raised is its context.
+                cause = error.__context__ or BadRequest("malformed request")
+                if isinstance(cause, BadRequest):
+                    self._give_up(cause)
+                else:
+                    self._state.failed(cause)
+                    self.abort()
             break
-        if self._outside_body > MAX_HEAD_BYTES and not self._ended:
-            self._give_up(_too_large())
+        if self._outside_body > MAX_HEAD_BYTES:
+            self._give_up(BadRequest(_TOO_LARGE))
         self._settle()
-
-    def _begin_again(self) -> bytes:
-        method, version = self._parser.get_method(), self._parser.get_http_version()
-        head = without_offer(method, self._target, self._headers, version)
-        self._parser = HttpRequestParser(self)
-        self._forget_head()
-        return head
-
-    def _not_parsed(self, error: HttpParserError) -> None:
-        cause = error.__context__  # if it was raised by a callback
-        if isinstance(cause, BadRequest):
-            self._give_up(cause)
-        elif cause is not None:
-            self._failed(cause)
-        elif not self._ended:
-            self._give_up(BadRequest("malformed request"))
 
     # Callbacks of the parser
 
@@ -149,16 +142,17 @@ class ServerConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._receiver is None:  # otherwise it is a trailer
-            self._header_bytes += len(name) + len(value) + len(b": \r\n")
+            self._header_bytes += len(name) + len(value) + 4  # ": " and CRLF
             name = name.lower()
-            first = self._headers.get(name)
-            self._headers[name] = value if first is None else repeated(name, first, value)
+            if name in self._headers:
+                value = repeated(name, self._headers[name], value)
+            self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         method, version = parser.get_method(), parser.get_http_version()
         if self._header_bytes + len(self._target) > MAX_HEAD_BYTES:
-            raise _too_large()
+            raise BadRequest(_TOO_LARGE)
         if self._ended or (parser.should_upgrade() and method != b"CONNECT"):
             return
         request = read_head(method, self._target, self._headers, version)
@@ -167,15 +161,17 @@ class ServerConnection(asyncio.Protocol):
             raise BadRequest(error, HTTPStatus.TOO_MANY_REQUESTS)
         self._target, self._headers, self._header_bytes = b"", {}, 0
         receiver = self._receiver = self._state.service(request, self)
-        close = not parser.should_keep_alive()
+        old = version == "1.0"
+        # In HTTP/1.0 only the end of the connection may tell where a streamed response ends.
+        close = not parser.should_keep_alive() or (old and receiver.is_stream)
         expects = b"expect" in request.headers and request.header(b"expect").lower() == _EXPECTED
-        if expects and version != "1.0":
+        if expects and not old:
             if receiver.wants_body:
                 self._transport.write(_CONTINUE)
             else:
                 close = True  # the client may send the body or not: what follows is unknown
-        if close or version == "1.0" or method == b"HEAD":
-            self._framing = Framing(method == b"HEAD", version == "1.0", close)
+        if close or old or method == b"HEAD":
+            self._framing = Framing(method == b"HEAD", old, close)
         else:
             self._framing = PLAIN
 
@@ -200,30 +196,25 @@ class ServerConnection(asyncio.Protocol):
         """Respond to a request that did not arrive in time."""
         if self._outside_body or self._receiver is not None:
             error = f"the head did not arrive within {HEAD_S:g} s"
-            self._give_up(BadRequest(error, HTTPStatus.REQUEST_TIMEOUT), late=True)
+            self._give_up(BadRequest(error, HTTPStatus.REQUEST_TIMEOUT))
         else:
             self.abort()
 
-    def _give_up(self, error: BadRequest, *, late: bool = False) -> None:
+    def _give_up(self, error: BadRequest) -> None:
         """Respond to a request that will never be complete; nothing after it is read."""
+        if self._ended:
+            return
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            response = receiver.lost(late=late)
+            response = receiver.lost(late=error.status == HTTPStatus.REQUEST_TIMEOUT)
             framing = self._framing._replace(close=True)
         else:
             response = self._state.refused(error.status, str(error))
             framing = Framing(close=True)
         self._ended = True
-        self._forget_head()
+        self._target, self._headers, self._header_bytes = b"", {}, 0
         self.writer.answer(None, response, framing)
         self._settle()
-
-    def _forget_head(self) -> None:
-        self._target, self._headers, self._header_bytes = b"", {}, 0
-
-    def _failed(self, bug: BaseException) -> None:
-        self._state.failed(bug)
-        self.abort()
 
     def abort(self) -> None:
         """Close the connection without flushing."""
@@ -236,7 +227,7 @@ class ServerConnection(asyncio.Protocol):
     # Waiting for the client
 
     def pause_writing(self) -> None:
-        self.writer.pause()
+        self.writer.writable = asyncio.get_running_loop().create_future()
         self._settle()
 
     def resume_writing(self) -> None:
@@ -256,18 +247,20 @@ class ServerConnection(asyncio.Protocol):
         """Start the timeout of what the client has to do next, and read only what can be taken."""
         if self._transport.is_closing():
             return
-        writer, receiver, idle = self.writer, self._receiver, self._state.idle
-        if not (self._outside_body or receiver or writer.pending or self._ended or writer.finished):
-            waits_for: Deadlines[ServerConnection] | None = idle  # after almost every request
-        else:
-            waits_for = self._next_timeout()
-        if waits_for is not self._timeout:
-            self._wait_for(waits_for)
-        elif waits_for is idle:
+        writer, idle = self.writer, self._state.idle
+        if self._receiver or self._outside_body or writer.pending or writer.writable or self._ended:
+            timeout, reading = self._expected()
+        else:  # after almost every request
+            timeout, reading = idle, not self._held
+        if timeout is not self._timeout:
+            self._wait_for(timeout)
+            if timeout is self._state.lingering and self._half_closed:
+                self.close()
+            elif timeout is self._state.lingering:
+                # Closing both sides would take the response from a client that still sends.
+                self._transport.write_eof()
+        elif timeout is idle:
             idle.add(self)
-        arriving = self._outside_body or receiver is not None or len(writer.pending) > 1
-        paused = writer.writable or self._held or (writer.pending and arriving)
-        reading = self._ended or not paused
         if reading is not self._reading:
             self._reading = reading
             if reading:
@@ -275,17 +268,19 @@ class ServerConnection(asyncio.Protocol):
             else:
                 self._transport.pause_reading()
 
-    def _next_timeout(self) -> "Deadlines[ServerConnection] | None":
+    def _expected(self) -> "tuple[Deadlines[ServerConnection] | None, bool]":
+        """The timeout of what the client has to do next, and whether to read what it sends."""
         state, writer, receiver = self._state, self.writer, self._receiver
         if writer.writable is not None:
-            return state.idle  # the client has to read
+            return state.idle, self._ended  # it has to read
         if writer.pending:
-            return None
-        if self._ended or writer.finished:
-            return state.lingering
-        if receiver is not None:
-            return state.idle if receiver.is_stream else state.bodies
-        return state.heads if self._outside_body else state.idle
+            ahead = self._outside_body or receiver is not None or len(writer.pending) > 1
+            return None, self._ended or not (ahead or self._held)
+        if self._ended:
+            return state.lingering, True
+        if receiver is None:
+            return state.heads, not self._held
+        return state.idle if receiver.is_stream else state.bodies, not self._held
 
     def _wait_for(self, timeout: "Deadlines[ServerConnection] | None") -> None:
         if self._timeout is not None:
@@ -293,7 +288,3 @@ class ServerConnection(asyncio.Protocol):
         self._timeout = timeout
         if timeout is not None:
             timeout.add(self)
-
-
-def _too_large() -> BadRequest:
-    return BadRequest(f"the head is larger than {MAX_HEAD_BYTES} bytes")

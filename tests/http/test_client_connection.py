@@ -50,7 +50,7 @@ async def test_a_request_on_the_wire() -> None:
         await client.close()
 
 
-def test_a_path_that_is_not_percent_encoded() -> None:
+async def test_a_path_that_is_not_percent_encoded() -> None:
     """Such a path raises `ValueError`, so that it can't inject headers."""
     client = new_client("http://host:1", [])
     for path in ("/a b", "/a\r\nx: y", "/\u00e9", "/\x7f"):

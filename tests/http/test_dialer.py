@@ -61,14 +61,14 @@ async def test_a_host_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch
     """An unresolvable name is an outage; concurrent requests share one lookup."""
     lookups = 0
 
-    async def fail() -> list[Any]:
+    async def fail(*_: object, **__: object) -> list[Any]:
         nonlocal lookups
         lookups += 1
         await asyncio.sleep(0)
         raise socket.gaierror(socket.EAI_NONAME, "secret")
 
     client = new_client("http://unknown.test:1", [])
-    monkeypatch.setattr(client._http._dialer, "_addresses", fail)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
     target = client.target("/")
     for expected in (1, 2):
         requests = [client.request(b"POST", target, b"{}") for _ in range(3)]

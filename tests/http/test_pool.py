@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sidecar.http.pool import KEEPALIVE_S
+from sidecar.http.client import KEEPALIVE_S
 from sidecar.sinks import Unavailable
 from tests.support.faults import fast, now
 from tests.support.upstream_connection import DONE, OK, TIMEOUT_S, on_both_loops, raw_upstream
@@ -176,7 +176,7 @@ async def test_an_expired_connection_is_not_used_when_the_timer_is_late() -> Non
     """A delayed event loop closes it instead of using it."""
     async with raw_upstream() as upstream:
         connection = await upstream.idle_connection()
-        due = upstream.client._http._pool._idle._due  # type: ignore[union-attr]
+        due = upstream.client._http._idle._due
         for pooled in due:
             due[pooled] -= KEEPALIVE_S
         assert await upstream.idle_connection() is not connection

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.http.server_connection import HEAD_S
 from tests.support.playbook import IDLE_S, Port, Wire, sent
-from tests.support.world import run_virtual
+from tests.support.virtual_time import run_virtual
 
 GET = sent(b"GET /a HTTP/1.1")
 LATER = sent(b"GET /later HTTP/1.1")

@@ -13,7 +13,7 @@ from sidecar.http.heads import MAX_HEAD_BYTES
 from sidecar.http.messages import StreamedResponse, Truncated
 from sidecar.http.server_connection import HEAD_S, LINGER_S, MAX_PENDING
 from tests.support.playbook import BODY_S, IDLE_S, Port, Wire, chunks_of, sent
-from tests.support.world import run_virtual
+from tests.support.virtual_time import run_virtual
 
 GET = sent(b"GET /a HTTP/1.1")
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -48,6 +48,12 @@ PLAYBOOKS: dict[str, tuple[bytes, list[int], bool]] = {
     ),
     "Expect, refused by the head": (
         sent(b"POST /refused HTTP/1.1", b"Expect: 100-continue", body=b"{}") + GET,
+        [403],
+        True,
+    ),
+    "Expect, refused by the head, and a malformed request": (
+        sent(b"POST /refused HTTP/1.1", b"Expect: 100-continue", body=b"{}")
+        + sent(b"GET /a HTTP/1.1", b"Host: b"),
         [403],
         True,
     ),
@@ -376,6 +382,17 @@ async def test_the_framing_of_a_streamed_response(
     assert wire.responses.raw.startswith(b"HTTP/1.1 200 Fine\r\n")
     assert (b"chunked" in wire.responses.raw) == (line.endswith(b"1") and not headers)
     assert wire.eof == closes
+
+
+async def test_a_streamed_response_in_http_1_0_is_the_last() -> None:
+    """Its end may be the end of the connection, so no request after it is read."""
+    port = Port()
+    streaming(port, b"ab", headers=[], gate=None)
+    wire = port.play([b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2])
+    await settled(wire)
+    assert wire.responses.bodies == [b"ab"]
+    assert wire.eof
+    assert port.bugs == []
 
 
 async def test_a_streamed_response_waits_for_its_reader() -> None:

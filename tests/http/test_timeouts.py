@@ -3,7 +3,7 @@
 import asyncio
 
 from sidecar.http.timeouts import Deadlines
-from tests.support.world import run_virtual
+from tests.support.virtual_time import run_virtual
 
 
 def test_items_expire() -> None:
@@ -46,19 +46,5 @@ def test_discarding_and_adding_restarts_the_timeout() -> None:
         deadlines.add("a")
         await asyncio.sleep(30)
         assert expired == [15.0]
-
-    run_virtual(story())
-
-
-def test_nothing_expires_after_close() -> None:
-    """Closing removes the timer and all items."""
-
-    async def story() -> None:
-        expired: list[str] = []
-        deadlines: Deadlines[str] = Deadlines(10.0, expired.append)
-        deadlines.add("a")
-        deadlines.close()
-        await asyncio.sleep(30)
-        assert expired == []
 
     run_virtual(story())
