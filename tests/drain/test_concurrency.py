@@ -1,14 +1,12 @@
 """Adaptive concurrency against simulated upstreams: no sockets, no clock, seeded noise."""
 
 import random
-from collections.abc import Callable
+from heapq import heappop, heappush
 
 import pytest
 
 from sidecar.drain.concurrency import ConcurrencyLimit
-
-# Writes per second that an upstream handles, by the number of requests in flight.
-Upstream = Callable[[int], float]
+from tests.support.concurrency import Upstream, kneed, linear
 
 
 def simulate(
@@ -32,22 +30,6 @@ def simulate(
         # Little's law; network jitter only adds latency.
         limit.sample(now, 1, in_flight, in_flight / rate * (1 + noise * rng.random()))
     return limit, counted / (seconds - counted_from)
-
-
-def linear(latency_s: float) -> Upstream:
-    """An upstream with unlimited capacity: the rate is requests in flight over latency."""
-    return lambda in_flight: in_flight / latency_s
-
-
-def kneed(capacity: float, latency_s: float, slope: float = 0.0) -> Upstream:
-    """At most `capacity` writes/s; above the knee, each request lowers that by `slope`."""
-
-    def rate(in_flight: int) -> float:
-        knee = capacity * latency_s
-        excess = max(0.0, in_flight - knee)
-        return min(in_flight / latency_s, capacity * max(0.2, 1 - slope * excess))
-
-    return rate
 
 
 @pytest.mark.parametrize("watch_latency", [False, True])
@@ -167,3 +149,23 @@ def test_a_refusal_lowers_the_limit_by_a_fifth() -> None:
     limit, _ = simulate(linear(0.01), 5)
     limit.refused()
     assert limit.value == 51
+
+
+def test_batches_of_different_sizes() -> None:
+    """If large batches take longer, that does not lower the limit."""
+    rng = random.Random(5)
+    limit = ConcurrencyLimit(64)
+    now, done, in_flight = 0.0, 0, 0
+    responses: list[tuple[float, int, float, int]] = []  # when, writes, sent at, in flight
+    while now < 300:
+        while in_flight < limit.value:
+            in_flight += 1
+            # By turns, for ten seconds each, a backlog is sent and there is little to send.
+            writes = rng.randint(500, 1000) if now % 20 < 10 else rng.randint(1, 20)
+            heappush(responses, (now + 0.05 + writes * 0.0005, writes, now, in_flight))
+        now, writes, sent_at, used = heappop(responses)
+        in_flight -= 1
+        done += writes * (now >= 60)
+        limit.sample(now, writes, used, now - sent_at)
+    best = 64 * (750 / 0.425 + 10.5 / 0.05525) / 2
+    assert done / 240 >= 0.95 * best

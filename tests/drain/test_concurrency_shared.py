@@ -2,29 +2,16 @@
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable
-from itertools import pairwise
 
 import pytest
 
 from sidecar.drain.concurrency import ConcurrencyLimit
+from tests.support.concurrency import Upstream, agentex, kneed
 
 SIDECARS = 50
 SECONDS, COUNTED_FROM = 600.0, 120.0
-
-
-def agentex(workers: int) -> Callable[[int], float]:
-    """Writes per second by requests in flight: docs/upstreams.md A7, interpolated per worker."""
-    points = ((0, 0.0), (1, 128.0), (10, 121.0), (50, 100.0), (10**6, 60.0))
-
-    def rate(in_flight: int) -> float:
-        each = in_flight / workers
-        for (x0, y0), (x1, y1) in pairwise(points):
-            if each <= x1:
-                return workers * (y0 + (y1 - y0) * (each - x0) / (x1 - x0))
-        raise AssertionError(in_flight)
-
-    return rate
+# When all but one leave, and when that one has got over it.
+LEFT_AT, RECOVERED_AT = 120.0, 360.0
 
 
 class Sidecar:
@@ -33,17 +20,23 @@ class Sidecar:
     def __init__(self, number: int, starts_at: float) -> None:
         self.number = number
         self.starts_at = starts_at
+        self.leaves_at = SECONDS
         self.limit = ConcurrencyLimit(64, watch_latency=True)
         self.in_flight = 0
         self.done: Counter[int] = Counter()
 
 
 def share(
-    upstream: Callable[[int], float], starts: list[float], *, link_s: float = 0.002
+    upstream: Upstream, starts: list[float], *, link_s: float = 0.002, left_at: float = SECONDS
 ) -> list[Sidecar]:
-    """Run sidecars that start at `starts` and send as much as they may, to one shared upstream."""
+    """Run sidecars that start at `starts` and send as much as they may, to one shared upstream.
+
+    At `left_at` all but the first leave.
+    """
     rng = random.Random(11)
     sidecars = [Sidecar(number, at) for number, at in enumerate(starts)]
+    for sidecar in sidecars[1:]:
+        sidecar.leaves_at = left_at
     queue: deque[tuple[Sidecar, float]] = deque()
     waiting = deque(sidecars)
     now = 0.0
@@ -64,7 +57,7 @@ def share(
 
 
 def _fill(queue: deque[tuple[Sidecar, float]], sidecar: Sidecar, now: float) -> None:
-    while sidecar.in_flight < sidecar.limit.value:
+    while sidecar.in_flight < sidecar.limit.value and now < sidecar.leaves_at:
         sidecar.in_flight += 1
         queue.append((sidecar, now))
 
@@ -87,3 +80,19 @@ def test_fifty_share_one_upstream(apart_s: float) -> None:
         seconds = range(int(COUNTED_FROM), int(SECONDS) - 5)
         fewest = min(sum(sidecar.done[at + n] for n in range(5)) for at in seconds)
         assert fewest >= 0.25 * 5 * fair / (SECONDS - COUNTED_FROM)
+
+
+@pytest.mark.parametrize("others", [9, 49])
+@pytest.mark.parametrize(
+    "upstream",
+    [agentex(workers=1), kneed(200, 0.1), kneed(200, 0.1, slope=0.05)],
+    ids=["agentex", "shallow", "steep"],
+)
+def test_a_lane_that_was_crowded_once(upstream: Upstream, others: int) -> None:
+    """Four minutes after the others have left, it is as fast as if it had always been alone."""
+    alone, *_ = share(upstream, [0.0])
+    left, *_ = share(upstream, [0.0] * (1 + others), left_at=LEFT_AT)
+    rates = [sum(n for at, n in s.done.items() if at >= RECOVERED_AT) for s in (left, alone)]
+    assert rates[0] >= 0.95 * rates[1]
+    best = max(upstream(in_flight) for in_flight in range(1, 65))
+    assert rates[0] >= 0.9 * best * (SECONDS - RECOVERED_AT)
