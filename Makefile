@@ -42,7 +42,7 @@ test-fast: $(STAMP) ## run the modules' own tests, quick enough for every edit
 
 # Hypothesis itself marks the tests with generated examples as `hypothesis`.
 test-slow: $(STAMP) ## run the slow tests, and generated tests with more examples
-	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "slow or hypothesis" $(ARGS)
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -q -m "(slow or hypothesis) and not nightly" $(ARGS)
 
 lint: $(STAMP) ## check formatting, lint and types
 	@$(BIN)/ruff format --check .

@@ -14,7 +14,7 @@ import structlog
 
 from sidecar import __version__
 from sidecar.config import Config, ConfigError
-from sidecar.lanes import AGENTEX_BIT, NO_UPSTREAM, SGP_BIT, build_lanes, lane_bits
+from sidecar.lanes import NO_UPSTREAM, build_lanes, enabled_lanes
 from sidecar.listener.listener import Listener
 from sidecar.listener.refusals import Limits
 from sidecar.operate import admin
@@ -71,30 +71,24 @@ class App:
             [lane.drain for lane in self.lanes],
             self.budget,
             self.accounting,
+            self.spool,
             hold_s=config.queue.start_hold_s,
             ttl_s=config.queue.open_span_ttl_s,
-            spool=self.spool,
         )
         self.pass_through = (
             _pass_through(config.sgp.base_url, intake_metrics.passed)
             if config.listener.pass_through
             else None
         )
-        self._recovery = (
-            SpoolRecovery(
-                self.spool, self.lanes, self.admission, self.accounting, lane_bits(config)
-            )
-            if self.spool is not None
-            else None
+        self._recovery = SpoolRecovery(
+            self.spool, self.lanes, self.admission, self.accounting, int(enabled_lanes(config))
         )
         self.listener = Listener(
             self.admission,
             Limits(self.budget, config.listener.max_body, config.listener.body_timeout_s),
             intake_metrics,
-            [lane.credentials for lane in self.lanes],
+            self.lanes,
             hosts=config.listener.hosts,
-            agentex_bit=lane_bits(config) & AGENTEX_BIT,
-            sgp_bit=lane_bits(config) & SGP_BIT,
             pass_through=self.pass_through,
             max_connections=max_agent_connections(
                 admin.MAX_CONNECTIONS + config.agentex.max_concurrency + config.sgp.max_concurrency
@@ -105,7 +99,7 @@ class App:
         )
         self._collector = SidecarCollector(
             intake_metrics,
-            [lane.metrics for lane in self.lanes],
+            self.lanes,
             self.budget,
             open_spans=lambda: len(self.admission.open_spans),
             clock=self._loop.time,
@@ -132,14 +126,16 @@ class App:
         self._stop = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None
 
-    def _new_spool(self) -> Spool | None:
+    def _new_spool(self) -> Spool:
         section = self._config.spool
         if not section.path:
-            return None
-        from sidecar.spool.sqlite_file import SpoolFile  # noqa: PLC0415 (it loads sqlite3: 1 MiB)
+            return Spool()
+        # Only here, because they load sqlite3: 1 MiB.
+        from sidecar.spool.disk_spool import DiskSpool  # noqa: PLC0415
+        from sidecar.spool.sqlite_file import SpoolFile  # noqa: PLC0415
 
         file = SpoolFile(section.path, section.max_bytes, sync_full=section.sync == "full")
-        return Spool(file, lane_bits(self._config))
+        return DiskSpool(file, int(enabled_lanes(self._config)))
 
     def stop(self) -> None:
         """Stop in order; a second call ends the grace period immediately (D10)."""
@@ -156,11 +152,10 @@ class App:
         ports are open and the drains are running.
         """
         tasks = asyncio.TaskGroup()
-        if self._recovery is not None:
-            try:
-                await self._recovery.start()
-            except SpoolInUse as error:
-                raise ConfigError(str(error)) from None
+        try:
+            await self._recovery.start()
+        except SpoolInUse as error:
+            raise ConfigError(str(error)) from None
         async with self._serving():
             try:
                 async with asyncio.timeout(None) as self._deadline, tasks:
@@ -174,10 +169,8 @@ class App:
         shutdown = self._config.shutdown
         self._loop.set_exception_handler(self._on_loop_error)
         drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
-        background = [tasks.create_task(self._housekeeping())]
-        background.append(tasks.create_task(self._raise_failure()))
-        if self.spool is not None:
-            background.append(tasks.create_task(self.spool.run()))
+        running = self._housekeeping(), self._raise_failure(), self.spool.run()
+        background = [tasks.create_task(each) for each in running]
         if started is not None:
             started.set()
         await self._stop.wait()
@@ -217,8 +210,7 @@ class App:
     async def _close(self) -> bool:
         if self.pass_through is not None:
             await self.pass_through.close()
-        if self.spool is not None:
-            await self.spool.close()
+        await self.spool.close()
         for lane in self.lanes:
             lane.metrics.lost(lane.drain.abandon(), "shutdown")
             await lane.sink.close()
@@ -280,10 +272,9 @@ class App:
             self._status.tick(now, max(0.0, now - due))
             trimmer.observe(self.budget.used)
             for lane in self.lanes:
-                lane.credentials.refresh()
-            if self.spool is not None and self._recovery is not None:
-                await self._recovery.recover()
-                await self.spool.shrink()
+                lane.refresh()
+            await self._recovery.recover()
+            await self.spool.shrink()
 
     def _depth(self) -> int:
         return sum(lane.queue.depth for lane in self.lanes)

@@ -19,13 +19,12 @@ from sidecar.sinks.agentex import AgentexSink
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.sinks.http import UpstreamClient
 from sidecar.sinks.sgp import SgpSink, enrichment
+from sidecar.spans.span import Lanes
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import LaneAccounting
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.recent import Recent
 
-# Values of `Upstream.bit`: each SDK route feeds exactly one lane.
-AGENTEX_BIT, SGP_BIT = 1, 2
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
 # down must leave memory for the other one's writes (DECISIONS.md 15).
 LANE_SHARE = 0.25
@@ -48,6 +47,21 @@ class Lane:
     drain: Drain
     metrics: LaneMetrics
 
+    def offer(self, headers: Mapping[bytes, bytes]) -> None:
+        """Use the credentials that came with an agent's request, if none are configured."""
+        if self.credentials.offer(headers):
+            self.drain.probe()
+
+    def refresh(self) -> None:
+        """Read a key file again if it has changed; call it periodically."""
+        if self.credentials.refresh():
+            self.drain.probe()
+
+    @property
+    def imbalance(self) -> int:
+        """Writes unaccounted for; a nonzero value is a bug."""
+        return self.metrics.accounting.imbalance(self.queue.depth)
+
     def totals(self) -> dict[str, int]:
         """The lane's accounting (D15), as `/status` and the last log line show it."""
         accounting = self.metrics.accounting
@@ -59,7 +73,7 @@ class Lane:
             "dead_lettered": accounting.dead_lettered.total(),
             "lost": accounting.lost.total(),
             "depth": self.queue.depth,
-            "imbalance": self.metrics.imbalance,
+            "imbalance": self.imbalance,
         }
 
 
@@ -79,17 +93,21 @@ def build_lanes(
     environ: Mapping[str, str],
     budget: MemoryBudget,
     dead_letters: DeadLetters,
-    spool: Spool | None = None,
-    recent: Recent | None = None,
+    spool: Spool,
+    recent: Recent,
 ) -> list[Lane]:
     """Build the lanes that `config` enables. `environ`: the pod's variables, for SGP's metadata."""
     builder = _Builder(config, environ, budget, dead_letters, spool, recent)
-    return [each.build(builder, each.bit) for each in UPSTREAMS if each.enabled(config)]
+    return [each.build(builder) for each in UPSTREAMS if each.enabled(config)]
 
 
-def lane_bits(config: Config) -> int:
-    """The bits of the lanes that `config` enables, as the spool's rows store them."""
-    return sum(each.bit for each in UPSTREAMS if each.enabled(config))
+def enabled_lanes(config: Config) -> Lanes:
+    """The lanes that `config` enables, as the spool's rows store them."""
+    lanes = Lanes(0)
+    for each in UPSTREAMS:
+        if each.enabled(config):
+            lanes |= each.lane
+    return lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +116,10 @@ class _Builder:
     environ: Mapping[str, str]
     budget: MemoryBudget
     dead_letters: DeadLetters
-    spool: Spool | None
-    recent: Recent | None
+    spool: Spool
+    recent: Recent
 
-    def agentex(self, bit: int) -> Lane:
+    def agentex(self) -> Lane:
         section = self.config.agentex
         credentials = Credentials(
             {"x-agent-api-key": section.api_key},
@@ -113,9 +131,10 @@ class _Builder:
         )
         metrics = LaneMetrics("agentex", LaneAccounting(), self.recent)
         client = _client(section, credentials, metrics)
-        return self._lane(AgentexSink(client, bit), credentials, metrics, bit, section, 0.0)
+        sink = AgentexSink(client)
+        return self._lane(sink, credentials, metrics, Lanes.AGENTEX, section, 0.0)
 
-    def sgp(self, bit: int) -> Lane:
+    def sgp(self) -> Lane:
         section = self.config.sgp
         credentials = Credentials(
             {"x-api-key": section.api_key, "x-selected-account-id": Secret(section.account_id)},
@@ -135,21 +154,22 @@ class _Builder:
             enrichment=enrichment(self.environ),
             open_writes=open_writes,
         )
-        return self._lane(sink, credentials, metrics, bit, section, section.linger_s)
+        return self._lane(sink, credentials, metrics, Lanes.SGP, section, section.linger_s)
 
     def _lane(
         self,
         sink: Sink,
         credentials: Credentials,
         metrics: LaneMetrics,
-        bit: int,
+        bit: Lanes,
         section: AgentexConfig | SgpConfig,
         linger_s: float,
     ) -> Lane:
         retry = self.config.retry
         backoff = Backoff(retry.initial_s, retry.max_s)
         share = int(self.budget.limit * LANE_SHARE)
-        queue = SpanQueue(self.budget, metrics.accounting, bit, spool=self.spool, share=share)
+        accounting = metrics.accounting
+        queue = SpanQueue(self.budget, accounting, int(bit), spool=self.spool, share=share)
         throttle = Throttle(
             backoff,
             section.max_concurrency,
@@ -166,11 +186,6 @@ class _Builder:
             linger_s=linger_s,
             dead_letter=partial(self.dead_letters.add, sink.name),
         )
-        credentials.on_change = drain.probe
-        metrics.depth = lambda: queue.depth
-        metrics.in_flight = lambda: queue.in_flight
-        metrics.limit = lambda: throttle.limit
-        metrics.oldest = queue.oldest
         return Lane(sink, credentials, queue, throttle, drain, metrics)
 
 
@@ -184,22 +199,22 @@ def _client(
 
 
 class Upstream(NamedTuple):
-    """A row of the table below. `bit` identifies the lane in the spool: never change its meaning.
+    """A row of the table below.
 
     `name` is the sink's, as metrics and configuration spell it; `title` is for people.
     """
 
     name: str
     title: str
-    bit: int
+    lane: Lanes
     enabled: Callable[[Config], bool]
-    build: Callable[[_Builder, int], Lane]
+    build: Callable[[_Builder], Lane]
 
 
 # Every upstream. A new one needs a sink (sinks/), a section in config.py and config.example.toml, a
-# bit, a method of `_Builder` and a row here. Metrics, /status, `check` and `replay` follow from the
-# row; a route of its own (listener/routes/) also needs the bit, which app.py passes to it.
+# bit in `Lanes`, a method of `_Builder` and a row here. Metrics, /status, `check` and `replay`
+# follow from the row; a route of its own goes to listener/routes/.
 UPSTREAMS = (
-    Upstream("agentex", "Agentex", AGENTEX_BIT, _agentex_enabled, _Builder.agentex),
-    Upstream("sgp", "SGP", SGP_BIT, _sgp_enabled, _Builder.sgp),
+    Upstream("agentex", "Agentex", Lanes.AGENTEX, _agentex_enabled, _Builder.agentex),
+    Upstream("sgp", "SGP", Lanes.SGP, _sgp_enabled, _Builder.sgp),
 )

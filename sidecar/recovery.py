@@ -12,6 +12,7 @@ import structlog
 from sidecar.lanes import Lane
 from sidecar.queue.admission import Admission
 from sidecar.queue.span_queue import MAX_ROWS_PER_LOAD
+from sidecar.spans.span import Span
 from sidecar.spool.rows import Backlog
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 
 class SpoolRecovery:
-    """Hands a spool's backlog to `lanes` and `admission`; `lane_bits` has the bits of all lanes."""
+    """Hands a spool's backlog to `lanes` and `admission`; `lane_bits` has those of all lanes."""
 
     def __init__(
         self,
@@ -44,10 +45,8 @@ class SpoolRecovery:
 
     async def start(self) -> None:
         """Open the spool and recover its backlog; raises `SpoolInUse`."""
-        self._spool.on_backlog = self._backlogs.append
-        await self._spool.open()
+        await self._spool.open(self._backlogs.append, self._wake_lanes)
         await self.recover()
-        self._spool.on_durable = self._wake_lanes
 
     async def recover(self) -> None:
         """Recover the backlog found since the last call; call it periodically."""
@@ -66,12 +65,19 @@ class SpoolRecovery:
         self._accounting.replayed += len(backlog.complete_rows)
         self._accounting.written += len(backlog.complete_rows)
         lanes_of = dict(backlog.open_rows)
-        seqs = list(lanes_of)
-        while seqs:
-            read, spans = await self._spool.load(seqs[:MAX_ROWS_PER_LOAD], RECOVERED_BYTES)
-            del seqs[:read]
-            for span in spans:
-                span.lanes = lanes_of[span.seq] & self._lane_bits
-                span.accepted_at = self._loop.time()
-            self._admission.recover(spans)
-        log.info("spool_recovered", writes=self._spool.rows, open_spans=len(lanes_of))
+        rows = list(lanes_of)
+        while rows:
+            outcomes = await self._spool.load(rows[:MAX_ROWS_PER_LOAD], RECOVERED_BYTES)
+            for row, outcome in zip(rows, outcomes, strict=False):
+                pending = lanes_of[row] & self._lane_bits
+                if isinstance(outcome, Span) and outcome.stored is not None:
+                    outcome.stored.pending = pending
+                    outcome.accepted_at = self._loop.time()
+                    self._admission.recover(outcome)
+                    continue
+                for lane in self._lanes:  # it is not readable: each lane will see that and count it
+                    if pending & lane.queue.bit:
+                        lane.queue.recover([row])
+            del rows[: len(outcomes)]
+        writes = self._spool.status().writes
+        log.info("spool_recovered", writes=writes, open_spans=len(lanes_of))

@@ -8,8 +8,9 @@ import pytest
 from sidecar.app import App
 from sidecar.config_load import load
 from sidecar.drain.retry_queue import Batch
+from tests.support.spans import make_event
 from tests.support.spool import until
-from tests.support.world import NOWHERE, make_event, running_app, upstream
+from tests.support.world import NOWHERE, running_app, upstream
 
 ENVIRON = {
     "AGENTEX_BASE_URL": NOWHERE,

@@ -2,12 +2,12 @@
 
 from sidecar.config import Config
 from sidecar.config_load import load
-from sidecar.lanes import UPSTREAMS, lane_bits
+from sidecar.lanes import UPSTREAMS, enabled_lanes
 
 
 def test_bits_in_the_spool_keep_their_meaning() -> None:
     """A row written by an older version must be for the same upstream."""
-    assert {each.name: each.bit for each in UPSTREAMS} == {"agentex": 1, "sgp": 2}
+    assert {each.name: int(each.lane) for each in UPSTREAMS} == {"agentex": 1, "sgp": 2}
 
 
 def test_every_upstream_has_a_configuration_section() -> None:
@@ -18,6 +18,6 @@ def test_every_upstream_has_a_configuration_section() -> None:
 def test_the_bits_are_those_of_the_enabled_upstreams() -> None:
     """A bit that is missing would drop the lane's writes from the spool's rows."""
     environ = {"AGENTEX_BASE_URL": "http://127.0.0.1:9"}
-    assert lane_bits(load(None, environ)) == 1
-    assert lane_bits(load(None, {"SGP_API_KEY": "key", "SGP_ACCOUNT_ID": "account"})) == 2
-    assert lane_bits(load(None, {**environ, "SIDECAR_SGP__RELAY": "true"})) == 3
+    assert enabled_lanes(load(None, environ)) == 1
+    assert enabled_lanes(load(None, {"SGP_API_KEY": "key", "SGP_ACCOUNT_ID": "account"})) == 2
+    assert enabled_lanes(load(None, {**environ, "SIDECAR_SGP__RELAY": "true"})) == 3

@@ -52,6 +52,7 @@ PURE = [
     "drain/evidence",
     "drain/failures",
     "drain/scheduler",
+    "drain/settlement",
     "drain/throttle",
     "drain/pace",
     "drain/concurrency",

@@ -1,11 +1,49 @@
-"""What a lane learns from failures: poison detector, circuit breaker and batch size limit.
+"""What a lane learns from outcomes: poison detector, circuit breaker and batch size limit.
 
-One of each per lane. They only count; failures.py acts on what they report.
+In: every batch that succeeded or failed. Out: `Findings` about a failure, from which failures.py
+concludes what to do. They only count.
 """
 
 from collections import deque
+from typing import NamedTuple
 
 from sidecar.drain.retry_queue import Batch
+from sidecar.sinks import Refused, SinkError, TooLarge, Unavailable
+from sidecar.spans.span import total_size
+
+
+class Findings(NamedTuple):
+    """What speaks against a batch that failed, or against the lane's settings."""
+
+    counts_against: bool = False  # others got through: the batch is suspected
+    breaker_is_open: bool = False  # most writes are refused: the settings are suspected
+
+
+class Evidence:
+    """The evidence of one lane, whose batches have at most `max_batch_bytes`."""
+
+    def __init__(self, max_batch_bytes: int) -> None:
+        self._poison_detector = PoisonDetector()
+        self._breaker = CircuitBreaker()
+        self.size_limit = BatchSizeLimit(max_batch_bytes)
+
+    def succeeded(self, batch: Batch) -> None:
+        """The upstream accepted `batch`."""
+        self._poison_detector.succeeded(first=batch.attempts == 0)
+        self._breaker.forwarded(len(batch.spans))
+        self.size_limit.succeeded()
+
+    def failed(self, batch: Batch, error: SinkError) -> Findings:
+        """Record a failure of `batch`, and whether that counts against it."""
+        if isinstance(error, TooLarge):
+            self.size_limit.too_large(total_size(batch.spans))
+        elif isinstance(error, Refused) and len(batch.spans) == 1:
+            return Findings(breaker_is_open=self._breaker.refused())
+        elif isinstance(error, Unavailable) and error.suspect:
+            against = self._poison_detector.counts_against(batch, first=batch.attempts == 0)
+            batch.suspicion += against
+            return Findings(counts_against=against)
+        return Findings()
 
 
 class PoisonDetector:

@@ -1,15 +1,12 @@
-"""Decides what one lane sends next: a batch, or nothing until a given time.
+"""Decides what one lane sends next: a batch, or nothing until a given time, or nothing for now.
 
 In: the writes in the queue, the batches to be retried, and what the throttle allows. Out: a `Batch`
-whose spans are in flight from now on. No I/O and no waiting: `wake_at` is called with the loop time
-at which there may be more to send.
+whose spans are in flight from now on. No I/O, no clock and no waiting.
 """
-
-from collections.abc import Callable
 
 from sidecar.drain.evidence import BatchSizeLimit
 from sidecar.drain.retry_queue import Batch, RetryQueue
-from sidecar.drain.throttle import Throttle
+from sidecar.drain.throttle import Grant, Throttle
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.telemetry.metrics import LaneMetrics
 
@@ -18,7 +15,6 @@ class Scheduler:
     """Forms the batches of one lane.
 
     `max_batch`: writes in one request. `linger_s`: how long a batch may wait to fill, in seconds.
-    `clock`: loop time in seconds.
     """
 
     def __init__(
@@ -31,8 +27,6 @@ class Scheduler:
         *,
         max_batch: int,
         linger_s: float,
-        clock: Callable[[], float],
-        wake_at: Callable[[float], None],
     ) -> None:
         self._queue = queue
         self._ready = queue.ready
@@ -42,16 +36,9 @@ class Scheduler:
         self._metrics = metrics
         self._max_batch = max_batch
         self.linger_s = linger_s
-        self._clock = clock
-        self._wake_at = wake_at
         self._new_batch_first = False
         self.sending = 0  # requests in flight
         self.closing = False  # no more writes will come: nothing lingers
-
-    @property
-    def has_work(self) -> bool:
-        """Whether calling `next` can have any effect."""
-        return bool(self._ready or self._retry_queue.heap or self._throttle.pace.active)
 
     @property
     def is_full(self) -> bool:
@@ -59,43 +46,36 @@ class Scheduler:
         full = len(self._ready) >= self._max_batch
         return full or self._queue.waiting_bytes >= self._size_limit.max_bytes
 
-    def next(self) -> Batch | None:
-        """Return the batch to send now, or None; the lane is then woken when there may be one."""
-        throttle = self._throttle
-        if self.sending >= throttle.limit:
-            return None  # the worker whose request ends next calls again
-        now = self._clock()
-        if now < throttle.paused_until:
-            self._wake_at(throttle.paused_until)
+    def next(self, now: float) -> Batch | float | None:
+        """The batch to send now, or the loop time at which there may be one.
+
+        None: not before a request ends or a write comes.
+        """
+        if not self._ready and not self._retry_queue.heap:
+            self._throttle.caught_up()
             return None
-        probing = throttle.probing
-        max_writes = 1 if probing else self._max_batch
-        pace = throttle.pace
-        if pace.active and not probing and not self.closing:
-            if not self._retry_queue.heap and not self._ready:
-                pace.stop()
-            elif (allowed := pace.allowance(now)) < 1:
-                self._wake_at(pace.next_at(now))
-                return None
-            else:
-                max_writes = min(max_writes, allowed)
+        grant = self._throttle.grant(now, self.sending, paced=not self.closing)
+        if not isinstance(grant, Grant):
+            return grant
+        max_writes = min(self._max_batch, grant.max_writes)
         # A probe that keeps failing may be a bad write: new writes take turns with it.
-        self._new_batch_first = probing and not self._new_batch_first
-        if self._new_batch_first:
-            batch = self._new_batch(now, max_writes) or self._due_retry(now, max_writes)
-        else:
-            retry = self._due_retry(now, max_writes) if self._retry_queue.heap else None
-            batch = retry or self._new_batch(now, max_writes)
-        if batch is not None:
+        self._new_batch_first = grant.is_probe and not self._new_batch_first
+        step: Batch | float | None = None
+        if not self._new_batch_first and self._retry_queue.heap:
+            step = self._due_retry(now, max_writes)
+        if step is None:
+            step = self._new_batch(now, max_writes)
+        if self._new_batch_first and not isinstance(step, Batch):
+            step = self._due_retry(now, max_writes) or step
+        if isinstance(step, Batch):
             self.sending += 1
-            if not probing:
-                pace.sent(now, len(batch.spans))
-        return batch
+            self._throttle.sent(now, len(step.spans))
+        return step
 
     def _due_retry(self, now: float, max_writes: int) -> Batch | None:
         while (due := self._retry_queue.next_due) is not None and due <= now:
             batch = self._retry_queue.pop()
-            self._drop_superseded(batch)
+            self._drop_superseded(batch, now)
             max_writes = min(max_writes, self._count_fitting(batch))
             if len(batch.spans) > max_writes:
                 # A probe is one write: it costs a recovering upstream as little as possible, and a
@@ -106,18 +86,16 @@ class Scheduler:
                 return batch
         return None
 
-    def _new_batch(self, now: float, max_writes: int) -> Batch | None:
+    def _new_batch(self, now: float, max_writes: int) -> Batch | float | None:
         queue = self._queue
         due = self._retry_queue.next_due if self._retry_queue.heap else None
         first = queue.first if self._ready else None
-        if first is not None:
-            lingers_until = first.accepted_at + self.linger_s
-            if lingers_until <= now or self.is_full or self.closing:
-                return Batch(queue.take(max_writes, self._size_limit.max_bytes))
-            due = lingers_until if due is None else min(due, lingers_until)
-        if due is not None:
-            self._wake_at(due)
-        return None
+        if first is None:
+            return due
+        lingers_until = first.accepted_at + self.linger_s
+        if lingers_until <= now or self.is_full or self.closing:
+            return Batch(queue.take(max_writes, self._size_limit.max_bytes))
+        return lingers_until if due is None else min(due, lingers_until)
 
     def _count_fitting(self, batch: Batch) -> int:
         """How many writes of `batch` fit in one request; at least one."""
@@ -128,8 +106,8 @@ class Scheduler:
                 return max(1, count)
         return max(1, len(batch.spans))
 
-    def _drop_superseded(self, batch: Batch) -> None:
+    def _drop_superseded(self, batch: Batch, now: float) -> None:
         for span in [span for span in batch.spans if self._queue.is_superseded(span)]:
             batch.spans.remove(span)
             self._queue.settle(span)
-            self._metrics.superseded(span, self._clock())
+            self._metrics.superseded(span, now)

@@ -1,12 +1,13 @@
 """How fast one lane may send to its upstream: pauses, back-off, pace. No I/O, no clock.
 
-In: the outcome of each request, with loop times in seconds. Out: how many requests may be in flight
-(`limit`), when sending may resume (`paused_until`), how many writes may be sent now (`pace`),
-and the state that operators see.
+In: the outcome of each request, with loop times in seconds. Out: a `Grant` to send now or the time
+at which to ask again, and the state that operators see.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sidecar.drain.concurrency import ConcurrencyLimit
 from sidecar.drain.pace import Pace
@@ -33,6 +34,16 @@ class Backoff:
         return min(self.max_s, self.initial_s * 2.0 ** min(attempt - 1, 60)) * jitter
 
 
+class Grant(NamedTuple):
+    """Permission to send one request now, with at most so many writes."""
+
+    max_writes: int = sys.maxsize
+    is_probe: bool = False  # sent to find out if the upstream has recovered
+
+
+_UNLIMITED, _PROBE = Grant(), Grant(1, is_probe=True)
+
+
 class Throttle:
     """What one lane may send now."""
 
@@ -47,7 +58,7 @@ class Throttle:
         self._backoff = backoff
         self._jitter = jitter
         self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
-        self.pace = Pace()
+        self._pace = Pace()
         self.state = SinkState.UP
         # Whether the next request is a probe, sent to find out if the upstream has recovered.
         self.probing = False
@@ -63,6 +74,32 @@ class Throttle:
         """Requests that may be in flight: one, the probe, until the upstream has recovered."""
         return 1 if self.probing else self._concurrency.value
 
+    def grant(self, now: float, sending: int, *, paced: bool) -> Grant | float | None:
+        """Whether to send now, given the requests in flight: a grant, or the time to ask again.
+
+        None: not before one of them ends. `paced`: unless the process is stopping.
+        """
+        if sending >= self.limit:
+            return None
+        if now < self.paused_until:
+            return self.paused_until
+        if self.probing:
+            return _PROBE
+        if not (self._pace.active and paced):
+            return _UNLIMITED
+        allowed = self._pace.allowance(now)
+        return Grant(allowed) if allowed >= 1 else self._pace.next_at(now)
+
+    def sent(self, now: float, writes: int) -> None:
+        """So many writes were sent."""
+        if not self.probing:
+            self._pace.sent(now, writes)
+
+    def caught_up(self) -> None:
+        """Nothing is waiting any more."""
+        if self._pace.active:
+            self._pace.stop()
+
     def sample(self, now: float, writes: int, in_flight: int, seconds: float) -> None:
         """A batch of `writes` succeeded after `seconds`.
 
@@ -77,7 +114,7 @@ class Throttle:
         if not self.probing:
             return False
         if now - self._outage_since > MIN_PACED_OUTAGE_S:
-            self.pace.start(now)
+            self._pace.start(now)
         self.state = SinkState.UP
         self.probing = False
         self.resume()

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.drain.evidence import BatchSizeLimit
-from sidecar.drain.failures import RetryPolicy, Settlement
+from sidecar.drain.evidence import Evidence
+from sidecar.drain.failures import RetryPolicy
 from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.drain.scheduler import Scheduler
+from sidecar.drain.settlement import Settlement
 from sidecar.drain.throttle import Throttle
+from sidecar.process.alarm import Alarm
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Sink, SinkError
 from sidecar.spans.span import Span
@@ -47,36 +49,32 @@ class Drain:
         self.bit = queue.bit  # the lane's bit in `Span.lanes`
         self.ready = queue.ready  # writes that a batch could take now
         self._throttle = throttle
-        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
+        self._metrics = metrics
         self._retry_queue = RetryQueue()
-        size_limit = BatchSizeLimit(sink.max_batch_bytes)
+        evidence = Evidence(sink.max_batch_bytes)
         self._scheduler = Scheduler(
             queue,
             self._retry_queue,
             throttle,
-            size_limit,
+            evidence.size_limit,
             metrics,
             max_batch=sink.max_batch,
             linger_s=linger_s,
-            clock=self._loop.time,
-            wake_at=self._wake_at,
         )
         self._settlement = Settlement(
             queue,
             self._retry_queue,
             throttle,
-            size_limit,
+            evidence,
             policy,
             metrics,
-            clock=self._loop.time,
             wake=self.wake,
             dead_letter=dead_letter,
         )
         self._idle: deque[asyncio.Future[Batch]] = deque()
         self._workers: asyncio.TaskGroup | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
+        self._alarm = Alarm(self._pump)
         self._pump_due = False
         self._refilling = False
         self._done = asyncio.Event()
@@ -92,7 +90,7 @@ class Drain:
                     waiter.cancel()
             finally:
                 self._workers = None  # start no more workers, even if this task is cancelled
-                self._stop_timer()
+                self._alarm.cancel()
 
     def put(self, span: Span) -> None:
         """Queue a write, unless the sink has a reason to skip it."""
@@ -103,13 +101,8 @@ class Drain:
             return
         self._queue.put(span)
         lingers_until = span.accepted_at + self._scheduler.linger_s
-        if self._timer is None or self._timer_due > lingers_until or self._scheduler.is_full:
-            self.wake()  # otherwise the timer fires in time
-
-    @property
-    def unused_share(self) -> int:
-        """Bytes that the lane may still load from disk."""
-        return self._queue.unused_share
+        if self._alarm.due > lingers_until or self._scheduler.is_full:
+            self.wake()  # otherwise the alarm rings in time
 
     @property
     def backlog(self) -> int:
@@ -151,7 +144,7 @@ class Drain:
     def abandon(self) -> int:
         """Give up when the process ends; returns how many writes are lost."""
         self._done.set()
-        self._stop_timer()
+        self._alarm.cancel()
         return self._queue.abandon()
 
     # How batches reach workers.
@@ -160,21 +153,23 @@ class Drain:
         self._pump_due = False
         if self._workers is None or self._done.is_set():
             return
-        if self._queue.spooled:
-            self._refill(self._workers)
-        scheduler = self._scheduler
-        while scheduler.has_work and (batch := scheduler.next()) is not None:
+        if self._queue.needs_refill and not self._refilling:
+            self._refilling = True
+            self._workers.create_task(self._load_from_disk())
+        while (batch := self._next()) is not None:
             if self._idle:
                 self._idle.popleft().set_result(batch)
             else:
                 self._workers.create_task(self._work(batch))
-        if scheduler.closing and not self._queue.depth:
+        if self._scheduler.closing and not self._queue.depth:
             self._done.set()
 
-    def _refill(self, tasks: asyncio.TaskGroup) -> None:
-        if self._queue.needs_refill and not self._refilling:
-            self._refilling = True
-            tasks.create_task(self._load_from_disk())
+    def _next(self) -> Batch | None:
+        step = self._scheduler.next(self._loop.time())
+        if isinstance(step, float):
+            self._alarm.set(step)
+            return None
+        return step
 
     async def _load_from_disk(self) -> None:
         while self._queue.needs_refill:
@@ -183,24 +178,6 @@ class Drain:
         self._refilling = False
         self.wake()
 
-    def _wake_at(self, when: float) -> None:
-        if self._timer is not None:
-            if self._timer_due <= when:
-                return
-            self._timer.cancel()
-        # Stored here, because the handle of a uvloop timer that has fired has no `when`.
-        self._timer_due = when
-        self._timer = self._loop.call_at(when, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._pump()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     # What a worker does with a batch.
 
     async def _work(self, batch: Batch) -> None:
@@ -208,8 +185,8 @@ class Drain:
         while True:
             await self._send(batch)
             scheduler.sending -= 1
-            next_batch = scheduler.next() if scheduler.has_work else None
-            if next_batch is not None or (self._queue.spooled and self._queue.needs_refill):
+            next_batch = self._next()
+            if next_batch is not None or self._queue.needs_refill:
                 self.wake()  # the limit may have risen, or a batch been split: use more workers
             if next_batch is not None:
                 batch = next_batch
@@ -237,6 +214,6 @@ class Drain:
         try:
             await self._sink.send(batch.spans, suspicion=batch.suspicion)
         except SinkError as error:
-            self._settlement.failed(batch, error, sent_at)
+            self._settlement.failed(batch, error, sent_at, self._loop.time())
         else:
-            self._settlement.succeeded(batch, sent_at, in_flight)
+            self._settlement.succeeded(batch, sent_at, self._loop.time(), in_flight)

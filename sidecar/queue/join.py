@@ -6,7 +6,8 @@ from sidecar.spans.span import Span, measure
 
 def signature(span: Span) -> int:
     """Hash of an END as it arrived; never 0."""
-    return hash((span.end_time, span.input, span.output, span.data, span.name, span.extra)) or 1
+    extra = b"" if span.sdk is None else span.sdk.extra
+    return hash((span.end_time, span.input, span.output, span.data, span.name, extra)) or 1
 
 
 def fill(span: Span, start: Span) -> int:

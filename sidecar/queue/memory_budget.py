@@ -1,5 +1,7 @@
 """The memory bound: bytes of accepted spans, wherever they wait, and of arriving bodies."""
 
+from collections.abc import Callable
+
 from sidecar.spans.span import Span
 
 
@@ -14,10 +16,19 @@ class MemoryBudget:
         self.limit = limit
         self.used = 0  # accepted spans
         self.reading = 0  # request bodies that are still arriving
+        self._reservations: list[Callable[[], int]] = []
 
-    def fits(self, size: int) -> bool:
-        """Whether `size` more bytes stay within the limit."""
-        return self.used + self.reading + size <= self.limit
+    def reserve(self, reserved: Callable[[], int]) -> None:
+        """Keep as many bytes free as `reserved` returns, for a use other than new events."""
+        self._reservations.append(reserved)
+
+    @property
+    def available(self) -> int:
+        """Bytes that new events may take now."""
+        free = self.limit - self.used - self.reading
+        for reserved in self._reservations:
+            free -= reserved()
+        return free
 
     def hold(self, span: Span) -> None:
         """Add a holder of `span`."""
@@ -30,3 +41,7 @@ class MemoryBudget:
         span.holders -= 1
         if not span.holders:
             self.used -= span.size
+
+    def resized(self, span: Span, before: int) -> None:
+        """A span that is held had `before` bytes until now."""
+        self.used += span.size - before

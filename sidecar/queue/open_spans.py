@@ -5,22 +5,41 @@ filled in from the START where the END leaves something out, and *open* ones for
 did not arrive within `hold_s`. A START that was written as open is kept until its END, because SGP
 replaces whole rows and an END may omit what it does not change (docs/upstreams.md S3).
 
+A span's state, what happens in it, and the state that follows:
+
+| state   | START        | END                          | `hold_s` over | `ttl_s` over        |
+|---------|--------------|------------------------------|---------------|---------------------|
+| unknown | HELD         | written: ended               |               |                     |
+| HELD    | joined: HELD | START joined, written: ended | written: KEPT |                     |
+| KEPT    | joined: KEPT | filled, written: ended       |               | unknown, if settled |
+| ended   | joined       | written, unless it repeats   |               |                     |
+
+*Joined* events are not written themselves; nor is an END that repeats one that its START filled.
+A process that stops acts as if `hold_s` were over.
+*Settled* means that no lane has the open write any more; otherwise the START stays for another
+`ttl_s`, so that its END goes behind the open write and keeps what the START said.
+
+A START's payloads are in memory, and with a spool on disk, too. If room is needed, those that no
+lane holds leave memory, oldest first: with a spool only the payloads, which come back for the END;
+without one (or while its disk fails) a KEPT start becomes unknown.
+
 No I/O and no clock: callers pass `now`, loop time in seconds.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 from itertools import islice
 
 from sidecar.queue.join import fill, signature
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.spans.span import (
-    DATA_BIT,
     Key,
     Span,
+    Stored,
+    copy_payloads,
     drop_payloads,
-    payloads_in_memory,
-    restore_payloads,
+    missing_payloads,
 )
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
@@ -32,21 +51,36 @@ MAX_REMEMBERED = 10_000
 _MAX_SCANNED = 256
 
 
-class OpenSpans:
-    """STARTs without an END. *Held* ones are not written yet; *kept* ones were written as open.
+class State(Enum):
+    """The state of a span whose END has not arrived."""
 
-    A kept START is dropped `ttl_s` after it was accepted.
-    """
+    HELD = "held for its END"
+    KEPT = "written, waiting for its END"
+
+
+class OpenSpan:
+    """A START without an END. `due` is the loop time at which its `hold_s` or `ttl_s` is over."""
+
+    __slots__ = ("due", "start", "state")
+
+    def __init__(self, start: Span, due: float) -> None:
+        self.start = start
+        self.state: State | None = State.HELD  # None once it has left the open spans
+        self.due = due
+
+
+class OpenSpans:
+    """All STARTs without an END. Each is kept for at least `ttl_s` after it was written."""
 
     def __init__(
         self,
         write: Callable[[Span], None],
         budget: MemoryBudget,
         accounting: IntakeAccounting,
+        spool: Spool,
         *,
         hold_s: float,
         ttl_s: float,
-        spool: Spool | None = None,
     ) -> None:
         self._spool = spool
         self._write = write
@@ -54,17 +88,19 @@ class OpenSpans:
         self._accounting = accounting
         self._hold_s = hold_s
         self._ttl_s = ttl_s
-        self._held: OrderedDict[Key, Span] = OrderedDict()
-        self._kept: OrderedDict[Key, Span] = OrderedDict()
-        # With a spool: STARTs whose payloads are in memory and could be dropped from it.
-        self._loaded: OrderedDict[Key, Span] = OrderedDict()
+        # In the order of acceptance; a START that is kept for another `ttl_s` goes to the end.
+        self._spans: OrderedDict[Key, OpenSpan] = OrderedDict()
+        # Those that were held when they were added, in the order in which they are due.
+        self._holds: deque[OpenSpan] = deque()
+        # Those with a row in the spool and payloads in memory, in the order of acceptance.
+        self._droppable: OrderedDict[Key, OpenSpan] = OrderedDict()
         # Hash of a finished span's key -> signature of its END as it arrived, 0 if nothing was
         # filled in.
         self._ended: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
         """Running spans: those whose END has not arrived."""
-        return len(self._held) + len(self._kept)
+        return len(self._spans)
 
     def take(self, span: Span) -> None:
         """Take one accepted event."""
@@ -77,212 +113,187 @@ class OpenSpans:
 
     def _start(self, span: Span) -> None:
         key = span.join_key
-        if hash(key) in self._ended:
+        known = self._spans.get(key)
+        if known is None:
+            if hash(key) not in self._ended:
+                self._hold(key, span)
+                return
             # If written now, it would replace the finished row at SGP (docs/upstreams.md S3).
-            self._accounting.joined += 1
-            return
-        if key in self._kept:
-            # Already written as open. Its END will carry the changes.
-            self._accounting.joined += 1
-            return
-        earlier = self._held.get(key)
-        if earlier is not None:
+        elif known.state is State.HELD:
+            earlier = known.start
             fill(span, earlier)
             span.accepted_at = earlier.accepted_at
-            self._held[key] = span
-            self._keep(span)
-            self._replace(earlier)
-            self._accounting.joined += 1
-            return
-        self._held[key] = span
-        self._keep(span)
+            known.start = span
+            self._add(key, known)
+            self._spool.replace(earlier)
+            self._budget.release(earlier)
+        # Otherwise it is written as open already, and its END will carry the changes.
+        self._accounting.joined += 1
+
+    def _hold(self, key: Key, start: Span) -> None:
+        open_span = self._spans[key] = OpenSpan(start, start.accepted_at + self._hold_s)
+        self._holds.append(open_span)
         self._accounting.held += 1
+        self._add(key, open_span)
 
-    def _keep(self, span: Span) -> None:
-        self._budget.hold(span)
-        if self._spool is not None:
-            self._spool.add(span)
-            self._loaded[span.join_key] = span
-
-    def _replace(self, start: Span) -> None:
-        """Forget `start`, because a newer event of the span replaces it."""
-        if self._spool is not None:
-            self._spool.replace(start)
-        self._forget(start)
-
-    def _retire(self, start: Span) -> None:
-        """Forget `start` without an END. Lanes that have not sent its open write still will."""
-        if self._spool is not None:
-            self._spool.retire(start)
-        self._forget(start)
-
-    def _forget(self, start: Span) -> None:
-        if self._spool is not None and self._loaded.get(start.join_key) is start:
-            del self._loaded[start.join_key]
-        self._budget.release(start)
+    def _add(self, key: Key, open_span: OpenSpan) -> None:
+        start = open_span.start
+        self._budget.hold(start)
+        self._spool.add(start)
+        if start.stored is not None:
+            self._droppable[key] = open_span
 
     def _end(self, span: Span) -> None:
         key = span.join_key
-        start = self.started(key)
-        if span.route:
-            self._join_across_routes(span)
-        if start is not None:
-            self._remember(key, fill(span, start))
-            if self._held.pop(key, None) is not None:
-                self._accounting.held -= 1
-                self._accounting.joined += 1
-            else:
-                del self._kept[key]
-                span.open_sent_to = start.open_sent_to
-        else:
-            seen = self._ended.get(hash(key))
+        known = self._spans.get(key)
+        if known is None:
+            seen = self._ended.get(hash(key), 0)
             if seen and seen == signature(span):
                 # A repeat of the END, after its START is gone. Sent as is, it would
                 # erase, upstream, what was filled in the first time.
                 self._accounting.joined += 1
                 return
-            self._remember(key, seen or 0)
-        self._accounting.written += 1
-        if self._spool is not None:
+            self._remember(key, seen)
+            self._spool.add(span)
+        else:
+            start = known.start
+            self._remember(key, fill(span, start))
+            if known.state is State.HELD:
+                self._accounting.held -= 1
+                self._accounting.joined += 1
             self._spool.add(span, start)
-        if start is not None:
-            self._forget(start)
+            self._forget(key, known)
+        self._accounting.written += 1
         self._write(span)
-
-    def _join_across_routes(self, span: Span) -> None:
-        """Fill an END from an SDK's route if its START arrived as an event for every lane.
-
-        The END's lane no longer needs the START's open write. The START is kept for the other
-        lanes: each may still get an END through its own route.
-        """
-        start = self.started((span.trace_id, span.id))
-        if start is None:
-            return
-        if not start.payloads_on_disk:
-            fill(span, start)
-        if self._spool is not None:
-            self._spool.settled(start, span.route)
-        start.lanes &= ~span.route
 
     def _remember(self, key: Key, signature: int) -> None:
         self._ended[hash(key)] = signature
         if len(self._ended) > MAX_REMEMBERED:
             self._ended.popitem(last=False)
 
-    def _write_open(self, span: Span) -> None:
+    def _forget(self, key: Key, open_span: OpenSpan) -> None:
+        del self._spans[key]
+        open_span.state = None
+        self._droppable.pop(key, None)
+        self._budget.release(open_span.start)
+
+    def _retire(self, open_span: OpenSpan) -> None:
+        """Forget a START without an END, which is settled."""
+        self._spool.retire(open_span.start)
+        self._forget(open_span.start.join_key, open_span)
+
+    def _keep(self, open_span: OpenSpan) -> None:
+        """Write a START as open, if it is still held."""
+        if open_span.state is not State.HELD:
+            return
+        open_span.state = State.KEPT
+        open_span.due = open_span.start.accepted_at + self._ttl_s
         self._accounting.held -= 1
         self._accounting.written += 1
-        self._write(span)
+        self._write(open_span.start)
 
     def next_due(self) -> float | None:
         """Loop time at which `tick` has work to do, or None."""
-        due = None
-        if self._held:
-            due = next(iter(self._held.values())).accepted_at + self._hold_s
-        if self._kept:
-            expiry = next(iter(self._kept.values())).accepted_at + self._ttl_s
-            due = expiry if due is None else min(due, expiry)
-        return due
+        holds = self._holds
+        while holds and holds[0].state is not State.HELD:
+            holds.popleft()
+        oldest = next(iter(self._spans.values()), None)
+        if oldest is None:
+            return None
+        return min(oldest.due, holds[0].due) if holds else oldest.due
 
     def tick(self, now: float) -> None:
         """Write held STARTs as open after `hold_s`; forget kept ones after `ttl_s`."""
-        while self._held:
-            span = next(iter(self._held.values()))
-            if span.accepted_at + self._hold_s > now:
+        while self._holds and self._holds[0].due <= now:
+            self._keep(self._holds.popleft())
+        for _ in range(len(self._spans)):
+            key, open_span = next(iter(self._spans.items()))
+            if open_span.state is State.HELD or open_span.due > now:
                 break
-            del self._held[span.join_key]
-            self._kept[span.join_key] = span
-            self._write_open(span)
-        while self._kept:
-            span = next(iter(self._kept.values()))
-            if span.accepted_at + self._ttl_s > now:
-                break
-            del self._kept[span.join_key]
-            self._retire(span)
+            if _is_settled(open_span.start):
+                self._retire(open_span)
+            else:
+                open_span.due = now + self._ttl_s
+                self._spans.move_to_end(key)
 
     def release_all(self) -> None:
         """Write every held START as open: the process is stopping."""
-        while self._held:
-            _, span = self._held.popitem(last=False)
-            self._kept[span.join_key] = span
-            self._write_open(span)
+        while self._holds:
+            self._keep(self._holds.popleft())
 
     def make_room(self, size: int) -> bool:
-        """Drop kept STARTs, oldest first, until `size` bytes fit. Returns whether they fit.
-
-        Only STARTs that every lane has settled are dropped, so nothing accepted is lost. Their ENDs
-        are then written without being filled in. With a spool, only payloads are dropped.
-        """
-        if self._budget.fits(size):
+        """Let payloads or STARTs leave memory until `size` bytes fit; returns whether they do."""
+        if size <= self._budget.available:
             return True
-        if self._spool is not None:
-            self._drop_payloads(size)
-            return self._budget.fits(size)
-        settled = [span for span in islice(self._kept.values(), _MAX_SCANNED) if span.holders == 1]
-        for span in settled:
-            del self._kept[span.join_key]
-            self._retire(span)
-            if self._budget.fits(size):
+        spans = [*islice(self._droppable.values(), _MAX_SCANNED)]
+        spans += islice(self._spans.values(), _MAX_SCANNED)
+        for open_span in spans:
+            start, stored = open_span.start, open_span.start.stored
+            if start.holders > 1 or open_span.state is None:
+                continue
+            if stored is not None:
+                self._droppable.pop(start.join_key, None)
+                before = start.size
+                drop_payloads(start, stored)
+                self._budget.resized(start, before)
+            elif open_span.state is State.KEPT:
+                self._retire(open_span)
+            if size <= self._budget.available:
                 return True
         return False
 
-    def _drop_payloads(self, size: int) -> None:
-        """Drop from memory payloads that are also on disk, oldest first, until `size` bytes fit."""
-        for span in list(islice(self._loaded.values(), _MAX_SCANNED)):
-            if self._budget.fits(size):
-                return
-            if span.seq > 0 and span.holders == 1:
-                del self._loaded[span.join_key]
-                self._budget.release(span)
-                drop_payloads(span)
-                self._budget.hold(span)
-
     def state_of(self, id_: str) -> str | None:
         """State of the START with this id, or None. Scans all STARTs."""
-        for starts, state in (
-            (self._held, "held for its END"),
-            (self._kept, "written, waiting for its END"),
-        ):
-            if any(span.id == id_ for span in starts.values()):
-                return state
-        return None
+        states = (each.state for each in self._spans.values() if each.start.id == id_)
+        state = next(states, None)
+        return None if state is None else state.value
 
     def started(self, key: Key) -> Span | None:
         """The START with this `join_key`, or None."""
-        return self._held.get(key) or self._kept.get(key)
+        open_span = self._spans.get(key)
+        return None if open_span is None else open_span.start
 
-    def needed(self, spans: Sequence[Span]) -> list[Span]:
+    def needed(self, spans: Sequence[Span]) -> list[tuple[Span, Stored]]:
         """STARTs with payloads that are only on disk and that an END among `spans` needs."""
-        starts = []
+        found = []
         for span in spans:
             start = self.started(span.join_key)
-            if start is None:
-                continue
-            missing = ~payloads_in_memory(span) | (DATA_BIT if span.merges_data else 0)
-            if start.payloads_on_disk & missing:
-                starts.append(start)
-        return starts
+            stored = None if start is None else start.stored
+            if start and stored and stored.dropped & missing_payloads(span):
+                found.append((start, stored))
+        return found
 
-    def restore(self, start: Span, stored: Span) -> None:
-        """Put the payloads of `start`, loaded from disk as `stored`, back into memory."""
-        if start.payloads_on_disk and start.holders:
-            before = start.size
-            restore_payloads(start, stored)
-            self._budget.used += start.size - before
-            self._loaded[start.join_key] = start
-
-    def recover(self, span: Span) -> None:
-        """Take a START that an earlier process left in the spool. Its payloads stay on disk."""
-        known = span.join_key in self._held or span.join_key in self._kept
-        if self._spool is not None and (known or hash(span.join_key) in self._ended):
-            # The disk was slow: newer events of the span arrived before this one was read.
-            self._spool.replace(span)
+    def restore(self, start: Span, loaded: Span) -> None:
+        """Put the payloads of `start` back into memory, if it is still open."""
+        open_span = self._spans.get(start.join_key)
+        if start.stored is None or open_span is None or open_span.start is not start:
             return
-        drop_payloads(span)
-        self._budget.hold(span)
-        if span.lanes:
+        before = start.size
+        copy_payloads(start, loaded, start.stored.dropped)
+        start.stored.dropped = start.stored.dropped_bytes = 0
+        self._budget.resized(start, before)
+        self._droppable[start.join_key] = open_span
+
+    def recover(self, start: Span) -> None:
+        """Take a START that an earlier process left in the spool. Its payloads stay on disk."""
+        key = start.join_key
+        if key in self._spans or hash(key) in self._ended:
+            # The disk was slow: newer events of the span arrived before this one was read.
+            self._spool.replace(start)
+            return
+        if start.stored is not None:
+            drop_payloads(start, start.stored)
+        self._budget.hold(start)
+        open_span = self._spans[key] = OpenSpan(start, start.accepted_at + self._hold_s)
+        if start.lanes:
             self._accounting.replayed += 1
             self._accounting.held += 1
-            self._held[span.join_key] = span
+            self._holds.append(open_span)
         else:
-            self._kept[span.join_key] = span
+            open_span.state = State.KEPT
+            open_span.due = start.accepted_at + self._ttl_s
+
+
+def _is_settled(start: Span) -> bool:
+    """Whether no lane has the open write of a kept START any more, in memory or on disk."""
+    return start.holders == 1 and (start.stored is None or not start.stored.pending)

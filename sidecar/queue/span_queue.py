@@ -10,12 +10,12 @@ every write that is not settled. `put`, `take` and `settle` are O(1) in the dept
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from sidecar.queue.disk_fifo import OnDiskFifo
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.spans.span import Key, Span, is_partial_duplicate
-from sidecar.spool.spool import REPLACED, Spool
+from sidecar.spans.span import Key, Span, Stored, is_partial_duplicate
+from sidecar.spool.spool import Gone, Spool
 from sidecar.telemetry.accounting import LaneAccounting
 
 # Rows per load. The bytes of a load are limited separately.
@@ -23,10 +23,10 @@ MAX_ROWS_PER_LOAD = 256
 
 
 class SpanQueue:
-    """Writes of one lane. `bit` is the lane's bit in `Span.open_sent_to` and `Span.lanes`.
+    """Writes of one lane; `bit` is the lane's.
 
-    `ready` has the writes that a batch could take now, in order. With a spool, `share` is the
-    lane's limit on bytes in memory.
+    `ready` has the writes that a batch could take now, in order. `share` is the lane's limit on
+    bytes in memory, beyond which its writes wait in `spool`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class SpanQueue:
         accounting: LaneAccounting,
         bit: int,
         *,
-        spool: Spool | None = None,
+        spool: Spool,
         share: int = 0,
     ) -> None:
         self._budget = budget
@@ -51,6 +51,9 @@ class SpanQueue:
         self._on_disk = OnDiskFifo()
         self._bytes = 0
         self.waiting_bytes = 0
+        if spool.is_configured:
+            # What the lane may still load from disk must fit, however many events arrive.
+            budget.reserve(lambda: max(0, self._share - self._bytes))
 
     @property
     def depth(self) -> int:
@@ -64,24 +67,9 @@ class SpanQueue:
         return len(self._on_disk)
 
     @property
-    def spooled(self) -> bool:
-        """Whether writes may wait on disk."""
-        return self._spool is not None
-
-    @property
     def needs_refill(self) -> bool:
         """Whether `refill` should load writes from disk now."""
         return bool(self._on_disk) and 2 * self._bytes < self._share
-
-    @property
-    def unused_share(self) -> int:
-        """Bytes that the lane may still load from disk into memory."""
-        return max(0, self._share - self._bytes) if self._spool is not None else 0
-
-    @property
-    def waiting(self) -> int:
-        """Writes that a batch could take now."""
-        return len(self._waiting)
 
     @property
     def in_flight(self) -> int:
@@ -92,12 +80,9 @@ class SpanQueue:
     def first(self) -> Span | None:
         """The next write to take; None if nothing is waiting or it is not on disk yet."""
         span = next(iter(self._waiting.values()), None)
-        if span is None or self._spool is None or self._may_send(span):
+        if span is None or span.stored is None or self._spool.may_send(span.stored):
             return span
         return None
-
-    def _may_send(self, span: Span) -> bool:
-        return self._spool is None or self._spool.is_durable(span.seq)
 
     def where(self, id_: str) -> str | None:
         """What a write of span `id_` is waiting for, or None. Scans every write in memory."""
@@ -118,39 +103,34 @@ class SpanQueue:
     def put(self, span: Span) -> None:
         """Append a write. Of two writes of a span that are waiting, one supersedes the other."""
         self._accounting.written += 1
-        if self._spool is not None and span.seq > 0 and self._goes_to_disk(span):
-            self._on_disk.extend((span.seq,))
-            span.lanes_on_disk += 1
+        stored = span.stored
+        if stored is not None and self._goes_to_disk(span, stored):
+            self._on_disk.extend((stored.row,))
+            self._spool.put_off(span, stored, self.bit)
         else:
             self._enqueue(span)
 
-    def _goes_to_disk(self, span: Span) -> bool:
-        return bool(self._on_disk or self._bytes + span.size > self._share or span.payloads_on_disk)
+    def _goes_to_disk(self, span: Span, stored: Stored) -> bool:
+        return bool(self._on_disk or stored.dropped or self._bytes + span.size > self._share)
 
-    def recover(self, seqs: Iterable[int]) -> None:
+    def recover(self, rows: Iterable[int]) -> None:
         """Add writes that an earlier process left on disk, by row number."""
         before = len(self._on_disk)
-        self._on_disk.extend(seqs)
+        self._on_disk.extend(rows)
         self._accounting.written += len(self._on_disk) - before
 
     async def refill(self) -> None:
         """Load the next writes from disk."""
-        spool = self._spool
-        if spool is None:
-            return
-        seqs = self._on_disk.first(MAX_ROWS_PER_LOAD)
-        visited, spans = await spool.load(seqs, max(1, self._share // 4))
-        self._on_disk.drop(visited)
-        loaded = {span.seq for span in spans}
-        for seq in seqs[:visited]:
-            if seq in loaded:
-                continue
-            if spool.was_replaced(seq):
+        rows = self._on_disk.first(MAX_ROWS_PER_LOAD)
+        outcomes = await self._spool.load(rows, max(1, self._share // 4), self.bit)
+        self._on_disk.drop(len(outcomes))
+        for outcome in outcomes:
+            if outcome is Gone.SUPERSEDED:
                 self._accounting.superseded += 1
-            else:
+            elif outcome is Gone.UNREADABLE:
                 self._accounting.lost["spool"] += 1
-        for span in spans:
-            self._enqueue(span)
+            else:
+                self._enqueue(outcome)
 
     def _enqueue(self, span: Span) -> None:
         self._budget.hold(span)
@@ -165,20 +145,6 @@ class SpanQueue:
             self._waiting[key] = span
         self.waiting_bytes += span.size
 
-    def _release(self, span: Span) -> None:
-        self._budget.release(span)
-        self._bytes -= span.size
-
-    def skip(self, span: Span, reason: str) -> None:
-        """Count a write that is deliberately not sent to this upstream, and settle it."""
-        self._accounting.written += 1
-        self._accounting.skipped[reason] += 1
-        self._mark_settled(span)
-
-    def _mark_settled(self, span: Span) -> None:
-        if self._spool is not None:
-            self._spool.settled(span, self.bit)
-
     def _replace(self, writes: dict[Key, Span], span: Span) -> None:
         earlier = writes.get(span.key)
         if earlier is not None:
@@ -187,11 +153,24 @@ class SpanQueue:
                 # An open write never replaces a complete one (docs/upstreams.md S3).
                 span, earlier = earlier, span
             self._accounting.superseded += 1
-            self._mark_settled(earlier)
-            self._release(earlier)
+            self._drop(earlier)
             if writes is self._waiting:
                 self.waiting_bytes -= earlier.size
         writes[span.key] = span
+
+    def _drop(self, span: Span) -> None:
+        """The lane is done with `span`."""
+        if span.stored is not None:
+            self._spool.settled(span.stored, self.bit)
+        self._budget.release(span)
+        self._bytes -= span.size
+
+    def skip(self, span: Span, reason: str) -> None:
+        """Count a write that is deliberately not sent to this upstream, and settle it."""
+        self._accounting.written += 1
+        self._accounting.skipped[reason] += 1
+        if span.stored is not None:
+            self._spool.settled(span.stored, self.bit)
 
     def take(self, max_spans: int, max_bytes: int) -> list[Span]:
         """Take the next writes: up to `max_spans` and `max_bytes`, but at least one."""
@@ -201,12 +180,10 @@ class SpanQueue:
             span = next(iter(self._waiting.values()))
             if batch and size + span.size > max_bytes:
                 break
-            if self._spool is not None and not self._may_send(span):
+            if span.stored is not None and not self._spool.may_send(span.stored):
                 break
             key, _ = self._waiting.popitem(last=False)
             self._in_flight[key] = span
-            if span.end_time is None:
-                span.open_sent_to |= self.bit
             size += span.size
             batch.append(span)
         self.waiting_bytes -= size
@@ -220,9 +197,7 @@ class SpanQueue:
         """Remove a write in flight. A newer one of its span moves to the front of the queue."""
         key = span.key
         del self._in_flight[key]
-        if self._spool is not None:
-            self._mark_settled(span)
-        self._release(span)
+        self._drop(span)
         newer = self._deferred.pop(key, None)
         if newer is not None:
             self._waiting[key] = newer
@@ -234,22 +209,19 @@ class SpanQueue:
         left = [*self._in_flight.values(), *self._waiting.values(), *self._deferred.values()]
         for writes in (self._in_flight, self._waiting, self._deferred):
             writes.clear()
-        lost = self._drop_unwritten(self._on_disk.first(len(self._on_disk)))
+        rows = self._on_disk.first(len(self._on_disk))
+        self._on_disk.drop(len(rows))
+        lost = 0
         for span in left:
-            self._release(span)
-            if span.seq == REPLACED:
-                self._accounting.superseded += 1
-            elif span.seq > 0 and self._spool is not None and self._spool.is_written(span.seq):
-                self._on_disk.extend((span.seq,))
-            else:
+            self._budget.release(span)
+            self._bytes -= span.size
+            if span.stored is None:
                 lost += 1
-        self.waiting_bytes = 0
-        return lost
-
-    def _drop_unwritten(self, seqs: Sequence[int]) -> int:
-        """Remove rows from `_on_disk` that never reached the disk. Returns how many."""
-        spool = self._spool
-        on_disk = [seq for seq in seqs if spool is not None and spool.is_written(seq)]
-        self._on_disk.drop(len(seqs))
+            elif span.stored.replaced:
+                self._accounting.superseded += 1
+            else:
+                rows.append(span.stored.row)
+        on_disk = [row for row in rows if self._spool.is_written(row)]
         self._on_disk.extend(on_disk)
-        return len(seqs) - len(on_disk)
+        self.waiting_bytes = 0
+        return lost + len(rows) - len(on_disk)

@@ -4,7 +4,9 @@
 """
 
 from collections.abc import Sequence
+from enum import IntFlag
 from operator import attrgetter
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,25 +15,64 @@ import msgspec
 SPAN_OVERHEAD = 1024
 
 PAYLOADS = ("input", "output", "data")
-DATA_BIT = 4
 _NULL = b"null"
 _text = msgspec.json.encode
 _size = attrgetter("size")
 
-
 Key = tuple[str, ...]
 
 
-class Span(msgspec.Struct, gc=False, eq=False):
-    """One span: open (only its START is known) or complete (it has an `end_time`).
+class Lanes(IntFlag):
+    """One bit per upstream; the spool's rows store them: never change their meaning.
 
-    Payloads are raw JSON bytes, empty for null. `size` is its bytes in memory, `accepted_at` the
-    loop time of its 202. All lanes share the object: `holders` is its reference count for
-    `MemoryBudget`, `open_sent_to` has the bits of the lanes that have sent an open write of it.
+    Masks are kept as plain integers, because operations on an `IntFlag` are slow.
     """
 
-    id: str
-    trace_id: str
+    AGENTEX = 1
+    SGP = 2
+
+
+class SdkFields(NamedTuple):
+    """What an SDK's request to one upstream's API says about a span, beyond an event's fields.
+
+    `lane`: the bit of the only lane that the span is for. `extra`: raw members of an SGP item that
+    have no field in `Span`. `merges_data`: its `data` is merged into that of its START instead of
+    replacing it (docs/upstreams.md A2).
+    """
+
+    lane: int
+    extra: bytes = b""
+    merges_data: bool = False
+
+
+class Stored(msgspec.Struct, gc=False, eq=False):
+    """What the spool knows of a span that has a row; there is none without a spool.
+
+    `row` is the row's number. `pending` has the bits of the lanes that have not settled it, and
+    `put_off`, for an open write, those of the lanes that have only its number. `replaced`: a newer
+    write of the span takes its place. `unreadable`: the row is damaged. `dropped` has the bits of
+    the `PAYLOADS` that are no longer in memory, of `dropped_bytes` together.
+    """
+
+    row: int
+    pending: int = -1
+    put_off: int = 0
+    replaced: bool = False
+    unreadable: bool = False
+    dropped: int = 0
+    dropped_bytes: int = 0
+
+
+class Span(msgspec.Struct, gc=False, eq=False):
+    """What an agent said about one span: open (only its START is known) or complete.
+
+    `key` is its identity, the trace id and the id: an id is unique only within its trace
+    (docs/upstreams.md S1.4.8). Payloads are raw JSON bytes, empty for null. `size` is its bytes in
+    memory, `accepted_at` the loop time of its 202. `sdk` is None for an event, which goes to every
+    lane. All lanes share the object: `holders` is its reference count for `MemoryBudget`.
+    """
+
+    key: tuple[str, str]
     name: str
     start_time: str
     end_time: str | None
@@ -41,48 +82,48 @@ class Span(msgspec.Struct, gc=False, eq=False):
     output: bytes
     data: bytes
     accepted_at: float
-    size: int
+    size: int = 0
+    sdk: SdkFields | None = None
+    stored: Stored | None = None
     holders: int = 0
-    open_sent_to: int = 0
-    # With a spool: its row number, 0 for none; the bits of the lanes that have not settled it; how
-    # many of those have it only on disk; which payloads are only on disk (bits of `PAYLOADS`).
-    seq: int = 0
-    lanes: int = -1
-    lanes_on_disk: int = 0
-    payloads_on_disk: int = 0
-    # The bit of the only lane it is for, if an SDK posted it to that upstream's API; 0 for an
-    # event, which goes to every lane. `extra`: raw members of an SGP item that have no field here.
-    route: int = 0
-    extra: bytes = b""
-    # Bytes of the payloads that are only on disk.
-    bytes_on_disk: int = 0
-    # Whether its `data` is merged into that of its START instead of replacing it.
-    merges_data: bool = False
 
     @property
-    def key(self) -> Key:
-        """Its identity: an id is unique only within its trace (docs/upstreams.md S1.4.8)."""
-        return self.trace_id, self.id
+    def id(self) -> str:
+        return self.key[1]
+
+    @property
+    def trace_id(self) -> str:
+        return self.key[0]
 
     @property
     def join_key(self) -> Key:
         """Joins END and START; per lane for SDKs, which may post a span to each upstream."""
-        if not self.route:
-            return self.trace_id, self.id
-        return self.trace_id, self.id, f"lane {self.route}"
+        return self.key if self.sdk is None else (*self.key, f"lane {self.sdk.lane}")
 
     @property
     def kind(self) -> str:
         """`open` or `complete`."""
         return "open" if self.end_time is None else "complete"
 
+    @property
+    def lanes(self) -> int:
+        """The bits of the lanes that it has to be written to."""
+        lanes = -1 if self.sdk is None else self.sdk.lane
+        return lanes if self.stored is None else lanes & self.stored.pending
+
+    @property
+    def merges_data(self) -> bool:
+        """Whether its `data` is merged into that of its START."""
+        return self.sdk is not None and self.sdk.merges_data
+
 
 def measure(span: Span) -> int:
     """Bytes of `span` in memory."""
-    chars = (
-        len(span.name) + len(span.trace_id) + len(span.parent_id or "") + len(span.task_id or "")
-    )
-    payloads = len(span.input) + len(span.output) + len(span.data) + len(span.extra)
+    trace_id, _ = span.key
+    chars = len(span.name) + len(trace_id) + len(span.parent_id or "") + len(span.task_id or "")
+    payloads = len(span.input) + len(span.output) + len(span.data)
+    if span.sdk is not None:
+        payloads += len(span.sdk.extra)
     # The overhead covers strings of ordinary length. A character takes up to 4 bytes.
     return SPAN_OVERHEAD + payloads + (4 * chars if chars > SPAN_OVERHEAD else 0)
 
@@ -115,12 +156,13 @@ def to_json(span: Span, leave_out: int = 0) -> bytes:
 
     Payloads are copied in as raw bytes. Those with a bit in `leave_out` (see `PAYLOADS`) are null.
     """
+    trace_id, id_ = span.key
     return b"".join(
         (
             b'{"id":',
-            _text(span.id),
+            _text(id_),
             b',"trace_id":',
-            _text(span.trace_id),
+            _text(trace_id),
             b',"name":',
             _text(span.name),
             b',"start_time":',
@@ -145,9 +187,10 @@ def to_json(span: Span, leave_out: int = 0) -> bytes:
 def to_row(span: Span, leave_out: int = 0) -> bytes:
     """`to_json`, plus what `from_row` needs to restore the span."""
     body = to_json(span, leave_out)
-    if not span.route:
+    sdk = span.sdk
+    if sdk is None:
         return body
-    return b'%b,"route":%d,"extra":{%b}}' % (body[:-1], span.route, span.extra)
+    return b'%b,"route":%d,"extra":{%b}}' % (body[:-1], sdk.lane, sdk.extra)
 
 
 def from_row(body: bytes, accepted_at: float) -> Span:
@@ -156,8 +199,7 @@ def from_row(body: bytes, accepted_at: float) -> Span:
     payloads = [bytes(getattr(wire, field)) for field in PAYLOADS]
     input_, output, data = (b"" if raw == _NULL else raw for raw in payloads)
     span = Span(
-        wire.id,
-        wire.trace_id,
+        (wire.trace_id, wire.id),
         wire.name,
         wire.start_time,
         wire.end_time,
@@ -167,10 +209,7 @@ def from_row(body: bytes, accepted_at: float) -> Span:
         output,
         data,
         accepted_at,
-        size=0,
-        lanes=wire.route or -1,
-        route=wire.route,
-        extra=bytes(wire.extra)[1:-1],
+        sdk=SdkFields(wire.route, bytes(wire.extra)[1:-1]) if wire.route else None,
     )
     span.size = measure(span)
     return span
@@ -181,6 +220,11 @@ def payloads_in_memory(span: Span) -> int:
     return bool(span.input) | bool(span.output) << 1 | bool(span.data) << 2
 
 
+def missing_payloads(span: Span) -> int:
+    """Bits of the `PAYLOADS` that an END takes from its START, where the START has them."""
+    return ~payloads_in_memory(span) | (span.merges_data and 1 << PAYLOADS.index("data"))
+
+
 def is_partial_duplicate(span: Span, earlier: Span) -> bool:
     """Whether the END `span` repeats the END `earlier` with fewer payloads.
 
@@ -189,8 +233,7 @@ def is_partial_duplicate(span: Span, earlier: Span) -> bool:
     """
     if span.end_time is None or span.end_time != earlier.end_time:
         return False
-    known = payloads_in_memory(earlier) | earlier.payloads_on_disk
-    return bool(known & ~(payloads_in_memory(span) | span.payloads_on_disk))
+    return bool(payloads_in_memory(earlier) & ~payloads_in_memory(span))
 
 
 def shared_payloads(span: Span, start: Span) -> int:
@@ -203,7 +246,7 @@ def shared_payloads(span: Span, start: Span) -> int:
     return shared
 
 
-def fill_payloads(span: Span, start: Span, which: int) -> None:
+def copy_payloads(span: Span, start: Span, which: int) -> None:
     """Copy the payloads with a bit in `which` from `start` to `span`."""
     for index, field in enumerate(PAYLOADS):
         if which >> index & 1:
@@ -211,18 +254,11 @@ def fill_payloads(span: Span, start: Span, which: int) -> None:
     span.size = measure(span)
 
 
-def drop_payloads(span: Span) -> None:
-    """Drop the payloads of `span` from memory. They must be on disk."""
-    span.payloads_on_disk |= payloads_in_memory(span)
-    span.bytes_on_disk += len(span.input) + len(span.output) + len(span.data)
+def drop_payloads(span: Span, stored: Stored) -> None:
+    """Drop from memory the payloads of a span that is on disk as `stored`."""
+    stored.dropped |= payloads_in_memory(span)
+    stored.dropped_bytes += len(span.input) + len(span.output) + len(span.data)
     span.input = span.output = span.data = b""
-    span.size = measure(span)
-
-
-def restore_payloads(span: Span, stored: Span) -> None:
-    """Put the payloads of `stored`, which was loaded from disk, back into `span`."""
-    span.input, span.output, span.data = stored.input, stored.output, stored.data
-    span.payloads_on_disk = span.bytes_on_disk = 0
     span.size = measure(span)
 
 

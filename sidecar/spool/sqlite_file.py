@@ -26,7 +26,6 @@ from sidecar.spool.rows import (
     Backlog,
     Changes,
     PackedRows,
-    Row,
     SpoolInUse,
     StoredRow,
 )
@@ -165,29 +164,20 @@ class SpoolFile:
         connection = self._connected()
         connection.execute("BEGIN")
         try:
-            deleted = _execute(connection, changes)
+            more = _execute(connection, changes)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        self.rows += len(changes.added) - deleted
+        self.rows += more
         self._measure(connection)
 
-    def stored(self, rows: Iterable[Row]) -> set[int]:
-        """Numbers of those `rows` that are on disk: a commit that reports an error may last."""
-        query = "SELECT 1 FROM bodies WHERE seq = ? AND body = ?"
-        execute = self._connected().execute
-        return {row.seq for row in rows if execute(query, (row.seq, row.body)).fetchone()}
-
-    def bodies(self, seqs: Iterable[int], max_bytes: int) -> tuple[int, list[StoredRow]]:
-        """Read rows until `max_bytes` is reached.
-
-        Returns how many of `seqs` were visited, and the rows of those that exist and are readable.
-        """
+    def read(self, seqs: Iterable[int], max_bytes: int) -> list[StoredRow | None]:
+        """Read rows until `max_bytes` is reached; None for one that is not there or unreadable."""
         connection = self._connected()
-        found: list[StoredRow] = []
-        visited = size = 0
+        found: list[StoredRow | None] = []
+        size = 0
         query = (
             "SELECT w.seq, w.shared, b.born, b.body, base.body FROM writes w "
             "JOIN bodies b ON b.seq = w.seq LEFT JOIN bodies base ON base.seq = w.base "
@@ -196,17 +186,16 @@ class SpoolFile:
         for seq in seqs:
             if size >= max_bytes:
                 break
-            visited += 1
             try:
                 row = connection.execute(query, (seq,)).fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
                 row = None  # a damaged page: this row is lost, others may be readable
+            found.append(None if row is None else StoredRow(*row))
             if row is not None:
-                found.append(StoredRow(*row))
                 size += len(row[3]) + len(row[4] or b"")
-        return visited, found
+        return found
 
     def _measure(self, connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -253,15 +242,20 @@ _SETTLED = f"{_IN_SEQS} AND lanes = 0 AND kind = {COMPLETE}"
 
 
 def _execute(connection: sqlite3.Connection, changes: Changes) -> int:
-    """Execute `changes`. Returns how many rows were deleted."""
+    """Execute `changes`. Returns how many more rows there are.
+
+    Rows that are there already are left alone: a commit that reported an error may have lasted.
+    """
     execute = connection.execute
+    more = 0
     for start in range(0, len(changes.added), _ROWS_PER_INSERT):
         rows = changes.added[start : start + _ROWS_PER_INSERT]
         values = ",".join(["(?,?,?,?,?)"] * len(rows))
-        execute(f"INSERT INTO writes VALUES {values}", [v for row in rows for v in row[:5]])
+        insert = f"INSERT OR IGNORE INTO writes VALUES {values}"
+        more += execute(insert, [v for row in rows for v in row[:5]]).rowcount
         values = ",".join(["(?,?,?)"] * len(rows))
         parameters = [value for row in rows for value in (row.seq, row.born, row.body)]
-        execute(f"INSERT INTO bodies VALUES {values}", parameters)
+        execute(f"INSERT OR IGNORE INTO bodies VALUES {values}", parameters)
     if bases := [row.base for row in changes.added if row.base]:
         execute(f"UPDATE writes SET kind = {BASE} WHERE {_IN_SEQS}", [_json(bases)])
     if changes.retired:
@@ -279,10 +273,10 @@ def _execute(connection: sqlite3.Connection, changes: Changes) -> int:
         query = f"SELECT seq, base FROM writes WHERE {_SETTLED}"
         settled = execute(query, [_json(candidates)])
         deleted = deleted + [seq for row in settled for seq in row if seq]
-    if not deleted:
-        return 0
-    execute(f"DELETE FROM bodies WHERE {_IN_SEQS}", [_json(deleted)])
-    return execute(f"DELETE FROM writes WHERE {_IN_SEQS}", [_json(deleted)]).rowcount
+    if deleted:
+        execute(f"DELETE FROM bodies WHERE {_IN_SEQS}", [_json(deleted)])
+        more -= execute(f"DELETE FROM writes WHERE {_IN_SEQS}", [_json(deleted)]).rowcount
+    return more
 
 
 def _json(seqs: Iterable[int]) -> str:

@@ -1,8 +1,8 @@
-"""Group commit of the spool's changes, and retries while the disk fails.
+"""The half of the spool that moves changes to disk: group commit, and retries while it fails.
 
-In: changes, appended to `changes`. Out: one transaction for all requests waiting in
-`commit`. Disk errors do not propagate. After one, the writer is `degraded`, keeps everything that
-is not on disk, and tries again every `RETRY_S`.
+In: changes, appended to `changes`. Out: one transaction for all requests that wait in `commit`.
+Disk errors do not propagate. After one, the writer is `degraded`, keeps everything that is not on
+disk, and tries again every `RETRY_S`.
 """
 
 import asyncio
@@ -10,11 +10,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import takewhile
 from typing import TypeVar
 
 import structlog
 
-from sidecar.spool.rows import Backlog, Changes, Row, SpoolInUse
+from sidecar.process.alarm import Alarm
+from sidecar.spool.rows import Backlog, Changes, Row, SpoolInUse, StoredRow
+from sidecar.spool.spool import Spool, SpoolStatus
 from sidecar.spool.sqlite_file import SpoolFile
 
 log = structlog.get_logger()
@@ -30,74 +33,92 @@ RETRY_S = 5.0
 SMALL_BYTES = 8 * 2**20
 SHRINK_BYTES = 16 * 2**20
 
-DISK_ERRORS = (sqlite3.Error, OSError)
+_DISK_ERRORS = (sqlite3.Error, OSError)
 _T = TypeVar("_T")
 
 
-class SpoolWriter:
-    """Owns the file's thread. `run` is the only task that writes."""
+class SpoolWriter(Spool):
+    """Owns the thread of `file`. `run` is the only task that writes."""
 
-    disk_errors = DISK_ERRORS
+    is_configured = True
 
-    def __init__(
-        self, file: SpoolFile, on_durable: Callable[[], None], on_backlog: Callable[[Backlog], None]
-    ) -> None:
-        self._file = file
-        self._on_durable = on_durable
-        self._on_backlog = on_backlog
+    def __init__(self, file: SpoolFile) -> None:
+        self.file = file
+        self.max_row_bytes = file.max_row_bytes
+        self._on_backlog: Callable[[Backlog], None]  # both are arguments of `open`
+        self._on_durable: Callable[[], None]
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self.changes = Changes([], [], [], [])
-        self.adding = 0  # bytes of rows that are not on disk yet
+        self._changes = Changes([], [], [], [])
+        self.adding = 0
         # Rows that could not be written. Kept, because there may be no other copy in memory.
-        self.unwritten: dict[int, Row] = {}
+        self._unwritten: dict[int, Row] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.last_seq = 0  # highest row number assigned
-        self.durable = 0  # every row up to this number is on disk
+        self._alarm = Alarm(self._wake.set)
+        self._last_row = 0  # highest row number assigned
+        # Rows up to `_gone` are in files that were moved aside, except for the `_survivors`.
+        self._moved_aside = self._gone = 0
+        self._survivors = frozenset[int]()
+        self._durable = 0  # every row up to this number is on disk
         self._opened = False
         self.degraded = False
-        self.errors = 0
+        self._errors = 0
 
-    async def open(self) -> None:
-        """Open the file and pass its rows to `on_backlog`, or degrade if the disk fails.
-
-        Raises `SpoolInUse` if another sidecar uses the directory.
-        """
+    async def open(
+        self, on_backlog: Callable[[Backlog], None], on_durable: Callable[[], None]
+    ) -> None:
+        self._on_backlog, self._on_durable = on_backlog, on_durable
         try:
-            backlog = await self.on_thread(self._file.open)
-        except DISK_ERRORS as error:
-            self.degrade(error)
-            return
-        self._opened = True
-        self.durable = self.last_seq = self._file.last_seq
-        self._on_backlog(backlog)
+            await self._open()
+        except _DISK_ERRORS as error:
+            self._degrade(error)
+
+    async def _open(self) -> None:
+        backlog = await self._on_thread(self.file.open)
+        self._look_for_moved_aside()
+        if not self._opened:
+            self._opened = True
+            self._durable = self._last_row = self.file.last_seq
+            self._on_backlog(backlog)
+
+    def _look_for_moved_aside(self) -> None:
+        if self.file.moved_aside > self._moved_aside:
+            self._moved_aside = self.file.moved_aside
+            self._gone, self._survivors = self._last_row, frozenset(self._unwritten)
+
+    def is_written(self, row: int) -> bool:
+        is_gone = row <= self._gone and row not in self._survivors
+        return not is_gone and row not in self._unwritten
+
+    def status(self) -> SpoolStatus:
+        file = self.file
+        return SpoolStatus(
+            self.degraded,
+            file.size,
+            file.max_bytes,
+            file.used / file.capacity,
+            file.rows,
+            self._errors,
+            file.moved_aside,
+        )
 
     async def commit(self) -> None:
-        """Return when everything added so far is on disk, or the writer is degraded."""
-        if self.changes.added and not self.degraded:
+        if self._changes.added and not self.degraded:
             done = self._loop.create_future()
             self._waiters.append(done)
             self._wake.set()
             await done
 
-    def schedule(self) -> None:
+    def _schedule(self) -> None:
         """Have the changes written within about `SETTLE_S`."""
-        if self._timer is None:
-            self._timer = self._loop.call_later(SETTLE_S, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._wake.set()
+        self._alarm.set(self._loop.time() + SETTLE_S)
 
     async def run(self) -> None:
-        """Write changes until cancelled; a write or a retry that has begun is finished first.
-
-        If cut short, the thread would still commit what the writer believes was not written.
-        """
+        # A write that has begun is finished. If it were cut short, the thread would still commit
+        # what the writer believes was not written.
         self._writing = self._loop.create_task(self._write_until_stopped())
         try:
             await asyncio.shield(self._writing)
@@ -117,121 +138,117 @@ class SpoolWriter:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_S):
                         await self._stopping.wait()
-            if self._stopping.is_set():
-                return
-            if self.degraded:
-                await self._retry()
             else:
                 # Requests that arrive a moment later share the transaction. Most of its cost is the
                 # pages that every transaction writes.
                 await asyncio.sleep(GROUP_S)
+            if not self._stopping.is_set():
                 await self._write()
 
     async def _write(self) -> None:
+        """Write all changes, after a disk failure also what it left unwritten."""
         self._wake.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        changes, self.changes = self.changes, Changes([], [], [], [])
+        self._alarm.cancel()
         waiters, self._waiters = self._waiters, []
-        size, last_seq = self.adding, self.last_seq
-        parts = changes.condensed().split(self._file.transaction_bytes)
         try:
-            while parts:
-                await self.on_thread(self._file.apply, parts[0])
-                del parts[0]
-            self.durable = last_seq
-        except DISK_ERRORS as error:
-            removed = set(self.changes.removed)
-            for part in parts:
-                self.unwritten |= {row.seq: row for row in part.added if row.seq not in removed}
-            # The last part has everything that is not an added row.
-            self.changes = parts[-1]._replace(added=[]).followed_by(self.changes)
-            self.degrade(error)
+            if self.degraded:
+                await self._on_thread(self.file.close)
+                await self._open()
+            await self._apply()
+        except (*_DISK_ERRORS, SpoolInUse) as error:
+            self._degrade(error)
+        else:
+            if self.degraded:
+                self.degraded = False
+                log.info("spool_recovered", durability="disk")
         finally:
-            self.adding = max(0, self.adding - size)
             _release(waiters)
             self._on_durable()
 
-    async def retry_later(self, error: Exception) -> None:
-        """Degrade; return when the disk may be tried again."""
-        self.degrade(error)
-        await asyncio.sleep(RETRY_S)
+    async def _apply(self) -> None:
+        """Write all changes in transactions; those that fail are kept."""
+        changes, self._changes = self._changes, Changes([], [], [], [])
+        size, last_row = self.adding, self._last_row
+        changes.added[:0] = self._unwritten.values()
+        parts = changes.condensed().split(self.file.transaction_bytes)
+        try:
+            while parts:
+                await self._on_thread(self.file.apply, parts[0])
+                for row in parts.pop(0).added:
+                    self._unwritten.pop(row.seq, None)
+        except _DISK_ERRORS as error:
+            removed = set(self._changes.removed)
+            for part in parts:
+                self._unwritten |= {row.seq: row for row in part.added if row.seq not in removed}
+            # The last part has everything that is not an added row.
+            self._changes = parts[-1]._replace(added=[]).followed_by(self._changes)
+            if self.degraded and _is_unreadable(error):
+                await self._on_thread(self.file.recreate, str(error))
+                self._look_for_moved_aside()
+            raise
+        self._durable = last_row
+        self.adding = max(0, self.adding - size)
 
-    def degrade(self, error: Exception) -> None:
+    def _degrade(self, error: Exception) -> None:
         """Count a failure of the disk, and keep new writes in memory only from now on."""
-        self.errors += 1
+        self._errors += 1
         if not self.degraded:
             self.degraded = True
             log.error("spool_degraded", error=str(error), durability="memory")
         # Rows added during the failed write are kept, as are its own.
-        self.unwritten |= {row.seq: row for row in self.changes.added}
-        self.changes.added.clear()
+        self._unwritten |= {row.seq: row for row in self._changes.added}
+        self._changes.added.clear()
         self.adding = 0
         waiters, self._waiters = self._waiters, []
         _release(waiters)
         self._on_durable()
         self._wake.set()
 
-    async def _retry(self) -> None:
-        try:
-            await self.on_thread(self._file.close)
-            if not self._opened:
-                await self.open()
-                if not self._opened:
-                    return
-            else:
-                await self.on_thread(self._file.open)
-            for seq in await self.on_thread(self._file.stored, list(self.unwritten.values())):
-                self.unwritten.pop(seq, None)
-            changes, self.changes = self.changes, Changes([], [], [], [])
-            again = changes._replace(added=list(self.unwritten.values())).condensed()
+    async def _read(self, rows: Sequence[int], max_bytes: int) -> list[StoredRow | None]:
+        """Read the first of `rows`: at least one, up to about `max_bytes`, waiting for the disk.
+
+        Gives None for a row that is not there or not readable.
+        """
+        while True:
             try:
-                for part in again.split(self._file.transaction_bytes):
-                    await self.on_thread(self._file.apply, part)
-                    for row in part.added:
-                        self.unwritten.pop(row.seq, None)
-            except DISK_ERRORS as error:
-                self.changes = changes.followed_by(self.changes)
-                if _is_unreadable(error):
-                    await self.on_thread(self._file.recreate, str(error))
-                raise
-        except (*DISK_ERRORS, SpoolInUse) as error:
-            self.degrade(error)
-            return
-        self.durable = self.last_seq
-        self.degraded = False
-        self._wake.clear()
-        log.info("spool_recovered", durability="disk")
+                if (row := self._unwritten.get(rows[0])) is not None:
+                    return [await self._unwritten_row(row)]
+                on_disk = list(takewhile(lambda row: row not in self._unwritten, rows))
+                return await self._on_thread(self.file.read, on_disk, max_bytes)
+            except _DISK_ERRORS as error:
+                self._degrade(error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _unwritten_row(self, row: Row) -> StoredRow:
+        base = None
+        if row.shared and row.base in self._unwritten:
+            base = self._unwritten[row.base].body
+        elif row.shared:
+            (found,) = await self._on_thread(self.file.read, [row.base], 1)
+            base = found.body if found is not None else None
+        return StoredRow(row.seq, row.shared, row.born, row.body, base)
 
     async def shrink(self) -> None:
-        """Return free pages to the file system if the file is large and little of it is used."""
-        size, used = self._file.size, self._file.used
+        size, used = self.file.size, self.file.used
         if self.degraded or used > SMALL_BYTES or size - used < SHRINK_BYTES:
             return
         try:
-            await self.on_thread(self._file.shrink)
-        except DISK_ERRORS as error:
-            self.degrade(error)
+            await self._on_thread(self.file.shrink)
+        except _DISK_ERRORS as error:
+            self._degrade(error)
 
     async def close(self) -> None:
-        """Write pending changes and close the file. If degraded, try the disk once more."""
         await self._stop()
-        if self.degraded:
-            await self._retry()
-        if not self.degraded:
-            await self._write()
-        if not self.degraded:
-            await self.shrink()
+        await self._write()
+        await self.shrink()
         try:
-            await self.on_thread(self._file.close)
-        except DISK_ERRORS as error:
-            self.degrade(error)
-        self._file.unlock()
+            await self._on_thread(self.file.close)
+        except _DISK_ERRORS as error:
+            self._degrade(error)
+        self.file.unlock()
         self._thread.shutdown(wait=False)
 
-    def on_thread(self, call: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
-        """Run a method of the file on its thread."""
+    def _on_thread(self, call: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
         return self._loop.run_in_executor(self._thread, call, *arguments)
 
 

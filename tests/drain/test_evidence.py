@@ -1,8 +1,17 @@
 """Poison detector, circuit breaker and batch size limit."""
 
-from sidecar.drain.evidence import BatchSizeLimit, CircuitBreaker, PoisonDetector
+import pytest
+
+from sidecar.drain.evidence import (
+    BatchSizeLimit,
+    CircuitBreaker,
+    Evidence,
+    Findings,
+    PoisonDetector,
+)
 from sidecar.drain.retry_queue import Batch
-from tests.support.world import make_span
+from sidecar.sinks import Refused, SinkError, TooLarge, Unauthorized, Unavailable
+from tests.support.spans import make_span
 
 
 def fail(detector: PoisonDetector, batch: Batch) -> bool:
@@ -69,3 +78,58 @@ def test_the_batch_size_limit_shrinks_and_grows_back() -> None:
     for _ in range(100 * BatchSizeLimit.SUCCESSES_TO_GROW):
         limit.succeeded()
     assert limit.max_bytes == 1000
+
+
+def new_batch(writes: int = 1) -> Batch:
+    """A batch that has not failed yet."""
+    return Batch([make_span(f"s{number}") for number in range(writes)])
+
+
+def test_a_suspected_batch_collects_suspicion() -> None:
+    """Each failure that counts against it adds one; the first, and those of an outage, do not."""
+    evidence, batch = Evidence(1000), new_batch()
+    error = Unavailable("HTTP 500", 500, suspect=True)
+    found = []
+    for others_succeed in (False, False, True, True, False):
+        if others_succeed:
+            evidence.succeeded(new_batch())
+        found.append(evidence.failed(batch, error))
+        batch.attempts += 1
+    against = Findings(counts_against=True)
+    assert found == [Findings(), Findings(), against, against, Findings()]
+    assert batch.suspicion == 2
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable("HTTP 503", 503), Unauthorized("HTTP 401"), TooLarge("HTTP 413")]
+)
+def test_other_failures_never_count_against_a_batch(error: SinkError) -> None:
+    """However often the batch fails while others succeed."""
+    evidence, batch = Evidence(1000), new_batch()
+    for _ in range(20):
+        evidence.succeeded(new_batch())
+        assert evidence.failed(batch, error) == Findings()
+        batch.attempts += 1
+    assert batch.suspicion == 0
+
+
+def test_only_writes_refused_alone_open_the_breaker() -> None:
+    """A batch of several may be refused for one of them: it proves nothing about the settings."""
+    evidence, refused = Evidence(1000), Refused("HTTP 422", 422)
+    several = [evidence.failed(new_batch(2), refused) for _ in range(50)]
+    alone = [evidence.failed(new_batch(), refused) for _ in range(12)]
+    assert {*several, *alone[:10]} == {Findings()}
+    assert alone[10:] == [Findings(breaker_is_open=True)] * 2
+    evidence.succeeded(new_batch())
+    assert evidence.failed(new_batch(), refused) == Findings()
+
+
+def test_a_batch_that_is_too_large_lowers_the_size_limit() -> None:
+    """To half of its bytes; successes raise it again."""
+    evidence, batch = Evidence(2**20), new_batch(4)
+    evidence.failed(batch, TooLarge("HTTP 413", 413))
+    limit = evidence.size_limit.max_bytes
+    assert limit == sum(span.size for span in batch.spans) // 2
+    for _ in range(BatchSizeLimit.SUCCESSES_TO_GROW):
+        evidence.succeeded(new_batch())
+    assert evidence.size_limit.max_bytes > limit

@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar.drain.pace import Pace
-from sidecar.drain.throttle import MAX_WAIT_WHILE_STOPPING_S, Backoff, Throttle
+from sidecar.drain.throttle import MAX_WAIT_WHILE_STOPPING_S, Backoff, Grant, Throttle
 from sidecar.sinks.http import retry_after_seconds
 from sidecar.telemetry.outcomes import SinkState
 
@@ -75,6 +75,76 @@ def test_a_process_that_stops_does_not_wait_long() -> None:
     for now in range(20):
         throttle.failed(now * 40.0, now * 40.0, retry_after=0.0, first=True, outage=True)
     assert throttle.paused_until <= 19 * 40.0 + MAX_WAIT_WHILE_STOPPING_S
+
+
+def test_a_healthy_upstream_gets_as_many_requests_as_the_limit_allows() -> None:
+    """Each may be as large as it likes; one more has to wait for another to end."""
+    throttle = new_throttle()
+    for sending in range(throttle.limit):
+        assert throttle.grant(1.0, sending, paced=True) == Grant()
+    assert throttle.grant(1.0, throttle.limit, paced=True) is None
+
+
+@pytest.mark.parametrize("paced", [True, False])
+def test_during_a_pause_nothing_is_sent_and_then_a_probe(paced: bool) -> None:
+    """The probe is a single write in a single request, also while the process is stopping."""
+    throttle = new_throttle()
+    throttle.hold(10.0, 10.0, SinkState.UNAUTHORIZED)
+    until = throttle.paused_until
+    assert until > 10.0
+    assert throttle.grant(10.1, 0, paced=paced) == until
+    assert throttle.grant(until, 0, paced=paced) == Grant(1, is_probe=True)
+    assert throttle.grant(until, 1, paced=paced) is None
+    throttle.resume()
+    assert throttle.grant(10.1, 0, paced=paced) == Grant(1, is_probe=True)
+
+
+def recovered(seconds: float) -> tuple[Throttle, float]:
+    """A throttle whose upstream was down for so long, and the time of its recovery."""
+    throttle = new_throttle()
+    throttle.hold(0.0, 0.0, SinkState.DOWN)
+    assert throttle.responded(seconds)
+    return throttle, seconds
+
+
+def test_a_backlog_is_paced_after_an_outage() -> None:
+    """What is not granted is granted at the time that the throttle names, and no more than due."""
+    throttle, now = recovered(60.0)
+    sent = 0
+    for _ in range(1000):
+        if now >= 65.0:
+            break
+        grant = throttle.grant(now, 0, paced=True)
+        assert grant is not None
+        if isinstance(grant, Grant):
+            assert not grant.is_probe
+            throttle.sent(now, grant.max_writes)
+            sent += grant.max_writes
+        else:
+            assert grant > now
+            now = grant
+    assert now >= 65.0
+    assert sent == pytest.approx(5 * Pace.DEFAULT_RATE, rel=0.05)
+
+
+def test_the_pace_ends_when_nothing_is_waiting() -> None:
+    """The backlog is gone; from then on the lane sends what arrives."""
+    throttle, now = recovered(60.0)
+    assert throttle.grant(now, 0, paced=True) != Grant()
+    throttle.caught_up()
+    assert throttle.grant(now, 0, paced=True) == Grant()
+
+
+def test_a_process_that_stops_is_not_paced() -> None:
+    """Its grace period is short."""
+    throttle, now = recovered(60.0)
+    assert throttle.grant(now, 0, paced=False) == Grant()
+
+
+def test_a_short_outage_leaves_nothing_to_pace() -> None:
+    """After up to two seconds, the lane goes on as before."""
+    throttle, now = recovered(2.0)
+    assert throttle.grant(now, 0, paced=True) == Grant()
 
 
 def test_pace_after_an_outage() -> None:

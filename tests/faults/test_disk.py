@@ -123,7 +123,7 @@ async def test_a_disk_that_fills_up(tmp_path: Path) -> None:
             await w.finish()
             make_room()
         await w.until(lambda: not w.spool.degraded)
-        await w.until(lambda: w.spool.rows == 0)
+        await w.until(lambda: w.spool.file.rows == 0)
         await assert_works(w, on="disk")
 
 
@@ -186,7 +186,7 @@ async def test_damaged_pages(tmp_path: Path, seed: int) -> None:
         )
         await w.post(end(span("new")))
         await w.until(lambda: "new" in agentex.complete and "new" in sgp.complete)
-        assert len(agentex.complete) > 25 or w.spool.moved_aside
+        assert len(agentex.complete) > 25 or w.spool.file.moved_aside
 
 
 async def test_two_sidecars_on_one_directory(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ async def test_a_backlog_on_a_disk_that_is_mounted_late(tmp_path: Path) -> None:
         await w.post(end(span("again")))
         w.accepted |= before.accepted
         await w.finish()
-        await w.until(lambda: w.spool.rows == 0)
+        await w.until(lambda: w.spool.file.rows == 0)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from tests.support.hostile_responses import OK, RESPONSES
-from tests.support.world import NOWHERE, Running, make_event, running_app
+from tests.support.spans import make_event
+from tests.support.world import NOWHERE, Running, running_app
 
 DEADLINE_S = 10.0
 

@@ -59,7 +59,7 @@ async def test_a_restart_delivers_to_each_lane_what_is_missing(tmp_path: Path) -
         await w.finish()
         assert requests == sgp.requests_total
         assert {1} == set(sgp.writes.values()) == set(agentex.writes.values())
-        await w.until(lambda: w.spool.rows == 0)
+        await w.until(lambda: w.spool.file.rows == 0)
 
 
 async def test_nothing_is_left_after_full_delivery(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ async def test_nothing_is_left_after_full_delivery(tmp_path: Path) -> None:
         await before.post(*(end(span(f"s{n}")) for n in range(50)))
         await before.finish()
     async with spool_world(tmp_path, agentex, sgp) as w:
-        assert (w.app.accounting.replayed, w.spool.rows) == (0, 0)
+        assert (w.app.accounting.replayed, w.spool.file.rows) == (0, 0)
         assert len(w.app.admission.open_spans) == 0
 
 
@@ -96,7 +96,7 @@ async def test_a_thin_end_after_a_restart_is_completed(
         await w.post(end(thin | {"output": made["output"]}))
         w.accepted["s"] = made
         await w.finish()
-        await w.until(lambda: w.spool.rows == 0)
+        await w.until(lambda: w.spool.file.rows == 0)
 
 
 @pytest.mark.slow
@@ -175,15 +175,15 @@ async def test_a_full_spool_responds_with_429(tmp_path: Path) -> None:
             raise AssertionError("the spool never was full")
 
         await asyncio.gather(*(agent(f"a{n}") for n in range(8)))
-        assert (w.spool.degraded, w.spool.errors) == (False, 0)
+        assert (w.spool.degraded, w.spool.status().errors) == (False, 0)
         assert len(w.accepted) > 60
         up(agentex, sgp)
         await w.finish()
-        await w.until(lambda: w.spool.rows == 0)
+        await w.until(lambda: w.spool.file.rows == 0)
         await w.post(end(large("after")))
         await w.finish()
         assert max(sizes) <= limit
-        assert (w.spool.degraded, w.spool.errors) == (False, 0)
+        assert (w.spool.degraded, w.spool.status().errors) == (False, 0)
 
 
 async def test_a_repeated_start_leaves_the_spool(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_repeated_start_leaves_the_spool(tmp_path: Path) -> None:
         up(agentex, sgp)
         await w.finish()
         await w.until(lambda: len(w.app.admission.open_spans) == 0)
-        await w.until(lambda: w.spool.rows == 0)
+        await w.until(lambda: w.spool.file.rows == 0)
 
 
 async def test_the_last_log_line_reports_what_is_kept(tmp_path: Path) -> None:

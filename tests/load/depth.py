@@ -16,6 +16,7 @@ from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.spans.decode import decode
+from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
 
 DEPTHS = (100, 1_000, 10_000, 100_000)
@@ -41,9 +42,9 @@ class Bench:
 
     def __init__(self, depth: int) -> None:
         self.budget = MemoryBudget(2**34)
-        self.queue = SpanQueue(self.budget, LaneAccounting(), 1)
+        self.queue = SpanQueue(self.budget, LaneAccounting(), 1, spool=Spool())
         self.open_spans = OpenSpans(
-            self.queue.put, self.budget, IntakeAccounting(), hold_s=60.0, ttl_s=3600.0
+            self.queue.put, self.budget, IntakeAccounting(), Spool(), hold_s=60.0, ttl_s=3600.0
         )
         self.number = 0
         for _ in range(depth):

@@ -8,8 +8,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.spans.span import Span
+from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import LaneAccounting
-from tests.support.world import make_span
+from tests.support.spans import make_span
 
 IDS = st.sampled_from("abcdef")
 
@@ -17,7 +18,7 @@ IDS = st.sampled_from("abcdef")
 def new_queue() -> tuple[SpanQueue, LaneAccounting, MemoryBudget]:
     """An empty queue, its accounting and its budget."""
     accounting, budget = LaneAccounting(), MemoryBudget(2**30)
-    return SpanQueue(budget, accounting, bit=1), accounting, budget
+    return SpanQueue(budget, accounting, 1, spool=Spool()), accounting, budget
 
 
 def test_writes_leave_in_the_order_they_arrived() -> None:
@@ -74,7 +75,7 @@ def test_a_span_in_flight_is_not_taken_again_until_it_is_settled() -> None:
 def test_a_span_in_two_lanes_is_counted_once_in_bytes() -> None:
     """The budget counts a shared span once, until the last lane settles it."""
     budget = MemoryBudget(2**30)
-    lanes = [SpanQueue(budget, LaneAccounting(), bit) for bit in (1, 2)]
+    lanes = [SpanQueue(budget, LaneAccounting(), bit, spool=Spool()) for bit in (1, 2)]
     span = make_span("a")
     for lane in lanes:
         lane.put(span)

@@ -138,6 +138,23 @@ def check(scenario: Row, agentex: list[Write], sgp: list[Write], *, merge_data: 
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
+def test_start_and_end_of_a_span_take_the_same_route(scenario: Row) -> None:
+    """Open spans join per route (queue/open_spans.py): the SDK never mixes an upstream's API."""
+    posted, patched = (
+        {write.body.get("id") or write.path.rpartition("/")[2] for write in writes}
+        for writes in (
+            [write for write in recorded(scenario["agentex"]) if write.method == method]
+            for method in ("POST", "PATCH")
+        )
+    )
+    assert patched <= posted
+    items = [item for write in recorded(scenario["sgp"]) for item in write.body["items"]]
+    opened = {item["id"] for item in items if not item.get("end_timestamp")}
+    ended = {item["id"] for item in items if item.get("end_timestamp")}
+    assert opened <= ended or scenario["scenario"] == "never_ended"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
 async def test_the_same_spans_as_the_sdk(scenario: Row) -> None:
     """START and END merged into one write leave the same rows as the SDK's writes.
 

@@ -17,8 +17,8 @@ import pytest
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from tests.support.faults import Json, end
+from tests.support.spans import END_TIME
 from tests.support.spool import SpoolWorld, spool_world
-from tests.support.world import END_TIME
 
 LEFT_BEHIND = Path(__file__).with_name("version_1.sql").read_text(encoding="utf-8")
 OPEN, COMPLETE, BASE = 0, 1, 2
@@ -199,7 +199,7 @@ async def test_each_upstream_gets_what_it_lacks(left: list[Row], tmp_path: Path)
                     assert upstream.history[id_] == ["complete"]
         writes = [row for row in left if row.kind != BASE and row.lanes]
         assert w.app.status()["events"]["replayed"] == len(writes)
-        await w.until(lambda: w.spool.rows == len(starts))
+        await w.until(lambda: w.spool.file.rows == len(starts))
     assert rows_in(tmp_path) == [row._replace(lanes=0) for row in starts]
 
 
@@ -228,7 +228,7 @@ async def test_an_end_without_payloads_gets_those_of_its_start(
         for upstream in (agentex, sgp):
             assert [upstream.history[id_] for id_ in ("open", "sdk-open")] == [sent_open] * 2
             assert [upstream.history[id_] for id_ in ("kept", "sdk-kept")] == [["complete"]] * 2
-        await w.until(lambda: w.spool.rows == 0)
+        await w.until(lambda: w.spool.file.rows == 0)
     assert rows_in(tmp_path) == []
 
 

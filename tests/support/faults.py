@@ -22,7 +22,8 @@ from sidecar.app import App
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import Recorded, Scripted, StandIn
-from tests.support.world import END_TIME, START_TIME, Reply, Running, assert_balanced, running_app
+from tests.support.spans import END_TIME, START_TIME
+from tests.support.world import Reply, Running, assert_balanced, running_app
 
 P = ParamSpec("P")
 Json = dict[str, Any]

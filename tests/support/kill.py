@@ -20,7 +20,7 @@ import aiohttp
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from tests.support.world import END_TIME, START_TIME
+from tests.support.spans import END_TIME, START_TIME
 
 Json = dict[str, Any]
 AGENTS = 6

@@ -7,7 +7,7 @@ import asyncio
 import resource
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import StandIn
-from sidecar.spans.span import Span
+from sidecar.spans.span import Span, Stored
 from sidecar.spool import writer
+from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import COMPLETE, Backlog, Changes, Row, StoredRow
-from sidecar.spool.spool import Spool
+from sidecar.spool.spool import Gone
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.faults import World, span, world
-from tests.support.world import make_span
+from tests.support.spans import make_span
 
 # Longer than any test has to wait, so that a hang becomes a failure.
 DEADLINE_S = 30.0
@@ -50,7 +51,7 @@ def make_row(
     base: int = 0,
     shared: int = 0,
 ) -> Row:
-    """A row, as `Spool` makes it."""
+    """A row, as `DiskSpool` makes it."""
     return Row(seq=seq, kind=kind, lanes=lanes, base=base, shared=shared, born=1.5, body=body)
 
 
@@ -91,20 +92,40 @@ class FlakyFile(SpoolFile):
         self._count_or_fail("apply")
         super().apply(changes)
 
-    def bodies(self, seqs: Sequence[int], max_bytes: int) -> tuple[int, list[StoredRow]]:  # type: ignore[override]
-        self._count_or_fail("bodies")
-        return super().bodies(seqs, max_bytes)
+    def read(self, seqs: Iterable[int], max_bytes: int) -> list[StoredRow | None]:
+        self._count_or_fail("read")
+        return super().read(seqs, max_bytes)
 
     def shrink(self) -> None:
         self._count_or_fail("shrink")
         super().shrink()
 
 
+def rows_on_disk(directory: Path) -> Backlog:
+    """The rows that the next process finds."""
+    file = SpoolFile(str(directory), 16 * 2**20, sync_full=False)
+    try:
+        return file.open()
+    finally:
+        file.close()
+        file.unlock()
+
+
+async def opened_spool(
+    file: SpoolFile, on_backlog: Callable[[Backlog], None] = lambda _: None
+) -> DiskSpool:
+    """An open spool, to be closed by the test."""
+    spool = DiskSpool(file, ALL_LANES)
+    await spool.open(on_backlog, lambda: None)
+    return spool
+
+
 @asynccontextmanager
-async def running_spool(file: SpoolFile) -> AsyncIterator[Spool]:
+async def running_spool(
+    file: SpoolFile, on_backlog: Callable[[Backlog], None] = lambda _: None
+) -> AsyncIterator[DiskSpool]:
     """An open spool with its task running; closed at the end."""
-    spool = Spool(file, ALL_LANES)
-    await spool.open()
+    spool = await opened_spool(file, on_backlog)
     with _interval("SETTLE_S", SETTLE_S):
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(spool.run())
@@ -150,9 +171,9 @@ class SpoolWorld(World):
     """A `World` whose sidecar has a spool."""
 
     @property
-    def spool(self) -> Spool:
+    def spool(self) -> DiskSpool:
         """The sidecar's spool."""
-        assert self.app.spool is not None
+        assert isinstance(self.app.spool, DiskSpool)
         return self.app.spool
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -227,7 +248,30 @@ def new_span(id_: str, *, complete: bool = True, size: int = 0) -> Span:
     return make_span(id_, complete=complete, input=b'{"p":"%b"}' % (b"x" * size), accepted_at=now)
 
 
-async def added(spool: Spool, *writes: Span) -> None:
+def stored(write: Span) -> Stored:
+    """What the spool knows of a write that has a row."""
+    assert write.stored is not None
+    return write.stored
+
+
+def row(write: Span) -> int:
+    """The number of the row of a write."""
+    return stored(write).row
+
+
+def settle(spool: DiskSpool, write: Span, *lanes: int) -> None:
+    """Settle a write in the lanes with these bits."""
+    for lane in lanes:
+        spool.settled(stored(write), lane)
+
+
+async def load(spool: DiskSpool, *rows: int, max_bytes: int = 2**20, lane: int = 0) -> list[object]:
+    """Load rows: the ids of those that were read, and why the others were not."""
+    outcomes = await spool.load(rows, max_bytes, lane)
+    return [outcome if isinstance(outcome, Gone) else outcome.id for outcome in outcomes]
+
+
+async def added(spool: DiskSpool, *writes: Span) -> None:
     """Add writes and wait until they are on disk."""
     for write in writes:
         spool.add(write)

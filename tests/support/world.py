@@ -1,13 +1,12 @@
-"""Events, spans, a running app, an upstream that records requests, and virtual time."""
+"""A running app, and an upstream that records requests."""
 
 import asyncio
 import gc
 import json
-import selectors
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
@@ -15,43 +14,9 @@ from aiohttp import web
 
 from sidecar.app import App
 from sidecar.config_load import load
-from sidecar.spans.span import Span, measure
 
-T = TypeVar("T")
-
-START_TIME = "2026-01-02T03:04:05.678901+00:00"
-END_TIME = "2026-01-02T03:04:06.5+00:00"
 # No server listens there: every connection is refused immediately.
 NOWHERE = "http://127.0.0.1:1"
-
-
-def make_event(id: str = "s1", *, kind: str = "start", **fields: Any) -> dict[str, Any]:  # noqa: A002
-    """A valid START or END; `fields` override those of its span."""
-    span = {"id": id, "trace_id": "t1", "name": "turn", "start_time": START_TIME}
-    if kind == "end":
-        span["end_time"] = END_TIME
-    return {"event_type": kind, "span": span | fields}
-
-
-def make_span(id: str = "s1", *, complete: bool = True, **fields: Any) -> Span:  # noqa: A002
-    """A decoded span; `fields` override its defaults."""
-    values: dict[str, Any] = {
-        "id": id,
-        "trace_id": "t1",
-        "name": "turn",
-        "start_time": START_TIME,
-        "end_time": END_TIME if complete else None,
-        "parent_id": None,
-        "task_id": None,
-        "input": b'{"q":1}',
-        "output": b'{"a":2}' if complete else b"",
-        "data": b"",
-        "accepted_at": 0.0,
-        "size": 0,
-    }
-    span = Span(**(values | fields))
-    span.size = measure(span)
-    return span
 
 
 class Request(NamedTuple):
@@ -200,36 +165,5 @@ def assert_balanced(app: App) -> None:
     """Check that every event and every write is accounted for (D15)."""
     assert app.accounting.imbalance == 0
     assert {lane.sink.name: 0 for lane in app.lanes} == {
-        lane.sink.name: lane.metrics.imbalance for lane in app.lanes
+        lane.sink.name: lane.imbalance for lane in app.lanes
     }
-
-
-class _JumpingSelector(selectors.SelectSelector):
-    """Advances the clock instead of waiting."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready, and advance the clock by `timeout`."""
-        self.now += max(timeout or 0.0, 0.0)
-        return super().select(None if timeout is None else 0)
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it; no sockets."""
-
-    def __init__(self) -> None:
-        self._virtual = _JumpingSelector()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        """Virtual seconds since the loop was created."""
-        return self._virtual.now
-
-
-def run_virtual(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run `coroutine` in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(coroutine)

@@ -1,15 +1,13 @@
-"""Repeated ENDs, and spans whose START and END come through different routes."""
+"""Repeated ENDs on every route."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.demo.agentex import AgentexStandIn
-from sidecar.demo.sgp import SgpStandIn
-from tests.support.world import END_TIME, START_TIME, Running, make_event, running_app, upstream
+from tests.support.spans import END_TIME, START_TIME, make_event
+from tests.support.world import Running, running_app, upstream
 
 SMALL = {"queue__max_bytes": "4MiB", "spool__max_bytes": "256MiB", "queue__start_hold_s": 0}
 
@@ -84,48 +82,6 @@ async def test_a_repeated_end_after_a_restart_does_not_blank_the_first(
             assert await app.stop()
     first, *_ = [request.body for request in agentex.requests if request.body.get("id") == "s1"]
     assert first["input"] == {"q": 1}
-
-
-async def test_start_by_event_end_by_patch() -> None:
-    """The END is filled from a START that came through another route."""
-    async with AgentexStandIn() as agentex:
-        async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
-            await app.post(make_event(input={"q": 1}))
-            await app.request("PATCH", "/spans/s1", json=end(output={"x": 2}))
-            assert await app.stop()
-        assert agentex.spans["s1"]["input"] == {"q": 1}
-        assert agentex.spans["s1"]["end_time"]
-
-
-@pytest.mark.parametrize("spool", [False, True])
-async def test_no_open_write_after_an_end_through_another_route(
-    tmp_path: Path, spool: bool
-) -> None:
-    """The held START goes to the other lane only: SGP would replace the complete row with it."""
-    async with SgpStandIn() as sgp, AgentexStandIn() as agentex:
-        environ = {
-            "SGP_CLIENT_BASE_URL": sgp.url,
-            "SGP_API_KEY": "k",
-            "SGP_ACCOUNT_ID": "a",
-            "AGENTEX_BASE_URL": agentex.url,
-        }
-        settings = {"spool__path": tmp_path} if spool else {}
-        async with running_app(environ, **settings) as app:
-            await app.post(make_event(input={"q": 1}))
-            item = {
-                "id": "s1",
-                "trace_id": "t1",
-                "name": "turn",
-                "start_timestamp": START_TIME,
-                "end_timestamp": END_TIME,
-                "output": {"x": 2},
-            }
-            reply = await app.request("PUT", "/v5/spans/batch", json={"items": [item]})
-            assert reply.status == 200
-            assert await app.stop()
-        ((row,),) = [json.loads(request.body)["items"] for request in sgp.requests]
-        assert (row["input"], row["end_timestamp"]) == ({"q": 1}, END_TIME)
-        assert agentex.spans["s1"]["end_time"] is None
 
 
 @pytest.mark.slow

@@ -1,0 +1,183 @@
+"""Plants bugs in the code between the listener and the upstreams: test_delivery.py finds each.
+
+Without this, the laws of the state machines could be too weak, and nobody would notice.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from sidecar.drain.retry_queue import Batch, RetryQueue
+from sidecar.queue import open_spans
+from sidecar.queue.open_spans import OpenSpans
+from sidecar.queue.span_queue import SpanQueue
+from sidecar.spans.span import Span, Stored
+from sidecar.spool.disk_spool import DiskSpool
+from sidecar.spool.rows import Changes
+from sidecar.spool.spool import Gone
+from sidecar.spool.sqlite_file import SpoolFile
+from sidecar.spool.writer import SpoolWriter
+from tests.drain.test_delivery import DeliveryMachine, DiskMachine, KillMachine
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+Right = Callable[..., Any]
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def replaced(owner: object, name: str, new: object) -> Plant:
+    """A bug in one function, given whole."""
+    return lambda patch: patch.setattr(owner, name, new)
+
+
+def wrapped(owner: Any, name: str, around: Callable[..., Any]) -> Plant:  # noqa: ANN401
+    """A bug in one function; `around` gets the right one as its first argument."""
+    right = getattr(owner, name)
+
+    def wrong(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        return around(right, *arguments, **named)
+
+    return lambda patch: patch.setattr(owner, name, wrong)
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Do nothing."""
+
+
+async def nothing_async(*_: object) -> None:
+    """Do nothing, without waiting."""
+    await asyncio.sleep(0)
+
+
+def settle_for_all(right: Right, self: DiskSpool, stored: Stored, lane: int) -> None:
+    del lane
+    for each in (1, 2):
+        right(self, stored, each)
+
+
+def send_twice(right: Right, self: SpanQueue, span: Span) -> None:
+    waiting = self._in_flight.pop(span.key, None)
+    right(self, span)
+    if waiting is not None:
+        self._in_flight[span.key] = waiting
+
+
+def lose_a_half(right: Right, self: RetryQueue, *batches: Batch) -> None:
+    right(self, *batches[:1])
+
+
+def forget_unwritten(right: Right, self: SpoolWriter, error: Exception) -> None:
+    self._changes.added.clear()
+    right(self, error)
+
+
+def without_start(right: Right, self: OpenSpans, span: Span) -> None:
+    known = self._spans.get(span.join_key)
+    if known is not None and span.end_time is not None:
+        span.input = span.input or b"{}"
+    right(self, span)
+
+
+def without_base(right: Right, self: DiskSpool, span: Span, start: Span | None = None) -> None:
+    if start is not None:
+        self.replace(start)
+    right(self, span)
+    if start is not None and self._changes.added:
+        row = self._changes.added[-1]
+        self._changes.added[-1] = row._replace(shared=1, body=row.body.replace(span.input, b"null"))
+
+
+def settled_removes(right: Right, self: SpoolFile, changes: Changes) -> None:
+    removed = [*changes.removed, *(row for row, _ in changes.settled)]
+    right(self, changes._replace(removed=removed))
+
+
+def not_counted(right: Right, *arguments: object) -> Span | Gone:
+    outcome: Span | Gone = right(*arguments)
+    return Gone.SUPERSEDED if outcome is Gone.UNREADABLE else outcome
+
+
+def keep_all(right: Right, self: SpanQueue, span: Span) -> None:
+    held = self._budget.used
+    right(self, span)
+    self._budget.used = held
+
+
+MACHINES = {"delivery": DeliveryMachine, "kill": KillMachine, "disk": DiskMachine}
+BUGS: dict[str, tuple[str, Plant]] = {
+    "a settle is forgotten": ("kill", replaced(DiskSpool, "settled", nothing)),
+    "one lane settles for both": ("kill", wrapped(DiskSpool, "settled", settle_for_all)),
+    "a settled START leaves the disk before its END": (
+        "kill",
+        wrapped(SpoolFile, "apply", settled_removes),
+    ),
+    "a 202 does not wait for the disk": ("kill", replaced(SpoolWriter, "commit", nothing_async)),
+    "an END is sent before it is on disk": (
+        "kill",
+        replaced(DiskSpool, "may_send", lambda *_: True),
+    ),
+    "an END's row does not name its base": ("kill", wrapped(DiskSpool, "add", without_base)),
+    "a replaced START is not deleted": ("kill", replaced(DiskSpool, "replace", nothing)),
+    "payloads that were dropped are not loaded again": (
+        "kill",
+        replaced(OpenSpans, "restore", nothing),
+    ),
+    "a row that is put off forgets its START": ("disk", replaced(DiskSpool, "put_off", nothing)),
+    "what could not be written is forgotten": (
+        "disk",
+        wrapped(SpoolWriter, "_degrade", forget_unwritten),
+    ),
+    "a START is forgotten before its open write is sent": (
+        "disk",
+        replaced(open_spans, "_is_settled", lambda _: True),
+    ),
+    "a damaged row is not counted": (
+        "disk",
+        wrapped(DiskSpool, "_outcome", not_counted),
+    ),
+    "a span is in flight twice": ("delivery", wrapped(SpanQueue, "_enqueue", send_twice)),
+    "a late START is written": ("delivery", replaced(OpenSpans, "_remember", nothing)),
+    "an END is not filled from its START": ("kill", wrapped(OpenSpans, "_end", without_start)),
+    "half of a batch is lost": ("delivery", wrapped(RetryQueue, "add", lose_a_half)),
+    "memory is not released": ("delivery", wrapped(SpanQueue, "_drop", keep_all)),
+}
+
+# A few hundred examples find these: a minute altogether.
+RARE = {
+    "an END is sent before it is on disk",
+    "what could not be written is forgotten",
+    "a START is forgotten before its open write is sent",
+    "half of a batch is lost",
+}
+
+
+def run(machine: type[RuleBasedStateMachine]) -> None:
+    """Run until the first failure; it is neither made smaller nor explained."""
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=2000,
+            stateful_step_count=50,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [pytest.param(bug, marks=pytest.mark.nightly) if bug in RARE else bug for bug in BUGS],
+)
+def test_the_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state machine fails while the bug is there."""
+    name, plant = BUGS[bug]
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, BaseExceptionGroup, TimeoutError)):
+        run(MACHINES[name])

@@ -1,0 +1,433 @@
+"""A sidecar between scripted upstreams and a scripted disk, for stateful tests in virtual time.
+
+No sockets and no waiting: the test chooses how upstreams respond, when the disk completes a call or
+fails it, when time passes, and when the process is killed.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sidecar.credentials import Credentials
+from sidecar.drain.failures import RetryPolicy
+from sidecar.drain.throttle import Backoff, Throttle
+from sidecar.drain.workers import Drain
+from sidecar.lanes import LANE_SHARE, Lane
+from sidecar.queue.admission import Admission
+from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.queue.span_queue import SpanQueue
+from sidecar.recovery import SpoolRecovery
+from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
+from sidecar.spans.span import Span
+from sidecar.spool.disk_spool import DiskSpool
+from sidecar.spool.rows import Backlog, Changes, StoredRow
+from sidecar.spool.spool import Spool
+from sidecar.spool.sqlite_file import SpoolFile
+from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
+from sidecar.telemetry.metrics import LaneMetrics
+from sidecar.telemetry.recent import Recent
+from tests.support.virtual_time import VirtualTimeLoop
+
+_T = TypeVar("_T")
+
+MAX_BYTES = 60_000
+SPOOL_BYTES = 2 * 2**20
+HOLD_S, TTL_S = 2.0, 30.0
+ALL_LANES = 3
+
+OUTCOMES: dict[str, Callable[[], SinkError | None]] = {
+    "ok": lambda: None,
+    "unavailable": lambda: Unavailable("HTTP 503", 503),
+    "throttled": lambda: Unavailable("HTTP 429", 429, retry_after=3.0),
+    "internal error": lambda: Unavailable("HTTP 500", 500, suspect=True),
+    "down": lambda: Unavailable("refused", outage=True),
+    "refused": lambda: Refused("HTTP 422", 422),
+    "too large": lambda: TooLarge("HTTP 413", 413),
+    "unauthorized": lambda: Unauthorized("HTTP 401", 401),
+    "misdirected": lambda: Misdirected("HTTP 404", 404),
+}
+# After these, the upstream may have stored the batch all the same.
+UNCERTAIN = {"unavailable", "internal error"}
+
+
+@dataclass(repr=False)
+class Pending:
+    """A request without a response yet."""
+
+    batch: list[Span]
+    response: asyncio.Future[None]
+
+    def __repr__(self) -> str:
+        return f"a request with {[f'{span.kind} {span.id}' for span in self.batch]}"
+
+
+@dataclass(repr=False)
+class Upstream:
+    """A sink whose responses the test chooses one by one.
+
+    `rows` has what it has stored, by id: the kind of the write and its input.
+    """
+
+    name: str
+    max_batch: int
+    max_batch_bytes: int = 2**20
+    pending: list[Pending] = field(default_factory=list)
+    rows: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    always_ok: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def skips(self, span: Span) -> str | None:
+        """Nothing is skipped."""
+        del span
+        return None
+
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
+        """Wait until the test responds."""
+        del suspicion
+        ids = [span.id for span in batch]
+        assert ids, "an empty batch was sent"
+        assert len(ids) == len(set(ids)), "a span twice in one batch"
+        in_flight = {span.id for request in self.pending for span in request.batch}
+        assert not in_flight.intersection(ids), "a span twice in flight"
+        request = Pending(list(batch), asyncio.get_running_loop().create_future())
+        if self.always_ok:
+            self.apply(request)
+            return
+        self.pending.append(request)
+        try:
+            await request.response
+        finally:
+            self.pending.remove(request)
+
+    def apply(self, request: Pending) -> None:
+        """Store a batch, and check the order of its writes."""
+        for span in request.batch:
+            before = self.rows.get(span.id)
+            assert not (span.kind == "open" and before is not None and before[0] == "complete")
+            self.rows[span.id] = (span.kind, span.input)
+
+    def respond(self, request: Pending, outcome: str, *, applied: bool) -> None:
+        """Respond to one request; `applied`: store its batch although an error is reported."""
+        error = OUTCOMES[outcome]()
+        if error is None or (applied and outcome in UNCERTAIN):
+            self.apply(request)
+        if error is None:
+            request.response.set_result(None)
+        else:
+            request.response.set_exception(error)
+
+    def recover(self) -> None:
+        """Accept everything from now on."""
+        self.always_ok = True
+        for request in self.pending:
+            self.respond(request, "ok", applied=True)
+
+    def note_dead(self, span: Span, reason: str, error: SinkError) -> None:
+        """Keep the id of a dead letter."""
+        del reason, error
+        self.dead.add(span.id)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass
+class Call:
+    """A call on the disk's thread."""
+
+    done: asyncio.Future[Any]
+    run: Callable[[], Any]
+
+    def complete(self) -> None:
+        """Run it now."""
+        try:
+            result = self.run()
+        except Exception as error:  # noqa: BLE001 (as a thread pool does)
+            if not self.done.done():
+                self.done.set_exception(error)
+        else:
+            if not self.done.done():
+                self.done.set_result(result)
+
+
+class DiskLoop(VirtualTimeLoop):
+    """Virtual time; calls on threads run at once or, while `held`, when the test completes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = False
+        self.killed = False
+        self.calls: deque[Call] = deque()
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """Run `func` on this thread: now, later, or never once the process was killed."""
+        del executor
+        call = Call(self.create_future(), partial(func, *args))
+        if self.killed:
+            return call.done
+        self.calls.append(call)
+        if not self.held:
+            self.complete_calls()
+        return call.done
+
+    def complete_calls(self, count: int = 1_000) -> None:
+        """Complete up to `count` calls that are waiting, oldest first."""
+        while self.calls and count:
+            count -= 1
+            self.calls.popleft().complete()
+
+
+class ScriptedFile(SpoolFile):
+    """A spool file that fails when it is told to, before or after a call has had its effect."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(str(directory), SPOOL_BYTES, sync_full=False)
+        self.broken = False
+        self.fails_once = ""  # "before" or "after"
+
+    def _call(self, call: Callable[[], _T]) -> _T:
+        when, self.fails_once = self.fails_once, ""
+        if self.broken or when == "before":
+            raise sqlite3.OperationalError("disk I/O error")
+        result = call()
+        if when == "after":
+            raise sqlite3.OperationalError("disk I/O error")
+        return result
+
+    def open(self) -> Backlog:
+        return self._call(super().open)
+
+    def apply(self, changes: Changes) -> None:
+        self._call(partial(super().apply, changes))
+
+    def read(self, seqs: Iterable[int], max_bytes: int) -> list[StoredRow | None]:
+        return self._call(partial(super().read, seqs, max_bytes))
+
+    def shrink(self) -> None:
+        self._call(super().shrink)
+
+    def close(self) -> None:
+        self._call(super().close)
+
+    def damage(self, seq: int) -> bool:
+        """Make the body of a row unreadable; whether there is such a row."""
+        if self._connection is None or self._connection.in_transaction:
+            return False
+        statement = "UPDATE bodies SET body = ? WHERE seq = ?"
+        return self._connection.execute(statement, (b"\xff", seq)).rowcount > 0
+
+    def abandon(self) -> None:
+        """What the kernel does when the process is killed."""
+        super().close()
+        self.unlock()
+
+
+class Process:
+    """One process: everything between the listener and the upstreams, on a loop of its own.
+
+    `born` is the wall clock at its start, in seconds.
+    """
+
+    def __init__(
+        self, upstreams: Sequence[Upstream], directory: Path | None, born: float = 0.0
+    ) -> None:
+        self.born = born
+        self.upstreams = upstreams
+        self.loop = DiskLoop()
+        self.file = None if directory is None else ScriptedFile(directory)
+        self.requests: list[tuple[asyncio.Task[None], Callable[[], None]]] = []
+        self.loop.run_until_complete(self._build())
+
+    async def _build(self) -> None:
+        self.budget = MemoryBudget(MAX_BYTES)
+        self.accounting = IntakeAccounting()
+        self.spool = Spool()
+        if self.file is not None:
+            self.spool = DiskSpool(self.file, ALL_LANES, self.wall_clock)
+        self.lanes = [self._lane(n, upstream) for n, upstream in enumerate(self.upstreams)]
+        self.admission = Admission(
+            [lane.drain for lane in self.lanes],
+            self.budget,
+            self.accounting,
+            self.spool,
+            hold_s=HOLD_S,
+            ttl_s=TTL_S,
+        )
+        self.recovery = SpoolRecovery(
+            self.spool, self.lanes, self.admission, self.accounting, ALL_LANES
+        )
+        await self.recovery.start()
+        self.background = [self.loop.create_task(self.spool.run())]
+        self.drains = [self.loop.create_task(lane.drain.run()) for lane in self.lanes]
+
+    def _lane(self, number: int, upstream: Upstream) -> Lane:
+        accounting = LaneAccounting()
+        metrics = LaneMetrics(upstream.name, accounting, Recent())
+        backoff = Backoff(0.5, 30.0)
+        share = int(MAX_BYTES * LANE_SHARE) if self.file is not None else 0
+        queue = SpanQueue(self.budget, accounting, 1 << number, spool=self.spool, share=share)
+        throttle = Throttle(backoff, 4, lambda: 0.5)
+        drain = Drain(
+            upstream,
+            queue,
+            throttle,
+            RetryPolicy(backoff, 1e9, 4, lambda: 0.5),
+            metrics,
+            linger_s=0.1 if number else 0.0,
+            dead_letter=upstream.note_dead,
+        )
+        no_key = Credentials({}, key_header="", key_file="", relay=False, required=False)
+        return Lane(upstream, no_key, queue, throttle, drain, metrics)
+
+    def wall_clock(self) -> float:
+        """Virtual Unix time, which goes on from one process to the next."""
+        return self.born + self.loop.time()
+
+    def post(self, span: Span, accepted: Callable[[], None]) -> None:
+        """Pass an event on as the listener does; `accepted` is called when it is acknowledged.
+
+        Raises `QueueFull` or `RequestTooLarge` if it is refused at once.
+        """
+        span.accepted_at = self.loop.time()
+        if self.file is None:
+            self.admission.take([span])
+            accepted()
+            return
+        task = self.loop.create_task(self.admission.take_durably([span]))
+        self.requests.append((task, accepted))
+
+    def run_ready(self) -> None:
+        """Run the loop until only time, the disk or an upstream could change anything."""
+        for _ in range(20):
+            self.loop.run_until_complete(asyncio.sleep(0))
+        for task in [*self.drains, *self.background]:
+            if task.done():
+                task.result()
+        waiting = []
+        for task, accepted in self.requests:
+            if not task.done():
+                waiting.append((task, accepted))
+            elif not isinstance(task.exception(), Exception):
+                accepted()
+        self.requests = waiting
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        self.run_ready()
+
+    def check(self) -> None:
+        """Every event and write is accounted for; memory is bounded."""
+        assert self.accounting.imbalance == 0
+        for lane in self.lanes:
+            assert lane.imbalance == 0
+        assert 0 <= self.budget.used <= 2 * self.budget.limit
+
+    def housekeeping(self) -> None:
+        """What the app does every second."""
+        self.loop.create_task(self._housekeeping())
+        self.run_ready()
+
+    async def _housekeeping(self) -> None:
+        await self.recovery.recover()
+        await self.spool.shrink()
+
+    def lost(self) -> list[int]:
+        """Lost writes by lane, as counted."""
+        return [lane.metrics.accounting.lost.total() for lane in self.lanes]
+
+    def kill(self, *, disk_call_done: bool) -> None:
+        """End without any cleanup; the disk's current call has had its effect or not."""
+        self.loop.killed = True
+        if disk_call_done:
+            self.loop.complete_calls(1)
+        self.loop.calls.clear()
+        if self.file is not None:
+            self.file.abandon()
+        self._end()
+
+    def stop(self) -> None:
+        """Stop in the app's order, without a grace period."""
+        self.loop.held = False
+        self.loop.complete_calls()
+        self.run_ready()
+        self.admission.release_held()
+        for lane in self.lanes:
+            lane.drain.close()
+        self.pass_time(0.01)
+        self._run(self._stop())
+        self.check()
+        self._end()
+
+    async def _stop(self) -> None:
+        for task in [*self.drains, *self.background]:
+            task.cancel()
+        await asyncio.gather(*self.drains, *self.background, return_exceptions=True)
+        await self.spool.close()
+        for lane in self.lanes:
+            lane.metrics.lost(lane.drain.abandon(), "shutdown")
+
+    def finish(self) -> None:
+        """Deliver everything, now that upstreams and disk work, and stop."""
+        self.loop.held = False
+        self.loop.complete_calls()
+        self.pass_time(20.0)  # the disk is tried again every few seconds
+        self._run(self.recovery.recover())
+        self.pass_time(1.0)
+        self.admission.release_held()
+        for upstream in self.upstreams:
+            upstream.recover()
+        for lane in self.lanes:
+            lane.drain.close()
+        self._run(asyncio.wait_for(_all(self.drains), 10_000))
+        assert not self.requests
+        self.check()
+        for lane in self.lanes:
+            assert lane.queue.depth == 0
+        self.admission.open_spans.tick(self.loop.time() + 2 * TTL_S)
+        assert len(self.admission.open_spans) == 0, "a START was never forgotten"
+        assert self.budget.used == 0, "memory was never released"
+        self._run(self._stop())
+        self._end()
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.loop.run_until_complete(coroutine)
+
+    def _end(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        try:
+            self._run(_ended(tasks))
+        finally:
+            self.loop.close()
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks)
+
+
+def new_directory() -> Path:
+    """A directory for a spool; in memory where the system offers that."""
+    shared = Path("/dev/shm")  # noqa: S108 (each example has a directory of its own in it)
+    return Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+
+
+def remove_directory(directory: Path | None) -> None:
+    """Remove what `new_directory` made."""
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
