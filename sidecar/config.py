@@ -4,6 +4,7 @@ Sizes are strings such as `"64MiB"`; keys that end in `_s` are seconds. A bad va
 that names the key and the rule. config_load.py reads the values.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +15,8 @@ from sidecar.process.addresses import parse_base_url
 from sidecar.sizes import AUTO, Size
 
 MIN_SPOOL_BYTES = 2**20
+# The user name and the password that a URL can contain.
+_USER = re.compile(r"^(\w+://)[^/]*@")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -35,14 +38,11 @@ def _require(ok: bool, message: str) -> None:  # noqa: FBT001
 
 
 def _require_url(text: str) -> None:
-    if not text:
-        return
     try:
-        parse_base_url(text)
-        ok = True
+        if text:
+            parse_base_url(text)
     except ValueError:
-        ok = False
-    _require(ok, "base_url must be a URL such as http://host:port/path")
+        raise ValueError("base_url must be a URL such as http://host:port/path") from None
 
 
 class ListenerConfig(_Section, frozen=True):
@@ -185,12 +185,8 @@ def redacted(config: Config) -> dict[str, Any]:
     """The configuration as plain values for display: secrets are `***`."""
     values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_displayed)
     for section in values.values():
-        # The URL can contain a user name and a password.
-        scheme, separator, rest = section.get("base_url", "").partition("://")
-        authority, slash, path = rest.partition("/")
-        if "@" in authority:
-            host = authority.rpartition("@")[2]
-            section["base_url"] = f"{scheme}{separator}***@{host}{slash}{path}"
+        if "base_url" in section:
+            section["base_url"] = _USER.sub(r"\1***@", section["base_url"])
     return values
 
 

@@ -33,12 +33,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     Raises `ConfigError`.
     """
     values = _read(path) if path else {}
-    for section, key, text, name in _from_environment(environ):
-        try:
-            values.setdefault(section, {})[key] = text
-        except (TypeError, AttributeError):
-            msg = f"{name}: {section} is not a section"
-            raise ConfigError(msg) from None
+    _add_environment(values, environ)
     for name, (section, key) in _POD_VARIABLES.items():
         given = values.setdefault(section, {})
         if isinstance(given, dict):
@@ -52,17 +47,11 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         place = where.rstrip("`") or "the top level"
-        msg = f"{place}: {what}" + _set_by(place, environ, path)
-        raise ConfigError(msg) from None
-    _refuse_shared_port(config)
+        raise ConfigError(f"{place}: {what}{_set_by(place, environ, path)}") from None
+    if config.listener.port == config.admin.port != 0:
+        raise ConfigError(f"admin.port: {config.admin.port} is also listener.port")
     _refuse_own_listener(config)
     return config
-
-
-def _refuse_shared_port(config: Config) -> None:
-    if config.listener.port == config.admin.port != 0:
-        msg = f"admin.port: {config.admin.port} is also listener.port"
-        raise ConfigError(msg)
 
 
 def _refuse_own_listener(config: Config) -> None:
@@ -76,34 +65,31 @@ def _refuse_own_listener(config: Config) -> None:
             continue
         url = parse_base_url(base_url)
         if is_local(url.host, listener.hosts) and url.port == listener.port:
-            msg = (
+            raise ConfigError(
                 f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
                 " (perhaps set by one of the pod's variables): set the key explicitly"
             )
-            raise ConfigError(msg)
 
 
 def _read(path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text())
     except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path}: {error}"
-        raise ConfigError(msg) from None
+        raise ConfigError(f"{path}: {error}") from None
 
 
-def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, str, Any, str]]:
-    found: list[tuple[str, str, Any, str]] = []
+def _add_environment(values: dict[str, Any], environ: Mapping[str, str]) -> None:
     for name, text in sorted(environ.items()):
         section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
         if name.startswith(ENV_PREFIX) and separator and text:
-            value: Any = text
-            if (section, key) == ("listener", "hosts"):
-                value = [host.strip() for host in text.split(",")]
-            found.append((section, key, value, name))
-    return found
+            is_list = (section, key) == ("listener", "hosts")
+            value = [host.strip() for host in text.split(",")] if is_list else text
+            try:
+                values.setdefault(section, {})[key] = value
+            except (TypeError, AttributeError):
+                raise ConfigError(f"{name}: {section} is not a section") from None
 
 
 def _set_by(place: str, environ: Mapping[str, str], path: str | None) -> str:
@@ -119,8 +105,6 @@ def _hook(kind: type, value: object) -> object:
         return Size.parse(value)
     if kind is Secret and isinstance(value, str):
         if not is_header_safe(value.strip()):
-            message = "must be printable ASCII"
-            raise ValueError(message)
+            raise ValueError("must be printable ASCII")
         return Secret(value.strip())
-    msg = f"expected {kind.__name__.lower()}"
-    raise ValueError(msg)
+    raise ValueError(f"expected {kind.__name__.lower()}")

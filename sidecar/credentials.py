@@ -5,7 +5,7 @@ that are already waiting (D14; docs/api.md, "Credentials that come with a reques
 is ever shown.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -33,8 +33,6 @@ class Secret:
     def __repr__(self) -> str:
         return "***"
 
-    __str__ = __repr__
-
 
 def is_header_safe(text: str) -> bool:
     """Whether `text` can be an HTTP header value: printable ASCII only."""
@@ -47,7 +45,6 @@ class Credentials:
     `configured` maps header names to secrets, empty where nothing is configured. `key_file` holds
     the value of `key_header` and is read again when it changes. `relay`: an agent can supply what
     is not configured. `required`: no request is sent unless all of the headers are known.
-    `on_change` is called when the headers have changed.
     """
 
     def __init__(
@@ -60,62 +57,58 @@ class Credentials:
         required: bool,
     ) -> None:
         self._configured = {name: secret for name, secret in configured.items() if secret}
-        self._names = tuple(configured)
+        self._needed = len(configured) if required else 0
         self._key_header = key_header
         self._key_file = Path(key_file) if key_file else None
         self._modified = 0.0
         # The headers that an agent can supply, in lower case.
-        self.relayed = frozenset(name.encode() for name in configured) if relay else frozenset()
-        self._required = required
+        self.relayed = tuple(name.encode() for name in configured) if relay else ()
         self._relayed: dict[str, Secret] = {}
-        self._headers: dict[str, str] | None = None
-        self.on_change: Callable[[], None] = lambda: None
-        self._rebuild()
+        self._headers = self._known()
+        self.refresh()
 
     def headers(self) -> dict[str, str] | None:
         """The headers to send; None while a required one is missing."""
         return self._headers
 
-    def refresh(self) -> None:
-        """Read the key file again if it has changed; call it periodically."""
+    def refresh(self) -> bool:
+        """Read the key file again if it has changed; returns whether the headers have."""
         if self._key_file is None:
-            return
+            return False
         try:
             modified = self._key_file.stat().st_mtime
             if modified == self._modified:
-                return
+                return False
             text = self._key_file.read_text().strip()
         except (OSError, UnicodeDecodeError):
-            return  # being replaced, or deleted: the last key may still be valid
+            return False  # being replaced, or deleted: the last key may still be valid
         self._modified = modified
         key = Secret(text if is_header_safe(text) else "")
-        if key and key != self._configured.get(self._key_header):
-            self._configured[self._key_header] = key
-            self._changed()
+        if not key or key == self._configured.get(self._key_header):
+            return False
+        self._configured[self._key_header] = key
+        self._headers = self._known()
+        return True
 
-    def offer(self, headers: Mapping[bytes, bytes]) -> None:
+    def offer(self, headers: Mapping[bytes, bytes]) -> bool:
         """Use what an agent sent with a request, for headers that are not configured.
 
-        The names in `headers` are in lower case.
+        The names in `headers` are in lower case. Returns whether the headers to send have changed.
         """
-        new = {}
-        for name in self._names:
-            key = b"" if name in self._configured else name.encode()
-            text = headers.get(key, b"").decode("latin-1").strip()
-            if key in self.relayed and text and is_header_safe(text):
-                new[name] = Secret(text)
-        if new and any(self._relayed.get(name) != secret for name, secret in new.items()):
-            self._relayed |= new
-            self._changed()
+        changed = False
+        for header in self.relayed:
+            name, text = header.decode(), headers.get(header, b"").decode("latin-1").strip()
+            if name in self._configured or not (text and is_header_safe(text)):
+                continue
+            if self._relayed.get(name) != (secret := Secret(text)):
+                self._relayed[name] = secret
+                changed = True
+        if changed:
+            self._headers = self._known()
+        return changed
 
-    def _changed(self) -> None:
-        self._rebuild()
-        self.on_change()
-
-    def _rebuild(self) -> None:
-        if self._headers is None and self._key_file is not None and not self._modified:
-            self._headers = {}
-            self.refresh()
+    def _known(self) -> dict[str, str] | None:
         secrets = self._relayed | self._configured
-        missing = self._required and any(name not in secrets for name in self._names)
-        self._headers = None if missing else {n: s.reveal() for n, s in secrets.items()}
+        if len(secrets) < self._needed:
+            return None
+        return {name: secret.reveal() for name, secret in secrets.items()}

@@ -16,8 +16,7 @@ class Size(int):
             return AUTO
         match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
-            msg = 'expected a size such as "64MiB"'
-            raise ValueError(msg)
+            raise ValueError('expected a size such as "64MiB"')
         return cls(float(match[1]) * _UNITS[match[2]])
 
     def __str__(self) -> str:

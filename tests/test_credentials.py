@@ -1,7 +1,6 @@
 """Credentials: which one is used, when it changes, and that none is shown."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ def sgp(key: str = "", account: str = "", **options: Any) -> Credentials:
     """Credentials with two headers, both required."""
     configured = {KEY: Secret(key), ACCOUNT: Secret(account)}
     return Credentials(configured, key_header=KEY, **{"relay": True, "required": True, **options})
-
-
-def changes(credentials: Credentials) -> list[Mapping[str, str] | None]:
-    """A list that gets the headers at each change from now on."""
-    seen: list[Mapping[str, str] | None] = []
-    credentials.on_change = lambda: seen.append(credentials.headers())
-    return seen
 
 
 def test_a_secret_is_never_shown() -> None:
@@ -58,19 +50,21 @@ def test_missing_headers() -> None:
 def test_an_agent_supplies_what_is_not_configured() -> None:
     """Each header that is not configured comes from the agent; configured ones stay."""
     credentials = sgp(account="mine")
-    seen = changes(credentials)
-    credentials.offer(received({KEY: "theirs", ACCOUNT: "theirs", "authorization": "theirs"}))
+    theirs = received({KEY: "theirs", ACCOUNT: "theirs", "authorization": "theirs"})
+    assert credentials.offer(theirs)
     assert credentials.headers() == {KEY: "theirs", ACCOUNT: "mine"}
-    assert seen == [{KEY: "theirs", ACCOUNT: "mine"}]
+    assert not credentials.offer(theirs)
 
 
 def test_the_last_one_is_used() -> None:
     """A new value replaces the old one; the same, a missing or an empty one changes nothing."""
     credentials = sgp(account="a")
-    seen = changes(credentials)
+    seen = []
     for headers in ({KEY: "1"}, {KEY: "1"}, {}, {KEY: ""}, {KEY: "2"}):
-        credentials.offer(received(headers))
-    assert seen == [{KEY: "1", ACCOUNT: "a"}, {KEY: "2", ACCOUNT: "a"}]
+        changed = credentials.offer(received(headers))
+        seen.append((changed, credentials.headers()))
+    first, last = {KEY: "1", ACCOUNT: "a"}, {KEY: "2", ACCOUNT: "a"}
+    assert seen == [(True, first), (False, first), (False, first), (False, first), (True, last)]
 
 
 def test_headers_in_separate_requests() -> None:
@@ -85,7 +79,7 @@ def test_headers_in_separate_requests() -> None:
 def test_without_relay_offers_are_ignored() -> None:
     """An agent's credential is used only with `relay`."""
     credentials = sgp(relay=False)
-    credentials.offer(received({KEY: "k", ACCOUNT: "a"}))
+    assert not credentials.offer(received({KEY: "k", ACCOUNT: "a"}))
     assert credentials.headers() is None
 
 
@@ -101,13 +95,13 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     age(file, "first\n", 1000)
     credentials = sgp(account="a", key_file=str(file))
     assert credentials.headers() == {KEY: "first", ACCOUNT: "a"}
-    seen = changes(credentials)
-    credentials.refresh()
+    assert not credentials.refresh()
     age(file, " second ", 2000)
-    credentials.refresh()
+    assert credentials.refresh()
+    assert credentials.headers() == {KEY: "second", ACCOUNT: "a"}
     age(file, "second", 3000)
-    credentials.refresh()
-    assert seen == [{KEY: "second", ACCOUNT: "a"}]
+    assert not credentials.refresh()
+    assert credentials.headers() == {KEY: "second", ACCOUNT: "a"}
 
 
 def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
@@ -124,16 +118,16 @@ def test_a_key_file_that_appears_later(tmp_path: Path) -> None:
     file = tmp_path / "key"
     credentials = sgp(account="a", key_file=str(file))
     assert credentials.headers() is None
-    seen = changes(credentials)
     age(file, "", 1000)
-    credentials.refresh()
+    assert not credentials.refresh()
+    assert credentials.headers() is None
     age(file, "key", 2000)
-    credentials.refresh()
+    assert credentials.refresh()
+    assert credentials.headers() == {KEY: "key", ACCOUNT: "a"}
     age(file, "\n", 3000)
-    credentials.refresh()
+    assert not credentials.refresh()
     file.unlink()
-    credentials.refresh()
-    assert seen == [{KEY: "key", ACCOUNT: "a"}]
+    assert not credentials.refresh()
     assert credentials.headers() == {KEY: "key", ACCOUNT: "a"}
 
 
@@ -145,5 +139,5 @@ def test_a_key_file_with_junk(tmp_path: Path, junk: bytes) -> None:
     credentials = sgp(account="a", key_file=str(file))
     file.write_bytes(junk)
     os.utime(file, (2000, 2000))
-    credentials.refresh()
+    assert not credentials.refresh()
     assert credentials.headers() == {KEY: "key", ACCOUNT: "a"}

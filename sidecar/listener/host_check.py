@@ -20,17 +20,16 @@ class HostCheck:
         self.allowed: set[bytes | None] = {None}
 
     def refuse_browsers(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise `Refusal` for a request with an `Origin`, or with a `Host` that is not ours."""
-        host = headers.get(b"host")
-        if b"origin" in headers or not (host in self.allowed or self._is_allowed(host or b"")):
+        """Raise `Refusal` for a request with an `Origin`, or with a `Host` that is not ours.
+
+        It is for requests with an `Origin`, or with a `Host` that is not in `allowed` yet.
+        """
+        host = headers.get(b"host", b"")
+        if b"origin" in headers or not self._is_ours(host.decode("latin-1").strip()):
             error = "this port serves programs in the pod, not web pages"
             raise Refusal(HTTPStatus.FORBIDDEN, error, "not_ours")
-
-    def _is_allowed(self, host: bytes) -> bool:
-        allowed = self._is_ours(host.decode("latin-1").strip())
-        if allowed and len(self.allowed) < _MAX_CACHED_HOSTS:
+        if len(self.allowed) < _MAX_CACHED_HOSTS:
             self.allowed.add(host)
-        return allowed
 
     def _is_ours(self, host: str) -> bool:
         match = _HOST.fullmatch(host)

@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from sidecar.credentials import Credentials
 from sidecar.http.messages import Request, Response
+from sidecar.lanes import Lane
 from sidecar.listener.refusals import Limits, Refusal, no_room, stopping
-from sidecar.listener.routes import JSON, Route, retry_after
+from sidecar.listener.routes import Route, refused
 from sidecar.queue.admission import Admission, QueueFull, RequestTooLarge
 from sidecar.spans.decode import Decoded, MalformedBody, Rejection
 from sidecar.telemetry.metrics import IntakeMetrics
@@ -25,14 +25,14 @@ class Ingest:
         self,
         admission: Admission,
         metrics: IntakeMetrics,
-        credentials: Sequence[Credentials],
+        lanes: Sequence[Lane],
         limits: Limits,
     ) -> None:
         self._admission = admission
         self.metrics = metrics
         self.limits = limits
-        self._credentials = credentials
-        self._relayed = frozenset[bytes]().union(*(each.relayed for each in credentials))
+        self._lanes = lanes
+        self._relayed = frozenset[bytes]().union(*(lane.credentials.relayed for lane in lanes))
         self._loop = asyncio.get_running_loop()
         self.stopping = False
         # Whether a response has to wait for the disk or for the drains; if so, use `respond`.
@@ -43,37 +43,44 @@ class Ingest:
         try:
             decoded = self._decoded(route, request, body)
             if decoded.spans:
-                try:
-                    self._admission.take(decoded.spans)
-                except (RequestTooLarge, QueueFull) as error:
-                    raise self._does_not_fit(error, len(body)) from None
-        except Refusal as refusal:
-            return self.refuse(route, request, refusal)
+                self._admission.take(decoded.spans)
+        except (Refusal, RequestTooLarge, QueueFull) as error:
+            return self.refuse(route, request, error, len(body))
         return self._accepted(route, request, decoded)
 
     async def respond(self, route: Route, request: Request, body: bytes) -> Response:
         """Like `respond_now`, once the events are on disk (with a spool) and the drains keep up."""
+        size = len(body)
         try:
             decoded = self._decoded(route, request, body)
-            size = len(body)
             del body
             if decoded.spans:
-                try:
-                    await self._admission.take_durably(decoded.spans)
-                except (RequestTooLarge, QueueFull) as error:
-                    raise self._does_not_fit(error, size) from None
+                await self._admission.take_durably(decoded.spans)
                 await self._admission.yield_to_drain()
-        except Refusal as refusal:
-            return self.refuse(route, request, refusal)
+        except (Refusal, RequestTooLarge, QueueFull) as error:
+            return self.refuse(route, request, error, size)
         return self._accepted(route, request, decoded)
 
-    def refuse(self, route: Route, request: Request, error: Refusal | MalformedBody) -> Response:
-        """Count a request whose body was refused or can't be decoded; returns its response."""
+    def refuse(
+        self,
+        route: Route,
+        request: Request,
+        error: Refusal | MalformedBody | RequestTooLarge | QueueFull,
+        size: int = 0,
+    ) -> Response:
+        """Count a request whose body, of `size` bytes, was not accepted; returns its response."""
         if isinstance(error, MalformedBody):
             return self._accepted(route, request, _malformed(error))
+        if isinstance(error, RequestTooLarge):
+            text = (
+                f"the body ({size} bytes) is too large even for an empty queue: "
+                f"see queue.max_bytes ({self._admission.limit}) and spool.max_bytes"
+            )
+            error = Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, "too_large")
+        elif isinstance(error, QueueFull):
+            error = no_room()
         self.metrics.refused(error.reason, self._loop.time())
-        body = route.refusal_body(error)
-        return Response(error.status, body, JSON, retry_after(error.status))
+        return refused(error, route.error_key)
 
     def _decoded(self, route: Route, request: Request, body: bytes) -> Decoded:
         if self.stopping:
@@ -83,19 +90,9 @@ class Ingest:
         except MalformedBody as error:
             decoded = _malformed(error)
         if not self._relayed.isdisjoint(request.headers):
-            for credentials in self._credentials:
-                credentials.offer(request.headers)
+            for lane in self._lanes:
+                lane.offer(request.headers)
         return decoded
-
-    def _does_not_fit(self, error: RequestTooLarge | QueueFull, size: int) -> Refusal:
-        if isinstance(error, QueueFull):
-            return no_room()
-        limit = self._admission.limit
-        text = (
-            f"the body ({size} bytes) is too large even for an empty queue: "
-            f"see queue.max_bytes ({limit}) and spool.max_bytes"
-        )
-        return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, "too_large")
 
     def _accepted(self, route: Route, request: Request, decoded: Decoded) -> Response:
         if decoded.spans:

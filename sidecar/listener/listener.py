@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from sidecar.credentials import Credentials
 from sidecar.http.messages import Discard, Flow, Receiver, Request, Response
 from sidecar.http.server import HttpServer
+from sidecar.lanes import Lane
 from sidecar.listener.host_check import HostCheck
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.refusals import Limits, Refusal, stopping
@@ -21,6 +21,7 @@ from sidecar.listener.routes.ingest import IngestRoute
 from sidecar.listener.routes.sgp import SgpRoute
 from sidecar.listener.span_body import SpanBody
 from sidecar.queue.admission import Admission
+from sidecar.spans.span import Lanes
 from sidecar.telemetry.metrics import IntakeMetrics
 
 if TYPE_CHECKING:
@@ -45,23 +46,23 @@ class Listener:
         admission: Admission,
         limits: Limits,
         metrics: IntakeMetrics,
-        credentials: Sequence[Credentials],
+        lanes: Sequence[Lane],
         *,
         hosts: Sequence[str],
-        agentex_bit: int,
-        sgp_bit: int,
         pass_through: "PassThrough | None",
         max_connections: int,
     ) -> None:
         self._metrics = metrics
-        self._ingest = Ingest(admission, metrics, credentials, limits)
+        self._ingest = Ingest(admission, metrics, lanes, limits)
         self._host_check = HostCheck(hosts)
         self._own = IngestRoute(admission.open_spans.started)
-        self._sgp, self._agentex = SgpRoute(sgp_bit), AgentexRoute(agentex_bit)
+        enabled = {lane.queue.bit for lane in lanes}
+        sgp = SgpRoute(enabled=Lanes.SGP in enabled)
+        self._agentex = AgentexRoute(enabled=Lanes.AGENTEX in enabled)
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/v1/spans"): self._own,
-            ("PUT", "/v5/spans/batch"): self._sgp,
-            ("POST", "/v5/spans/batch"): self._sgp,
+            ("PUT", "/v5/spans/batch"): sgp,
+            ("POST", "/v5/spans/batch"): sgp,
             ("POST", "/spans"): self._agentex,
         }
         self._pass_through = pass_through

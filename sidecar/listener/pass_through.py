@@ -27,7 +27,7 @@ from sidecar.http.messages import (
     Truncated,
 )
 from sidecar.listener.refusals import Refusal, ended_early, stopping
-from sidecar.listener.routes import JSON, detail, retry_after
+from sidecar.listener.routes import SdkRoute, refused
 
 CONNECT_S = 10.0
 KEEPALIVE_S = 4.0
@@ -36,6 +36,7 @@ KEEPALIVE_S = 4.0
 READ_TIMEOUT_S = 600.0
 MAX_READ_TIMEOUT_S = 3600.0
 _CHUNK = 64 * 1024
+_ERROR_KEY = SdkRoute.error_key
 # Headers that concern only one connection (RFC 9110, 7.6.1).
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "  # noqa: SIM905
@@ -60,14 +61,15 @@ class PassThrough:
     def receive(self, request: Request, flow: Flow, *, is_stopping: bool) -> Receiver:
         """The receiver of a request that is forwarded, or refused by its head."""
         if is_stopping:
-            return _refused(stopping())
-        if ".." in unquote(request.path).split("/"):
-            error = "a path can't have dot segments"
+            refusal = stopping()
+        elif ".." in unquote(request.path).split("/"):
+            refusal = Refusal(HTTPStatus.BAD_REQUEST, "a path can't have dot segments", "invalid")
         elif not all(_is_header_value(request.header(name)) for name in request.headers):
             error = "a header contains bytes that can't be forwarded"
+            refusal = Refusal(HTTPStatus.BAD_REQUEST, error, "invalid")
         else:
             return _Forwarding(self, request, flow)
-        return _refused(Refusal(HTTPStatus.BAD_REQUEST, error, "invalid"))
+        return Discard(refused(refusal, _ERROR_KEY))
 
     async def send(
         self, request: Request, body: AsyncIterator[bytes] | None
@@ -130,7 +132,7 @@ class _Forwarding:
     def lost(self, *, late: bool) -> Response:  # noqa: ARG002 (a stream is never late)
         self._response.cancel()
         self._finish("aborted")
-        return _to_response(ended_early())
+        return refused(ended_early(), _ERROR_KEY)
 
     async def _forward(self) -> Response | StreamedResponse:
         headers = self._request.headers
@@ -178,7 +180,7 @@ class _Forwarding:
         self._discard_body()
         self._finish(outcome)
         status, text = _FAILED[outcome]
-        return _to_response(Refusal(status, text, "upstream"))
+        return refused(Refusal(status, text, "upstream"), _ERROR_KEY)
 
     def _discard_body(self) -> None:
         self._body = None
@@ -191,14 +193,6 @@ class _Forwarding:
             self._pass_through.outcomes[outcome] += 1
             if self._upstream is not None:
                 self._upstream.close()
-
-
-def _to_response(refusal: Refusal) -> Response:
-    return Response(refusal.status, detail(refusal), JSON, retry_after(refusal.status))
-
-
-def _refused(refusal: Refusal) -> Receiver:
-    return Discard(_to_response(refusal))
 
 
 def _timeout(headers: Mapping[str, str]) -> aiohttp.ClientTimeout:

@@ -32,13 +32,6 @@ class Limits(NamedTuple):
     timeout_s: float
 
 
-def require_json(request: Request) -> None:
-    """Refuse any media type but JSON."""
-    if media_type(request) != "application/json":
-        error = "Content-Type must be application/json"
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
-
-
 def media_type(request: Request) -> str:
     """The content type without parameters, in lower case."""
     return request.header(b"content-type").partition(";")[0].strip().lower()
@@ -48,12 +41,6 @@ def too_large(max_body: int) -> Refusal:
     """The decompressed body is larger than `max_body`."""
     error = f"the body is larger than listener.max_body ({max_body})"
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large")
-
-
-def too_slow(timeout_s: float) -> Refusal:
-    """The body did not arrive in time."""
-    error = f"the body did not arrive within {timeout_s:g} s"
-    return Refusal(HTTPStatus.REQUEST_TIMEOUT, error, "malformed")
 
 
 def ended_early() -> Refusal:

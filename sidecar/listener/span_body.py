@@ -12,11 +12,9 @@ from time import perf_counter
 from sidecar.http.messages import Answer, Request, Response
 from sidecar.listener.decompression import Inflater
 from sidecar.listener.ingest import Ingest
-from sidecar.listener.refusals import Refusal, ended_early, no_room, too_large, too_slow
+from sidecar.listener.refusals import Refusal, ended_early, no_room, too_large
 from sidecar.listener.routes import Route
 from sidecar.spans.decode import MalformedBody
-
-_ENCODINGS = ("", "identity", "gzip", "deflate")
 
 
 class SpanBody:
@@ -95,10 +93,11 @@ class SpanBody:
 
     def lost(self, *, late: bool) -> Response:
         self._release()
-        refusal = too_slow(self._ingest.limits.timeout_s) if late else ended_early()
-        return self._counted(
-            self._ingest.refuse(self._route, self._request, self._error or refusal)
-        )
+        error = self._error or ended_early()
+        if late and self._error is None:
+            text = f"the body did not arrive within {self._ingest.limits.timeout_s:g} s"
+            error = Refusal(HTTPStatus.REQUEST_TIMEOUT, text, "malformed")
+        return self._counted(self._ingest.refuse(self._route, self._request, error))
 
     async def _later(self, response: Awaitable[Response]) -> Response:
         return self._counted(await response)
@@ -110,10 +109,12 @@ class SpanBody:
 
 def _inflater(request: Request) -> Inflater | None:
     encoding = request.header(b"content-encoding").lower()
-    if encoding not in _ENCODINGS:
-        error = "Content-Encoding must be gzip, deflate or identity"
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
-    return None if encoding in {"", "identity"} else Inflater(encoding)
+    if encoding in {"gzip", "deflate"}:
+        return Inflater(encoding)
+    if encoding in {"", "identity"}:
+        return None
+    error = "Content-Encoding must be gzip, deflate or identity"
+    raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
 
 def _incomplete() -> MalformedBody:

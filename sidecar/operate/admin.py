@@ -9,6 +9,7 @@ without secrets. It could read no span, and change nothing.
 """
 
 import asyncio
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -36,18 +37,18 @@ MAX_WAITING = MAX_CONNECTIONS // 2
 AGENTS_SHARE = 3
 _PAGE = Path(__file__).parent / "page"
 _MAX_DIGITS = 18
-_JSON = "application/json; charset=utf-8"
 _DENY_ALL = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _POLICY = "Content-Security-Policy"
-_HEADERS = [
-    ("Cache-Control", "no-store"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Referrer-Policy", "no-referrer"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-]
-
+# Of every response; one that has a header of the same name keeps its own.
+_HEADERS = {
+    _POLICY: _DENY_ALL,
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 Query = Mapping[str, str]
 Handler = Callable[[Query], Response]
@@ -66,14 +67,38 @@ def admin_server(
 
     `history` returns the samples from a given number on, `about` what is known about a span id.
     """
-    pages = _Pages(registry, status, history, about, ready)
+    page, policy = _page()
+
+    def readyz(_: Query) -> Response:
+        if ready():
+            return Response(HTTPStatus.OK, b"ready\n")
+        text = b"the listener does not accept events\n"
+        return Response(HTTPStatus.SERVICE_UNAVAILABLE, text)
+
+    def samples(query: Query) -> Response:
+        after = query.get("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) <= _MAX_DIGITS):
+            return Response(HTTPStatus.BAD_REQUEST, b"after: expected a sample number\n")
+        return _json(history(int(after)))
+
+    def explain(query: Query) -> Response:
+        if id_ := query.get("id"):
+            return _json(about(id_))
+        return Response(HTTPStatus.BAD_REQUEST, b"id: expected a span id\n")
+
     service = AdminService(
-        cheap={"/": pages.page, "/livez": pages.livez, "/readyz": pages.readyz},
+        cheap={
+            "/": lambda _: Response(HTTPStatus.OK, page, "text/html; charset=utf-8", [policy]),
+            "/livez": lambda _: Response(HTTPStatus.OK, b"alive\n"),
+            "/readyz": readyz,
+        },
         expensive={
-            "/metrics": pages.metrics,
-            "/status": pages.status,
-            "/status/history": pages.history,
-            "/explain": pages.explain,
+            "/metrics": lambda _: Response(
+                HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_LATEST
+            ),
+            "/status": lambda _: _json(status(), orjson.OPT_INDENT_2),
+            "/status/history": samples,
+            "/explain": explain,
         },
     )
     return HttpServer(
@@ -85,6 +110,11 @@ def admin_server(
         crowded=crowded,
         failed=service.log_bug,
     )
+
+
+def _json(value: object, option: int = 0) -> Response:
+    body = orjson.dumps(value, option=option)
+    return Response(HTTPStatus.OK, body, "application/json; charset=utf-8")
 
 
 class AdminService:
@@ -106,17 +136,19 @@ class AdminService:
         cheap = self._cheap.get(request.path)
         handler = cheap or self._expensive.get(request.path)
         if handler is None:
-            return _answered(Response(HTTPStatus.NOT_FOUND, b"no such path\n"))
-        if request.method not in {"GET", "HEAD"}:
+            answer = Response(HTTPStatus.NOT_FOUND, b"no such path\n")
+        elif request.method not in {"GET", "HEAD"}:
             allow = [("Allow", "GET, HEAD")]
-            return _answered(Response(HTTPStatus.METHOD_NOT_ALLOWED, b"use GET\n", TEXT, allow))
-        if cheap is not None:
+            answer = Response(HTTPStatus.METHOD_NOT_ALLOWED, b"use GET\n", TEXT, allow)
+        elif cheap is not None:
             return Discard(partial(self._handle, cheap, request))
-        if self._waiting >= MAX_WAITING:
+        elif self._waiting < MAX_WAITING:
+            return Discard(partial(self._handle_in_turn, handler, request))
+        else:
             retry = [("Retry-After", "1")]
             busy = b"too many requests are waiting\n"
-            return _answered(Response(HTTPStatus.SERVICE_UNAVAILABLE, busy, TEXT, retry))
-        return Discard(partial(self._handle_in_turn, handler, request))
+            answer = Response(HTTPStatus.SERVICE_UNAVAILABLE, busy, TEXT, retry)
+        return Discard(_secured(answer))
 
     async def _handle_in_turn(self, handler: Handler, request: Request) -> Response:
         self._waiting += 1
@@ -145,87 +177,23 @@ class AdminService:
         self._loop.call_exception_handler(context)
 
 
-def _answered(response: Response) -> Receiver:
-    return Discard(_secured(response))
-
-
 def _secured(response: Response) -> Response:
-    """Add the headers that every response has; the page has its own policy."""
-    headers = [*_HEADERS, *response.headers]
-    if all(name != _POLICY for name, _ in response.headers):
-        headers.append((_POLICY, _DENY_ALL))
-    return response._replace(headers=headers)
+    return response._replace(headers=list((_HEADERS | dict(response.headers)).items()))
 
 
-class _Pages:
-    """One method per path."""
-
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        status: Callable[[], dict[str, Any]],
-        history: Callable[[int], dict[str, Any]],
-        about: Callable[[str], dict[str, Any]],
-        ready: Callable[[], bool],
-    ) -> None:
-        self._about = about
-        self._registry = registry
-        self._status = status
-        self._history = history
-        self._ready = ready
-        self._text, self._policy = _page()
-
-    def page(self, _: Query) -> Response:
-        headers = [(_POLICY, self._policy)]
-        return Response(HTTPStatus.OK, self._text.encode(), "text/html; charset=utf-8", headers)
-
-    def metrics(self, _: Query) -> Response:
-        return Response(HTTPStatus.OK, generate_latest(self._registry), CONTENT_TYPE_LATEST)
-
-    def livez(self, _: Query) -> Response:
-        return Response(HTTPStatus.OK, b"alive\n")
-
-    def readyz(self, _: Query) -> Response:
-        if self._ready():
-            return Response(HTTPStatus.OK, b"ready\n")
-        text = b"the listener does not accept events\n"
-        return Response(HTTPStatus.SERVICE_UNAVAILABLE, text)
-
-    def status(self, _: Query) -> Response:
-        body = orjson.dumps(self._status(), option=orjson.OPT_INDENT_2)
-        return Response(HTTPStatus.OK, body, _JSON)
-
-    def history(self, query: Query) -> Response:
-        after = query.get("after", "0")
-        if not (after.isascii() and after.isdigit() and len(after) <= _MAX_DIGITS):
-            return _bad_request(b"after: expected a sample number\n")
-        return Response(HTTPStatus.OK, orjson.dumps(self._history(int(after))), _JSON)
-
-    def explain(self, query: Query) -> Response:
-        id_ = query.get("id", "")
-        if not id_:
-            return _bad_request(b"id: expected a span id\n")
-        return Response(HTTPStatus.OK, orjson.dumps(self._about(id_)), _JSON)
-
-
-def _bad_request(text: bytes) -> Response:
-    return Response(HTTPStatus.BAD_REQUEST, text)
-
-
-def _page() -> tuple[str, str]:
-    """Return the page with style and scripts inlined, and a CSP that allows only these."""
-    page = (_PAGE / "page.html").read_text()
+def _page() -> tuple[bytes, tuple[str, str]]:
+    """Return the page with style and scripts inlined, and a CSP header that allows only these."""
     hashes: dict[str, list[str]] = {"style": [], "script": []}
-    for kind, name in (
-        ("style", "page.css"),
-        ("script", "charts.js"),
-        ("script", "widgets.js"),
-        ("script", "page.js"),
-    ):
+
+    def inlined(tag: re.Match[str]) -> str:
+        kind, name = tag.groups()
         text = (_PAGE / name).read_text()
-        page = page.replace(f"<{kind} src={name}></{kind}>", f"<{kind}>{text}</{kind}>")
         hashes[kind].append(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
+        return f"<{kind}>{text}</{kind}>"
+
+    html = (_PAGE / "page.html").read_text()
+    page = re.sub(r"<(style|script) src=([a-z.]+)></\1>", inlined, html)
     allowed = "; ".join(f"{kind}-src {' '.join(sources)}" for kind, sources in hashes.items())
     # data: is for the icon, which the page draws itself in the color of the worst answer.
     extra = "connect-src 'self'; img-src data:; require-trusted-types-for 'script'"
-    return page, f"{_DENY_ALL}; {allowed}; {extra}"
+    return page.encode(), (_POLICY, f"{_DENY_ALL}; {allowed}; {extra}")

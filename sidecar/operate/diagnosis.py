@@ -10,6 +10,7 @@ from typing import Any
 from sidecar.lanes import UPSTREAMS
 
 Json = Mapping[str, Any]
+Answer = tuple[str, str, str]  # level, answer, supporting facts
 
 # The oldest write is late after this many seconds, and very late after the second number.
 LATE_S, VERY_LATE_S = 5.0, 60.0
@@ -42,7 +43,7 @@ def answers(report: Json) -> list[dict[str, str]]:
     ]
 
 
-def _losing(report: Json) -> tuple[str, str, str]:
+def _losing(report: Json) -> Answer:
     sinks = report["sinks"]
     off = abs(report["events"]["imbalance"]) + sum(abs(s["imbalance"]) for s in sinks.values())
     if off:
@@ -65,26 +66,22 @@ def _losing(report: Json) -> tuple[str, str, str]:
 
 
 def _by_reason(sinks: Json, what: str) -> str:
-    counts = [
+    return ", ".join(
         f"{_NAMES[name]} {count:,} {reason.replace('_', ' ')}"
         for name, sink in sinks.items()
         for reason, count in sink[f"{what}_by_reason"].items()
         if count
-    ]
-    return ", ".join(counts)
+    )
 
 
-def _late(report: Json) -> tuple[str, str, str]:
+def _late(report: Json) -> Answer:
     name, sink = max(report["sinks"].items(), key=lambda item: item[1]["oldest_write_age_s"])
     age = sink["oldest_write_age_s"]
     if age >= LATE_S:
         level = BAD if age >= VERY_LATE_S else WARN
-        waiting = f"{sink['depth']:,} {'write' if sink['depth'] == 1 else 'writes'} waiting"
-        return (
-            level,
-            f"Yes, by {duration(age)}",
-            f"{_NAMES[name]}: {waiting}, the oldest for {duration(age)}",
-        )
+        writes = "1 write" if sink["depth"] == 1 else f"{sink['depth']:,} writes"
+        detail = f"{_NAMES[name]}: {writes} waiting, the oldest for {duration(age)}"
+        return level, f"Yes, by {duration(age)}", detail
     delays = [
         f"{_NAMES[name]} {duration(sink['delay_p95_s'])}"
         for name, sink in report["sinks"].items()
@@ -95,10 +92,8 @@ def _late(report: Json) -> tuple[str, str, str]:
     return OK, "No", f"95% are delivered within: {', '.join(delays)}"
 
 
-def _why(report: Json) -> tuple[str, str, str]:
-    found = [*_sink_findings(report["sinks"]), *_room_findings(report)]
-    if not report["ready"]:
-        found.insert(0, (WARN, "The sidecar is stopping", "it is forwarding what it still holds"))
+def _why(report: Json) -> Answer:
+    found = list(_findings(report))
     if not found:
         names = [_NAMES[name] for name in report["sinks"]]
         verb = "are up" if len(names) > 1 else "is up"
@@ -109,33 +104,29 @@ def _why(report: Json) -> tuple[str, str, str]:
     return level, answer, "; ".join([detail, *(f"{head}: {tail}" for _, head, tail in others)])
 
 
-def _sink_findings(sinks: Json) -> Iterator[tuple[str, str, str]]:
-    for name, sink in sinks.items():
+def _findings(report: Json) -> Iterator[Answer]:
+    if not report["ready"]:
+        yield WARN, "The sidecar is stopping", "it is forwarding what it still holds"
+    for name, sink in report["sinks"].items():
+        title = _NAMES[name]
+        backlog = BACKLOG_S * max(1.0, sink["forwarded_per_s"])
         if not sink["has_credential"]:
-            yield (
-                BAD,
-                f"{_NAMES[name]} has no credential",
-                "waiting for a key file or an agent's key",
-            )
+            yield BAD, f"{title} has no credential", "waiting for a key file or an agent's key"
         elif sink["state"] != "up":
             error, wait = sink["last_error"], sink["next_attempt_s"]
             cause = f"{error['text']}; " if error else ""
             when = f"in {duration(wait)}" if wait else "now"
-            yield BAD, f"{_NAMES[name]} {_STATES[sink['state']]}", f"{cause}next attempt {when}"
-        elif sink["oldest_write_age_s"] >= BACKLOG_S and sink["depth"] > BACKLOG_S * max(
-            1.0, sink["forwarded_per_s"]
-        ):
+            yield BAD, f"{title} {_STATES[sink['state']]}", f"{cause}next attempt {when}"
+        elif sink["oldest_write_age_s"] >= BACKLOG_S and sink["depth"] > backlog:
             limit = sink["concurrency_limit"]
             detail = f"{sink['depth']:,} writes waiting, at most {limit:,} concurrent requests"
-            yield WARN, f"{_NAMES[name]} is slower than the agents", detail
-
-
-def _room_findings(report: Json) -> Iterator[tuple[str, str, str]]:
-    for what, part in (("Memory for spans", report["queue"]), ("The spool", report["spool"])):
+            yield WARN, f"{title} is slower than the agents", detail
+    spool = report["spool"]
+    for what, part in (("Memory for spans", report["queue"]), ("The spool", spool)):
         if part is not None and part["bytes"] >= NEARLY_FULL * part["limit_bytes"]:
             share = part["bytes"] / part["limit_bytes"]
             yield BAD, f"{what} is {share:.0%} full", "events are rejected once it is full"
-    if report["spool"] is not None and report["spool"]["degraded"]:
+    if spool is not None and spool["degraded"]:
         yield BAD, "The spool's disk can't be used", "new events are kept in memory only"
 
 

@@ -7,6 +7,7 @@ port), and the dead-letter file. Never shows content.
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,14 @@ KNOWN, UNKNOWN, NO_SIDECAR = 0, 1, 3
 TIMEOUT_S = 10.0
 
 
+@dataclass(frozen=True, slots=True)
 class Explainer:
     """Explains spans of one running sidecar; `clock` is loop time in seconds."""
 
-    def __init__(
-        self,
-        recent: Recent,
-        open_spans: OpenSpans,
-        lanes: Sequence[Lane],
-        clock: Callable[[], float],
-    ) -> None:
-        self._recent = recent
-        self._open_spans = open_spans
-        self._lanes = lanes
-        self._clock = clock
+    recent: Recent
+    open_spans: OpenSpans
+    lanes: Sequence[Lane]
+    clock: Callable[[], float]
 
     def about(self, id_: str) -> dict[str, Any]:
         """Return `{"id", "start", "lanes": {sink: …}, "recent": [{"ago_s", "what", …}]}`.
@@ -44,19 +39,14 @@ class Explainer:
         `start` says where its START is kept, or is null. A sink's value says what a write of the
         span is waiting for in memory, or is null.
         """
-        now = self._clock()
+        now = self.clock()
         return {
             "id": id_,
-            "start": self._open_spans.state_of(id_),
-            "lanes": {lane.sink.name: lane.drain.waits_for(id_) for lane in self._lanes},
+            "start": self.open_spans.state_of(id_),
+            "lanes": {lane.sink.name: lane.drain.waits_for(id_) for lane in self.lanes},
             "recent": [
-                {
-                    "ago_s": round(now - each.at, 3),
-                    "what": each.what,
-                    "sink": each.sink,
-                    "detail": each.detail,
-                }
-                for each in self._recent.about(id_)
+                {"ago_s": round(now - at, 3), "what": what, "sink": sink, "detail": detail}
+                for at, _, what, sink, detail in self.recent.about(id_)
             ],
         }
 

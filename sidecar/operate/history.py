@@ -13,7 +13,6 @@ from typing import Any
 
 SAMPLE_S = 5.0
 KEPT = 180  # samples: 15 minutes
-_FOUR_DIGITS = "{:.4g}"  # all that a sparkline needs
 
 
 class History:
@@ -51,7 +50,7 @@ class History:
 def _short(value: float) -> float | None:
     if math.isnan(value):
         return None
-    short = float(_FOUR_DIGITS.format(value))
+    short = float(f"{value:.4g}")  # all that a sparkline needs
     return int(short) if short.is_integer() else short
 
 

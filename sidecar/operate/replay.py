@@ -11,6 +11,7 @@ which never replaces a row on a POST.
 """
 
 import asyncio
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -21,14 +22,17 @@ import msgspec
 import structlog
 
 from sidecar.config import Config, ConfigError
-from sidecar.lanes import AGENTEX_BIT, SGP_BIT, Lane, build_lanes
+from sidecar.lanes import Lane, build_lanes
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.sinks.dead_letters import DeadLetter, DeadLetters, Head
+from sidecar.sinks.dead_letters import DeadLetter, DeadLetters
 from sidecar.sinks.sgp import batch_as_sent
-from sidecar.spans.span import Span, from_row, to_json
+from sidecar.spans.span import Lanes, Span, from_row, to_json
+from sidecar.spool.spool import Spool
+from sidecar.telemetry.recent import Recent
 
 PER_REQUEST = 50
 DEADLINE_S = 300.0
+_BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 
 log = structlog.get_logger()
 
@@ -39,34 +43,27 @@ class _Id(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     event_type: str
-    span: _Id
-
-
-class _DeadLetterId(msgspec.Struct):
-    event: _Event
-
-
-class _Write(msgspec.Struct):
     span: msgspec.Raw
 
 
-_HEAD = msgspec.json.Decoder(Head)
 _LETTER = msgspec.json.Decoder(DeadLetter)
-_WRITE = msgspec.json.Decoder(_Write)
-_IDS = msgspec.json.Decoder(_DeadLetterId)
+_EVENT = msgspec.json.Decoder(_Event)
+_ID = msgspec.json.Decoder(_Id)
 
 
-def _lines(path: str) -> Iterator[bytes]:
+def _letters(path: str, sink: str | None) -> Iterator[DeadLetter]:
+    """Yield the letters of one sink or of all; raises ConfigError when the file can't be used."""
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
-                    _HEAD.decode(line)
+                    letter = _LETTER.decode(line)
                 except msgspec.MsgspecError:
                     raise ConfigError(f"{path}:{number}: not a dead letter") from None
-                yield line
+                if sink in {None, letter.sink}:
+                    yield letter
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
 
@@ -76,28 +73,27 @@ def listing(path: str, sink: str | None) -> Iterator[str]:
 
     `sink` selects the letters of one sink. Raises ConfigError when the file can't be used.
     """
-    for line in _lines(path):
-        head, event = _HEAD.decode(line), _IDS.decode(line).event
-        if sink in {None, head.sink}:
-            yield (
-                f"{head.time}  {head.sink:8} {head.reason:10} {head.status or '-':>4}  "
-                f"{event.event_type:5}  {event.span.id}"
-            )
+    for letter in _letters(path, sink):
+        event = _EVENT.decode(letter.event)
+        yield (
+            f"{letter.time}  {letter.sink:8} {letter.reason:10} {letter.status or '-':>4}  "
+            f"{event.event_type:5}  {_ID.decode(event.span).id}"
+        )
 
 
 async def through(path: str, sink: str | None, to: str) -> Counter[str]:
     """Send the letters through the sidecar whose listener is at `to`; count the outcomes."""
     done: Counter[str] = Counter()
     by_route: defaultdict[int, list[Span]] = defaultdict(list)
-    for line in _selected(path, sink):
-        span = _span(line)
+    for letter in _letters(path, sink):
+        span = _span(letter)
         if span is None or span.end_time is None:
             done["rejected" if span is None else "skipped"] += 1
         else:
-            by_route[span.route].append(span)
+            by_route[0 if span.sdk is None else span.sdk.lane].append(span)
     async with aiohttp.ClientSession(to.rstrip("/")) as session:
         for route, spans in by_route.items():
-            size = 1 if route == AGENTEX_BIT else PER_REQUEST
+            size = 1 if route == Lanes.AGENTEX else PER_REQUEST
             for start in range(0, len(spans), size):
                 batch = spans[start : start + size]
                 async with asyncio.timeout(DEADLINE_S):
@@ -107,19 +103,19 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
     return done
 
 
-def _span(line: bytes) -> Span | None:
+def _span(letter: DeadLetter) -> Span | None:
     """Return the write of a letter; None when it can't be decoded."""
     try:
-        return from_row(bytes(_WRITE.decode(_LETTER.decode(line).event).span), 0.0)
+        return from_row(bytes(_EVENT.decode(letter.event).span), 0.0)
     except msgspec.MsgspecError:
         return None
 
 
 def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
     """Return method, path and body for the route that `spans` arrived on."""
-    if route == AGENTEX_BIT:
+    if route == Lanes.AGENTEX:
         return "POST", "/spans", to_json(spans[0])
-    if route == SGP_BIT:
+    if route == Lanes.SGP:
         return "PUT", "/v5/spans/batch", batch_as_sent(spans)
     events = (b'{"event_type":"end","span":%b}' % to_json(span) for span in spans)
     return "POST", "/v1/spans", b"[%b]" % b",".join(events)
@@ -132,10 +128,7 @@ async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span
     while True:
         try:
             async with session.request(method, path, data=body, headers=headers) as response:
-                if response.status in {
-                    HTTPStatus.TOO_MANY_REQUESTS,
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                }:
+                if response.status in _BUSY:
                     await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
                     continue
                 result = await response.json()
@@ -150,10 +143,6 @@ async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span
             raise ConfigError(f"{path}: {type(error).__name__}") from None
 
 
-def _selected(path: str, sink: str | None) -> list[bytes]:
-    return [line for line in _lines(path) if sink in {None, _HEAD.decode(line).sink}]
-
-
 async def directly(
     path: str, sink: str | None, config: Config, environ: Mapping[str, str]
 ) -> Counter[str]:
@@ -161,28 +150,25 @@ async def directly(
 
     A letter that is refused again becomes a new dead letter, as `config.dead_letters` says.
     """
-    lines = _selected(path, sink)
-    size = sum(map(len, lines))
-    letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
-    lanes = {
-        lane.sink.name: lane
-        for lane in build_lanes(config, environ, MemoryBudget(2 * size), letters)
-    }
+    letters = list(_letters(path, sink))
+    again = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
+    budget = MemoryBudget(sys.maxsize)  # all letters are in memory anyway
+    built = build_lanes(config, environ, budget, again, Spool(), Recent())
+    lanes = {lane.sink.name: lane for lane in built}
     now = asyncio.get_running_loop().time()
     done: Counter[str] = Counter()
-    for line in lines:
-        sink_name = _HEAD.decode(line).sink
-        span = _span(line)
-        lane = lanes.get(sink_name)
+    for letter in letters:
+        span = _span(letter)
+        lane = lanes.get(letter.sink)
         if lane is None or span is None:
             done["off" if lane is None else "rejected"] += 1
-        elif span.end_time is None and sink_name != "agentex":
+        elif span.end_time is None and letter.sink != "agentex":
             done["skipped"] += 1
         else:
             span.accepted_at = now
             lane.drain.put(span)
-    await _drain(list(lanes.values()))
-    for lane in lanes.values():
+    await _drain(built)
+    for lane in built:
         totals = lane.totals()
         done["dead_lettered"] += totals["dead_lettered"]
         done["forwarded"] += totals["forwarded"] + totals["superseded"] + totals["skipped"]

@@ -7,7 +7,7 @@ values: never span content, and secrets as `***`.
 import os
 import socket
 from collections.abc import Callable, Sequence
-from itertools import chain
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -32,62 +32,58 @@ _STATES = list(SinkState)
 _STATM = Path("/proc/self/statm")
 
 
+@dataclass
 class Status:
     """Reports one process; `now` is loop time in seconds, `ready` whether it accepts events."""
 
-    def __init__(
-        self,
-        config: Config,
-        admission: Admission,
-        metrics: IntakeMetrics,
-        lanes: Sequence[Lane],
-        budget: MemoryBudget,
-        spool: Spool | None,
-        *,
-        memory_limit: int | None,
-        ready: Callable[[], bool],
-        now: float,
-    ) -> None:
-        self._config = config
-        self._admission = admission
-        self._metrics = metrics
-        self._lanes = {lane.sink.name: _Watched(lane) for lane in lanes}
-        self._budget = budget
-        self._spool = spool
-        self._memory_limit = memory_limit
-        self._ready = ready
-        self._started_at = now
-        self._sampled_at = float("-inf")
+    config: Config
+    admission: Admission
+    metrics: IntakeMetrics
+    lanes: Sequence[Lane]
+    budget: MemoryBudget
+    spool: Spool
+    memory_limit: int | None
+    ready: Callable[[], bool]
+    now: InitVar[float]
+
+    def __post_init__(self, now: float) -> None:
+        self._started_at = self._sampled_at = now
         self._lag_s = 0.0
+        self._lanes = {lane.sink.name: _Watched(lane) for lane in self.lanes}
         # Events accepted, seconds of CPU, refusals by reason.
         self._recent = Window(_RATE_READINGS)
-        names = ["events_per_s", "rss_bytes", "queue_bytes", "cpu"]
-        self._history = History([*names, *chain(*(_names(name) for name in self._lanes))])
-        self.tick(now, 0.0)
+        self._read_counters(now)
+        first = self._sample(now)
+        self._history = History(list(first))
+        self._history.add(first)
 
     def tick(self, now: float, lag_s: float) -> None:
         """Read all counters; call once a second. `lag_s`: how late an event-loop timer fired."""
         self._lag_s = lag_s
-        rejected = self._metrics.rejected.values()
-        self._recent.add(now, (self._metrics.accounting.received, process_time(), *rejected))
-        for lane in self._lanes.values():
-            lane.tick(now)
+        self._read_counters(now)
         # Half a tick of slack, because ticks are a little late.
         if now - self._sampled_at >= SAMPLE_S - TICK_S / 2:
             self._sampled_at = now
-            self._sample(now)
+            self._history.add(self._sample(now))
 
-    def _sample(self, now: float) -> None:
+    def _read_counters(self, now: float) -> None:
+        rejected = self.metrics.rejected.values()
+        self._recent.add(now, (self.metrics.accounting.received, process_time(), *rejected))
+        for lane in self._lanes.values():
+            lane.read_counters(now)
+
+    def _sample(self, now: float) -> dict[str, float | None]:
+        """Return one row of the history."""
         events, cpu, *_ = self._recent.rates()
         row = {
             "events_per_s": events,
             "rss_bytes": _rss(),
-            "queue_bytes": self._budget.used,
+            "queue_bytes": self.budget.used,
             "cpu": cpu,
         }
         for name, lane in self._lanes.items():
-            row |= zip(_names(name), lane.sample(now), strict=True)
-        self._history.add(row)
+            row |= {f"{name}.{what}": value for what, value in lane.sample(now).items()}
+        return row
 
     def history(self, after: int) -> dict[str, Any]:
         """Return what `/status/history` reports: the samples from `after` on, as columns."""
@@ -96,36 +92,38 @@ class Status:
     def report(self, now: float) -> dict[str, Any]:
         """Return what `/status` reports."""
         events_per_s, cpu, *rejected = self._recent.rates()
-        reasons = zip(self._metrics.rejected, rejected, strict=True)
+        reasons = zip(self.metrics.rejected, rejected, strict=True)
+        spool = self.spool
         report: dict[str, Any] = {
             "version": __version__,
             "host": socket.gethostname(),
             "uptime_s": round(now - self._started_at, 1),
-            "ready": self._ready(),
-            "durability": self._durability(),
-            "spool": self._on_disk(),
-            "queue": {"bytes": self._budget.used, "limit_bytes": self._budget.limit},
-            "memory": {"rss_bytes": _rss(), "limit_bytes": self._memory_limit},
+            "ready": self.ready(),
+            # What a 202 promises now (docs/api.md).
+            "durability": "disk" if spool.is_configured and not spool.degraded else "memory",
+            "spool": spool.status()._asdict() if spool.is_configured else None,
+            "queue": {"bytes": self.budget.used, "limit_bytes": self.budget.limit},
+            "memory": {"rss_bytes": _rss(), "limit_bytes": self.memory_limit},
             "cpu": round(cpu, 4),
             "loop_lag_s": round(self._lag_s, 4),
-            "open_spans": len(self._admission.open_spans),
+            "open_spans": len(self.admission.open_spans),
             "intake": {
                 "events_per_s": round(events_per_s, 2),
                 "rejected_per_s": round(sum(rejected), 2),
                 "rejected_now": [reason for reason, rate in reasons if rate],
-                "rejected_by_reason": dict(self._metrics.rejected),
-                "requests_by_code": dict(self._metrics.requests),
+                "rejected_by_reason": dict(self.metrics.rejected),
+                "requests_by_code": dict(self.metrics.requests),
             },
             "events": self.events(),
             "sinks": {name: lane.report(now) for name, lane in self._lanes.items()},
             "samples": self._history.count,
-            "config": redacted(self._config),
+            "config": redacted(self.config),
         }
         return {"answers": answers(report), **report}
 
     def events(self) -> dict[str, int]:
         """Return the accounting of events (D15)."""
-        accounting = self._metrics.accounting
+        accounting = self.metrics.accounting
         return {
             "received": accounting.received,
             "replayed": accounting.replayed,
@@ -133,23 +131,6 @@ class Status:
             "held": accounting.held,
             "written": accounting.written,
             "imbalance": accounting.imbalance,
-        }
-
-    def _durability(self) -> str:
-        """Return what a 202 promises now (docs/api.md)."""
-        return "memory" if self._spool is None or self._spool.degraded else "disk"
-
-    def _on_disk(self) -> dict[str, Any] | None:
-        spool = self._spool
-        if spool is None:
-            return None
-        return {
-            "degraded": spool.degraded,
-            "bytes": spool.size,
-            "limit_bytes": spool.limit,
-            "writes": spool.rows,
-            "errors": spool.errors,
-            "moved_aside": spool.moved_aside,
         }
 
 
@@ -165,7 +146,7 @@ class _Watched:
         self._requests_of_sample = Window(2)
         self._worst = 0  # index into _STATES: the worst since the last sample
 
-    def tick(self, now: float) -> None:
+    def read_counters(self, now: float) -> None:
         metrics = self._lane.metrics
         requests = metrics.requests.total()
         failed = requests - metrics.requests["ok"]
@@ -173,19 +154,20 @@ class _Watched:
         # A state that came and went between two samples must show in the second one.
         self._worst = max(self._worst, _STATES.index(self._lane.throttle.state))
 
-    def sample(self, now: float) -> tuple[float | None, ...]:
-        """Return the numbers for the history, in the order of `_names`."""
-        self._read_histograms(now)
+    def sample(self, now: float) -> dict[str, float | None]:
+        """Return the lane's part of one row of the history."""
         lane, worst = self._lane, self._worst
         self._worst = _STATES.index(lane.throttle.state)
-        latency = quantile(UPSTREAM_S, self._requests_of_sample.growth(), 0.5)
-        return lane.queue.depth, self._recent.rates()[0], latency, _age(lane, now), worst
-
-    def _read_histograms(self, now: float) -> None:
-        metrics = self._lane.metrics
-        self._requests.add(now, metrics.request_seconds.counts)
-        self._requests_of_sample.add(now, metrics.request_seconds.counts)
-        self._delays.add(now, metrics.delay.counts)
+        self._requests.add(now, lane.metrics.request_seconds.counts)
+        self._requests_of_sample.add(now, lane.metrics.request_seconds.counts)
+        self._delays.add(now, lane.metrics.delay.counts)
+        return {
+            "depth": lane.queue.depth,
+            "forwarded_per_s": self._recent.rates()[0],
+            "request_s": quantile(UPSTREAM_S, self._requests_of_sample.growth(), 0.5),
+            "age_s": oldest_age(lane, now),
+            "state": worst,
+        }
 
     def report(self, now: float) -> dict[str, Any]:
         lane, accounting = self._lane, self._lane.metrics.accounting
@@ -196,11 +178,10 @@ class _Watched:
             "state": lane.throttle.state,
             "next_attempt_s": round(max(0.0, lane.throttle.paused_until - now), 3),
             "last_error": _error(lane.metrics.failure, now),
-            "depth": lane.queue.depth,
             "in_flight": lane.queue.in_flight,
             "on_disk": lane.queue.on_disk,
             "concurrency_limit": lane.throttle.limit,
-            "oldest_write_age_s": round(_age(lane, now), 3),
+            "oldest_write_age_s": round(oldest_age(lane, now), 3),
             "has_credential": lane.credentials.headers() is not None,
             "forwarded_per_s": round(forwarded, 2),
             "requests_per_s": round(requests, 2),
@@ -219,13 +200,8 @@ class _Watched:
         }
 
 
-def _names(sink: str) -> list[str]:
-    return [
-        f"{sink}.{what}" for what in ("depth", "forwarded_per_s", "request_s", "age_s", "state")
-    ]
-
-
-def _age(lane: Lane, now: float) -> float:
+def oldest_age(lane: Lane, now: float) -> float:
+    """Return the age of the oldest write of `lane` that is not settled, 0 for none."""
     oldest = lane.queue.oldest()
     return 0.0 if oldest is None else now - oldest
 

@@ -7,18 +7,16 @@ and 3 if no sidecar responds at the URL; without it, `top` keeps trying until on
 import http.client
 import json
 import os
-import select
 import signal
-import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from textwrap import wrap
-from time import monotonic
-from types import FrameType
-from typing import Any, Never, Self, TextIO
+from time import monotonic, sleep
+from typing import Any, Never, TextIO
 
 from sidecar.operate.diagnosis import BAD, duration
 from sidecar.operate.top_frame import WIDTH, Line, frame
@@ -48,13 +46,10 @@ def top(url: str, *, once: bool, as_json: bool, every_s: float) -> int:
     try:
         if once:
             return _once(sidecar, out, as_json=as_json)
-        with _waking() as wakes:
-            if as_json:
-                _stream(sidecar, out, every_s, wakes)
-            if not out.isatty():
-                _watch(sidecar, _PlainOutput(out), every_s, wakes)
-            with _Screen(out) as screen:
-                _watch(sidecar, screen, every_s, wakes)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        if as_json:
+            _stream(sidecar, out, every_s)
+        _watch(sidecar, out, every_s)
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
@@ -105,41 +100,6 @@ class _Sidecar:
         return decoded
 
 
-class _PlainOutput:
-    """Writes frames one after the other, as plain text."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def show(self, lines: Sequence[Line]) -> None:
-        shown = [line.show(_UNCUT, color=False) for line in lines]
-        self._out.write("\n".join(shown) + "\n\n")
-        self._out.flush()
-
-
-class _Screen:
-    """Redraws frames in place in a terminal, and restores the terminal at the end."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def __enter__(self) -> Self:
-        self._out.write(_ENTER)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._out.write(_LEAVE)
-        self._out.flush()
-
-    def show(self, lines: Sequence[Line]) -> None:
-        """Show one frame, cut to the terminal's size."""
-        width, height = _size(self._out)
-        shown = [line.show(width, color=_colored()) for line in lines[:height]]
-        text = (_END_OF_LINE + "\r\n").join(shown)
-        self._out.write(_HOME + text + _END_OF_LINE + _END_OF_SCREEN)
-        self._out.flush()
-
-
 def _once(sidecar: _Sidecar, out: TextIO, *, as_json: bool) -> int:
     try:
         report = sidecar.report()
@@ -147,16 +107,13 @@ def _once(sidecar: _Sidecar, out: TextIO, *, as_json: bool) -> int:
     except Unreachable as error:
         sys.stderr.write(f"sidecar: {error}\n")
         return NO_SIDECAR
-    if as_json:
-        out.write(json.dumps(report) + "\n")
-    else:
-        width = _size(out)[0] if out.isatty() else _UNCUT
-        out.writelines(line.show(width, color=out.isatty() and _colored()) + "\n" for line in lines)
+    shown = [json.dumps(report)] if as_json else _shown(lines, out)
+    out.writelines(f"{line}\n" for line in shown)
     out.flush()
     return LOSING if report["answers"][0]["level"] == BAD else 0
 
 
-def _stream(sidecar: _Sidecar, out: TextIO, every_s: float, wakes: socket.socket) -> Never:
+def _stream(sidecar: _Sidecar, out: TextIO, every_s: float) -> Never:
     while True:
         try:
             report = sidecar.report()
@@ -164,52 +121,51 @@ def _stream(sidecar: _Sidecar, out: TextIO, every_s: float, wakes: socket.socket
             report = {"away": str(error)}
         out.write(json.dumps(report) + "\n")
         out.flush()
-        _wait(every_s, wakes)
+        sleep(every_s)
 
 
-def _watch(
-    sidecar: _Sidecar, output: _PlainOutput | _Screen, every_s: float, wakes: socket.socket
-) -> Never:
+def _watch(sidecar: _Sidecar, out: TextIO, every_s: float) -> Never:
     latest: list[Line] = []
     latest_at = monotonic()
-    while True:
-        try:
-            lines = latest = sidecar.frame(sidecar.report())
-            latest_at = monotonic()
-        except Unreachable as error:
-            age = f"; shown below: {duration(monotonic() - latest_at)} old" if latest else ""
-            notice = wrap(f"[BAD]  {error}; trying again{age}", WIDTH)
-            lines = [*(Line(part, BAD) for part in notice), Line(), *latest]
-        output.show(lines)
-        while _wait(every_s, wakes):
-            output.show(lines)  # the terminal was resized
+    resized: SimpleQueue[None] = SimpleQueue()  # its `put` is safe in a signal handler
+    signal.signal(signal.SIGWINCH, lambda *_: resized.put(None))
+    enter, leave = (_ENTER, _LEAVE) if out.isatty() else ("", "")
+    try:
+        out.write(enter)
+        while True:
+            try:
+                lines = latest = sidecar.frame(sidecar.report())
+                latest_at = monotonic()
+            except Unreachable as error:
+                age = f"; shown below: {duration(monotonic() - latest_at)} old" if latest else ""
+                notice = wrap(f"[BAD]  {error}; trying again{age}", WIDTH)
+                lines = [*(Line(part, BAD) for part in notice), Line(), *latest]
+            _show(lines, out)
+            with suppress(Empty):  # it is time for the next report
+                while True:
+                    resized.get(timeout=every_s)
+                    _show(lines, out)
+    finally:
+        out.write(leave)
+        out.flush()
 
 
-def _wait(seconds: float, wakes: socket.socket) -> bool:
-    """Wait up to `seconds`; True as soon as a signal arrives."""
-    if not select.select([wakes], [], [], seconds)[0]:
-        return False
-    wakes.recv(4096)
-    return True
+def _show(lines: Sequence[Line], out: TextIO) -> None:
+    """Write one frame: in a terminal over the previous one, otherwise after it."""
+    if out.isatty():
+        shown = _shown(lines[: _size(out)[1]], out)
+        out.write(_HOME + (_END_OF_LINE + "\r\n").join(shown) + _END_OF_LINE + _END_OF_SCREEN)
+    else:
+        out.write("\n".join(_shown(lines, out)) + "\n\n")
+    out.flush()
 
 
-@contextmanager
-def _waking() -> Iterator[socket.socket]:
-    """Yield a socket that becomes readable on a terminal resize. SIGTERM acts like Ctrl-C."""
-
-    def interrupt(_: int, __: FrameType | None) -> Never:
-        raise KeyboardInterrupt
-
-    reads, writes = socket.socketpair()
-    with reads, writes:
-        writes.setblocking(False)  # noqa: FBT003 (its only form)
-        signal.signal(signal.SIGTERM, interrupt)
-        signal.signal(signal.SIGWINCH, lambda *_: None)
-        signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)
-        try:
-            yield reads
-        finally:
-            signal.set_wakeup_fd(-1)
+def _shown(lines: Sequence[Line], out: TextIO) -> list[str]:
+    """Return plain text, or what fits into a terminal's width, in color."""
+    if not out.isatty():
+        return [line.show(_UNCUT, color=False) for line in lines]
+    width, color = _size(out)[0], not os.environ.get("NO_COLOR")
+    return [line.show(width, color=color) for line in lines]
 
 
 def _size(out: TextIO) -> tuple[int, int]:
@@ -219,7 +175,3 @@ def _size(out: TextIO) -> tuple[int, int]:
     except OSError:
         return 80, 24
     return columns or 80, lines or 24
-
-
-def _colored() -> bool:
-    return not os.environ.get("NO_COLOR")

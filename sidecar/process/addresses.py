@@ -34,17 +34,12 @@ class BaseUrl(NamedTuple):
 def parse_base_url(text: str) -> BaseUrl:
     """Parse an http or https URL; raises `ValueError`."""
     url = urlsplit(text)
-    if (
-        url.scheme not in _DEFAULT_PORTS
-        or not url.hostname
-        or not text.isprintable()
-        or " " in text
-    ):
-        raise ValueError("not an http or https URL with a host")
-    port = url.port or (_DEFAULT_PORTS[url.scheme] if url.port is None else 0)
+    if url.scheme not in _DEFAULT_PORTS or not url.hostname or url.port == 0:
+        raise ValueError("not an http or https URL with a host and a port")
+    if not text.isprintable() or " " in text:
+        raise ValueError("a URL has no spaces or control characters")
+    port = url.port or _DEFAULT_PORTS[url.scheme]
     host = url.hostname if url.hostname.isascii() else url.hostname.encode("idna").decode()
-    if not port:
-        raise ValueError("port 0")
     path = quote(url.path, safe=_PATH) + (
         f"?{quote(url.query, safe=_PATH + '?')}" if url.query else ""
     )

@@ -1,6 +1,7 @@
 """A lane's interface to its upstream: the `Sink` protocol, and errors that are decisions (D5).
 
-The class of an error tells the drain what to do with the batch. Only the sinks know status codes.
+The class of an error tells the drain what to do with the batch (drain/failures.py). Only the sinks
+know status codes.
 An error's text never quotes the upstream, because its messages repeat span content
 (docs/upstreams.md A9).
 """
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from sidecar.spans.span import Span
+from sidecar.telemetry.outcomes import SinkState
 
 
 class Sink(Protocol):
@@ -37,10 +39,14 @@ class Sink(Protocol):
 class SinkError(Exception):
     """The upstream did not accept the batch. `status`: the HTTP status, 0 without a response.
 
-    `outcome` is the decision's name in metrics (telemetry/outcomes.py).
+    `outcome` is the decision's name in metrics (telemetry/outcomes.py), and `dead_letter` the
+    reason that is counted if it makes the drain give up on a write (telemetry/accounting.py).
+    `holds`: the upstream refuses everything, so the lane waits in this state.
     """
 
     outcome: ClassVar[str]
+    dead_letter: ClassVar[str] = ""
+    holds: ClassVar[SinkState | None] = None
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -50,13 +56,13 @@ class SinkError(Exception):
 class Refused(SinkError):
     """The upstream would refuse the same batch again."""
 
-    outcome = "refused"
+    outcome = dead_letter = "refused"
 
 
 class TooLarge(SinkError):
     """The upstream may accept a smaller batch."""
 
-    outcome = "too_large"
+    outcome = dead_letter = "too_large"
 
 
 class Unavailable(SinkError):
@@ -67,6 +73,7 @@ class Unavailable(SinkError):
     """
 
     outcome = "unavailable"
+    dead_letter = "failing"
 
     def __init__(
         self,
@@ -87,9 +94,11 @@ class Unauthorized(SinkError):
     """The upstream does not currently accept the credential, or none is known yet."""
 
     outcome = "unauthorized"
+    holds = SinkState.UNAUTHORIZED
 
 
 class Misdirected(SinkError):
     """The base URL does not point to the expected API: no such path, or a redirect."""
 
     outcome = "misdirected"
+    holds = SinkState.DOWN

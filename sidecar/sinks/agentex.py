@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from sidecar.sinks import Refused, SinkError, Unavailable
+from sidecar.sinks import Refused, Unavailable
 from sidecar.sinks.http import TAKEN, Response, UpstreamClient, decide
 from sidecar.spans.raw_json import with_members
 from sidecar.spans.span import Span, to_json
@@ -21,6 +21,9 @@ _UNKNOWN_TASK = b"fk_spans_task_id_tasks"
 # A write that has failed this often while others succeeded may name a task that the server does not
 # know, with a proxy hiding the message. It is then sent without the task.
 _WITHOUT_TASK_FROM = 3
+
+# Spans with an open write to remember (a hash each). A forgotten one costs one request more.
+_MAX_OPENED = 10_000
 
 _STORED = Response(200, b"", 0.0)
 _text = msgspec.json.encode
@@ -33,9 +36,10 @@ class AgentexSink:
     max_batch = 1
     max_batch_bytes = 1  # a batch is full at once: nothing lingers
 
-    def __init__(self, client: UpstreamClient, bit: int) -> None:
+    def __init__(self, client: UpstreamClient) -> None:
         self._client = client
-        self._bit = bit
+        # Hashes of the keys of spans of which an open write was sent: their ENDs are PATCHes.
+        self._opened: dict[int, None] = {}
         self._spans = client.target("/spans")
 
     def skips(self, span: Span) -> str | None:
@@ -46,19 +50,28 @@ class AgentexSink:
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
         """Create or complete the single span of `batch`."""
-        for span in batch:
-            without_task = suspicion >= _WITHOUT_TASK_FROM
-            response = await self._write(repaired(span, task_in_data=without_task))
-            if response.status in TAKEN:
-                continue
-            if not without_task and _is(response, 500, _UNKNOWN_TASK):
-                response = await self._write(repaired(span, task_in_data=True))
-            if (error := _decide(response)) is not None:
-                raise error
+        (span,) = batch
+        without_task = suspicion >= _WITHOUT_TASK_FROM
+        response = await self._write(repaired(span, task_in_data=without_task))
+        if response.status in TAKEN:
+            return
+        if not without_task and _is(response, 500, _UNKNOWN_TASK):
+            response = await self._write(repaired(span, task_in_data=True))
+        if _is(response, 404, _UNKNOWN_ID):
+            raise Refused("HTTP 404", 404)
+        if response.status not in TAKEN:
+            raise decide(response)
 
     async def _write(self, span: Span) -> Response:
-        if span.end_time is not None and span.open_sent_to & self._bit and _addressable(span.id):
+        hashed = hash(span.key)
+        if span.end_time is None:
+            self._opened[hashed] = None
+            if len(self._opened) > _MAX_OPENED:
+                del self._opened[next(iter(self._opened))]
+        elif hashed in self._opened and _addressable(span.id):
             response = await self._patch(span)
+            if response.status in TAKEN:
+                self._opened.pop(hashed, None)
             if not _is(response, 404, _UNKNOWN_ID):
                 return response
         response = await self._client.request(b"POST", self._spans, to_json(span))
@@ -81,12 +94,6 @@ class AgentexSink:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
-
-
-def _decide(response: Response) -> SinkError | None:
-    if _is(response, 404, _UNKNOWN_ID):
-        return Refused("HTTP 404", 404)
-    return decide(response)
 
 
 def _is(response: Response, status: int, message: bytes) -> bool:

@@ -66,7 +66,10 @@ class DeadLetters:
     def _append(self, path: Path, line: bytes) -> None:
         if self._size and self._size + len(line) > self._half:
             older = path.with_name(path.name + ".1")
-            dropped = _count_lines(older) if older.exists() else 0
+            dropped = 0
+            if older.exists():
+                with older.open("rb") as file:
+                    dropped = sum(1 for _ in file)
             path.replace(older)
             self.dropped += dropped
             self._size = 0
@@ -76,8 +79,3 @@ class DeadLetters:
         with os.fdopen(descriptor, "wb") as file:
             file.write(line)
         self._size += len(line)
-
-
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for _ in file)

@@ -22,9 +22,18 @@ MAX_RETRY_AFTER_S = 86_400.0
 
 # The upstream has accepted the batch.
 TAKEN = range(200, 300)
-_AUTH_ERRORS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-_RETRYABLE = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-_WRONG_ENDPOINT = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE)
+# Other statuses: 5xx is `Unavailable`, 4xx `Refused`, and a redirect `Misdirected`.
+_DECISIONS: dict[int, type[SinkError]] = {
+    HTTPStatus.UNAUTHORIZED: Unauthorized,
+    HTTPStatus.FORBIDDEN: Unauthorized,
+    HTTPStatus.NOT_FOUND: Misdirected,
+    HTTPStatus.METHOD_NOT_ALLOWED: Misdirected,
+    HTTPStatus.REQUEST_TIMEOUT: Unavailable,
+    HTTPStatus.GONE: Misdirected,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TooLarge,
+    HTTPStatus.TOO_EARLY: Unavailable,
+    HTTPStatus.TOO_MANY_REQUESTS: Unavailable,
+}
 
 
 class Response(NamedTuple):
@@ -35,27 +44,22 @@ class Response(NamedTuple):
     retry_after: float  # seconds, 0 if the response does not ask for a delay
 
 
-def decide(response: Response) -> SinkError | None:
-    """The decision that follows from a response: None if the upstream has accepted the batch.
+def decide(response: Response) -> SinkError:
+    """The decision that follows from a response with a status that is not in `TAKEN`.
 
     Sources: docs/upstreams.md A6, S1.5. Before it calls this, a sink handles the statuses that
     have a special meaning for its upstream.
     """
-    status = response.status
-    if status in TAKEN:
-        return None
+    status, _, retry_after = response
     message = f"HTTP {status}"
-    if status in _AUTH_ERRORS:
-        return Unauthorized(message, status)
-    if status in _RETRYABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # The batch may be the cause (D8): SGP reports its internal 500s as 503.
-        suspect = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        return Unavailable(message, status, retry_after=response.retry_after, suspect=suspect)
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return TooLarge(message, status)
-    if status in _WRONG_ENDPOINT or status < HTTPStatus.BAD_REQUEST:
-        return Misdirected(message, status)
-    return Refused(message, status)
+        return Unavailable(message, status, retry_after=retry_after, suspect=True)
+    default = Misdirected if status < HTTPStatus.BAD_REQUEST else Refused
+    decision = _DECISIONS.get(status, default)
+    if decision is Unavailable:
+        return Unavailable(message, status, retry_after=retry_after)
+    return decision(message, status)
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
@@ -63,24 +67,19 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float:
 
     Capped at a day, so that no response can stop the retries for longer.
     """
+    text = headers.get("Retry-After", "").strip()
     try:
-        seconds = _requested_delay(headers)
+        if milliseconds := headers.get("retry-after-ms"):
+            seconds = float(milliseconds) / 1000
+        elif text.replace(".", "", 1).isdigit():
+            seconds = float(text)
+        else:
+            at = parsedate_to_datetime(text)
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
+            seconds = (at - datetime.now(UTC)).total_seconds()
     except (ValueError, OverflowError):
         return 0.0
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
-
-
-def _requested_delay(headers: Mapping[str, str]) -> float:
-    if milliseconds := headers.get("retry-after-ms"):
-        return float(milliseconds) / 1000
-    text = headers.get("Retry-After")
-    if not text:
-        return 0.0
-    if text.strip().replace(".", "", 1).isdigit():
-        return float(text)
-    at = parsedate_to_datetime(text)
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return (at - datetime.now(UTC)).total_seconds()
 
 
 class UpstreamClient:
@@ -116,8 +115,7 @@ class UpstreamClient:
         try:
             status, error_body, retry = await self._http.exchange(head, body)
             response = Response(status, error_body, retry_after_seconds(retry) if retry else 0.0)
-            error = decide(response)
-            outcome = "ok" if error is None else error.outcome
+            outcome = "ok" if status in TAKEN else decide(response).outcome
         except TimeoutError:
             outcome = "timeout"
             raise Unavailable("timed out") from None

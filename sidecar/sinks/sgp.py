@@ -12,40 +12,17 @@ from typing import Any
 
 import msgspec
 
-from sidecar.sinks.http import UpstreamClient, decide
+from sidecar.sinks.http import TAKEN, UpstreamClient, decide
 from sidecar.spans.raw_json import with_members
 from sidecar.spans.span import Span
 
 # docs/upstreams.md S2.1
 SPAN_TYPES = frozenset(
-    {
-        "TEXT_INPUT",
-        "TEXT_OUTPUT",
-        "COMPLETION_INPUT",
-        "COMPLETION",
-        "KB_RETRIEVAL",
-        "KB_INPUT",
-        "RERANKING",
-        "EXTERNAL_ENDPOINT",
-        "PROMPT_ENGINEERING",
-        "DOCUMENT_INPUT",
-        "MAP_REDUCE",
-        "DOCUMENT_SEARCH",
-        "DOCUMENT_PROMPT",
-        "CUSTOM",
-        "CODE_EXECUTION",
-        "DATA_MANIPULATION",
-        "EVALUATION",
-        "FILE_RETRIEVAL",
-        "KB_ADD_CHUNK",
-        "KB_MANAGEMENT",
-        "GUARDRAIL",
-        "OUTPUT_GUARDRAIL",
-        "TRACER",
-        "AGENT_TRACER",
-        "AGENT_WORKFLOW",
-        "STANDALONE",
-    }
+    "TEXT_INPUT TEXT_OUTPUT COMPLETION_INPUT COMPLETION KB_RETRIEVAL KB_INPUT RERANKING "  # noqa: SIM905
+    "EXTERNAL_ENDPOINT PROMPT_ENGINEERING DOCUMENT_INPUT MAP_REDUCE DOCUMENT_SEARCH "
+    "DOCUMENT_PROMPT CUSTOM CODE_EXECUTION DATA_MANIPULATION EVALUATION FILE_RETRIEVAL "
+    "KB_ADD_CHUNK KB_MANAGEMENT GUARDRAIL OUTPUT_GUARDRAIL TRACER AGENT_TRACER "
+    "AGENT_WORKFLOW STANDALONE".split()
 )
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 
@@ -112,50 +89,10 @@ class SgpSink:
 
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:  # noqa: ARG002
         """Insert or replace every span of `batch`."""
-        response = await self._client.request(b"PUT", self._target, self.encode(batch))
-        if (error := decide(response)) is not None:
-            raise error
-
-    def encode(self, batch: Sequence[Span]) -> bytes:
-        """The request body."""
-        parts = [b'{"items":[']
-        for span in batch:
-            self._item(span, parts)
-            parts.append(b",")
-        parts[-1] = b"]}"
-        return b"".join(parts)
-
-    def _item(self, span: Span, parts: list[bytes]) -> None:
-        _head(span, parts)
-        if span.route:
-            _as_sent(span, parts)
-            return
-        metadata, status, type_ = self._metadata(span.data)
-        parts += (b',"status":', status, b',"type":', type_, b',"input":')
-        _object(span.input, parts)
-        parts.append(b',"output":')
-        _object(span.output, parts)
-        parts += (b',"metadata":', metadata, b"}")
-
-    def _metadata(self, data: bytes) -> tuple[bytes, bytes, bytes]:
-        """The item's metadata (`data` with the SDK's additions), its status and its type."""
-        defaults, overrides = self._enrichment
-        if data[:1] == b"[":
-            data = b'{"items":%b}' % data
-        # Content is parsed only for these two keys, and only if one of them occurs in it.
-        if b"__span_type__" not in data and b"__error__" not in data:
-            return with_members(data, defaults, overrides), b'"SUCCESS"', b'"STANDALONE"'
-        parsed = _TYPE_AND_ERROR.decode(data)
-        type_ = parsed.span_type
-        type_ = type_ if isinstance(type_, str) and type_ in SPAN_TYPES else "CUSTOM"
-        if not isinstance(parsed.error, dict):
-            return with_members(data, defaults, overrides), b'"SUCCESS"', _text(type_)
-        error_members: dict[str, Any] = {"error": True}
-        for key in ("type", "message", "category"):
-            if key in parsed.error:
-                error_members[f"error_{key}"] = parsed.error[key]
-        overrides = overrides + b"," + _text(error_members)[1:-1]
-        return with_members(data, defaults, overrides), b'"ERROR"', _text(type_)
+        body = _batch(batch, self._enrichment)
+        response = await self._client.request(b"PUT", self._target, body)
+        if response.status not in TAKEN:
+            raise decide(response)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -164,21 +101,35 @@ class SgpSink:
 
 def batch_as_sent(spans: Sequence[Span]) -> bytes:
     """The request body for `spans` received from an SDK, with its items unchanged."""
-    items = []
+    return _batch(spans, (b"", b""))
+
+
+def _batch(spans: Sequence[Span], enrichment: tuple[bytes, bytes]) -> bytes:
+    defaults, overrides = enrichment
+    parts = [b'{"items":[']
     for span in spans:
-        parts: list[bytes] = []
         _head(span, parts)
-        _as_sent(span, parts)
-        items.append(b"".join(parts))
-    return b'{"items":[%b]}' % b",".join(items)
+        if span.sdk is None:
+            metadata, status, type_ = _metadata(span.data, defaults, overrides)
+            parts += (b',"status":', status, b',"type":', type_, b',"input":')
+            _object(span.input, parts)
+            parts.append(b',"output":')
+            _object(span.output, parts)
+            parts += (b',"metadata":', metadata)
+        else:
+            _as_sent(span, span.sdk.extra, parts)
+        parts.append(b"},")
+    parts[-1] = b"}]}"
+    return b"".join(parts)
 
 
 def _head(span: Span, parts: list[bytes]) -> None:
+    trace_id, id_ = span.key
     parts += (
         b'{"id":',
-        _text(span.id),
+        _text(id_),
         b',"trace_id":',
-        _text(span.trace_id),
+        _text(trace_id),
         b',"name":',
         # SGP does the same when it stores a name (docs/upstreams.md S1.4.5).
         _text(span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name),
@@ -191,15 +142,32 @@ def _head(span: Span, parts: list[bytes]) -> None:
         parts += (b',"parent_id":', _text(span.parent_id))
 
 
-def _as_sent(span: Span, parts: list[bytes]) -> None:
+def _metadata(data: bytes, defaults: bytes, overrides: bytes) -> tuple[bytes, bytes, bytes]:
+    """The item's metadata (`data` with the SDK's additions), its status and its type."""
+    if data[:1] == b"[":
+        data = b'{"items":%b}' % data
+    status, type_ = b'"SUCCESS"', b'"STANDALONE"'
+    # Content is parsed only for these two keys, and only if one of them occurs in it.
+    if b"__span_type__" in data or b"__error__" in data:
+        sent = _TYPE_AND_ERROR.decode(data)
+        is_known = isinstance(sent.span_type, str) and sent.span_type in SPAN_TYPES
+        type_ = _text(sent.span_type if is_known else "CUSTOM")
+        if isinstance(sent.error, dict):
+            status = b'"ERROR"'
+            keys = [key for key in ("type", "message", "category") if key in sent.error]
+            members = {"error": True} | {f"error_{key}": sent.error[key] for key in keys}
+            overrides = overrides + b"," + _text(members)[1:-1]
+    return with_members(data, defaults, overrides), status, type_
+
+
+def _as_sent(span: Span, extra: bytes, parts: list[bytes]) -> None:
     """The rest of an item that an SDK built: its metadata, status and type are already set."""
-    if span.extra:
-        parts += (b",", span.extra)
+    if extra:
+        parts += (b",", extra)
     for name, raw in ((b"input", span.input), (b"output", span.output), (b"metadata", span.data)):
         if raw:
             parts.append(b',"%b":' % name)
             _object(raw, parts)
-    parts.append(b"}")
 
 
 def _object(raw: bytes, parts: list[bytes]) -> None:

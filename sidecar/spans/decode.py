@@ -6,14 +6,16 @@ own JSON bytes, copied once, and one `Rejection` for each invalid event.
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
 from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
-from sidecar.spans.span import Key, Span, WireSpan, measure
+from sidecar.spans.span import Key, SdkFields, Span, WireSpan, measure
 from sidecar.spans.validation import (
     MAX_ID_BYTES,
+    TOO_DEEP,
+    EventError,
     FieldError,
     check_ids,
     check_order,
@@ -22,7 +24,8 @@ from sidecar.spans.validation import (
     with_offset,
 )
 
-_T = TypeVar("_T")
+# What msgspec raises for a body that is not JSON, or not of the expected form.
+NOT_DECODED = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 class Rejection(NamedTuple):
@@ -51,10 +54,6 @@ class MalformedBody(ValueError):
     """The body as a whole is not valid JSON, so no single event can be blamed."""
 
 
-class EventError(ValueError):
-    """An event violates a rule in docs/api.md that does not concern its span."""
-
-
 class _WireEvent(msgspec.Struct, gc=False):
     event_type: str
     span: WireSpan
@@ -71,74 +70,54 @@ class _EventId(msgspec.Struct):
 _ONE = msgspec.json.Decoder(_WireEvent)
 _MANY = msgspec.json.Decoder(list[_WireEvent])
 _ID = msgspec.json.Decoder(_EventId)
+_ANY = msgspec.json.Decoder(msgspec.Raw)
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _UTC = ("Z", "+00:00")
 _NOT_UTF8 = "not valid UTF-8"
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
-_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 # Returns the START of the span with this key, or None.
 Started = Callable[[Key], Span | None]
 
 
-def _no_start(_: Key) -> None:
-    return None
-
-
 def decode(
-    body: bytes, now: float, *, ndjson: bool = False, started: Started = _no_start
+    body: bytes, now: float, *, ndjson: bool = False, started: Started = lambda _: None
 ) -> Decoded:
     """Decode a whole body in one pass, or event by event if anything in it is invalid.
 
     `now` is loop time in seconds. `started` returns the START of a span whose END is in `body`.
     Raises `MalformedBody` if the body is not JSON.
     """
-    if not is_utf8(body):
-        if ndjson:
-            return _one_by_one(_lines(body), now, started)
-        raise MalformedBody(f"the body is {_NOT_UTF8}")
     array = not ndjson and (body if body[:1] > b" " else body.lstrip())[:1] == b"["
-    try:
-        if ndjson:
-            events = _ONE.decode_lines(body)
-        else:
-            if not array:
+    if is_utf8(body):
+        try:
+            if ndjson:
+                events = _ONE.decode_lines(body)
+            elif array:
+                events = _MANY.decode(body)
+            else:
                 return Decoded([_checked(_ONE.decode(body), now, started)], [])
-            events = _MANY.decode(body)
-        return Decoded([_checked(event, now, started) for event in events], [])
-    except (*_ERRORS, EventError, FieldError):
-        # Usually a single invalid event, or a lone surrogate that can be repaired.
-        pass
+            return Decoded([_checked(event, now, started) for event in events], [])
+        except (*NOT_DECODED, EventError):
+            # Usually a single invalid event, or a lone surrogate that can be repaired.
+            pass
+    elif not ndjson:
+        raise MalformedBody(f"the body is {_NOT_UTF8}")
     repaired = replace_lone_surrogates(body)
-    items: Iterable[bytes | msgspec.Raw]
     if ndjson:
-        items = _lines(repaired)
-    elif array:
-        items = _items(repaired)
+        items: Iterable[bytes] = filter(bytes.strip, repaired.split(b"\n"))
     else:
-        _decoded_or_malformed(msgspec.json.Decoder(msgspec.Raw).decode, repaired)
-        items = [repaired]
+        items = _items(repaired, array=array)
     return _one_by_one(items, now, started)
 
 
-def _decoded_or_malformed(decode_: Callable[[bytes], _T], body: bytes) -> _T:
+def _items(body: bytes, *, array: bool) -> Iterable[bytes]:
+    """The events of a JSON body. One that is nested too deep must not affect the others."""
     try:
-        return decode_(body)
-    except _ERRORS as error:
-        raise MalformedBody(_reason(error)) from None
-
-
-def _lines(body: bytes) -> list[bytes]:
-    return [line for line in body.split(b"\n") if line.strip()]
-
-
-def _items(body: bytes) -> Iterable[bytes | msgspec.Raw]:
-    """The items of a JSON array. One that is nested too deep must not affect the others."""
-    try:
-        return _ITEMS.decode(body)
-    except RecursionError:
-        return list(_items_of_deep_array(body))
-    except _ERRORS as error:
+        return map(bytes, _ITEMS.decode(body) if array else [_ANY.decode(body)])
+    except NOT_DECODED as error:
+        if array and isinstance(error, RecursionError):
+            return _items_of_deep_array(body)
         raise MalformedBody(_reason(error)) from None
 
 
@@ -155,37 +134,35 @@ def _items_of_deep_array(body: bytes) -> Iterable[bytes]:
         elif mark in {b"]", b"}"}:
             depth -= 1
     if depth:
-        raise MalformedBody("nested more than 200 levels deep and never closed")
+        raise MalformedBody(f"{TOO_DEEP} and never closed")
 
 
-def _one_by_one(items: Iterable[bytes | msgspec.Raw], now: float, started: Started) -> Decoded:
-    spans: list[Span] = []
-    rejected: list[Rejection] = []
-    for index, item in enumerate(items):
+def _one_by_one(items: Iterable[bytes], now: float, started: Started) -> Decoded:
+    decoded = Decoded([], [])
+    for position, item in enumerate(items):
         try:
-            if isinstance(item, bytes) and not is_utf8(item):
-                rejected.append(Rejection(index, None, _NOT_UTF8, "malformed"))
+            if is_utf8(item):
+                decoded.spans.append(_checked(_ONE.decode(item), now, started))
                 continue
-            spans.append(_checked(_ONE.decode(item), now, started))
-        except (EventError, FieldError) as error:
-            rejected.append(Rejection(index, _id_of(item), str(error), "invalid"))
-        except _ERRORS as error:
-            rejected.append(Rejection(index, _id_of(item), _reason(error), "malformed"))
-    return Decoded(spans, rejected)
+            rejection = Rejection(position, None, _NOT_UTF8, "malformed")
+        except EventError as error:
+            rejection = Rejection(position, _id_of(item), str(error), "invalid")
+        except NOT_DECODED as error:
+            rejection = Rejection(position, _id_of(item), _reason(error), "malformed")
+        decoded.rejected.append(rejection)
+    return decoded
 
 
-def _id_of(item: bytes | msgspec.Raw) -> str | None:
+def _id_of(item: bytes) -> str | None:
     try:
         return _ID.decode(item).span.id[:MAX_ID_BYTES]
-    except _ERRORS:
+    except NOT_DECODED:
         return None
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "nested more than 200 levels deep"
-    if isinstance(error, UnicodeDecodeError):
-        return _NOT_UTF8
+        return TOO_DEEP
     if isinstance(error, msgspec.ValidationError):
         problem, _, path = str(error).partition(" - at `$.")
         return f"{path.rstrip('`')}: {problem}" if path else problem
@@ -200,17 +177,18 @@ def _checked(event: _WireEvent, now: float, started: Started) -> Span:
             raise FieldError("end_time", 'is required in an "end" event')
         return validated_span(wire, now, start=started((wire.trace_id, wire.id)))
     if event.event_type != "start":
-        msg = 'event_type must be "start" or "end"'
-        raise EventError(msg)
+        raise EventError('event_type must be "start" or "end"')
     wire.end_time = None
     return validated_span(wire, now)
 
 
-def validated_span(wire: WireSpan, now: float, route: int = 0, start: Span | None = None) -> Span:
+def validated_span(
+    wire: WireSpan, now: float, sdk: SdkFields | None = None, start: Span | None = None
+) -> Span:
     """The validated span of `wire`: open if it has no `end_time`. Raises `FieldError`.
 
-    `now` is loop time in seconds. `route` is the bit of the only lane it goes to, 0 for all lanes.
-    A payload equal to that of its `start` is neither checked nor stored a second time.
+    `now` is loop time in seconds. `sdk` is None for an event, which goes to all lanes. A payload
+    equal to that of its `start` is neither checked nor stored a second time.
     """
     end = wire.end_time
     if end is None:
@@ -221,8 +199,7 @@ def validated_span(wire: WireSpan, now: float, route: int = 0, start: Span | Non
     begin = wire.start_time
     check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name)
     span = Span(
-        wire.id,
-        wire.trace_id,
+        (wire.trace_id, wire.id),
         wire.name,
         begin if begin.endswith(_UTC) else with_offset(begin),
         end,
@@ -232,9 +209,7 @@ def validated_span(wire: WireSpan, now: float, route: int = 0, start: Span | Non
         validated_payload(wire.output, "output", b"" if start is None else start.output),
         validated_payload(wire.data, "data", b"" if start is None else start.data),
         now,
-        size=0,
-        lanes=route or -1,
-        route=route,
+        sdk=sdk,
     )
     span.size = measure(span)
     return span

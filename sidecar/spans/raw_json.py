@@ -14,9 +14,9 @@ MAX_NESTING = 200
 # Bodies up to this size are checked in one call, larger ones in chunks.
 _MAX_ONE_CALL_BYTES = 256 * 1024
 _CHUNK_BYTES = 64 * 1024
-# `_count` switches from find() to count() after this many brackets with fewer than this many bytes
-# per bracket.
-_MAX_FINDS, _BYTES_PER_FIND = 4, 250
+# Above this size, `too_deep` does not indent: at 200 levels the result has 100 times as many bytes.
+_MAX_INDENTED_BYTES = 128 * 1024
+_DEEP_LINE = b"\n" + b" " * MAX_NESTING
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -65,35 +65,36 @@ def replace_lone_surrogates(raw: bytes) -> bytes:
     return _SURROGATES.sub(lambda match: b"\\ufffd" if match[1] else match[0], raw)
 
 
-def too_deep(raw: bytes, limit: int = MAX_NESTING) -> bool:
-    """Whether arrays and objects are nested more than `limit` levels deep.
+def too_deep(raw: bytes) -> bool:
+    """Whether arrays and objects are nested more than `MAX_NESTING` levels deep.
 
     At 255 levels or more, Agentex stores what it can never read back (docs/upstreams.md A1).
     """
-    if len(raw) <= 2 * limit:
+    if not (_is_frequent(raw, b"{") or _is_frequent(raw, b"[")):
         return False
-    openings = _count(raw, b"{", limit)
-    if openings <= limit:
-        openings += _count(raw, b"[", limit)
-    return openings > limit and _is_deeper(raw, limit)
+    # Escapes are what takes time in `_is_deeper`, and in most text every line ends with one.
+    if b"\\" in raw and len(raw) <= _MAX_INDENTED_BYTES:
+        try:
+            # In JSON, a line break is never inside a string. A value with this indentation is not
+            # too deep, unless it is an array or object itself.
+            if _DEEP_LINE not in msgspec.json.format(raw, indent=1):
+                return False
+        except RecursionError:
+            return True
+    return _is_deeper(raw)
 
 
-def _count(raw: bytes, bracket: bytes, limit: int) -> int:
-    """Occurrences of `bracket` in `raw`: exact up to `limit`, then only a lower bound."""
-    # Most prompts have few brackets. find() skips to the next one at memory speed, while count()
-    # compares every byte; but one find() costs as much as `_BYTES_PER_FIND` bytes of count().
-    found, at = 0, raw.find(bracket)
-    while at >= 0:
-        found += 1
-        if found >= _MAX_FINDS and at < _BYTES_PER_FIND * found:
-            return found + raw.count(bracket, at + 1)
-        if found > limit:
-            break
+def _is_frequent(raw: bytes, bracket: bytes) -> bool:
+    """Whether `raw` has so many of `bracket` that it may be too deep."""
+    at = -1
+    for _ in range(MAX_NESTING // 2 + 1):
         at = raw.find(bracket, at + 1)
-    return found
+        if at < 0:
+            return False
+    return True
 
 
-def _is_deeper(raw: bytes, limit: int) -> bool:
+def _is_deeper(raw: bytes) -> bool:
     # Remove escapes, then everything but quotes and brackets, then the strings. Two strings that
     # become adjacent merge into one, which is harmless: nothing structural was between them.
     bare = raw
@@ -101,10 +102,8 @@ def _is_deeper(raw: bytes, limit: int) -> bool:
         # translate() first: replace() takes twice as long per byte.
         bare = raw.translate(None, _PLAIN_BYTES).replace(b"\\\\", b"").replace(b'\\"', b"")
     bare = bare.translate(_BRACES, _NOT_STRUCTURE).replace(b'""', b"")
-    if bare.count(b"{") <= limit:
-        return False
     bare = _STRING.sub(b"", bare)
-    for _ in range(limit):
+    for _ in range(MAX_NESTING):
         if not bare:
             return False
         bare = bare.replace(b"{}", b"")
@@ -131,7 +130,4 @@ def merged(raw: bytes, update: bytes) -> bytes:
 
     Shallow, as the Agentex server merges `data` (docs/upstreams.md A2). Values keep their bytes.
     """
-    members = _RAW_DICT.decode(raw) | _RAW_DICT.decode(update)
-    return b"{%b}" % b",".join(
-        msgspec.json.encode(name) + b":" + bytes(value) for name, value in members.items()
-    )
+    return msgspec.json.encode(_RAW_DICT.decode(raw) | _RAW_DICT.decode(update))

@@ -11,11 +11,16 @@ import msgspec
 from sidecar.spans.raw_json import MAX_NESTING, is_list_of_objects, too_deep
 
 MAX_ID_BYTES = 256
+TOO_DEEP = f"nested more than {MAX_NESTING} levels deep"
 # First bytes of JSON values.
 _NULL_N, _ARRAY, _OBJECT = b"n[{"
 
 
-class FieldError(ValueError):
+class EventError(ValueError):
+    """An event breaks a rule of docs/api.md."""
+
+
+class FieldError(EventError):
     """A field breaks a rule. `identity`: the upstream's own API returns 400 for it, not 422."""
 
     def __init__(self, field: str, problem: str, *, identity: bool = False) -> None:
@@ -65,7 +70,7 @@ def validated_payload(view: msgspec.Raw, field: str, known: bytes = b"") -> byte
     elif first != _OBJECT:
         raise FieldError(field, "must be an object, an array of objects, or null")
     if len(raw) > 2 * MAX_NESTING and too_deep(raw):
-        raise FieldError(field, "is nested more than 200 levels deep")
+        raise FieldError(field, f"is {TOO_DEEP}")
     return raw
 
 
@@ -89,6 +94,5 @@ def check_time(text: str, field: str) -> datetime:
 
 def with_offset(text: str) -> str:
     """`text`, with `+00:00` appended if it has no offset."""
-    if text.endswith(("Z", "z", "+00:00")) or "+" in text or "-" in text[10:]:
-        return text
-    return text + "+00:00"
+    has_offset = text.endswith(("Z", "z")) or "+" in text or "-" in text[10:]
+    return text if has_offset else text + "+00:00"

@@ -6,12 +6,18 @@ sides are kept in different places, so that a loss shows as a nonzero imbalance.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 KINDS = ("open", "complete")
 SKIP_REASONS = ("open_writes_off", "unaddressable_id")
 DEAD_LETTER_REASONS = ("refused", "too_large", "failing", "expired")
 LOSS_REASONS = ("shutdown", "spool")
+
+
+def zeros(names: Sequence[str]) -> Counter[str]:
+    """A counter that has every name from the start, so that its metric does too."""
+    return Counter(dict.fromkeys(names, 0))
 
 
 @dataclass(slots=True)
@@ -42,12 +48,10 @@ class LaneAccounting:
 
     written: int = 0
     superseded: int = 0
-    forwarded: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
-    skipped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(SKIP_REASONS, 0)))
-    dead_lettered: Counter[str] = field(
-        default_factory=lambda: Counter(dict.fromkeys(DEAD_LETTER_REASONS, 0))
-    )
-    lost: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(LOSS_REASONS, 0)))
+    forwarded: Counter[str] = field(default_factory=lambda: zeros(KINDS))
+    skipped: Counter[str] = field(default_factory=lambda: zeros(SKIP_REASONS))
+    dead_lettered: Counter[str] = field(default_factory=lambda: zeros(DEAD_LETTER_REASONS))
+    lost: Counter[str] = field(default_factory=lambda: zeros(LOSS_REASONS))
 
     def imbalance(self, depth: int) -> int:
         """Writes unaccounted for if `depth` are in the lane; a nonzero value is a bug."""

@@ -6,7 +6,7 @@ reads them at scrape time. No metric is labelled with anything from a span's con
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from sidecar.spans.span import Span
-from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting
+from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting, zeros
 from sidecar.telemetry.log_rate_limiter import LogRateLimiter
 from sidecar.telemetry.outcomes import (
     OUTCOMES,
@@ -65,31 +65,22 @@ class Histogram:
 
 
 class LaneMetrics:
-    """Metrics of one lane; the callbacks are gauges that are read at scrape time."""
+    """Metrics of one lane."""
 
-    def __init__(self, sink: str, accounting: LaneAccounting, recent: Recent | None = None) -> None:
+    def __init__(self, sink: str, accounting: LaneAccounting, recent: Recent) -> None:
         self.sink = sink
-        self._note = (recent or Recent()).note
+        self._note = recent.note
         self.accounting = accounting
         self.state = SinkState.UP
         self.failure: Failure | None = None  # the most recent one
         self.retries = 0
-        self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.requests = zeros(OUTCOMES)
         self.request_seconds = Histogram(UPSTREAM_S)
         self.batch_spans = Histogram(BATCH_SPANS)
         self.batch_bytes = Histogram(BATCH_BYTES)
         self.delay = Histogram(DELAY_S)
-        self.depth: Callable[[], int] = lambda: 0
-        self.in_flight: Callable[[], int] = lambda: 0
-        self.limit: Callable[[], int] = lambda: 0
-        self.oldest: Callable[[], float | None] = lambda: None
         self._log = log.bind(sink=sink)
         self._dead_letter_lines = LogRateLimiter()
-
-    @property
-    def imbalance(self) -> int:
-        """Writes unaccounted for; a nonzero value is a bug."""
-        return self.accounting.imbalance(self.depth())
 
     def superseded(self, span: Span, now: float) -> None:
         """An open write was replaced by the complete write of its span."""
@@ -165,18 +156,14 @@ class IntakeMetrics:
     """Metrics of the listener."""
 
     accounting: IntakeAccounting
-    recent: Recent = field(default_factory=Recent)
+    recent: Recent
     refusing: bool = False
-    _refusals: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
-    rejected: Counter[str] = field(
-        default_factory=lambda: Counter(dict.fromkeys(REJECT_REASONS, 0))
-    )
-    requests: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STATUS_CODES, 0)))
-    passed: Counter[str] = field(
-        default_factory=lambda: Counter(dict.fromkeys(PASS_THROUGH_OUTCOMES, 0))
-    )
+    rejected: Counter[str] = field(default_factory=lambda: zeros(REJECT_REASONS))
+    requests: Counter[str] = field(default_factory=lambda: zeros(STATUS_CODES))
+    passed: Counter[str] = field(default_factory=lambda: zeros(PASS_THROUGH_OUTCOMES))
+    displaced: Counter[str] = field(default_factory=lambda: zeros(PORTS))
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
-    displaced: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(PORTS, 0)))
+    _refusals: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
     _displacements: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
 
     def accepted(self, spans: Sequence[Span], now: float) -> None:

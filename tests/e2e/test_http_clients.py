@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e import parts
 from tests.e2e.sdk_support import DEADLINE_S, ROOT, pod
-from tests.support.world import make_event
+from tests.support.spans import make_event
 
 Command: TypeAlias = list[str | Path]
 

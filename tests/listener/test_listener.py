@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
-from tests.support.world import Running, make_event, running_app, upstream
+from tests.support.spans import make_event
+from tests.support.world import Running, running_app, upstream
 
 EVENT = orjson.dumps(make_event())
 BAD = make_event("bad", kind="end", end_time="2025-01-01T00:00:00Z")

@@ -6,7 +6,8 @@ import orjson
 import pytest
 import structlog
 
-from tests.support.world import Running, Upstream, make_event, running_app, upstream
+from tests.support.spans import make_event
+from tests.support.world import Running, Upstream, running_app, upstream
 
 AGENT_KEY, API_KEY, ACCOUNT = "agent-key-1f3a", "api-key-77b2", "account-05c9"
 RELAYED = {"x_agent_api_key": AGENT_KEY, "x_api_key": API_KEY, "x_selected_account_id": ACCOUNT}

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.listener.decompression import Inflater
-from tests.support.world import Running, make_event, running_app
+from tests.support.spans import make_event
+from tests.support.world import Running, running_app
 
 EVENTS = orjson.dumps([make_event(str(number), input={"p": "x" * 500}) for number in range(20)])
 LIMIT = 64 * 1024

@@ -9,7 +9,8 @@ from sidecar.http.messages import Request, Response
 from sidecar.operate import admin
 from sidecar.operate.admin import AGENTS_SHARE, MAX_WAITING, AdminService, Query
 from tests.support.playbook import Wire, sent
-from tests.support.world import Running, run_virtual, running_app
+from tests.support.virtual_time import run_virtual
+from tests.support.world import Running, running_app
 
 
 def echo(query: Query) -> Response:

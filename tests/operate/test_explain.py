@@ -10,7 +10,8 @@ import pytest
 from sidecar.demo.behaviours import Answer
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.operate import explain
-from tests.support.world import NOWHERE, Running, make_event, running_app
+from tests.support.spans import make_event
+from tests.support.world import NOWHERE, Running, running_app
 
 SGP = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
 

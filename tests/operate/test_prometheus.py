@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
+from tests.support.spans import make_event
 from tests.support.telemetry import BOTH, scrape
-from tests.support.world import make_event, running_app
+from tests.support.world import running_app
 
 GOLDEN = Path(__file__).parent / "metrics.golden"
 

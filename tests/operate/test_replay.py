@@ -8,11 +8,12 @@ from sidecar.config import ConfigError
 from sidecar.config_load import load
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from sidecar.lanes import AGENTEX_BIT, SGP_BIT
 from sidecar.operate import replay
 from sidecar.sinks import Refused
 from sidecar.sinks.dead_letters import DeadLetters
-from tests.support.world import make_span, running_app
+from sidecar.spans.span import Lanes, SdkFields
+from tests.support.spans import make_span
+from tests.support.world import running_app
 
 ERROR = Refused("HTTP 422", 422)
 
@@ -67,8 +68,8 @@ async def test_a_letter_is_sent_by_its_original_route(tmp_path: Path) -> None:
     file = tmp_path / "letters.jsonl"
     dead = DeadLetters(str(file), 100_000)
     extra = b'"status":"SUCCESS","type":"CUSTOM"'
-    dead.add("sgp", make_span("a", route=SGP_BIT, extra=extra), "refused", ERROR)
-    dead.add("agentex", make_span("b", route=AGENTEX_BIT), "failing", ERROR)
+    dead.add("sgp", make_span("a", sdk=SdkFields(Lanes.SGP, extra)), "refused", ERROR)
+    dead.add("agentex", make_span("b", sdk=SdkFields(Lanes.AGENTEX)), "failing", ERROR)
     async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
         environ = {
             "AGENTEX_BASE_URL": agentex.url,

@@ -12,8 +12,10 @@ from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import Answer
 from sidecar.operate.status import Status
+from sidecar.spool.spool import Spool
 from tests.support.faults import fast
-from tests.support.world import Running, make_event, running_app, upstream
+from tests.support.spans import make_event
+from tests.support.world import Running, running_app, upstream
 
 Json = dict[str, Any]
 DOCS = Path(__file__).parents[2] / "docs" / "status.md"
@@ -213,7 +215,7 @@ def samples(times: list[float]) -> int:
                 app.listener._metrics,
                 app.lanes,
                 app.budget,
-                None,
+                Spool(),
                 memory_limit=None,
                 ready=lambda: True,
                 now=times[0],

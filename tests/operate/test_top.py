@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 
 from sidecar.operate.top_frame import Line, frame, rate, size
-from tests.support.world import make_event, running_app
+from tests.support.spans import make_event
+from tests.support.world import running_app
 
 Json = dict[str, Any]
 TWO = {"AGENTEX_BASE_URL": "http://127.0.0.1:1", "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}

@@ -6,7 +6,7 @@ import orjson
 
 from sidecar.sinks import Refused
 from sidecar.sinks.dead_letters import DeadLetters
-from tests.support.world import make_span
+from tests.support.spans import make_span
 
 ERROR = Refused("HTTP 422", 422)
 

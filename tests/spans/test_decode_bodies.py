@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.spans.decode import Decoded, MalformedBody, decode
-from tests.support.world import make_event
+from tests.support.spans import make_event
 
 CONTENT = "this is a prompt"
 GOOD = orjson.dumps(make_event("good"))
@@ -212,6 +212,14 @@ def test_one_line_that_is_not_utf8() -> None:
     """An NDJSON line that is not UTF-8 costs only its own event."""
     bad = GOOD.replace(b"good", b"b\xffd")
     assert ids(decode(b"\n".join([GOOD, bad, GOOD]), 0.0, ndjson=True)) == ["good", "good"]
+
+
+def test_a_line_that_is_not_utf8_does_not_affect_repairs() -> None:
+    """Lone surrogates in the other lines are still replaced."""
+    bad, half = GOOD.replace(b"good", b"b\xffd"), GOOD.replace(b"good", rb"x\ud800")
+    decoded = decode(b"\n".join([bad, half]), 0.0, ndjson=True)
+    assert ids(decoded) == ["x\ufffd"]
+    assert [rejection[:3] for rejection in decoded.rejected] == [(0, None, "not valid UTF-8")]
 
 
 def test_a_small_span_does_not_keep_a_large_body() -> None:

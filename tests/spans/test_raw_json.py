@@ -114,6 +114,24 @@ def test_the_limit_of_nesting() -> None:
     assert not too_deep(b"[" + b"{}," * 1000 + b"[]]")
 
 
+@pytest.mark.parametrize("inner", [b"1", b"[]", b"{}", b'"["', b'{"k":"\\n"}'])
+@pytest.mark.parametrize("escapes", [0, 1, 100_000])
+@pytest.mark.parametrize("blank", [b"", b"\n" + b" " * 300])
+def test_the_limit_next_to_escapes(inner: bytes, escapes: int, blank: bytes) -> None:
+    """The limit is exact whatever is innermost, how long the text is, and how it is indented."""
+    text = b'{"t":"%b"},' % (rb"\n" * escapes)
+    for levels in (MAX_NESTING, MAX_NESTING + 1):
+        lists = levels - depth(json.loads(inner))
+        raw = b"[" + text + blank + b"[" * (lists - 1) + inner + b"]" * lists
+        assert too_deep(raw) == (levels > MAX_NESTING)
+
+
+@pytest.mark.parametrize("levels", [900, 990, 994, 996, 998, 999])
+def test_nesting_near_the_recursion_limit(levels: int) -> None:
+    """What is nested as deep as a parser can follow is too deep, and no error."""
+    assert too_deep(rb'{"\n":' * levels + b"1" + b"}" * levels)
+
+
 @pytest.mark.parametrize(
     "count",
     [1, 5, 50, 500],

@@ -8,7 +8,8 @@ import structlog
 from sidecar.process.exit_report import ExitReport, report_directory
 from sidecar.telemetry.log_rate_limiter import PERIOD_S, LogRateLimiter
 from sidecar.telemetry.recent import CAPACITY, Recent
-from tests.support.world import make_event, running_app
+from tests.support.spans import make_event
+from tests.support.world import running_app
 
 
 def test_the_ring_is_bounded() -> None:

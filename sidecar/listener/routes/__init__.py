@@ -5,21 +5,26 @@ else is the same for every route: reading the body, admission, the spool and the
 """
 
 from http import HTTPStatus
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import msgspec
 
 from sidecar.http.messages import Fields, Request, Response
-from sidecar.listener.refusals import Refusal
-from sidecar.spans.decode import Decoded, MalformedBody
+from sidecar.listener.refusals import Refusal, media_type
+from sidecar.spans.decode import NOT_DECODED, Decoded, MalformedBody, Rejection
 from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
+from sidecar.spans.validation import FieldError
+
+T = TypeVar("T")
 
 JSON = "application/json"
 _RETRY_AFTER: Fields = (("Retry-After", "1"),)
 
 
 class Route(Protocol):
-    """One kind of request."""
+    """One kind of request. A refusal's text is in its response's body, under `error_key`."""
+
+    error_key: str
 
     def check(self, request: Request) -> None:
         """Raise `Refusal` if the head alone rules the request out."""
@@ -33,28 +38,50 @@ class Route(Protocol):
         """The response once the valid spans are accepted."""
         ...
 
-    def refusal_body(self, refusal: Refusal) -> bytes:
-        """The body of the response to a request that was refused."""
-        ...
+
+class SdkRoute:
+    """What the routes of both SDKs share. `not_enabled` says how to enable the upstream."""
+
+    not_enabled: ClassVar[str]
+    error_key = "detail"  # as both upstreams' servers have it (docs/upstreams.md A1, S1.5)
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def check(self, request: Request) -> None:
+        """Refuse any media type but JSON, and every request if the upstream is not enabled."""
+        if not self._enabled:
+            raise Refusal(HTTPStatus.NOT_FOUND, self.not_enabled, "unsupported")
+        if media_type(request) != JSON:
+            error = "Content-Type must be application/json"
+            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
 
-def retry_after(status: HTTPStatus) -> Fields:
-    """The `Retry-After` header, for a status that asks the client to retry (docs/api.md)."""
-    retry = status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-    return _RETRY_AFTER if retry else ()
+def decoded_body(decoder: msgspec.json.Decoder[T], body: bytes, shape: str = "") -> T:
+    """An SDK's body, decoded; lone surrogates are replaced (D18).
 
-
-def forwardable(body: bytes) -> bytes:
-    """An SDK's body in a form that can be forwarded: UTF-8 without lone surrogates (D18).
-
-    Raises `MalformedBody` if it is not UTF-8.
+    Raises `MalformedBody`. `shape` is its text if the body is JSON, but not of the right form.
     """
     if not is_utf8(body):
-        msg = "the body is not valid UTF-8"
-        raise MalformedBody(msg)
-    return replace_lone_surrogates(body)
+        raise MalformedBody("the body is not valid UTF-8")
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise MalformedBody(shape or str(error)) from None
+    except NOT_DECODED:
+        repaired = replace_lone_surrogates(body)
+        if repaired == body:
+            raise MalformedBody("the body is not JSON, or nested too deeply") from None
+    return decoded_body(decoder, repaired, shape)
 
 
-def detail(refusal: Refusal) -> bytes:
-    """An error body in the format of both upstreams' servers (docs/upstreams.md A1, S1.5)."""
-    return msgspec.json.encode({"detail": str(refusal)})
+def rejection(position: int, error: FieldError) -> Rejection:
+    """The rejection of an SDK's span with an invalid field."""
+    return Rejection(position, None, error.problem, "invalid", error.field, error.identity)
+
+
+def refused(refusal: Refusal, error_key: str) -> Response:
+    """The response to a refused request; `Retry-After` asks the client to retry (docs/api.md)."""
+    body = msgspec.json.encode({error_key: str(refusal)})
+    retry = refusal.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+    return Response(refusal.status, body, JSON, _RETRY_AFTER if retry else ())

@@ -18,6 +18,8 @@ _ONE_ACCEPTED = Response(_ACCEPTED, b'{"accepted":1,"rejected":[]}', JSON)
 class IngestRoute:
     """The sidecar's own route: its spans go to every lane. `started` is as for `decode`."""
 
+    error_key = "error"
+
     def __init__(self, started: Started) -> None:
         self._started = started
 
@@ -46,6 +48,3 @@ class IngestRoute:
             msgspec.json.encode({"accepted": accepted, "rejected": rejected}),
             JSON,
         )
-
-    def refusal_body(self, refusal: Refusal) -> bytes:
-        return msgspec.json.encode({"error": str(refusal)})

@@ -13,13 +13,13 @@ import msgspec
 
 from sidecar.credentials import is_header_safe
 from sidecar.http.messages import Request, Response
-from sidecar.listener.refusals import Refusal, require_json
-from sidecar.listener.routes import JSON, detail, forwardable
+from sidecar.listener.routes import JSON, SdkRoute, decoded_body, rejection
 from sidecar.sinks.sgp import SPAN_TYPES
-from sidecar.spans.decode import Decoded, MalformedBody, Rejection
-from sidecar.spans.raw_json import MAX_NESTING, too_deep
-from sidecar.spans.span import Span, measure
+from sidecar.spans.decode import NOT_DECODED, Decoded, Rejection
+from sidecar.spans.raw_json import too_deep
+from sidecar.spans.span import Lanes, SdkFields, Span, measure
 from sidecar.spans.validation import (
+    TOO_DEEP,
     FieldError,
     check_id,
     check_ids,
@@ -28,15 +28,10 @@ from sidecar.spans.validation import (
     validated_payload,
 )
 
-_Members = dict[str, msgspec.Raw]
+_NULL = msgspec.Raw(b"null")
+_STATUSES = (b'"SUCCESS"', b'"ERROR"', b'"CANCELED"', b"null")
 
-_NULL = b"null"
-_CUSTOM = b'"CUSTOM"'
-_STATUSES = (b'"SUCCESS"', b'"ERROR"', b'"CANCELED"', _NULL)
-_DISABLED = "SGP is not enabled in this sidecar: set sgp.api_key and sgp.account_id, or sgp.relay"
-_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-_text = msgspec.json.encode
-_string = msgspec.json.Decoder(str).decode
+_Members = dict[str, msgspec.Raw]
 
 
 class _Batch(msgspec.Struct):
@@ -45,94 +40,49 @@ class _Batch(msgspec.Struct):
 
 _BATCH = msgspec.json.Decoder(_Batch)
 _ITEM = msgspec.json.Decoder(_Members)
+_TEXT: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 
 
-class SgpRoute:
-    """The SGP SDK's route; `bit` is the SGP lane's bit, 0 if SGP is not enabled."""
+class SgpRoute(SdkRoute):
+    """The SGP SDK's route."""
 
-    def __init__(self, bit: int) -> None:
-        self._bit = bit
+    not_enabled = (
+        "SGP is not enabled in this sidecar: set sgp.api_key and sgp.account_id, or sgp.relay"
+    )
 
-    def check(self, request: Request) -> None:
-        """Refuse any media type but JSON, and every request if SGP is not enabled."""
-        if not self._bit:
-            raise Refusal(HTTPStatus.NOT_FOUND, _DISABLED, "unsupported")
-        require_json(request)
-
-    def decode(self, request: Request, body: bytes, now: float) -> Decoded:  # noqa: ARG002
+    def decode(self, _: Request, body: bytes, now: float) -> Decoded:
         """The spans of the valid items."""
-        text = forwardable(body)
-        try:
-            items = _BATCH.decode(text).items
-        except msgspec.ValidationError:
-            msg = "the body must be an object with a list of items"
-            raise MalformedBody(msg) from None
-        except _ERRORS:
-            msg = "the body is not JSON, or nested too deeply"
-            raise MalformedBody(msg) from None
+        shape = "the body must be an object with a list of items"
         decoded = Decoded([], [])
-        for position, raw in enumerate(items):
+        for position, raw in enumerate(decoded_body(_BATCH, body, shape).items):
             try:
-                decoded.spans.append(self._span(_ITEM.decode(raw), now))
+                decoded.spans.append(_span(_ITEM.decode(raw), now))
             except FieldError as error:
-                where = error.field, error.identity
-                decoded.rejected.append(Rejection(position, None, error.problem, "invalid", *where))
-            except _ERRORS:
+                decoded.rejected.append(rejection(position, error))
+            except NOT_DECODED:
                 problem = "must be an object whose strings are valid UTF-8"
                 decoded.rejected.append(Rejection(position, None, problem, "malformed"))
         return decoded
-
-    def _span(self, members: _Members, now: float) -> Span:
-        id_ = _text_of(members, "id")
-        trace_id, name = _required(members, "trace_id"), _required(members, "name")
-        parent_id = _text_of(members, "parent_id")
-        start, end = _required(members, "start_timestamp"), _text_of(members, "end_timestamp")
-        if end is None:
-            check_time(start, "start_timestamp")
-        else:
-            check_order(start, end, "start_timestamp", "end_timestamp")
-        # SGP would generate a missing id, but then a retry would create a second span.
-        id_ = str(uuid4()) if id_ is None else id_
-        check_ids(id_, trace_id, parent_id, name)
-        input_, output, metadata = (
-            validated_payload(members.pop(field, msgspec.Raw(_NULL)), field)
-            for field in ("input", "output", "metadata")
-        )
-        span = Span(
-            id_,
-            trace_id,
-            name,
-            start,
-            end,
-            parent_id or None,
-            None,
-            input_,
-            output,
-            metadata,
-            now,
-            size=0,
-            lanes=self._bit,
-            route=self._bit,
-            extra=_extra(members),
-        )
-        span.size = measure(span)
-        return span
 
     def respond(self, request: Request, decoded: Decoded) -> Response:
         """The fields that the SDK's response model requires, or the errors and where they are."""
         if decoded.rejected:
             return _refused_items(decoded.rejected)
         account_id = request.header(b"x-selected-account-id")
-        account = _text(account_id if is_header_safe(account_id) else "")
-        items = b",".join(
-            b'{"object":"span","account_id":%b,"id":%b,"trace_id":%b,"name":%b,"start_timestamp":%b}'
-            % (account, _text(s.id), _text(s.trace_id), _text(s.name), _text(s.start_time))
-            for s in decoded.spans
-        )
-        return Response(HTTPStatus.OK, b'{"object":"list","items":[%b]}' % items, JSON)
-
-    def refusal_body(self, refusal: Refusal) -> bytes:
-        return detail(refusal)
+        account_id = account_id if is_header_safe(account_id) else ""
+        items = [
+            {
+                "object": "span",
+                "account_id": account_id,
+                "id": span.key[1],
+                "trace_id": span.key[0],
+                "name": span.name,
+                "start_timestamp": span.start_time,
+            }
+            for span in decoded.spans
+        ]
+        body = msgspec.json.encode({"object": "list", "items": items})
+        return Response(HTTPStatus.OK, body, JSON)
 
 
 def _refused_items(rejected: list[Rejection]) -> Response:
@@ -149,13 +99,39 @@ def _refused_items(rejected: list[Rejection]) -> Response:
     return Response(status, msgspec.json.encode({"detail": details}), JSON)
 
 
+def _span(members: _Members, now: float) -> Span:
+    id_ = _text_of(members, "id")
+    trace_id, name = _required(members, "trace_id"), _required(members, "name")
+    parent_id = _text_of(members, "parent_id")
+    start, end = _required(members, "start_timestamp"), _text_of(members, "end_timestamp")
+    if end is None:
+        check_time(start, "start_timestamp")
+    else:
+        check_order(start, end, "start_timestamp", "end_timestamp")
+    # SGP would generate a missing id, but then a retry would create a second span.
+    id_ = str(uuid4()) if id_ is None else id_
+    check_ids(id_, trace_id, parent_id, name)
+    span = Span(
+        (trace_id, id_),
+        name,
+        start,
+        end,
+        parent_id or None,
+        None,
+        validated_payload(members.pop("input", _NULL), "input"),
+        validated_payload(members.pop("output", _NULL), "output"),
+        validated_payload(members.pop("metadata", _NULL), "metadata"),
+        now,
+        sdk=SdkFields(int(Lanes.SGP), _extra(members)),
+    )
+    span.size = measure(span)
+    return span
+
+
 def _text_of(members: _Members, field: str) -> str | None:
-    raw = members.pop(field, None)
-    if raw is None or bytes(raw) == _NULL:
-        return None
     try:
-        return _string(raw)
-    except _ERRORS:
+        return _TEXT.decode(members.pop(field, _NULL))
+    except NOT_DECODED:
         raise FieldError(field, "must be a string") from None
 
 
@@ -169,19 +145,18 @@ def _required(members: _Members, field: str) -> str:
 def _extra(members: _Members) -> bytes:
     """The members that `Span` has no field for, as JSON text without the braces."""
     type_ = _text_of(members, "type")
-    status = bytes(members.get("status", _NULL))
-    if status not in _STATUSES:
+    if bytes(members.get("status", _NULL)) not in _STATUSES:
         raise FieldError("status", "must be SUCCESS, ERROR or CANCELED")
     if bytes(members.get("expected", _NULL))[:1] not in b"{n":
         raise FieldError("expected", "must be an object")
     group = _text_of(members, "group_id")
-    for name in [name for name, raw in members.items() if too_deep(bytes(raw))]:
-        field = name if name == "expected" else "items"
-        raise FieldError(field, f"is nested more than {MAX_NESTING} levels deep")
-    parts = [b"%b:%b" % (_text(name), bytes(raw)) for name, raw in members.items()]
+    for name, raw in members.items():
+        if too_deep(bytes(raw)):
+            raise FieldError(name if name == "expected" else "items", f"is {TOO_DEEP}")
+    extra: dict[str, msgspec.Raw | str] = {**members}
     if group is not None:
         check_id("group_id", group)
-        parts.append(b'"group_id":' + _text(group))
+        extra["group_id"] = group
     if type_ is not None:
-        parts.append(b'"type":' + (_text(type_) if type_ in SPAN_TYPES else _CUSTOM))
-    return b",".join(parts)
+        extra["type"] = type_ if type_ in SPAN_TYPES else "CUSTOM"
+    return msgspec.json.encode(extra)[1:-1]

@@ -9,7 +9,8 @@ import pytest
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from tests.support.world import END_TIME, NOWHERE, START_TIME, Reply, Running, running_app
+from tests.support.spans import END_TIME, START_TIME
+from tests.support.world import NOWHERE, Reply, Running, running_app
 
 
 def span(id: str | None = "s1", *, ended: bool = True, **fields: Any) -> dict[str, Any]:  # noqa: A002
@@ -143,6 +144,14 @@ async def test_a_patch_without_an_end_is_refused(app: Running) -> None:
     assert reply.status == 422
     reply = await patch(app, "s1", end(end_time=None))
     assert "end_time" in reply.body["message"]
+
+
+async def test_lone_surrogates_are_replaced(app: Running, agentex: AgentexStandIn) -> None:
+    """A lone surrogate becomes U+FFFD wherever it is (D18); the rest stays as it is."""
+    reply = await post(app, span("\ud800", input={"t": "\udc00 \\ud800 \U0001f600"}))
+    assert reply.status == 200
+    ((_, body),) = await sent(app, agentex)
+    assert (body["id"], body["input"]) == ("\ufffd", {"t": "\ufffd \\ud800 \U0001f600"})
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff"])

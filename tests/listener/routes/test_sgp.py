@@ -9,7 +9,8 @@ import pytest
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from tests.support.world import NOWHERE, Running, make_event, running_app
+from tests.support.spans import make_event
+from tests.support.world import NOWHERE, Running, running_app
 
 PATH = "/v5/spans/batch"
 HEADERS = {"x-api-key": "agent-key", "x-selected-account-id": "account-1"}
