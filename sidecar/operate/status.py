@@ -93,15 +93,15 @@ class Status:
         """Return what `/status` reports."""
         events_per_s, cpu, *rejected = self._recent.rates()
         reasons = zip(self.metrics.rejected, rejected, strict=True)
-        spool = self.spool
+        spool = self.spool.status()._asdict() if self.spool.is_configured else None
         report: dict[str, Any] = {
             "version": __version__,
             "host": socket.gethostname(),
             "uptime_s": round(now - self._started_at, 1),
             "ready": self.ready(),
             # What a 202 promises now (docs/api.md).
-            "durability": "disk" if spool.is_configured and not spool.degraded else "memory",
-            "spool": spool.status()._asdict() if spool.is_configured else None,
+            "durability": "disk" if spool and not spool["degraded"] else "memory",
+            "spool": spool,
             "queue": {"bytes": self.budget.used, "limit_bytes": self.budget.limit},
             "memory": {"rss_bytes": _rss(), "limit_bytes": self.memory_limit},
             "cpu": round(cpu, 4),

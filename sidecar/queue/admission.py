@@ -75,7 +75,8 @@ class Admission:
         )
         self.limit = budget.limit  # `queue.max_bytes`
         self._max = budget.available
-        budget.reserve(lambda: spool.adding)
+        if spool.is_configured:
+            budget.reserve(lambda: spool.adding)
         self.last_taken_at = self._loop.time()
 
     def take(self, spans: Sequence[Span]) -> None:
@@ -140,9 +141,9 @@ class Admission:
         self._alarm.cancel()
 
     def _write(self, span: Span) -> None:
-        addressed = span.lanes
+        to_all = span.sdk is None and span.stored is None
         for lane in self._lanes:
-            if addressed & lane.bit:
+            if to_all or span.lanes & lane.bit:
                 lane.put(span)
 
     def _arm(self) -> None:

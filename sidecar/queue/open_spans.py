@@ -31,6 +31,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import islice
 
+import msgspec
+
 from sidecar.queue.join import fill, signature
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.spans.span import (
@@ -58,15 +60,15 @@ class State(Enum):
     KEPT = "written, waiting for its END"
 
 
-class OpenSpan:
-    """A START without an END. `due` is the loop time at which its `hold_s` or `ttl_s` is over."""
+HELD, KEPT = State  # looking up a member takes longer than a global
 
-    __slots__ = ("due", "start", "state")
 
-    def __init__(self, start: Span, due: float) -> None:
-        self.start = start
-        self.state: State | None = State.HELD  # None once it has left the open spans
-        self.due = due
+class OpenSpan(msgspec.Struct, gc=False, eq=False):
+    """A START without an END."""
+
+    start: Span
+    due: float  # loop time at which its `hold_s` or `ttl_s` is over
+    state: State | None = HELD  # None once it has left the open spans
 
 
 class OpenSpans:
@@ -94,12 +96,10 @@ class OpenSpans:
         self._holds: deque[OpenSpan] = deque()
         # Those with a row in the spool and payloads in memory, in the order of acceptance.
         self._droppable: OrderedDict[Key, OpenSpan] = OrderedDict()
-        # Hash of a finished span's key -> signature of its END as it arrived, 0 if nothing was
-        # filled in.
+        # Hash of a finished span's key -> signature of its END, 0 if nothing was filled in.
         self._ended: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
-        """Running spans: those whose END has not arrived."""
         return len(self._spans)
 
     def take(self, span: Span) -> None:
@@ -119,7 +119,7 @@ class OpenSpans:
                 self._hold(key, span)
                 return
             # If written now, it would replace the finished row at SGP (docs/upstreams.md S3).
-        elif known.state is State.HELD:
+        elif known.state is HELD:
             earlier = known.start
             fill(span, earlier)
             span.accepted_at = earlier.accepted_at
@@ -127,7 +127,7 @@ class OpenSpans:
             self._add(key, known)
             self._spool.replace(earlier)
             self._budget.release(earlier)
-        # Otherwise it is written as open already, and its END will carry the changes.
+        # A kept one is written as open already, and its END will carry the changes.
         self._accounting.joined += 1
 
     def _hold(self, key: Key, start: Span) -> None:
@@ -149,8 +149,7 @@ class OpenSpans:
         if known is None:
             seen = self._ended.get(hash(key), 0)
             if seen and seen == signature(span):
-                # A repeat of the END, after its START is gone. Sent as is, it would
-                # erase, upstream, what was filled in the first time.
+                # Sent as is, it would erase, upstream, what was filled in the first time.
                 self._accounting.joined += 1
                 return
             self._remember(key, seen)
@@ -158,7 +157,7 @@ class OpenSpans:
         else:
             start = known.start
             self._remember(key, fill(span, start))
-            if known.state is State.HELD:
+            if known.state is HELD:
                 self._accounting.held -= 1
                 self._accounting.joined += 1
             self._spool.add(span, start)
@@ -174,7 +173,8 @@ class OpenSpans:
     def _forget(self, key: Key, open_span: OpenSpan) -> None:
         del self._spans[key]
         open_span.state = None
-        self._droppable.pop(key, None)
+        if self._droppable:
+            self._droppable.pop(key, None)
         self._budget.release(open_span.start)
 
     def _retire(self, open_span: OpenSpan) -> None:
@@ -184,9 +184,9 @@ class OpenSpans:
 
     def _keep(self, open_span: OpenSpan) -> None:
         """Write a START as open, if it is still held."""
-        if open_span.state is not State.HELD:
+        if open_span.state is not HELD:
             return
-        open_span.state = State.KEPT
+        open_span.state = KEPT
         open_span.due = open_span.start.accepted_at + self._ttl_s
         self._accounting.held -= 1
         self._accounting.written += 1
@@ -195,7 +195,7 @@ class OpenSpans:
     def next_due(self) -> float | None:
         """Loop time at which `tick` has work to do, or None."""
         holds = self._holds
-        while holds and holds[0].state is not State.HELD:
+        while holds and holds[0].state is not HELD:
             holds.popleft()
         oldest = next(iter(self._spans.values()), None)
         if oldest is None:
@@ -208,7 +208,7 @@ class OpenSpans:
             self._keep(self._holds.popleft())
         for _ in range(len(self._spans)):
             key, open_span = next(iter(self._spans.items()))
-            if open_span.state is State.HELD or open_span.due > now:
+            if open_span.state is HELD or open_span.due > now:
                 break
             if _is_settled(open_span.start):
                 self._retire(open_span)
@@ -236,7 +236,7 @@ class OpenSpans:
                 before = start.size
                 drop_payloads(start, stored)
                 self._budget.resized(start, before)
-            elif open_span.state is State.KEPT:
+            elif open_span.state is KEPT:
                 self._retire(open_span)
             if size <= self._budget.available:
                 return True
@@ -244,8 +244,8 @@ class OpenSpans:
 
     def state_of(self, id_: str) -> str | None:
         """State of the START with this id, or None. Scans all STARTs."""
-        states = (each.state for each in self._spans.values() if each.start.id == id_)
-        state = next(states, None)
+        found = (each.state for each in self._spans.values() if each.start.id == id_)
+        state = next(found, None)
         return None if state is None else state.value
 
     def started(self, key: Key) -> Span | None:
@@ -290,7 +290,7 @@ class OpenSpans:
             self._accounting.held += 1
             self._holds.append(open_span)
         else:
-            open_span.state = State.KEPT
+            open_span.state = KEPT
             open_span.due = start.accepted_at + self._ttl_s
 
 

@@ -42,7 +42,7 @@ class SpanQueue:
         self._accounting = accounting
         self.bit = bit
         self._spool = spool
-        self._share = share
+        self._share = share if spool.is_configured else 0
         self._waiting: OrderedDict[Key, Span] = OrderedDict()
         self.ready: Mapping[Key, Span] = self._waiting
         self._in_flight: dict[Key, Span] = {}
@@ -51,7 +51,7 @@ class SpanQueue:
         self._on_disk = OnDiskFifo()
         self._bytes = 0
         self.waiting_bytes = 0
-        if spool.is_configured:
+        if self._share:
             # What the lane may still load from disk must fit, however many events arrive.
             budget.reserve(lambda: max(0, self._share - self._bytes))
 
@@ -69,7 +69,7 @@ class SpanQueue:
     @property
     def needs_refill(self) -> bool:
         """Whether `refill` should load writes from disk now."""
-        return bool(self._on_disk) and 2 * self._bytes < self._share
+        return 2 * self._bytes < self._share and bool(self._on_disk)
 
     @property
     def in_flight(self) -> int:

@@ -86,12 +86,11 @@ def too_deep(raw: bytes) -> bool:
 
 def _is_frequent(raw: bytes, bracket: bytes) -> bool:
     """Whether `raw` has so many of `bracket` that it may be too deep."""
-    at = -1
-    for _ in range(MAX_NESTING // 2 + 1):
+    at, left = raw.find(bracket), MAX_NESTING // 2
+    while at >= 0 and left:
         at = raw.find(bracket, at + 1)
-        if at < 0:
-            return False
-    return True
+        left -= 1
+    return at >= 0
 
 
 def _is_deeper(raw: bytes) -> bool:

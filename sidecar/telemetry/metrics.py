@@ -94,7 +94,7 @@ class LaneMetrics:
             kind = KINDS[span.end_time is not None]
             self.accounting.forwarded[kind] += 1
             self.delay.observe(now - span.accepted_at)
-            self._note((now, span.id, "forwarded", self.sink, kind))
+            self._note((now, span.key[1], "forwarded", self.sink, kind))
 
     def skipped(self, span: Span, reason: str, now: float) -> None:
         """A write is deliberately not sent to this upstream."""
@@ -173,7 +173,7 @@ class IntakeMetrics:
             log.info("intake_taking")
         for span in spans:
             event = "start" if span.end_time is None else "end"
-            self.recent.note((now, span.id, "accepted", "", event))
+            self.recent.note((now, span.key[1], "accepted", "", event))
 
     def refused(self, reason: str, now: float) -> None:
         """A request was refused, possibly before its body was read."""
