@@ -51,12 +51,13 @@ Where to look:
 
     how a request is read               http/server_connection.py; listener/listener.py says by whom
     what an upstream's status means     sinks/http.py (sinks/agentex.py and sinks/sgp.py handle
-                                        their special cases first), then drain/failures.py
+                                        their special cases first), then drain/failures.py,
+                                        which drain/settlement.py applies
     where an END is joined              queue/open_spans.py; the merge itself is queue/join.py
     what SIGTERM does                   cli.py binds it to `App.stop`; the order is `App._work`
     what an agent is refused, and why   listener/refusals.py and listener/routes/ (a request),
                                         spans/validation.py (an event)
-    what is on disk before a response   spool/spool.py; spool/sqlite_file.py writes the bytes
+    what is on disk before a response   spool/disk_spool.py; spool/sqlite_file.py writes the bytes
     how many requests at once           drain/concurrency.py, below `max_concurrency`
     how to add a sink                   implement `Sink` (sinks/__init__.py) in a file in sinks/;
                                         the table at the end of lanes.py lists what else it needs

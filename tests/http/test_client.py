@@ -1,4 +1,4 @@
-"""The connection pool: reuse, stale connections, the bound, deadlines, closing."""
+"""The client's connections: reuse, stale connections, the bound, deadlines, closing."""
 
 import asyncio
 
