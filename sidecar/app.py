@@ -169,7 +169,12 @@ class App:
         shutdown = self._config.shutdown
         self._loop.set_exception_handler(self._on_loop_error)
         drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
-        running = self._housekeeping(), self._raise_failure(), self.spool.run()
+        running = (
+            self._housekeeping(),
+            self._raise_failure(),
+            self._recovery.run(),
+            self.spool.run(),
+        )
         background = [tasks.create_task(each) for each in running]
         if started is not None:
             started.set()
@@ -273,7 +278,6 @@ class App:
             trimmer.observe(self.budget.used)
             for lane in self.lanes:
                 lane.refresh()
-            await self._recovery.recover()
             await self.spool.shrink()
 
     def _depth(self) -> int:

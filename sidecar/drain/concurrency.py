@@ -85,26 +85,28 @@ class _ByGoodput:
 class _ByLatency:
     """Halves the limit when latency is high, or else raises it by one: this evens out the shares.
 
-    It looks at the minimum latency of a window: the others include delays in our own event loop.
+    It looks at the lower quartile of a window. Higher latencies include delays in our own event
+    loop; the lowest depend on luck, and on the number of responses in the window.
     """
 
     # High: above both HIGH_S and HIGH_RATIO times the baseline, because a link may be slow. At
     # 0.15 s an Agentex worker has about 15 requests, and 92 % of its peak rate (DECISIONS.md 23).
-    HIGH_S, HIGH_RATIO = 0.15, 1.3
-    # The baseline is the minimum latency of the current and the previous period. Periods are short
-    # so that a newcomer to a crowd soon has the others' baseline: whenever they halve their limits,
-    # all of them see the same low latencies.
+    HIGH_S, HIGH_RATIO = 0.15, 1.35
+    # The baseline is the lowest quartile of a window in the current and the previous period. These
+    # are short so that a newcomer to a crowd soon has the others' baseline: whenever they halve
+    # their limits, all of them see the same low latencies.
     BASELINE_PERIOD_S = 15.0
 
     def __init__(self) -> None:
-        self._previous = self._current = inf  # the minimum latency of each period
+        self._previous = self._current = inf  # the lowest quartile of each period
         self._period_since = 0.0
 
-    def is_high(self, now: float, latency: float, skipped: float) -> bool:
-        """`latency`: the minimum of the window; `skipped`: of the responses before it."""
+    def is_high(self, now: float, latencies: list[float]) -> bool:
+        """Whether the latencies of this window are high."""
+        latency = sorted(latencies)[len(latencies) // 4]
         if now - self._period_since >= self.BASELINE_PERIOD_S:
             self._period_since, self._previous, self._current = now, self._current, inf
-        self._current = min(self._current, latency, skipped)
+        self._current = min(self._current, latency)
         return latency > max(self.HIGH_S, self.HIGH_RATIO * min(self._previous, self._current))
 
     def next(self, value: int, *, high: bool, used: bool) -> int:
@@ -138,7 +140,7 @@ class ConcurrencyLimit:
         self._skip = skip  # responses to requests that were sent under another limit
         self._since = now
         self._responses = self._writes = self._below_limit = 0
-        self._min_latency = self._min_skipped = inf
+        self._latencies: list[float] = []
         self._size = max(self.CROWDED_WINDOW if self._crowded else self.WINDOW, 2 * self.value)
         self._evaluate_at = self._size
         self._min_s = self.SLOW_START_WINDOW_S if self._goodput.slow_start else self.WINDOW_S
@@ -151,18 +153,17 @@ class ConcurrencyLimit:
         if self._skip:
             self._skip -= 1
             self._since = now
-            self._min_skipped = min(self._min_skipped, seconds)
             return
         self._responses += 1
         self._writes += writes
         self._below_limit += in_flight < self.value
-        self._min_latency = min(self._min_latency, seconds)
+        self._latencies.append(seconds)
         if self._responses >= self._evaluate_at and now - self._since >= self._min_s:
             self._evaluate(now)
 
     def _evaluate(self, now: float) -> None:
         before, goodput, latency = self.value, self._goodput, self._latency
-        high = self._watch_latency and latency.is_high(now, self._min_latency, self._min_skipped)
+        high = self._watch_latency and latency.is_high(now, self._latencies)
         used = self._below_limit * 5 <= self._responses
         if self._crowded or (high and before <= goodput.fallback):
             after = latency.next(before, high=high, used=used)
@@ -175,7 +176,7 @@ class ConcurrencyLimit:
             goodput.fail_trial()
         elif self._responses < goodput.min_responses:
             self._evaluate_at = self._responses + self._size
-            self._min_latency = inf
+            self._latencies = []
             return
         elif now >= self._until:
             goodput.evaluate(self._writes / (now - self._since), used=used)

@@ -30,7 +30,7 @@ from sidecar.spans.span import Lanes, Span, from_row, to_json
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.recent import Recent
 
-PER_REQUEST = 50
+PER_REQUEST, MAX_BYTES = 50, 2**20
 DEADLINE_S = 300.0
 _BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 
@@ -93,14 +93,26 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
             by_route[0 if span.sdk is None else span.sdk.lane].append(span)
     async with aiohttp.ClientSession(to.rstrip("/")) as session:
         for route, spans in by_route.items():
-            size = 1 if route == Lanes.AGENTEX else PER_REQUEST
-            for start in range(0, len(spans), size):
-                batch = spans[start : start + size]
+            for batch in _batches(spans, 1 if route == Lanes.AGENTEX else PER_REQUEST):
                 async with asyncio.timeout(DEADLINE_S):
                     accepted = await _post(session, route, batch)
                 done["accepted"] += accepted
                 done["rejected"] += len(batch) - accepted
     return done
+
+
+def _batches(spans: Sequence[Span], max_spans: int) -> Iterator[list[Span]]:
+    """Split `spans` into requests of at most `max_spans`, and `MAX_BYTES` unless one is larger."""
+    batch: list[Span] = []
+    size = 0
+    for span in spans:
+        if batch and (len(batch) == max_spans or size + span.size > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(span)
+        size += span.size
+    if batch:
+        yield batch
 
 
 def _span(letter: DeadLetter) -> Span | None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from sidecar.process.alarm import Alarm
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.open_spans import OpenSpans
-from sidecar.spans.span import Span, total_size
+from sidecar.spans.span import Span, Stored, total_size
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 
@@ -19,6 +19,8 @@ from sidecar.telemetry.accounting import IntakeAccounting
 # healthy upstream, at most `MAX_ROUNDS`: agents are slowed down by milliseconds, never blocked.
 BACKLOG = 100
 MAX_ROUNDS = 8
+# How long an END waits for its START's payloads from the disk.
+LOAD_S = 2.0
 
 
 class Lane(Protocol):
@@ -66,6 +68,7 @@ class Admission:
         ttl_s: float,
     ) -> None:
         self._lanes = lanes
+        self._budget = budget
         self._spool = spool
         self._loop = asyncio.get_running_loop()
         self._hold_s = hold_s
@@ -95,7 +98,7 @@ class Admission:
         row = self._spool.max_row_bytes
         if size + needed > self._max or (size > row and any(span.size > row for span in spans)):
             raise RequestTooLarge
-        if not (self._spool.fits(size) and self.open_spans.make_room(size + needed)):
+        if not (self._spool.fits(size) and self.open_spans.make_room(size + needed, spans)):
             raise QueueFull
 
     def must_wait(self) -> bool:
@@ -110,15 +113,37 @@ class Admission:
     async def take_durably(self, spans: Sequence[Span]) -> None:
         """Like `take`, but return only when the events are on disk, if there is a spool."""
         if needed := self.open_spans.needed(spans):
-            self._require_room(spans, sum(stored.dropped_bytes for _, stored in needed))
-        for start, stored in needed:
-            (loaded,) = await self._spool.load([stored.row], 1)
-            if isinstance(loaded, Span):
-                self.open_spans.restore(start, loaded)
-            else:
-                stored.unreadable = True
-        self.take(spans)
+            await self._take_with_payloads(spans, needed)
+        else:
+            self.take(spans)
         await self._spool.commit()
+
+    async def _take_with_payloads(
+        self, spans: Sequence[Span], needed: Sequence[tuple[Span, Stored]]
+    ) -> None:
+        """Take `spans` once the payloads that they need from their STARTs are in memory.
+
+        Raises `QueueFull` if the disk does not return them in time: a START that was accepted is
+        worth more than an END that can be sent again.
+        """
+        self._require_room(spans, sum(stored.dropped_bytes for _, stored in needed))
+        starts = [start for span in spans if (start := self.open_spans.started(span.join_key))]
+        for start in starts:  # so that no other request makes room of them
+            self._budget.hold(start)
+        try:
+            async with asyncio.timeout(LOAD_S):
+                for start, stored in needed:
+                    (loaded,) = await self._spool.load([stored.row], 1)
+                    if isinstance(loaded, Span):
+                        self.open_spans.restore(start, loaded)
+                    else:
+                        stored.unreadable = True
+            self.take(spans)
+        except TimeoutError:
+            raise QueueFull from None
+        finally:
+            for start in starts:
+                self._budget.release(start)
 
     def recover(self, start: Span) -> None:
         """Take a START that an earlier process left in the spool."""

@@ -92,8 +92,8 @@ class OpenSpans:
         self._ttl_s = ttl_s
         # In the order of acceptance; a START that is kept for another `ttl_s` goes to the end.
         self._spans: OrderedDict[Key, OpenSpan] = OrderedDict()
-        # Those that were held when they were added, in the order in which they are due.
-        self._holds: deque[OpenSpan] = deque()
+        # When held STARTs are due, in order. It may name spans that are no longer held.
+        self._holds: deque[tuple[float, Key]] = deque()
         # Those with a row in the spool and payloads in memory, in the order of acceptance.
         self._droppable: OrderedDict[Key, OpenSpan] = OrderedDict()
         # Hash of a finished span's key -> signature of its END, 0 if nothing was filled in.
@@ -132,7 +132,7 @@ class OpenSpans:
 
     def _hold(self, key: Key, start: Span) -> None:
         open_span = self._spans[key] = OpenSpan(start, start.accepted_at + self._hold_s)
-        self._holds.append(open_span)
+        self._holds.append((open_span.due, key))
         self._accounting.held += 1
         self._add(key, open_span)
 
@@ -182,9 +182,10 @@ class OpenSpans:
         self._spool.retire(open_span.start)
         self._forget(open_span.start.join_key, open_span)
 
-    def _keep(self, open_span: OpenSpan) -> None:
+    def _keep(self, key: Key) -> None:
         """Write a START as open, if it is still held."""
-        if open_span.state is not HELD:
+        open_span = self._spans.get(key)
+        if open_span is None or open_span.state is not HELD:
             return
         open_span.state = KEPT
         open_span.due = open_span.start.accepted_at + self._ttl_s
@@ -194,18 +195,18 @@ class OpenSpans:
 
     def next_due(self) -> float | None:
         """Loop time at which `tick` has work to do, or None."""
-        holds = self._holds
-        while holds and holds[0].state is not HELD:
+        holds, spans = self._holds, self._spans
+        while holds and ((held := spans.get(holds[0][1])) is None or held.state is not HELD):
             holds.popleft()
-        oldest = next(iter(self._spans.values()), None)
+        oldest = next(iter(spans.values()), None)
         if oldest is None:
             return None
-        return min(oldest.due, holds[0].due) if holds else oldest.due
+        return min(oldest.due, holds[0][0]) if holds else oldest.due
 
     def tick(self, now: float) -> None:
         """Write held STARTs as open after `hold_s`; forget kept ones after `ttl_s`."""
-        while self._holds and self._holds[0].due <= now:
-            self._keep(self._holds.popleft())
+        while self._holds and self._holds[0][0] <= now:
+            self._keep(self._holds.popleft()[1])
         for _ in range(len(self._spans)):
             key, open_span = next(iter(self._spans.items()))
             if open_span.state is HELD or open_span.due > now:
@@ -219,20 +220,27 @@ class OpenSpans:
     def release_all(self) -> None:
         """Write every held START as open: the process is stopping."""
         while self._holds:
-            self._keep(self._holds.popleft())
+            self._keep(self._holds.popleft()[1])
 
-    def make_room(self, size: int) -> bool:
-        """Let payloads or STARTs leave memory until `size` bytes fit; returns whether they do."""
+    def make_room(self, size: int, spans: Sequence[Span] = ()) -> bool:
+        """Let payloads or STARTs leave memory until `size` bytes fit; returns whether they do.
+
+        The STARTs of `spans` stay: these need them.
+        """
         if size <= self._budget.available:
             return True
-        spans = [*islice(self._droppable.values(), _MAX_SCANNED)]
-        spans += islice(self._spans.values(), _MAX_SCANNED)
-        for open_span in spans:
+        needed = {span.join_key for span in spans}
+        candidates = [*islice(self._droppable.values(), _MAX_SCANNED)]
+        candidates += islice(self._spans.values(), _MAX_SCANNED)
+        for open_span in candidates:
             start, stored = open_span.start, open_span.start.stored
-            if start.holders > 1 or open_span.state is None:
+            key = start.join_key
+            if start.holders > 1 or open_span.state is None or key in needed:
                 continue
             if stored is not None:
-                self._droppable.pop(start.join_key, None)
+                self._droppable.pop(key, None)
+                if not self._spool.has_row(stored.row):
+                    continue
                 before = start.size
                 drop_payloads(start, stored)
                 self._budget.resized(start, before)
@@ -288,7 +296,7 @@ class OpenSpans:
         if start.lanes:
             self._accounting.replayed += 1
             self._accounting.held += 1
-            self._holds.append(open_span)
+            self._holds.append((open_span.due, key))
         else:
             open_span.state = KEPT
             open_span.due = start.accepted_at + self._ttl_s

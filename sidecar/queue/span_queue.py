@@ -111,7 +111,10 @@ class SpanQueue:
             self._enqueue(span)
 
     def _goes_to_disk(self, span: Span, stored: Stored) -> bool:
-        return bool(self._on_disk or stored.dropped or self._bytes + span.size > self._share)
+        if stored.dropped:
+            return True
+        full = self._on_disk or self._bytes + span.size > self._share
+        return bool(full) and self._spool.has_row(stored.row)
 
     def recover(self, rows: Iterable[int]) -> None:
         """Add writes that an earlier process left on disk, by row number."""

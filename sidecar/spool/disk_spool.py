@@ -51,12 +51,12 @@ class DiskSpool(SpoolWriter):
                 self.replace(start)
             return
         base = shared = 0
-        if start is not None and start.stored is not None and start.stored.unreadable:
-            self.replace(start)
-        elif start is not None and start.stored is not None:
-            base = start.stored.row
-            shared = shared_payloads(span, start)
-            self._mark_replaced(start.stored)
+        if start is not None and (stored := start.stored) is not None:
+            if stored.unreadable or not self.has_row(stored.row):
+                self.replace(start)
+            else:
+                base, shared = stored.row, shared_payloads(span, start)
+                self._mark_replaced(stored)
         row = self._last_row = self._last_row + 1
         lanes = span.lanes & self._all_lanes
         span.stored = Stored(row, lanes)
@@ -120,21 +120,23 @@ class DiskSpool(SpoolWriter):
                 stored.pending &= ~lane
                 stored.unreadable = True
         if span is None:
+            if self.has_row(row):
+                log.error("spool_row_unreadable", seq=row)
+                self._errors += 1
+            # It is deleted once no lane will load it any more.
+            self._changes.retired.append(row)
             self._changes.settled.append((row, lane))
+            self._schedule()
             return Gone.UNREADABLE
         span.stored = stored or Stored(row)
         return span
 
     def _decoded(self, row: StoredRow) -> Span | None:
-        """The span of a row; None if it is damaged: it is deleted once no lane will load it."""
+        """The span of a row; None if it is damaged."""
         try:
             span = from_row(row.body, self._loop.time() - max(0.0, self._wall_clock() - row.born))
-            if row.base is not None and row.shared:
-                copy_payloads(span, from_row(row.base, 0.0), row.shared)
+            if row.shared:
+                copy_payloads(span, from_row(row.base or b"", 0.0), row.shared)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            log.error("spool_row_unreadable", seq=row.seq)  # noqa: TRY400 (its text has content)
-            self._errors += 1
-            self._changes.retired.append(row.seq)
-            self._schedule()
-            return None
+            return None  # the text of the error has content
         return span

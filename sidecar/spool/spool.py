@@ -96,6 +96,10 @@ class Spool:
         """
         return True
 
+    def has_row(self, row: int) -> bool:  # noqa: ARG002
+        """Whether a row can be loaded; not if it was in a file that was moved aside."""
+        return False
+
     def is_written(self, row: int) -> bool:  # noqa: ARG002
         """Whether a row is on disk, rather than kept in memory after a failed write."""
         return False

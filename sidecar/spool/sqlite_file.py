@@ -75,8 +75,10 @@ class SpoolFile:
         descriptor = os.open(self._directory / "spool.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise SpoolInUse(
                 f"spool.path {self._directory} is in use by another sidecar: "
                 "give each sidecar its own directory"

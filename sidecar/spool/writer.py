@@ -28,6 +28,8 @@ GROUP_S = 0.002
 # that they settled are sent again.
 SETTLE_S = 0.25
 RETRY_S = 5.0
+# A row is given up after so many failures to read it, if the disk could be written in between.
+MAX_READ_FAILURES = 3
 # The file is shrunk when at most `SMALL_BYTES` are used and at least `SHRINK_BYTES` are free.
 # Otherwise its free pages are reused.
 SMALL_BYTES = 8 * 2**20
@@ -89,9 +91,11 @@ class SpoolWriter(Spool):
             self._moved_aside = self.file.moved_aside
             self._gone, self._survivors = self._last_row, frozenset(self._unwritten)
 
+    def has_row(self, row: int) -> bool:
+        return row > self._gone or row in self._survivors
+
     def is_written(self, row: int) -> bool:
-        is_gone = row <= self._gone and row not in self._survivors
-        return not is_gone and row not in self._unwritten
+        return self.has_row(row) and row not in self._unwritten
 
     def status(self) -> SpoolStatus:
         file = self.file
@@ -106,7 +110,8 @@ class SpoolWriter(Spool):
         )
 
     async def commit(self) -> None:
-        if self._changes.added and not self.degraded:
+        # Not only for what was added: the rows of a write under way are not on disk yet.
+        if self._last_row > self._durable and not self.degraded:
             done = self._loop.create_future()
             self._waiters.append(done)
             self._wake.set()
@@ -169,13 +174,15 @@ class SpoolWriter(Spool):
         """Write all changes in transactions; those that fail are kept."""
         changes, self._changes = self._changes, Changes([], [], [], [])
         size, last_row = self.adding, self._last_row
-        changes.added[:0] = self._unwritten.values()
+        for row in changes.removed:
+            self._unwritten.pop(row, None)
+        changes.added[:0] = sorted(self._unwritten.values())
         parts = changes.condensed().split(self.file.transaction_bytes)
         try:
             while parts:
                 await self._on_thread(self.file.apply, parts[0])
-                for row in parts.pop(0).added:
-                    self._unwritten.pop(row.seq, None)
+                for written in parts.pop(0).added:
+                    self._unwritten.pop(written.seq, None)
         except _DISK_ERRORS as error:
             removed = set(self._changes.removed)
             for part in parts:
@@ -196,7 +203,8 @@ class SpoolWriter(Spool):
             self.degraded = True
             log.error("spool_degraded", error=str(error), durability="memory")
         # Rows added during the failed write are kept, as are its own.
-        self._unwritten |= {row.seq: row for row in self._changes.added}
+        removed = set(self._changes.removed)
+        self._unwritten |= {r.seq: r for r in self._changes.added if r.seq not in removed}
         self._changes.added.clear()
         self.adding = 0
         waiters, self._waiters = self._waiters, []
@@ -207,17 +215,21 @@ class SpoolWriter(Spool):
     async def _read(self, rows: Sequence[int], max_bytes: int) -> list[StoredRow | None]:
         """Read the first of `rows`: at least one, up to about `max_bytes`, waiting for the disk.
 
-        Gives None for a row that is not there or not readable.
+        Gives None for a row that is not there, or that can't be read while the disk works.
         """
-        while True:
+        failures = 0
+        while failures < MAX_READ_FAILURES:
             try:
                 if (row := self._unwritten.get(rows[0])) is not None:
                     return [await self._unwritten_row(row)]
                 on_disk = list(takewhile(lambda row: row not in self._unwritten, rows))
                 return await self._on_thread(self.file.read, on_disk, max_bytes)
             except _DISK_ERRORS as error:
+                rows = rows[:1]  # it may be the only bad one
+                failures += not self.degraded
                 self._degrade(error)
                 await asyncio.sleep(RETRY_S)
+        return [None]
 
     async def _unwritten_row(self, row: Row) -> StoredRow:
         base = None

@@ -2,6 +2,7 @@
 
 import random
 from heapq import heappop, heappush
+from math import exp
 
 import pytest
 
@@ -45,6 +46,28 @@ def test_jitter_is_not_congestion() -> None:
     limit, throughput = simulate(linear(0.2), 120, noise=0.5)
     assert limit.value >= 48
     assert throughput >= 0.75 * 64 / 0.2
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("median_s", [0.2, 0.25, 0.5, 1.0])
+def test_latency_that_spreads_is_not_congestion(median_s: float, sigma: float, seed: int) -> None:
+    """A lane alone uses all of an upstream with unlimited capacity whose latency varies."""
+    rng = random.Random(seed)
+    limit = ConcurrencyLimit(64, watch_latency=True)
+    now, done, in_flight = 0.0, 0, 0
+    responses: list[tuple[float, float, int]] = []  # when, sent at, in flight
+    while now < 120:
+        while in_flight < limit.value:
+            in_flight += 1
+            latency_s = median_s * rng.lognormvariate(0, sigma)
+            heappush(responses, (now + latency_s, now, in_flight))
+        now, sent_at, used = heappop(responses)
+        in_flight -= 1
+        done += now >= 60
+        limit.sample(now, 1, used, now - sent_at)
+    mean_s = median_s * exp(sigma**2 / 2)
+    assert done / 60 >= 0.9 * 64 / mean_s
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])

@@ -218,6 +218,11 @@ class SpoolMachine(DeliveryMachine):
         assert self.process.file is not None
         return self.process.file
 
+    @invariant()
+    def nothing_lost(self) -> None:
+        """A running process loses nothing that is readable."""
+        assert self.damaged or self.process.lost() == [0, 0]
+
     def new_process(self) -> None:
         """A new process on the same directory."""
         self.note_lost()

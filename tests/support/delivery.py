@@ -267,7 +267,8 @@ class Process:
             self.spool, self.lanes, self.admission, self.accounting, ALL_LANES
         )
         await self.recovery.start()
-        self.background = [self.loop.create_task(self.spool.run())]
+        running = self.spool.run(), self.recovery.run()
+        self.background = [self.loop.create_task(each) for each in running]
         self.drains = [self.loop.create_task(lane.drain.run()) for lane in self.lanes]
 
     def _lane(self, number: int, upstream: Upstream) -> Lane:
@@ -335,12 +336,8 @@ class Process:
 
     def housekeeping(self) -> None:
         """What the app does every second."""
-        self.loop.create_task(self._housekeeping())
+        self.loop.create_task(self.spool.shrink())
         self.run_ready()
-
-    async def _housekeeping(self) -> None:
-        await self.recovery.recover()
-        await self.spool.shrink()
 
     def lost(self) -> list[int]:
         """Lost writes by lane, as counted."""
@@ -382,8 +379,6 @@ class Process:
         self.loop.held = False
         self.loop.complete_calls()
         self.pass_time(20.0)  # the disk is tried again every few seconds
-        self._run(self.recovery.recover())
-        self.pass_time(1.0)
         self.admission.release_held()
         for upstream in self.upstreams:
             upstream.recover()
