@@ -66,7 +66,8 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "Must be 0. Anything else is a bug: keep `/status` and the log, and report it."),
         Entry("lost_writes", "Accepted writes that were lost. `shutdown`: the grace period ended "
               "first, and there was no spool. No scrape sees these; exit code 1 and "
-              "`last_shutdown_lost` report them. `spool`: a row on disk could not be read.",
+              "`last_shutdown_lost` report them. `spool`: a row on disk could not be read, or was in "
+              "a file that was set aside.",
               "`shutdown`: a longer `shutdown.grace_s` or a spool. `spool`: check the disk."),
         Entry("last_shutdown_lost", "Writes that the previous run of this sidecar lost at "
               "shutdown, as recorded on the volume of the spool or of the dead letters; 0 without "
@@ -136,7 +137,7 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("queue_limit_bytes", "`queue.max_bytes`; requests that do not fit get 429.", NOTHING),
         Entry("open_spans", "Spans that are remembered because their END has not arrived.",
               "Growing without bound: an agent does not post ENDs. `queue.open_span_ttl_s` bounds "
-              "it."),
+              "it, except for spans whose open write still waits for an upstream."),
         Entry("memory_limit_bytes", "The container's memory limit; 0 for none.",
               "Compare with `process_resident_memory_bytes`."),
         Entry("event_loop_lag_seconds", "How late a timer of the event loop fires, measured once "
