@@ -66,8 +66,8 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "Must be 0. Anything else is a bug: keep `/status` and the log, and report it."),
         Entry("lost_writes", "Accepted writes that were lost. `shutdown`: the grace period ended "
               "first, and there was no spool. No scrape sees these; exit code 1 and "
-              "`last_shutdown_lost` report them. `spool`: a row on disk could not be read, or was in "
-              "a file that was set aside.",
+              "`last_shutdown_lost` report them. `spool`: a row on disk could not be read, or was "
+              "in a file that was set aside.",
               "`shutdown`: a longer `shutdown.grace_s` or a spool. `spool`: check the disk."),
         Entry("last_shutdown_lost", "Writes that the previous run of this sidecar lost at "
               "shutdown, as recorded on the volume of the spool or of the dead letters; 0 without "

@@ -130,6 +130,8 @@ class Admission:
         starts = [start for span in spans if (start := self.open_spans.started(span.join_key))]
         for start in starts:  # so that no other request makes room of them
             self._budget.hold(start)
+        waiting = total_size(spans)
+        self._budget.reading += waiting
         try:
             async with asyncio.timeout(LOAD_S):
                 for start, stored in needed:
@@ -138,10 +140,13 @@ class Admission:
                         self.open_spans.restore(start, loaded)
                     else:
                         stored.unreadable = True
+            self._budget.reading -= waiting
+            waiting = 0
             self.take(spans)
         except TimeoutError:
             raise QueueFull from None
         finally:
+            self._budget.reading -= waiting
             for start in starts:
                 self._budget.release(start)
 

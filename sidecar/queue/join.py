@@ -1,7 +1,13 @@
-"""Joins an END with its START: fills in what the END leaves out."""
+"""Joins an END with its START: fills in what the END leaves out, and remembers that it did."""
+
+from collections import OrderedDict
 
 from sidecar.spans.raw_json import merged
-from sidecar.spans.span import Span, measure
+from sidecar.spans.span import Key, Span, measure
+
+# How many finished spans to remember (a hash each, about 100 bytes), so that a late START or a
+# repeated END is recognized. At 500 spans/s they cover the last 20 seconds.
+MAX_REMEMBERED = 10_000
 
 
 def signature(span: Span) -> int:
@@ -34,3 +40,24 @@ def fill(span: Span, start: Span) -> int:
     span.data = merged(start.data, span.data) if merge_data else span.data or start.data
     span.size = measure(span)
     return as_arrived
+
+
+class EndedSpans:
+    """The spans that ended last, by their `join_key`."""
+
+    def __init__(self) -> None:
+        # Hash of a key -> signature of the END as it arrived, 0 if nothing was filled in.
+        self.signatures: OrderedDict[int, int] = OrderedDict()
+
+    def is_repeat(self, key: Key, end: Span) -> bool:
+        """Whether `end` repeats an END that was filled in from its START."""
+        seen = self.signatures.get(hash(key), 0)
+        return bool(seen) and seen == signature(end)
+
+    def add(self, key: Key, signature: int = 0) -> None:
+        """A span has ended. Without a signature, that of an earlier END of it is kept."""
+        signatures, hashed = self.signatures, hash(key)
+        if signature or hashed not in signatures:
+            signatures[hashed] = signature
+            if len(signatures) > MAX_REMEMBERED:
+                signatures.popitem(last=False)

@@ -33,7 +33,7 @@ from itertools import islice
 
 import msgspec
 
-from sidecar.queue.join import fill, signature
+from sidecar.queue.join import EndedSpans, fill
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.spans.span import (
     Key,
@@ -46,9 +46,6 @@ from sidecar.spans.span import (
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 
-# How many finished spans to remember (a hash each, about 100 bytes), so that a late START or a
-# repeated END is recognized. At 500 spans/s they cover the last 20 seconds.
-MAX_REMEMBERED = 10_000
 # STARTs that `make_room` scans: under overload it runs for every request.
 _MAX_SCANNED = 256
 
@@ -96,8 +93,7 @@ class OpenSpans:
         self._holds: deque[tuple[float, Key]] = deque()
         # Those with a row in the spool and payloads in memory, in the order of acceptance.
         self._droppable: OrderedDict[Key, OpenSpan] = OrderedDict()
-        # Hash of a finished span's key -> signature of its END, 0 if nothing was filled in.
-        self._ended: OrderedDict[int, int] = OrderedDict()
+        self._ended = EndedSpans()
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -115,7 +111,7 @@ class OpenSpans:
         key = span.join_key
         known = self._spans.get(key)
         if known is None:
-            if hash(key) not in self._ended:
+            if hash(key) not in self._ended.signatures:
                 self._hold(key, span)
                 return
             # If written now, it would replace the finished row at SGP (docs/upstreams.md S3).
@@ -147,16 +143,15 @@ class OpenSpans:
         key = span.join_key
         known = self._spans.get(key)
         if known is None:
-            seen = self._ended.get(hash(key), 0)
-            if seen and seen == signature(span):
+            if self._ended.is_repeat(key, span):
                 # Sent as is, it would erase, upstream, what was filled in the first time.
                 self._accounting.joined += 1
                 return
-            self._remember(key, seen)
+            self._ended.add(key)
             self._spool.add(span)
         else:
             start = known.start
-            self._remember(key, fill(span, start))
+            self._ended.add(key, fill(span, start))
             if known.state is HELD:
                 self._accounting.held -= 1
                 self._accounting.joined += 1
@@ -164,11 +159,6 @@ class OpenSpans:
             self._forget(key, known)
         self._accounting.written += 1
         self._write(span)
-
-    def _remember(self, key: Key, signature: int) -> None:
-        self._ended[hash(key)] = signature
-        if len(self._ended) > MAX_REMEMBERED:
-            self._ended.popitem(last=False)
 
     def _forget(self, key: Key, open_span: OpenSpan) -> None:
         del self._spans[key]
@@ -285,7 +275,7 @@ class OpenSpans:
     def recover(self, start: Span) -> None:
         """Take a START that an earlier process left in the spool. Its payloads stay on disk."""
         key = start.join_key
-        if key in self._spans or hash(key) in self._ended:
+        if key in self._spans or hash(key) in self._ended.signatures:
             # The disk was slow: newer events of the span arrived before this one was read.
             self._spool.replace(start)
             return

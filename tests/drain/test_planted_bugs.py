@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.queue import open_spans
+from sidecar.queue.join import EndedSpans
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.spans.span import Span, Stored
@@ -140,7 +141,7 @@ BUGS: dict[str, tuple[str, Plant]] = {
         wrapped(DiskSpool, "_outcome", not_counted),
     ),
     "a span is in flight twice": ("delivery", wrapped(SpanQueue, "_enqueue", send_twice)),
-    "a late START is written": ("delivery", replaced(OpenSpans, "_remember", nothing)),
+    "a late START is written": ("delivery", replaced(EndedSpans, "add", nothing)),
     "an END is not filled from its START": ("kill", wrapped(OpenSpans, "_end", without_start)),
     "half of a batch is lost": ("delivery", wrapped(RetryQueue, "add", lose_a_half)),
     "memory is not released": ("delivery", wrapped(SpanQueue, "_drop", keep_all)),

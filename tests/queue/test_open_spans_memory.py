@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.queue import open_spans
+from sidecar.queue import join
 from sidecar.spans.span import SdkFields, Span, payloads_in_memory
 from tests.support.open_spans import (
     BOTH,
@@ -222,7 +222,7 @@ def test_an_ended_span_is_forgotten_after_many_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory for ended spans is bounded: the one that ended first becomes unknown."""
-    monkeypatch.setattr(open_spans, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(join, "MAX_REMEMBERED", 3)
     bench.end()
     for number in range(3):
         bench.end(f"other{number}")
