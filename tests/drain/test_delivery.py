@@ -47,7 +47,7 @@ class Said:
     end_posted: bool = False
     end_life: int = -1  # the life of the process in which the first END was posted
     # Whether the complete write must have the START's input: every END was thin and posted in one
-    # life, after the START was acknowledged and before it expired.
+    # life, after the START was acknowledged, and before it expired or reached both upstreams.
     joined: bool = False
     started_at: float = 0.0
 
@@ -97,9 +97,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         said = self.said(number)
         if not said.end_posted:
             said.end_posted, said.end_life = True, self.life
-            said.joined = (
-                thin and self.spooled and said.started and self.clock - said.started_at < TTL_S - 1
-            )
+            young = self.clock - said.started_at < TTL_S - 1
+            known = young or any(up.lacks(str(number)) for up in self.upstreams)
+            said.joined = thin and self.spooled and said.started and known
         elif not thin or said.end_life != self.life:
             said.joined = False
 

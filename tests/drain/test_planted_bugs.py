@@ -133,7 +133,7 @@ BUGS: dict[str, tuple[str, Plant]] = {
         wrapped(SpoolWriter, "_degrade", forget_unwritten),
     ),
     "a START is forgotten before its open write is sent": (
-        "disk",
+        "kill",
         replaced(open_spans, "_is_settled", lambda _: True),
     ),
     "a damaged row is not counted": (

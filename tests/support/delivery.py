@@ -109,6 +109,10 @@ class Upstream:
         finally:
             self.pending.remove(request)
 
+    def lacks(self, id_: str) -> bool:
+        """Whether it has no write of the span, and still may get one."""
+        return id_ not in self.rows and id_ not in self.dead
+
     def apply(self, request: Pending) -> None:
         """Store a batch, and check the order of its writes."""
         for span in request.batch:
