@@ -51,7 +51,7 @@ def ended_early() -> Refusal:
 def no_room() -> Refusal:
     """There is no room for the request right now; the agent can retry."""
     error = (
-        "no room in memory (queue.max_bytes) or in the spool (spool.max_bytes); "
+        "no room in memory (queue.max_bytes) or in the spool (spool.max_bytes, or its disk fails); "
         "none of this request's events were accepted"
     )
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")

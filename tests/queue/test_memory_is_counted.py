@@ -1,39 +1,15 @@
 """Nothing is kept in memory uncounted, and no END loses what its START said for lack of room."""
 
-import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sidecar.queue.admission import QueueFull, RequestTooLarge
 from sidecar.spans.span import Span
-from tests.support.delivery import HOLD_S, Process, Upstream
+from tests.support.delivery import HOLD_S, Process, process_in, request
 from tests.support.spans import make_span
-
-
-@contextmanager
-def process_in(directory: Path | None) -> Iterator[Process]:
-    """A process whose upstreams accept everything."""
-    process = Process([Upstream("one", 1), Upstream("many", 4)], directory)
-    for upstream in process.upstreams:
-        upstream.recover()
-    try:
-        yield process
-    finally:
-        if not process.loop.is_closed():
-            process.kill(disk_call_done=False)
-
-
-def request(process: Process, *spans: Span) -> asyncio.Task[None]:
-    """A request whose response waits for the disk."""
-    for span in spans:
-        span.accepted_at = process.loop.time()
-    task = process.loop.create_task(process.admission.take_durably(spans))
-    process.pass_time(0.01)
-    return task
 
 
 def post(process: Process, span: Span, seconds: float = 0.5) -> None:
@@ -67,7 +43,7 @@ def stored(process: Process, id_: str) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize("complete", [False, True])
 def test_a_start_is_freed_at_once(tmp_path: Path, spooled: bool, complete: bool) -> None:
     """Once an END or another START takes its place, not once `hold_s` is over."""
-    with process_in(tmp_path if spooled else None) as process:
+    with process_in(tmp_path if spooled else None, accepting=True) as process:
         payload = prompt("s", 5000)
         before = sys.getrefcount(payload)
         post(process, make_span("s", complete=False, input=payload))
@@ -85,7 +61,7 @@ def test_room_for_an_end_is_not_taken_from_its_start(
     tmp_path: Path, spooled: bool, size: int
 ) -> None:
     """Other STARTs leave memory instead, even if they are newer."""
-    with process_in(tmp_path if spooled else None) as process:
+    with process_in(tmp_path if spooled else None, accepting=True) as process:
         for id_ in ("a", "b"):
             post(process, start(id_, size), HOLD_S + 1)
         post(process, end("a", size * 3 // 2))
@@ -97,7 +73,7 @@ def test_an_end_without_room_is_refused_rather_than_written_thin(
     tmp_path: Path, spooled: bool, size: int
 ) -> None:
     """Even if its own START is the only one that could leave memory."""
-    with process_in(tmp_path if spooled else None) as process:
+    with process_in(tmp_path if spooled else None, accepting=True) as process:
         post(process, start("a", size), HOLD_S + 1)
         post(process, end("a", size * 9 // 4))
         assert [said for _, said in stored(process, "a")] == [prompt("a", size)] * 2
@@ -109,7 +85,7 @@ def test_what_one_request_needs_is_not_dropped_by_another(
     tmp_path: Path, both_on_disk: bool
 ) -> None:
     """Of two ENDs, one has its START's payload already when another request asks for room."""
-    with process_in(tmp_path) as process:
+    with process_in(tmp_path, accepting=True) as process:
         post(process, start("a", 9000), 0.1)
         if both_on_disk:
             post(process, start("b", 9000), 0.1)

@@ -3,9 +3,6 @@
 In virtual time, with a disk whose calls the test completes.
 """
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,33 +10,13 @@ import pytest
 from sidecar.spans.span import Span
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Backlog, Changes
-from tests.support.delivery import HOLD_S, Process, ScriptedFile, Upstream
+from tests.support.delivery import HOLD_S, Process, ScriptedFile, process_in, request
 from tests.support.spans import make_span
 from tests.support.spool import load, rows_on_disk
 
 PROMPT = b'{"p":"%b"}' % (b"x" * 3000)
 # Longer than it takes until a failed disk is tried again.
 RETRIED_S = 6.0
-
-
-@contextmanager
-def process_in(directory: Path) -> Iterator[Process]:
-    """A process whose upstreams do not respond yet."""
-    process = Process([Upstream("one", 1), Upstream("many", 4)], directory)
-    try:
-        yield process
-    finally:
-        if not process.loop.is_closed():
-            process.kill(disk_call_done=False)
-
-
-def request(process: Process, *spans: Span) -> asyncio.Task[None]:
-    """A request whose response waits for the disk."""
-    for span in spans:
-        span.accepted_at = process.loop.time()
-    task = process.loop.create_task(process.admission.take_durably(spans))
-    process.pass_time(0.01)
-    return task
 
 
 def file_of(process: Process, transaction_bytes: int) -> ScriptedFile:

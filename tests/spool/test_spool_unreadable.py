@@ -1,11 +1,10 @@
 """Rows that can't be read any more: one by one, all of a file, or none while the disk fails."""
 
-import asyncio
 import errno
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from sidecar.spool.rows import Backlog, Changes, StoredRow
 from sidecar.spool.spool import Gone
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support import delivery
-from tests.support.delivery import Process, ScriptedFile, Upstream
+from tests.support.delivery import Process, ScriptedFile, process_in, request
 from tests.support.spans import make_span
 from tests.support.spool import (
     FlakyFile,
@@ -35,43 +34,6 @@ SIZE = 9000  # of `queue.max_bytes`, 60,000, the lanes reserve half
 PROMPT = b'{"p":"%b"}' % (b"x" * SIZE)
 # Virtual seconds. A failed disk is tried again every 5 s.
 SOON_S, RETRIED_S = 20.0, 6.0
-
-
-@contextmanager
-def process_in(directory: Path, *, accepting: bool = True) -> Iterator[Process]:
-    """A process that has started soon, and whose upstreams accept everything, or nothing."""
-    upstreams = [Upstream("one", 1), Upstream("many", 4)]
-    for upstream in upstreams:
-        upstream.always_ok = accepting
-    process = StartedSoon(upstreams, directory)
-    try:
-        assert not process.late
-        yield process
-    finally:
-        if not process.loop.is_closed():
-            process.kill(disk_call_done=False)
-
-
-class StartedSoon(Process):
-    """A process that must not take long to start: its ports are opened only after that."""
-
-    late = False
-
-    async def _build(self) -> None:
-        try:
-            async with asyncio.timeout(SOON_S):
-                await super()._build()
-        except TimeoutError:
-            self.late = True
-
-
-def request(process: Process, *spans: Span) -> asyncio.Task[None]:
-    """A request whose response waits for the disk."""
-    for span in spans:
-        span.accepted_at = process.loop.time()
-    task = process.loop.create_task(process.admission.take_durably(spans))
-    process.pass_time(0.5)
-    return task
 
 
 def file_of(process: Process) -> ScriptedFile:
@@ -117,7 +79,7 @@ def move_aside(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
         apply(changes)
 
     monkeypatch.setattr(file, "apply", fails_twice)
-    request(process, make_span("other"))
+    request(process, make_span("other"), seconds=0.5)
     process.pass_time(2 * RETRIED_S)
     assert (process.spool.degraded, file.moved_aside) == (False, 1)
 
@@ -126,14 +88,14 @@ def test_an_end_does_not_depend_on_a_file_that_was_moved_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its START was in that file: its own row has all payloads, and outlives the process."""
-    with process_in(tmp_path, accepting=False) as process:
-        request(process, start("s")).result()
+    with process_in(tmp_path) as process:
+        request(process, start("s"), seconds=0.5).result()
         move_aside(process, monkeypatch)
-        request(process, end("s")).result()
+        request(process, end("s"), seconds=0.5).result()
         connection = file_of(process)._connected()
         assert connection.execute("SELECT max(base) FROM writes").fetchone() == (0,)
         process.kill(disk_call_done=False)
-    with process_in(tmp_path) as process:
+    with process_in(tmp_path, accepting=True) as process:
         process.pass_time(1.0)
         assert sent(process, "s") == FILLED
         assert process.lost() == [0, 0]
@@ -144,12 +106,12 @@ def test_payloads_that_are_nowhere_else_stay_in_memory(
 ) -> None:
     """However short memory is: the row is in the file that was moved aside."""
     monkeypatch.setattr(delivery, "HOLD_S", 3600.0)
-    with process_in(tmp_path) as process:
-        request(process, start("s")).result()
+    with process_in(tmp_path, accepting=True) as process:
+        request(process, start("s"), seconds=0.5).result()
         move_aside(process, monkeypatch)
         with suppress(QueueFull):
-            request(process, large("large")).result()
-        request(process, end("s")).result()
+            request(process, large("large"), seconds=0.5).result()
+        request(process, end("s"), seconds=0.5).result()
         process.pass_time(1.0)
         assert sent(process, "s") == FILLED
         process.check()
@@ -207,8 +169,8 @@ def test_the_process_starts_although_a_row_is_never_read(
 ) -> None:
     """After some tries each lane counts that row as lost; the others are recovered."""
     monkeypatch.setattr(delivery, "TTL_S", 3600.0)
-    with process_in(tmp_path, accepting=False) as process:
-        request(process, start("bad"), start("good")).result()
+    with process_in(tmp_path) as process:
+        request(process, start("bad"), start("good"), seconds=0.5).result()
         process.kill(disk_call_done=False)
     tries: list[list[int]] = []
     read = ScriptedFile.read
@@ -221,7 +183,7 @@ def test_the_process_starts_although_a_row_is_never_read(
         return read(file, rows, max_bytes)
 
     monkeypatch.setattr(ScriptedFile, "read", fails)
-    with process_in(tmp_path) as process:
+    with process_in(tmp_path, accepting=True) as process:
         for _ in range(120):
             process.pass_time(1.0)
             process.housekeeping()
@@ -229,7 +191,7 @@ def test_the_process_starts_although_a_row_is_never_read(
         assert sent(process, "good") == [("open", PROMPT)] * 2
         given_up = len(tries)
         assert given_up > 1
-        request(process, end("good")).result()
+        request(process, end("good"), seconds=0.5).result()
         process.pass_time(60.0)
         assert sent(process, "good") == FILLED
         assert len(tries) == given_up
@@ -242,12 +204,12 @@ def test_the_process_starts_although_a_row_is_never_read(
 
 def test_an_end_is_refused_if_its_prompt_can_not_be_loaded(tmp_path: Path) -> None:
     """It is not kept waiting, uncounted, and can be sent again once the disk works."""
-    with process_in(tmp_path) as process:
-        request(process, start("s")).result()
-        request(process, large("large")).result()
+    with process_in(tmp_path, accepting=True) as process:
+        request(process, start("s"), seconds=0.5).result()
+        request(process, large("large"), seconds=0.5).result()
         events = process.accounting.received_end
         file_of(process).broken = True
-        ends = [request(process, end("s")) for _ in range(3)]
+        ends = [request(process, end("s"), seconds=0.5) for _ in range(3)]
         process.pass_time(SOON_S / 2)
         for each in ends:
             assert each.done()
@@ -257,7 +219,7 @@ def test_an_end_is_refused_if_its_prompt_can_not_be_loaded(tmp_path: Path) -> No
         process.check()
         file_of(process).broken = False
         process.pass_time(RETRIED_S)
-        request(process, end("s")).result()
+        request(process, end("s"), seconds=0.5).result()
         process.pass_time(1.0)
         assert sent(process, "s") == FILLED
 

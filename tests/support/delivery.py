@@ -9,7 +9,8 @@ import shutil
 import sqlite3
 import tempfile
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ _T = TypeVar("_T")
 MAX_BYTES = 60_000
 SPOOL_BYTES = 2 * 2**20
 HOLD_S, TTL_S = 2.0, 30.0
+START_S = 20.0  # the longest that a process may take to open its ports
 ALL_LANES = 3
 
 OUTCOMES: dict[str, Callable[[], SinkError | None]] = {
@@ -250,7 +252,7 @@ class Process:
         self.loop = DiskLoop()
         self.file = None if directory is None else ScriptedFile(directory)
         self.requests: list[tuple[asyncio.Task[None], Callable[[], None]]] = []
-        self.loop.run_until_complete(self._build())
+        self.loop.run_until_complete(asyncio.wait_for(self._build(), START_S))
 
     async def _build(self) -> None:
         self.budget = MemoryBudget(MAX_BYTES)
@@ -418,6 +420,29 @@ async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks)
+
+
+@contextmanager
+def process_in(directory: Path | None, *, accepting: bool = False) -> Iterator[Process]:
+    """A process; `accepting`: its upstreams accept everything, or else do not respond yet."""
+    process = Process([Upstream("one", 1), Upstream("many", 4)], directory)
+    if accepting:
+        for upstream in process.upstreams:
+            upstream.recover()
+    try:
+        yield process
+    finally:
+        if not process.loop.is_closed():
+            process.kill(disk_call_done=False)
+
+
+def request(process: Process, *spans: Span, seconds: float = 0.01) -> asyncio.Task[None]:
+    """A request whose response waits for the disk, `seconds` after it was posted."""
+    for span in spans:
+        span.accepted_at = process.loop.time()
+    task = process.loop.create_task(process.admission.take_durably(spans))
+    process.pass_time(seconds)
+    return task
 
 
 def new_directory() -> Path:
