@@ -12,7 +12,7 @@ from sidecar import __version__
 from sidecar.credentials import is_header_safe
 from sidecar.http.client_connection import ClientConnection, RawResponse
 from sidecar.http.dialer import Dialer
-from sidecar.http.failures import NoResponse
+from sidecar.http.failures import ConnectTimeout, NoResponse
 from sidecar.http.timeouts import Deadlines
 from sidecar.process.addresses import BaseUrl, parse_base_url
 
@@ -69,8 +69,11 @@ class HttpClient:
             method, target, self._encoded, content_length
         )  # fmt: skip
 
-    async def exchange(self, head: bytes, body: bytes) -> RawResponse:
+    async def exchange(self, head: bytes, body: bytes, *, keep_body: bool = False) -> RawResponse:
         """Send a request and return its response; raises `NoResponse` or `TimeoutError`.
+
+        `keep_body` asks for the beginning of the body, whatever the status. Without it, a 2xx
+        response counts as soon as its head has arrived, even if its body is cut off or never ends.
 
         A request on a connection that turns out to be stale is sent again, once, on a new one.
         """
@@ -83,7 +86,7 @@ class HttpClient:
             if connection is not None:
                 self._reused.add(connection)
                 try:
-                    return await self._send(connection, head, body)
+                    return await self._send(connection, head, body, keep_body=keep_body)
                 except NoResponse:
                     # Before any byte of a response, the upstream most likely closed the connection
                     # without seeing the request. If it did see it, sending again is still safe: any
@@ -93,30 +96,38 @@ class HttpClient:
                         raise
                 finally:
                     self._reused.discard(connection)
-            return await self._send_on_new(due, head, body)
+            connection = await self._open(due)
+            # Cancelling, as `asyncio.timeout_at` does, would lose a response that already counts.
+            timer = self._loop.call_at(due, connection.time_out)
+            try:
+                return await self._send(connection, head, body, keep_body=keep_body)
+            finally:
+                timer.cancel()
         finally:
             self._requests -= 1
 
-    async def _send_on_new(self, due: float, head: bytes, body: bytes) -> RawResponse:
+    async def _open(self, due: float) -> ClientConnection:
         connection = ClientConnection(self._connections, self._idle)
+        scope = asyncio.timeout_at(due)
         try:
-            async with asyncio.timeout_at(due) as scope:
+            async with scope:
                 self._opening.add(scope)
-                try:
-                    await self._dialer.dial(connection)
-                finally:
-                    self._opening.discard(scope)
-                return await self._send(connection, head, body)
+                await self._dialer.dial(connection)
         except TimeoutError:
             if self._closed:
                 raise NoResponse("closed") from None
-            raise
+            raise ConnectTimeout from None
+        finally:
+            self._opening.discard(scope)
+        return connection
 
-    async def _send(self, connection: ClientConnection, head: bytes, body: bytes) -> RawResponse:
+    async def _send(
+        self, connection: ClientConnection, head: bytes, body: bytes, *, keep_body: bool
+    ) -> RawResponse:
         if self._closed:
             connection.abort()
         try:
-            return await connection.send(head, body)
+            return await connection.send(head, body, keep_body=keep_body)
         finally:
             if connection.reusable:
                 self._idle.add(connection)
@@ -124,7 +135,7 @@ class HttpClient:
                 connection.abort()
 
     async def close(self) -> None:
-        """Close all connections; requests in flight fail with `NoResponse`."""
+        """Close all connections; requests whose response does not count yet get `NoResponse`."""
         self._closed = True
         for scope in self._opening:
             if not scope.expired():

@@ -2,9 +2,13 @@
 
 llhttp (httptools) does the parsing. The upstream is not trusted: whatever it sends, the request
 ends with a `RawResponse` or `NoResponse`, and no exception reaches the event loop.
+
+Once the head of a 2xx response has arrived, the response counts, however its body ends. Errors, and
+responses whose body the caller asked for, count only when they are complete.
 """
 
 import asyncio
+import ssl
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -14,28 +18,33 @@ from sidecar.http.failures import NoResponse
 if TYPE_CHECKING:
     from sidecar.http.timeouts import Deadlines
 
-# How much of an error response's body is kept; other bodies are discarded.
-MAX_ERROR_BODY_BYTES = 4096
+# How much of a body is kept, if it is not discarded.
+MAX_KEPT_BODY_BYTES = 8192
 # A response echoes the batch (docs/upstreams.md S1.3). Above this, a new connection is cheaper.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 # Consecutive bytes outside a body: heads, informational responses, trailers.
 MAX_HEAD_BYTES = 64 * 1024
 
 _INFORMATIONAL = range(100, 200)
+_SUCCESS = range(200, 300)
 _MIN_ERROR_STATUS = 300
 _ENDED = "connection ended"
-_RETRY_HEADERS = {b"retry-after": "Retry-After", b"retry-after-ms": "retry-after-ms"}
+_KEPT_HEADERS = ("retry-after", "retry-after-ms", "content-type", "content-encoding", "date")
+_FRAMING_HEADERS = ("content-length", "transfer-encoding")
+_READ_HEADERS = {name.encode(): name for name in _KEPT_HEADERS + _FRAMING_HEADERS}
 
 
 class RawResponse(NamedTuple):
-    """A response: `error_body` is the start of an error response's body, else empty.
+    """A response.
 
-    `retry_headers` holds `Retry-After` and `retry-after-ms`, if the response has them.
+    `body` is its first `MAX_KEPT_BODY_BYTES` bytes, still encoded, if the response is an error or
+    the caller asked for them; else it is empty. `headers` has, by lower-case name, the first value
+    of `Retry-After`, `retry-after-ms`, `Content-Type`, `Content-Encoding` and `Date`, if present.
     """
 
     status: int
-    error_body: bytes
-    retry_headers: dict[str, str]
+    body: bytes
+    headers: dict[str, str]
 
 
 class ClientConnection(asyncio.Protocol):
@@ -60,14 +69,19 @@ class ClientConnection(asyncio.Protocol):
         self._whole = False  # the response has arrived
         # State of the message that is being parsed.
         self._status = 0  # until the head of the response, which may follow informational ones
-        self._error_body = b""
-        self._retry_headers: dict[str, str] = {}
+        self._body = b""
+        self._headers: dict[str, str] = {}
         self._has_length = False
         self._keep_alive = False
+        self._keep_body = False
         self.reusable = False
 
-    def send(self, head: bytes, body: bytes) -> asyncio.Future[RawResponse]:
-        """Send a request; the future gets its response or `NoResponse`, which this also raises."""
+    def send(self, head: bytes, body: bytes, *, keep_body: bool) -> asyncio.Future[RawResponse]:
+        """Send a request; the future gets its response or `NoResponse`, which this also raises.
+
+        `keep_body`: keep the beginning of the body whatever the status, and wait for its end.
+        """
+        self._keep_body = keep_body
         self.reusable = self._whole = False
         self.response_bytes = self._non_body_bytes = self._status = 0
         transport = self._transport
@@ -78,11 +92,11 @@ class ClientConnection(asyncio.Protocol):
         return self._pending
 
     def time_out(self) -> None:
-        """Fail a pending request with `TimeoutError`."""
+        """End a pending request: with `TimeoutError`, unless a response already counts."""
         self._fail(TimeoutError())
 
     def abort(self) -> None:
-        """Close the connection without flushing; a pending request fails with `NoResponse`."""
+        """Close the connection without flushing, which ends a pending request."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()
@@ -114,10 +128,21 @@ class ClientConnection(asyncio.Protocol):
             self._complete(reusable=False)
 
     def eof_received(self) -> None:
-        if self._pending is not None and self._status and not self._has_length:
+        if self._status and not self._has_length and self._ended_by_upstream():
             self._complete(reusable=False)
         # close() would first wait for unsent bytes to be written.
         self.abort()
+
+    def _ended_by_upstream(self) -> bool:
+        """Whether the stream really ends here: over TLS, that takes the upstream's close_notify."""
+        tls: ssl.SSLObject | None = None
+        if self._transport is not None:
+            tls = self._transport.get_extra_info("ssl_object")
+        try:
+            # asyncio, unlike uvloop, also reports the end of the TCP connection below TLS.
+            return tls is None or tls.read(1) == b""
+        except ssl.SSLError:
+            return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -132,18 +157,20 @@ class ClientConnection(asyncio.Protocol):
         if self._whole:
             # Bytes after the response belong to no request (RFC 9112, 6.3).
             raise HttpParserError("surplus bytes")
-        self._error_body = b""
-        self._retry_headers = {}
+        self._body = b""
+        self._headers = {}
         self._has_length = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == b"content-length":
+        read = _READ_HEADERS.get(name.lower())
+        if read is None or self._status:  # after the head, it is a trailer
+            return
+        if read == "content-length":
             self._has_length = True
-        elif name == b"transfer-encoding":
-            self._has_length = value.lower().endswith(b"chunked")
-        elif name in _RETRY_HEADERS:
-            self._retry_headers.setdefault(_RETRY_HEADERS[name], value.decode("latin-1"))
+        elif read == "transfer-encoding":
+            self._has_length = value.rstrip().lower().endswith(b"chunked")
+        elif read not in self._headers:
+            self._headers[read] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
@@ -151,8 +178,9 @@ class ClientConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._non_body_bytes = 0
-        if self._status >= _MIN_ERROR_STATUS and len(self._error_body) < MAX_ERROR_BODY_BYTES:
-            self._error_body = (self._error_body + data)[:MAX_ERROR_BODY_BYTES]
+        kept = self._keep_body or self._status >= _MIN_ERROR_STATUS
+        if kept and len(self._body) < MAX_KEPT_BODY_BYTES:
+            self._body = (self._body + data)[:MAX_KEPT_BODY_BYTES]
 
     def on_message_complete(self) -> None:
         if self._status in _INFORMATIONAL:
@@ -168,10 +196,13 @@ class ClientConnection(asyncio.Protocol):
         # If the response came before the request was fully written, the rest is still buffered.
         self.reusable = reusable and transport is not None and not transport.get_write_buffer_size()
         if pending is not None and not pending.done():
-            response = RawResponse(self._status, self._error_body, self._retry_headers)
-            pending.set_result(response)
+            pending.set_result(RawResponse(self._status, self._body, self._headers))
 
     def _fail(self, error: Exception) -> None:
+        """End the request without a complete response: only the head of a 2xx one counts."""
+        if self._status in _SUCCESS and not self._keep_body:
+            self._complete(reusable=False)
+            return
         pending, self._pending = self._pending, None
         self.reusable = False
         if pending is not None and not pending.done():

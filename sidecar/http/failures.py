@@ -1,4 +1,4 @@
-"""The error of a request that got no HTTP response."""
+"""The errors of a request that got no HTTP response."""
 
 
 class NoResponse(Exception):
@@ -7,3 +7,7 @@ class NoResponse(Exception):
     def __init__(self, message: str, *, outage: bool = False) -> None:
         super().__init__(message)
         self.outage = outage
+
+
+class ConnectTimeout(TimeoutError):
+    """No connection could be opened in time."""

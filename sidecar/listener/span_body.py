@@ -9,8 +9,8 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from time import perf_counter
 
+from sidecar.http.encodings import Inflater
 from sidecar.http.messages import Answer, Request, Response
-from sidecar.listener.decompression import Inflater
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.refusals import Refusal, ended_early, no_room, too_large
 from sidecar.listener.routes import Route

@@ -7,7 +7,14 @@ import pytest
 from sidecar.http.client import KEEPALIVE_S
 from sidecar.sinks import Unavailable
 from tests.support.faults import fast, now
-from tests.support.upstream_connection import DONE, OK, TIMEOUT_S, on_both_loops, raw_upstream
+from tests.support.upstream_connection import (
+    DONE,
+    OK,
+    TIMEOUT_S,
+    AcceptedConnection,
+    on_both_loops,
+    raw_upstream,
+)
 
 
 @on_both_loops
@@ -217,6 +224,19 @@ async def test_a_request_times_out() -> None:
 
 
 @fast
+async def test_a_deadline_ends_with_its_request() -> None:
+    """The next request on the connection has its own."""
+    async with raw_upstream() as upstream:
+        connection: AcceptedConnection | None = None
+        for _ in range(3):
+            sending = upstream.send()
+            connection = connection or await upstream.accept()
+            await asyncio.sleep(TIMEOUT_S - 1)
+            await connection.serve()
+            assert await sending == DONE
+
+
+@fast
 async def test_a_resent_request_keeps_its_deadline() -> None:
     """The time on the stale connection counts: the request ends `timeout_s` after its start."""
     async with raw_upstream() as upstream:
@@ -233,11 +253,11 @@ async def test_a_resent_request_keeps_its_deadline() -> None:
 
 @fast
 async def test_a_response_that_never_ends_times_out() -> None:
-    """One byte per second does not extend the deadline."""
+    """One byte per second does not extend the deadline of an error response."""
     async with raw_upstream() as upstream:
         sending = upstream.send()
         connection = await upstream.accept()
-        await connection.serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        await connection.serve(b"HTTP/1.1 503 S\r\nContent-Length: 1000\r\n\r\n")
         while not sending.done():
             connection.writer.write(b"x")
             await asyncio.sleep(1)

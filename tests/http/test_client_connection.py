@@ -8,9 +8,9 @@ from sidecar import __version__
 from sidecar.credentials import Credentials, Secret
 from sidecar.http import client_connection
 from sidecar.http.client import HttpClient
-from sidecar.http.client_connection import MAX_ERROR_BODY_BYTES, MAX_HEAD_BYTES
+from sidecar.http.client_connection import MAX_HEAD_BYTES, MAX_KEPT_BODY_BYTES, RawResponse
 from sidecar.sinks import Unauthorized, Unavailable
-from sidecar.sinks.http import Response, UpstreamClient
+from sidecar.sinks.http import UpstreamClient
 from tests.support.hostile_responses import RESPONSES as HOSTILE
 from tests.support.upstream_connection import (
     DONE,
@@ -140,8 +140,7 @@ async def test_every_form_of_response(case: str, bytewise: bool) -> None:
             await asyncio.sleep(0)
         if then == "upstream closes":
             connection.close()
-        status, _, _ = await sending
-        assert status in {200, 204}
+        assert (await sending).status in {200, 204}
         if then != "keep":
             assert await connection.closed_by_client()
         again = upstream.send()
@@ -157,8 +156,8 @@ MALFORMED = {
     "oversized header": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 2 * MAX_HEAD_BYTES,
     "endless informational responses": b"HTTP/1.1 102 Processing\r\n\r\n" * 10_000,
     "conflicting lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok",
-    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    "endless trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    "bad chunk": b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "endless trailers": b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     + b"X: y\r\n" * 100_000,
 }
 
@@ -173,7 +172,7 @@ async def test_a_malformed_response(case: str) -> None:
         await connection.serve(MALFORMED[case])
         with pytest.raises(Unavailable, match="not an HTTP response") as failed:
             await sending
-        assert not failed.value.outage
+        assert failed.value.reached
         assert await connection.closed_by_client()
         assert upstream.outcomes == ["connection"]
         await upstream.idle_connection()
@@ -184,8 +183,8 @@ async def test_a_malformed_response(case: str) -> None:
     [
         b"",
         b"HTTP/1.1 200 OK\r\nContent-Le",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 400 X\r\nContent-Length: 9\r\n\r\nok",
+        b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n",
     ],
 )
@@ -219,18 +218,50 @@ async def test_hostile_responses(case: str) -> None:
         await upstream.idle_connection()
 
 
+@pytest.mark.parametrize(
+    ("status", "keep_body", "kept"),
+    [(200, False, False), (200, True, True), (302, False, True), (429, False, True)],
+)
 @on_both_loops
-async def test_the_beginning_of_an_error_body_is_kept() -> None:
-    """At most `MAX_ERROR_BODY_BYTES` are kept; `Retry-After` is read for every status."""
-    body = b"x" * 3 * MAX_ERROR_BODY_BYTES
-    for status in (200, 429):
-        async with raw_upstream() as upstream:
-            sending = upstream.send()
-            connection = await upstream.accept()
-            head = b"HTTP/1.1 %d S\r\nretry-after: 7\r\nContent-Length: %d\r\n\r\n"
-            await connection.serve(head % (status, len(body)) + body)
-            kept = body[:MAX_ERROR_BODY_BYTES] if status == 429 else b""
-            assert await sending == Response(status, kept, 7.0)
+async def test_the_beginning_of_a_body_is_kept(status: int, keep_body: bool, kept: bool) -> None:
+    """`MAX_KEPT_BODY_BYTES` of an error, or on demand; the rest is read, for the next response."""
+    body = b"x" * MAX_KEPT_BODY_BYTES + b"y" * 2 * MAX_KEPT_BODY_BYTES
+    async with raw_upstream() as upstream:
+        sending = upstream.exchange(keep_body=keep_body)
+        connection = await upstream.accept()
+        head = b"HTTP/1.1 %d S\r\nContent-Length: %d\r\n\r\n"
+        await connection.serve(head % (status, len(body)) + body)
+        expected = body[:MAX_KEPT_BODY_BYTES] if kept else b""
+        assert await sending == RawResponse(status, expected, {})
+        again = upstream.exchange()
+        await connection.serve()
+        assert await again == RawResponse(200, b"", {})
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@on_both_loops
+async def test_headers_that_are_kept(status: int) -> None:
+    """The first value of each, for every status; nothing of an informational head or a trailer."""
+    response = (
+        b"HTTP/1.1 103 Early Hints\r\nRetry-After: 1\r\nDate: early\r\n\r\n"
+        b"HTTP/1.1 %d X\r\nServer: caf\xe9\r\nRETRY-AFTER: 7\r\nContent-Type: text/caf\xe9\r\n"
+        b"content-type: b/c\r\nContent-Encoding: gzip\r\nDate: now\r\nX-Date: x\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+        b"0\r\nRetry-After-Ms: 1\r\nRetry-After: 9\r\n\r\n"
+    )
+    async with raw_upstream() as upstream:
+        sending = upstream.exchange()
+        connection = await upstream.accept()
+        await connection.serve(response % status)
+        assert (await sending).headers == {
+            "retry-after": "7",
+            "content-type": "text/caf\xe9",
+            "content-encoding": "gzip",
+            "date": "now",
+        }
+        again = upstream.exchange()
+        await connection.serve(b"HTTP/1.1 204 N\r\nRetry-After-MS: 5\r\n\r\n")
+        assert await again == RawResponse(204, b"", {"retry-after-ms": "5"})
 
 
 @on_both_loops

@@ -3,9 +3,6 @@
 import asyncio
 import socket
 import ssl
-import subprocess
-from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
@@ -51,7 +48,7 @@ async def test_a_refused_connection() -> None:
     client = new_client("http://127.0.0.1:1", outcomes)
     with pytest.raises(Unavailable, match=r"^ConnectionRefusedError$") as failed:
         await client.request(b"POST", client.target("/"), b"{}")
-    assert failed.value.outage
+    assert not failed.value.reached
     assert outcomes == ["connection"]
     await client.close()
 
@@ -74,7 +71,7 @@ async def test_a_host_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch
         requests = [client.request(b"POST", target, b"{}") for _ in range(3)]
         for error in await asyncio.gather(*requests, return_exceptions=True):
             assert isinstance(error, Unavailable)
-            assert (str(error), error.outage) == ("gaierror", True)
+            assert (str(error), error.reached) == ("gaierror", False)
         assert lookups == expected
     await client.close()
 
@@ -146,32 +143,11 @@ async def test_ipv6() -> None:
         assert await sending == DONE
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and its self-signed certificate for localhost, in one file."""
-    if which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    path = tmp_path_factory.mktemp("tls") / "key_and_certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-         "-keyout", str(path), "-out", str(path.with_suffix(".crt"))],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    with path.open("a") as file:
-        file.write(path.with_suffix(".crt").read_text())
-    return path
-
-
 @pytest.mark.process
 @on_both_loops
-async def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls(trusted_tls: ssl.SSLContext) -> None:
     """With a trusted certificate: a large body, a stale connection, a response until EOF."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    async with raw_upstream(tls=context) as upstream:
+    async with raw_upstream(tls=trusted_tls) as upstream:
         connection = await upstream.idle_connection()
         body = b"x" * 2**20
         sending = upstream.send(body)
@@ -188,14 +164,12 @@ async def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.process
 @on_both_loops
-async def test_an_untrusted_certificate(certificate: Path) -> None:
+async def test_an_untrusted_certificate(tls: ssl.SSLContext) -> None:
     """An untrusted certificate is an outage that names the error; nothing is sent."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    async with raw_upstream(tls=context) as upstream:
+    async with raw_upstream(tls=tls) as upstream:
         with pytest.raises(Unavailable, match=r"^SSLCertVerificationError$") as failed:
             await upstream.send()
-        assert failed.value.outage
+        assert not failed.value.reached
         assert upstream.connections.empty()
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.listener.decompression import Inflater
+from sidecar.http.encodings import Inflater
 from tests.support.spans import make_event
 from tests.support.world import Running, running_app
 

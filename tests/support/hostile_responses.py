@@ -53,6 +53,9 @@ RESPONSES = {
     "connclose": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
     "ext": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nok\r\n0\r\nTrailer: x\r\n\r\n",
     "garbage": bytes(range(256)),
+    "short503": b"HTTP/1.1 503 S\r\nContent-Length: 100\r\n\r\nno",
+    "badchunk400": b"HTTP/1.1 400 B\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\nzz\r\n",
+    "trailer_te": b"HTTP/1.1 400 B\r\nTransfer-Encoding: chunked \r\n\r\n0\r\nTransfer-Encoding: x\r\n",
     "link": b"HTTP/1.1 200 OK\r\nLink: <http://[::/>; rel=next\r\nContent-Length: 2\r\n\r\nok",
     "401": b'HTTP/1.1 401 U\r\nWWW-Authenticate: Digest realm="\xff", nonce\r\nContent-Length: 2\r\n\r\nok',
 }

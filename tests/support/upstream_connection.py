@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,13 +15,14 @@ import uvloop
 
 from sidecar.credentials import Credentials, Secret
 from sidecar.http.client import HttpClient
+from sidecar.http.client_connection import RawResponse
 from sidecar.process.addresses import bracketed
 from sidecar.sinks.http import Response, UpstreamClient
 
 P = ParamSpec("P")
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-DONE = Response(200, b"", 0.0)
+DONE = Response(200)
 TIMEOUT_S = 40.0
 # Wall-clock time after which a test that hangs fails.
 DEADLINE_S = 30.0
@@ -85,8 +88,19 @@ class AcceptedConnection:
             return True
 
     def close(self) -> None:
-        """Close the connection on the upstream's side."""
+        """Close the connection on the upstream's side; over TLS, with close_notify."""
         self.writer.close()
+
+    def cut(self) -> None:
+        """Close the TCP connection; over TLS, without close_notify."""
+        self.writer.transport.abort()
+
+    def reset(self) -> None:
+        """Reset the TCP connection."""
+        linger = struct.pack("ii", 1, 0)
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.cut()
 
 
 @dataclass
@@ -103,9 +117,21 @@ class RawUpstream:
         target = self.client.target("/spans")
         return asyncio.create_task(self.client.request(method, target, body))
 
+    def exchange(self, *, keep_body: bool = False) -> asyncio.Task[RawResponse]:
+        """Start a request of the HTTP client itself."""
+        http = self.client._http
+        head = http.head(b"POST", http.target("/spans"), {}, 2)
+        return asyncio.create_task(http.exchange(head, b"{}", keep_body=keep_body))
+
     async def accept(self) -> AcceptedConnection:
         """The next connection that the client opens."""
         return await self.connections.get()
+
+    async def received(self, size: int) -> None:
+        """Wait until the client has read `size` bytes of a response."""
+        connections = self.client._http._connections
+        while not any(one.response_bytes >= size for one in connections):  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
     async def idle_connection(self) -> AcceptedConnection:
         """A new connection that has served one request and is idle."""

@@ -1,4 +1,4 @@
-"""Bounded, incremental decompression of request bodies."""
+"""Bounded decompression of bodies: incremental for requests, of the beginning for responses."""
 
 import zlib
 
@@ -47,3 +47,22 @@ class Inflater:
     def complete(self) -> bool:
         """Whether the compressed body has ended."""
         return self._stream is not None and self._stream.eof and not self._pending
+
+
+def decoded_head(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
+    """The beginning of `body`, decoded: at most `max_bytes`, and no more is ever decoded.
+
+    `body` may be cut off anywhere. `encoding` is the value of its Content-Encoding, or empty.
+    Returns `None` if it is not understood: it is malformed, encoded more than once, or its encoding
+    is neither `gzip` (or `x-gzip`) nor `deflate`.
+    """
+    names = [name.strip() for name in encoding.lower().split(",")]
+    names = [name for name in names if name not in {"", "identity"}]
+    if not names:
+        return body[:max_bytes]
+    if len(names) > 1 or names[0] not in {"gzip", "x-gzip", "deflate"}:
+        return None
+    try:
+        return Inflater(names[0].removeprefix("x-"))(body, max_bytes)
+    except zlib.error:
+        return None
