@@ -7,7 +7,7 @@ import json
 from email.message import Message
 from typing import Any
 
-from sidecar.demo.bodies import parse_time, survey
+from sidecar.demo.bodies import NoUtcError, parse_time, survey
 from sidecar.demo.stand_in import Answer, Recorded, Refusal
 
 TEXTS = ("id", "trace_id", "task_id", "parent_id", "name")
@@ -73,13 +73,15 @@ def _fits(name: str, value: object) -> bool:
         )
     try:
         parse_time(value)
+    except NoUtcError:
+        return True  # the request model accepts it; the database's driver does not
     except ValueError:
         return False
     return True
 
 
 def check_storable(values: Row) -> None:
-    """Raise Refusal for values that only PostgreSQL rejects: 500s that store nothing."""
+    """Raise Refusal for values that only PostgreSQL or its driver rejects: 500s, nothing stored."""
     for name in TEXTS:
         text = values.get(name)
         if text is None:
@@ -94,6 +96,12 @@ def check_storable(values: Row) -> None:
         if name in _INDEXED and size > _INDEX_MAX:
             reason = f"index row size {size} exceeds btree version 4 maximum {_INDEX_MAX}"
             raise Refusal(unhandled(f"ProgramLimitExceededError: {reason}"))
+    for name in TIMES:
+        if values.get(name) is not None:
+            try:
+                parse_time(values[name])
+            except NoUtcError as error:
+                raise Refusal(unhandled(f"DataError: invalid input: {error}")) from None
     if not all(survey(values.get(name)).finite for name in JSONS):
         raise Refusal(unhandled('invalid input syntax for type json / Token "NaN" is invalid'))
 

@@ -49,6 +49,14 @@ class ResetMidBody:
 
 
 @dataclass(frozen=True, slots=True)
+class Raw:
+    """Apply the request, send these bytes as the response, and close, or with `hangs` don't."""
+
+    data: bytes
+    hangs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Delay:
     """Wait, then do `then`, or respond normally."""
 
@@ -64,7 +72,7 @@ class Gate:
     then: "Scripted" = None
 
 
-Behaviour: TypeAlias = Answer | ApplyThen | Hang | Reset | ResetMidBody | Delay | Gate
+Behaviour: TypeAlias = Answer | ApplyThen | Hang | Reset | ResetMidBody | Raw | Delay | Gate
 # What a script or a rule can hold: a number is short for Answer(number); with None, the request
 # gets its normal response.
 Scripted: TypeAlias = Behaviour | int | None
@@ -95,10 +103,11 @@ class Refusal(Exception):
 
 
 class Outcome(NamedTuple):
-    """How a request ends. Without an answer: a reset. `cut`: close inside the response's body."""
+    """How a request ends: with `raw`, an answer, or a reset. `cut`: close inside the body."""
 
     answer: Answer | None
     cut: bool = False
+    raw: Raw | None = None
 
 
 def behaviour_of(scripted: Scripted) -> Behaviour | None:
@@ -117,6 +126,11 @@ async def send(
 ) -> web.StreamResponse:
     """Send the outcome; aiohttp finishes the response that is returned."""
     answer, transport = outcome.answer, request.transport
+    if outcome.raw is not None and transport is not None:
+        transport.write(outcome.raw.data)
+        if not outcome.raw.hangs:
+            transport.close()
+        await forever()
     if answer is None:
         reset(transport)
         await forever()  # aiohttp cancels this handler when the connection is lost

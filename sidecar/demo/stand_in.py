@@ -24,6 +24,7 @@ from sidecar.demo.behaviours import (
     Gate,
     Hang,
     Outcome,
+    Raw,
     Recorded,
     Refusal,
     Reset,
@@ -44,6 +45,7 @@ __all__ = [
     "Gate",
     "Hang",
     "Options",
+    "Raw",
     "Recorded",
     "Refusal",
     "Reset",
@@ -262,6 +264,9 @@ class StandIn(ABC):
                 return Outcome(None)
             case ResetMidBody():
                 return Outcome(self._applied(recorded), cut=True)
+            case Raw():
+                self._applied(recorded)
+                return Outcome(None, raw=behaviour)
             case Hang():
                 await forever()
             case Delay(seconds, then):

@@ -18,10 +18,8 @@ from sidecar.spans.validation import (
     EventError,
     FieldError,
     check_ids,
-    check_order,
-    check_time,
+    checked_time,
     validated_payload,
-    with_offset,
 )
 
 # What msgspec raises for a body that is not JSON, or not of the expected form.
@@ -72,7 +70,6 @@ _MANY = msgspec.json.Decoder(list[_WireEvent])
 _ID = msgspec.json.Decoder(_EventId)
 _ANY = msgspec.json.Decoder(msgspec.Raw)
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
-_UTC = ("Z", "+00:00")
 _NOT_UTF8 = "not valid UTF-8"
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 
@@ -191,17 +188,16 @@ def validated_span(
     equal to that of its `start` is neither checked nor stored a second time.
     """
     end = wire.end_time
-    if end is None:
-        check_time(wire.start_time, "start_time")
-    else:
-        check_order(wire.start_time, end, "start_time", "end_time")
-        end = end if end.endswith(_UTC) else with_offset(end)
-    begin = wire.start_time
-    check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name)
+    started, begin = checked_time(wire.start_time, "start_time")
+    if end is not None:
+        ended, end = checked_time(end, "end_time")
+        if ended < started:
+            raise FieldError("end_time", "is before span.start_time")
+    check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name, wire.task_id)
     span = Span(
         (wire.trace_id, wire.id),
         wire.name,
-        begin if begin.endswith(_UTC) else with_offset(begin),
+        begin,
         end,
         wire.parent_id or None,
         wire.task_id or None,

@@ -4,16 +4,40 @@ Every error names the field, as its route calls it, and the rule. It never repea
 is customer data.
 """
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from sidecar.spans.raw_json import MAX_NESTING, is_list_of_objects, too_deep
 
 MAX_ID_BYTES = 256
+# For the other ids. Agentex's database has indexes of them, which hold about 2,700 bytes
+# (docs/upstreams.md A10).
+MAX_REFERENCE_BYTES = 1024
+# A character takes up to 4 bytes, so an id of so few need not be encoded to be measured.
+_SHORT_ID = MAX_ID_BYTES // 4
+_SHORT_REFERENCE = MAX_REFERENCE_BYTES // 4
 TOO_DEEP = f"nested more than {MAX_NESTING} levels deep"
 # First bytes of JSON values.
 _NULL_N, _ARRAY, _OBJECT = b"n[{"
+
+_parsed = datetime.fromisoformat
+# Nearly every time that agents send. Only for text that `_parsed` accepts: that has checked the
+# digits, but accepts what upstreams refuse, such as ":05,6", ":05.Z" and, from Python 3.14 on,
+# hour 24.
+_is_common = re.compile(r"....-..-..T(?!24)..:..:..(?:\.[0-9]+)?(?:Z|\+00:00)").fullmatch
+# The only form that is forwarded as it came: upstreams accept it (docs/upstreams.md A11).
+_PLAIN = re.compile(
+    r"\d{4}-\d\d-\d\d[T ](?!24)\d\d:\d\d(?::\d\d(?:\.\d+)?)?(Z|[+-]\d\d:[0-5]\d)?", re.ASCII
+)
+# What agents may send: a time, then its offset. The parser alone would take even ":05X+00:00", and
+# misread a fraction of a minute, and the offset "+00:00:00.5".
+_EXTENDED = re.compile(
+    r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)"
+    r"(?: ?([Zz]|(?!.00:?00:?00[.,])[+-]\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?))?",
+    re.ASCII,
+)
 
 
 class EventError(ValueError):
@@ -30,25 +54,33 @@ class FieldError(EventError):
         self.identity = identity
 
 
-def check_ids(id_: str, trace_id: str, parent_id: str | None, name: str) -> None:
+def check_ids(
+    id_: str, trace_id: str, parent_id: str | None, name: str, task_id: str | None = None
+) -> None:
     """Check the ids and the name. Raises `FieldError`."""
     if not (id_ and trace_id and name):
         field = "id" if not id_ else "trace_id" if not trace_id else "name"
         raise FieldError(field, "is empty")
-    # A character takes up to 4 bytes, so a short id need not be encoded to be measured.
-    if len(id_) * 4 > MAX_ID_BYTES or "\0" in id_:
+    if len(id_) > _SHORT_ID or "\0" in id_:
         check_id("id", id_)
-    if "\0" in trace_id or (parent_id and "\0" in parent_id):
-        field = "trace_id" if "\0" in trace_id else "parent_id"
-        raise FieldError(field, "contains a NUL character", identity=True)
+    if len(trace_id) > _SHORT_REFERENCE or "\0" in trace_id:
+        check_id("trace_id", trace_id, MAX_REFERENCE_BYTES)
+    if parent_id and (len(parent_id) > _SHORT_REFERENCE or "\0" in parent_id):
+        check_id("parent_id", parent_id, MAX_REFERENCE_BYTES)
+    if task_id and len(task_id) > _SHORT_REFERENCE:
+        _check_length("task_id", task_id, MAX_REFERENCE_BYTES, identity=False)
 
 
-def check_id(field: str, text: str) -> None:
+def check_id(field: str, text: str, max_bytes: int = MAX_ID_BYTES) -> None:
     """Check an id that upstreams use as a key. Raises `FieldError`."""
-    if len(text.encode()) > MAX_ID_BYTES:
-        raise FieldError(field, f"is longer than {MAX_ID_BYTES} bytes", identity=True)
+    _check_length(field, text, max_bytes, identity=True)
     if "\0" in text:
         raise FieldError(field, "contains a NUL character", identity=True)
+
+
+def _check_length(field: str, text: str, max_bytes: int, *, identity: bool) -> None:
+    if len(text.encode()) > max_bytes:
+        raise FieldError(field, f"is longer than {max_bytes} bytes", identity=identity)
 
 
 def validated_payload(view: msgspec.Raw, field: str, known: bytes = b"") -> bytes:
@@ -74,25 +106,36 @@ def validated_payload(view: msgspec.Raw, field: str, known: bytes = b"") -> byte
     return raw
 
 
-def check_order(start: str, end: str, start_field: str, end_field: str) -> None:
-    """Check that both are times and that `end` is not before `start`. Raises `FieldError`."""
-    started = check_time(start, start_field)
-    if check_time(end, end_field) < started:
-        raise FieldError(end_field, f"is before span.{start_field}")
+def checked_time(text: str, field: str) -> tuple[datetime, str]:
+    """The instant, and the text to forward: `text` itself, if upstreams accept it.
 
-
-def check_time(text: str, field: str) -> datetime:
-    """Parse ISO 8601 in extended form; without an offset, it is UTC. Raises `FieldError`."""
+    A time without an offset is UTC, and gets `+00:00`. Raises `FieldError`.
+    """
     try:
-        instant = datetime.fromisoformat(text if text[-1:] != "z" else text.upper())
-        if text[10] in "Tt " and text[4] == text[7] == "-" and text[13] == ":":
-            return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-    except (ValueError, IndexError):
+        instant = _parsed(text)
+        if _is_common(text):
+            return instant, text
+    except ValueError:
         pass
-    raise FieldError(field, "is not an RFC 3339 time")
+    try:
+        return _unusual_time(text)
+    except ValueError:
+        raise FieldError(field, "is not an RFC 3339 time") from None
+    except OverflowError:
+        raise FieldError(field, "is outside the years 1 to 9999 in UTC") from None
 
 
-def with_offset(text: str) -> str:
-    """`text`, with `+00:00` appended if it has no offset."""
-    has_offset = text.endswith(("Z", "z")) or "+" in text or "-" in text[10:]
-    return text if has_offset else text + "+00:00"
+def _unusual_time(text: str) -> tuple[datetime, str]:
+    plain = _PLAIN.fullmatch(text)
+    time = plain or _EXTENDED.fullmatch(text)
+    if time is None:
+        raise ValueError("not in the extended form")
+    # The parser does not know "z", and knows the space before an offset only in some times.
+    instant = _parsed(text if plain else "".join(time.groups("")).upper())
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    utc = instant.astimezone(UTC)
+    if plain:
+        return utc, text if plain[1] else text + "+00:00"
+    offset = instant.utcoffset() or timedelta()
+    return utc, (utc if offset % timedelta(minutes=1) else instant).isoformat()

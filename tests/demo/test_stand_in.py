@@ -14,7 +14,7 @@ import pytest
 from yarl import URL
 
 from sidecar.demo.agentex import AgentexStandIn
-from sidecar.demo.bodies import digest_of
+from sidecar.demo.bodies import digest_of, parse_time
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import (
     Answer,
@@ -240,6 +240,11 @@ SPAN_BYTES = json.dumps(SPAN).encode()
     [
         (422, {"trace_id": None}),
         (422, {"start_time": "soon"}),
+        (422, {"start_time": "2026-01-02T03:04:05+05"}),
+        (422, {"start_time": "2026-01-02T03:04:05+01:02:03"}),
+        (422, {"end_time": "2026-01-02T03:04:05+05:30:10.5"}),
+        (500, {"start_time": "0001-01-01T00:00:00+00:01"}),
+        (500, {"end_time": "9999-12-31T23:59:59-00:01"}),
         (422, {"id": 7}),
         (422, {"input": ["text"]}),
         (422, {"output": "text"}),
@@ -304,6 +309,67 @@ async def test_agentex_accepts(
     status, row = await client.send("POST", f"{agentex.url}/spans", SPAN | changes)
     assert status == 200
     assert agentex.spans[row["id"]].items() >= (SPAN | changes).items()
+
+
+NOON = "2026-01-02T12:00:00+00:00"
+PYDANTIC: list[tuple[object, str | None]] = [
+    ("2026-01-02T12:00:00Z", NOON),
+    ("2026-01-02t12:00:00z", NOON),
+    ("2026-01-02_12:00:00", NOON),
+    ("2026-01-02 12:00", NOON),
+    ("2026-01-02T17:30:00+0530", NOON),
+    ("2026-01-02T06:30\u221205:30", NOON),
+    ("2026-01-02T12:00:00-00:00", NOON),
+    ("2026-01-02T12:00:00,000000999999Z", NOON),
+    ("2026-01-02", "2026-01-02T00:00:00+00:00"),
+    ("1767355200", NOON),
+    ("+1767355200.", NOON),
+    (1767355200000, NOON),
+    ("20260102", "1970-08-23T11:48:22+00:00"),
+    (-1.5, "1969-12-31T23:59:58.500000+00:00"),
+    (20000000000, "2603-10-11T11:33:20+00:00"),
+    ("-20000000001", "1969-05-14T12:26:39.999000+00:00"),
+    ("2026-01-02T12:00:00+12", None),
+    ("2026-01-02T12:00:00+5:30", None),
+    ("2026-01-02T12:00:00+01:02:03", None),
+    ("2026-01-02T12:00:00+00:00:00", None),
+    ("2026-01-02T12:00:00+05:60", None),
+    ("2026-01-02T12:00:00+24:00", None),
+    ("2026-01-02T12:00:00 +00:00", None),
+    ("2026-01-02T12:00:00.Z", None),
+    ("2026-01-02T12:00.5Z", None),
+    ("2026-01-02T12Z", None),
+    ("2026-01-02T24:00:00Z", None),
+    ("2026-01-02T23:59:60Z", None),
+    ("2026-01-02X12:00:00Z", None),
+    ("2026-01-02T120000Z", None),
+    ("20260102T120000Z", None),
+    ("2026-W01-5T12:00:00Z", None),
+    (" 2026-01-02T12:00:00Z", None),
+    ("2026-01-02T12:00:00Z\n", None),
+    ("2026-01-02T12:00:00Z\0", None),
+    ("2026-01-02T12:00:0\u0660Z", None),
+    ("2026-02-30T12:00:00Z", None),
+    ("0000-01-01T12:00:00Z", None),
+    ("0001-01-01T00:00:00+00:01", None),
+    ("1e9", None),
+    ("1_000", None),
+    ("nan", None),
+    ("", None),
+    (True, None),
+    (float("inf"), None),
+    (253402300800000, None),
+]
+
+
+@pytest.mark.parametrize(("value", "utc"), PYDANTIC, ids=repr)
+def test_times_are_judged_as_by_pydantic(value: object, utc: str | None) -> None:
+    """The table holds the verdicts of pydantic itself (docs/upstreams.md A11)."""
+    if utc is None:
+        with pytest.raises(ValueError):  # noqa: PT011 (the text is of no importance)
+            parse_time(value)
+    else:
+        assert parse_time(value).isoformat() == utc
 
 
 async def test_agentex_errors_show_content(client: Client, agentex: AgentexStandIn) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import orjson
@@ -91,23 +90,6 @@ def test_optional_fields_are_strings_or_null(field: str) -> None:
     assert f"span.{field}" in error(having(field, 5))
 
 
-@pytest.mark.parametrize(
-    ("id_", "valid"),
-    [("i" * 256, True), ("i" * 257, False), ("é" * 128, True), ("é" * 129, False)],
-)
-def test_the_length_of_an_id(id_: str, valid: bool) -> None:
-    """An id has at most 256 bytes of UTF-8."""
-    assert bool(decode(orjson.dumps(make_event(id_)), 0.0).spans) is valid
-    if not valid:
-        assert error(make_event(id_)) == "span.id is longer than 256 bytes"
-
-
-@pytest.mark.parametrize("field", ["id", "trace_id", "parent_id"])
-def test_no_nul_in_ids(field: str) -> None:
-    """A NUL is rejected where no upstream can store it and no repair would be correct."""
-    assert error(having(field, "a\0b")) == f"span.{field} contains a NUL character"
-
-
 def test_a_nul_elsewhere_is_accepted() -> None:
     """A NUL in the name or in a payload is not for the agent to fix."""
     span = take(make_event(name="a\0b", task_id="\0", input={"a": "\0"}))
@@ -127,84 +109,10 @@ def test_json_that_is_not_an_event(event: object) -> None:
     assert error(event)
 
 
-@pytest.mark.parametrize(
-    ("text", "forwarded"),
-    [
-        ("2026-01-02T03:04:05", "2026-01-02T03:04:05+00:00"),
-        ("2026-01-02T03:04:05.6", "2026-01-02T03:04:05.6+00:00"),
-        ("2026-01-02 03:04:05", "2026-01-02 03:04:05+00:00"),
-        ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
-        ("2026-01-02t03:04:05z", "2026-01-02t03:04:05z"),
-        ("2026-01-02T03:04:05.678901234Z", "2026-01-02T03:04:05.678901234Z"),
-        ("2026-01-02T03:04:05-08:00", "2026-01-02T03:04:05-08:00"),
-        ("2026-01-02T03:04:05.1+05:30", "2026-01-02T03:04:05.1+05:30"),
-    ],
-)
-def test_times_are_forwarded_unchanged(text: str, forwarded: str) -> None:
-    """Only a missing offset is added, to start and end alike."""
-    assert take(make_event(start_time=text)).start_time == forwarded
-    assert take(make_event(kind="end", start_time=text, end_time=text)).end_time == forwarded
-
-
-offsets = st.integers(-23 * 60, 23 * 60).map(lambda m: timezone(timedelta(minutes=m)))
-
-
-@given(st.datetimes(timezones=st.none() | offsets))
-def test_every_isoformat_is_a_time(at: datetime) -> None:
-    """Every output of `isoformat` is accepted and still names the same instant."""
-    span = take(make_event(start_time=at.isoformat()))
-    forwarded = datetime.fromisoformat(span.start_time)
-    assert forwarded.tzinfo is not None
-    assert forwarded.replace(tzinfo=None) == at.replace(tzinfo=None)
-    assert forwarded.utcoffset() == (at.utcoffset() or forwarded.utcoffset())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "now",
-        "2026-01-02",
-        "20260102T030405Z",
-        "2026-W01-1T03:04:05Z",
-        "2026-13-02T03:04:05Z",
-        "2026-01-02T25:04:05Z",
-        "2026-01-02X03:04:05Z",
-        "03:04:05",
-        "1767323045",
-        "2026-01-02T03:04:05 UTC",
-        "\ufffd",
-    ],
-)
-@pytest.mark.parametrize("field", ["start_time", "end_time"])
-def test_what_is_not_a_time(field: str, text: str) -> None:
-    """Text that is not a time is rejected, and the error does not repeat it."""
-    assert error(having(field, text, "end")) == f"span.{field} is not an RFC 3339 time"
-
-
 def test_an_end_needs_its_end_time() -> None:
     """An END without an end time is rejected."""
     text = 'span.end_time is required in an "end" event'
     assert error(make_event(kind="end", end_time=None)) == text
-
-
-@pytest.mark.parametrize(
-    ("end", "valid"),
-    [
-        ("2026-01-02T03:04:05.678901Z", True),
-        ("2026-01-02T03:04:05.6789Z", False),
-        ("2026-01-02T04:04:05.678901+01:00", True),
-        ("2026-01-02T03:04:06+01:00", False),
-        ("2026-01-02T03:04:06", True),
-        ("2026-01-01T23:04:06-08:00", True),
-    ],
-)
-def test_an_end_is_not_before_its_start(end: str, valid: bool) -> None:
-    """Instants are compared, not text; no offset means UTC; a duration of 0 is valid."""
-    event = make_event(kind="end", start_time="2026-01-02T03:04:05.678901Z", end_time=end)
-    if valid:
-        assert take(event).end_time is not None
-    else:
-        assert error(event) == "span.end_time is before span.start_time"
 
 
 @pytest.mark.parametrize("field", ["input", "output", "data"])

@@ -18,9 +18,7 @@ from sidecar.spans.span import Lanes, SdkFields, Span, WireSpan, to_json
 from sidecar.spans.validation import FieldError
 
 PREFIX = "/spans/"
-_CREATED = SdkFields(int(Lanes.AGENTEX))
-# The server merges the `data` of a PATCH into the span's own (docs/upstreams.md A2).
-_PATCHED = SdkFields(int(Lanes.AGENTEX), merges_data=True)
+_AGENTEX = SdkFields(int(Lanes.AGENTEX))
 
 
 class _Body(WireSpan, gc=False, kw_only=True):
@@ -57,11 +55,11 @@ def _span(request: Request, wire: _Body, now: float) -> Span:
     if request.method != "PATCH":
         if wire.id is None:
             wire.id = str(uuid4())
-        return validated_span(wire, now, _CREATED)
+        return validated_span(wire, now, _AGENTEX)
     # Unlike the server, we can tell an escaped slash in the id from a plain one.
     wire.id = unquote(request.path.removeprefix(PREFIX))
     if wire.end_time is None:
         # The SDK sends a PATCH only for an END. Any other PATCH would have to reach the server in
         # order, which no queue can guarantee.
         raise FieldError("end_time", "is required in a PATCH: only ENDs are accepted")
-    return validated_span(wire, now, _PATCHED)
+    return validated_span(wire, now, _AGENTEX)

@@ -2,8 +2,8 @@
 
 An item that SGP would refuse is refused here, in SGP's error format (docs/upstreams.md S1.4, S1.5).
 The other items are accepted, whereas SGP would drop the whole batch. What an agent can't fix is
-repaired (D18): lists are wrapped, an unknown type becomes `CUSTOM`. Everything else is forwarded
-unchanged, including unknown members.
+repaired (D18): lists are wrapped, an unknown type becomes `CUSTOM`, unusual times are rewritten.
+Everything else is forwarded unchanged, including unknown members.
 """
 
 from http import HTTPStatus
@@ -23,8 +23,7 @@ from sidecar.spans.validation import (
     FieldError,
     check_id,
     check_ids,
-    check_order,
-    check_time,
+    checked_time,
     validated_payload,
 )
 
@@ -103,11 +102,12 @@ def _span(members: _Members, now: float) -> Span:
     id_ = _text_of(members, "id")
     trace_id, name = _required(members, "trace_id"), _required(members, "name")
     parent_id = _text_of(members, "parent_id")
-    start, end = _required(members, "start_timestamp"), _text_of(members, "end_timestamp")
-    if end is None:
-        check_time(start, "start_timestamp")
-    else:
-        check_order(start, end, "start_timestamp", "end_timestamp")
+    started, start = checked_time(_required(members, "start_timestamp"), "start_timestamp")
+    end = _text_of(members, "end_timestamp")
+    if end is not None:
+        ended, end = checked_time(end, "end_timestamp")
+        if ended < started:
+            raise FieldError("end_timestamp", "is before span.start_timestamp")
     # SGP would generate a missing id, but then a retry would create a second span.
     id_ = str(uuid4()) if id_ is None else id_
     check_ids(id_, trace_id, parent_id, name)

@@ -88,16 +88,27 @@ async def test_start_and_end_become_one_post(app: Running, agentex: AgentexStand
     assert await sent(app, agentex) == [("POST", span())]
 
 
-async def test_data_of_an_end_is_merged_into_that_of_its_start(
-    app: Running, agentex: AgentexStandIn
+@pytest.mark.parametrize("data", [{"b": {"d": 2}, "e": None}, {}, [{"d": 2}], []])
+async def test_data_of_an_end_replaces_that_of_its_start(
+    app: Running, agentex: AgentexStandIn, data: object
 ) -> None:
-    """The merge is shallow, as in the server (docs/upstreams.md A2)."""
+    """It counts whole, as if the SDK had written the span only once, at its end (D26)."""
     await post(app, span(ended=False, data={"a": 1, "b": {"c": 1}}))
-    reply = await patch(app, "s1", end(data={"b": {"d": 2}, "e": None}))
-    data = {"a": 1, "b": {"d": 2}, "e": None}
+    reply = await patch(app, "s1", end(data=data))
     assert reply.body["data"] == data
     ((_, body),) = await sent(app, agentex)
     assert body["data"] == data
+
+
+async def test_an_end_without_data_has_that_of_its_start(
+    app: Running, agentex: AgentexStandIn
+) -> None:
+    """The SDK leaves out what is null, so the span keeps what its START said."""
+    await post(app, span(ended=False, data={"a": 1}))
+    reply = await patch(app, "s1", end(output={"a": 2}))
+    assert reply.body["data"] == {"a": 1}
+    ((_, body),) = await sent(app, agentex)
+    assert body["data"] == {"a": 1}
 
 
 async def test_an_end_without_its_start(app: Running, agentex: AgentexStandIn) -> None:
@@ -179,14 +190,18 @@ async def test_agentex_not_enabled() -> None:
     assert "agentex.base_url" in reply.body["detail"]
 
 
-async def test_a_start_outlives_a_restart(agentex: AgentexStandIn, tmp_path: Path) -> None:
-    """The END is joined with its START from the spool, payloads included, into one POST."""
+@pytest.mark.parametrize(("at_end", "stored"), [({}, {"a": 1}), ({"data": {"b": 2}}, {"b": 2})])
+async def test_what_an_end_leaves_out_outlives_a_restart(
+    agentex: AgentexStandIn, tmp_path: Path, at_end: dict[str, Any], stored: object
+) -> None:
+    """The END has it from its START in the spool; `data` of its own replaces the START's."""
     async with running_app(
         spool__path=tmp_path, queue__start_hold_s=60, shutdown__grace_s=0
     ) as app:
         await post(app, span(ended=False, data={"a": 1}))
     async with running_app({"AGENTEX_BASE_URL": agentex.url}, spool__path=tmp_path) as app:
-        await patch(app, "s1", end(output={"a": 2}, data={"b": 2}))
+        await patch(app, "s1", end(output={"a": 2}, **at_end))
         assert await app.stop()
-    assert agentex.spans["s1"]["data"] == {"a": 1, "b": 2}
-    assert agentex.spans["s1"]["input"] == {"q": 1.5}
+    assert [request.method for request in agentex.requests] == ["POST"]
+    row = agentex.spans["s1"]
+    assert (row["input"], row["output"], row["data"]) == ({"q": 1.5}, {"a": 2}, stored)

@@ -38,8 +38,11 @@ async def accepted(app: Running, event: dict[str, Any]) -> None:
             pass
 
 
-async def test_a_repeated_patch_does_not_blank_a_waiting_end() -> None:
-    """The SDK resends a PATCH when a response is lost; the span keeps its input and data."""
+@pytest.mark.parametrize(("at_end", "stored"), [({}, {"a": 1}), ({"data": {"b": 2}}, {"b": 2})])
+async def test_a_repeated_patch_does_not_change_a_waiting_end(
+    at_end: dict[str, Any], stored: object
+) -> None:
+    """The SDK resends a PATCH when a response is lost; what the first one left out stays filled."""
     async with upstream(stalled=True) as agentex:
         environ = {"AGENTEX_BASE_URL": agentex.url}
         async with running_app(environ, agentex__max_concurrency=1) as app:
@@ -47,11 +50,11 @@ async def test_a_repeated_patch_does_not_blank_a_waiting_end() -> None:
             await agentex.asked.wait()
             await app.request("POST", "/spans", json=start())
             for _ in range(2):
-                await app.request("PATCH", "/spans/s1", json=end(output={"x": 2}, data={"b": 2}))
+                await app.request("PATCH", "/spans/s1", json=end(output={"x": 2}, **at_end))
             agentex.gate.set()
             assert await app.stop()
     (got,) = [request.body for request in agentex.requests if request.body.get("id") == "s1"]
-    assert (got["input"], got["data"]) == ({"q": 1}, {"a": 1, "b": 2})
+    assert (got["input"], got["output"], got["data"]) == ({"q": 1}, {"x": 2}, stored)
 
 
 @pytest.mark.parametrize("how", ["patch", "event"])
