@@ -32,7 +32,8 @@ held STARTs, drains within the grace period, and leaves the rest in the spool or
 Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queue, sink = exporter):
 
     event            the START or the END of a span, as an agent posts it
-    write            what a lane delivers: open (a START alone) or complete (with the END)
+    write            what a lane delivers: open (a START alone), complete (with the END), or a
+                     supplement (payloads that a stored span lacks)
     lane             the queue, drain and sink of one upstream
     upstream, sink   the remote system; our code that talks to it
     depth            writes of a lane that are not settled: waiting, in flight or on disk

@@ -131,7 +131,7 @@ class _Builder:
         )
         metrics = LaneMetrics("agentex", LaneAccounting(), self.recent)
         client = _client(section, credentials, metrics)
-        sink = AgentexSink(client)
+        sink = AgentexSink(client, metrics.repaired_write)
         return self._lane(sink, credentials, metrics, Lanes.AGENTEX, section, 0.0)
 
     def sgp(self) -> Lane:

@@ -8,15 +8,22 @@ from collections import deque
 from typing import NamedTuple
 
 from sidecar.drain.retry_queue import Batch
-from sidecar.sinks import Refused, SinkError, TooLarge, Unavailable
+from sidecar.sinks import Refused, SinkError, TooLarge
 from sidecar.spans.span import total_size
 
 
 class Findings(NamedTuple):
-    """What speaks against a batch that failed, or against the lane's settings."""
+    """What speaks against a batch that failed, against the upstream, or against the settings.
 
-    counts_against: bool = False  # others got through: the batch is suspected
-    breaker_is_open: bool = False  # most writes are refused: the settings are suspected
+    `contradicted`: another batch has succeeded since this one last failed. `failures`: the lane's
+    consecutive ones, this one included; `new_failures`: those of batches that had not failed
+    before. `breaker_is_open`: most writes are refused, so the settings are suspected.
+    """
+
+    contradicted: bool = False
+    failures: int = 1
+    new_failures: int = 1
+    breaker_is_open: bool = False
 
 
 class Evidence:
@@ -25,59 +32,75 @@ class Evidence:
     def __init__(self, max_batch_bytes: int) -> None:
         self._poison_detector = PoisonDetector()
         self._breaker = CircuitBreaker()
+        self._failures = self._new_failures = 0
         self.size_limit = BatchSizeLimit(max_batch_bytes)
 
     def succeeded(self, batch: Batch) -> None:
         """The upstream accepted `batch`."""
-        self._poison_detector.succeeded(first=batch.attempts == 0)
+        self._failures = self._new_failures = 0
+        self._poison_detector.succeeded(batch)
         self._breaker.forwarded(len(batch.spans))
-        self.size_limit.succeeded()
+        if self.size_limit.learning:
+            self.size_limit.succeeded(total_size(batch.spans))
 
     def failed(self, batch: Batch, error: SinkError) -> Findings:
-        """Record a failure of `batch`, and whether that counts against it."""
-        if isinstance(error, TooLarge):
-            self.size_limit.too_large(total_size(batch.spans))
-        elif isinstance(error, Refused) and len(batch.spans) == 1:
-            return Findings(breaker_is_open=self._breaker.refused())
-        elif isinstance(error, Unavailable) and error.suspect:
-            against = self._poison_detector.counts_against(batch, first=batch.attempts == 0)
-            batch.suspicion += against
-            return Findings(counts_against=against)
-        return Findings()
+        """Record a failure of `batch`. Its `suspicion` grows if the failure counts against it."""
+        alone = len(batch.spans) == 1
+        if not (alone or isinstance(error, Refused)) and error.reached:
+            certain = isinstance(error, TooLarge)
+            self.size_limit.failed(total_size(batch.spans), certain=certain)
+        if error.about_content:
+            self._failures = self._new_failures = 0  # the upstream responds
+            self._poison_detector.refused(batch)
+            counts = alone and isinstance(error, Refused | TooLarge)
+            return Findings(breaker_is_open=counts and self._breaker.refused())
+        self._failures += 1
+        self._new_failures += not batch.failures
+        poison = self._poison_detector
+        contradicted = poison.failed(batch) and error.reached
+        if contradicted and alone and poison.most_succeed:
+            batch.suspicion += 1
+        return Findings(contradicted, self._failures, self._new_failures)
 
 
 class PoisonDetector:
-    """Tells a bad batch from a failing upstream by what else has succeeded (D8).
+    """Tells a bad batch from a failing upstream by what else has succeeded (D8, D23).
 
-    A 5xx counts against a batch only if another batch has succeeded since its last failure, and if
-    most recent first attempts succeeded: a half-broken upstream proves nothing. If a quarter of all
-    requests fail at random, eight consecutive failures hit one write in 65,000.
+    A failure counts against a write only if another batch has succeeded since its last failure, and
+    if most requests succeed: a half-broken upstream proves nothing. If a quarter of all requests
+    fail at random, eight consecutive failures hit one write in 65,000. Batches of several that
+    fail are not counted: one bad write is enough for that, however healthy the upstream is.
     """
 
-    WINDOW = 50  # first attempts
+    WINDOW = 50  # requests
     MIN_SUCCESS_SHARE = 0.75
 
     def __init__(self) -> None:
-        self._first_attempts: deque[bool] = deque(maxlen=self.WINDOW)  # True: succeeded
+        self._outcomes: deque[bool] = deque(maxlen=self.WINDOW)  # True: succeeded
         self._successes = 0
 
-    def succeeded(self, *, first: bool) -> None:
-        """A batch succeeded; `first`: on its first attempt."""
+    def succeeded(self, batch: Batch) -> None:
+        """A batch succeeded."""
         self._successes += 1
-        if first:
-            self._first_attempts.append(True)
+        if len(batch.spans) > 1 or not batch.failures:  # otherwise its failure was counted
+            self._outcomes.append(True)
 
-    def counts_against(self, batch: Batch, *, first: bool) -> bool:
-        """Record a failure of `batch`; return whether it counts against it. `first`: its first."""
-        if first:
-            self._first_attempts.append(False)
-            batch.successes_seen = self._successes
-            return False
-        another_succeeded = self._successes > batch.successes_seen
+    def failed(self, batch: Batch) -> bool:
+        """Record a failure of `batch`; whether another one has succeeded since its last one."""
+        if len(batch.spans) == 1 and not batch.failures:
+            self._outcomes.append(False)
+        another_succeeded = bool(batch.attempts) and self._successes > batch.successes_seen
         batch.successes_seen = self._successes
-        # Minus one: the batch's own first failure is in the window.
-        others = len(self._first_attempts) - 1
-        return another_succeeded and sum(self._first_attempts) >= self.MIN_SUCCESS_SHARE * others
+        return another_succeeded
+
+    def refused(self, batch: Batch) -> None:
+        """`batch` failed for what is in it, which proves nothing about others."""
+        batch.successes_seen = self._successes
+
+    @property
+    def most_succeed(self) -> bool:
+        """Whether most requests succeeded, except for the one that fails now."""
+        return sum(self._outcomes) >= self.MIN_SUCCESS_SHARE * (len(self._outcomes) - 1)
 
 
 class CircuitBreaker:
@@ -114,29 +137,50 @@ class CircuitBreaker:
 
 
 class BatchSizeLimit:
-    """How many bytes a batch may contain, learned from the upstream's 413s.
+    """How many bytes a batch may contain.
 
-    It grows back by a sixteenth after every hundred successful batches: proxies' limits change.
+    After a failure, smaller batches are sent, because its size may have been the cause; after one
+    that gets through, larger ones again. Only contrast teaches a size: if a larger batch fails
+    right after smaller ones have passed, then twice as many of these have to pass before the next
+    trial, because gateways' limits rarely change. A 413 says itself that it is the size.
     """
 
-    SUCCESSES_TO_GROW = 100
+    MAX_PATIENCE = 128  # batches
+    CERTAIN_PATIENCE = 32
 
     def __init__(self, max_bytes: int) -> None:
         self._configured_max = max_bytes
-        self._successes = 0
+        self._patience, self._passed = 1, 0  # batches that have to pass, and those that have
+        self._on_trial = False  # nothing of about this size has passed yet
         self.max_bytes = max_bytes
 
-    def too_large(self, size: int) -> None:
-        """A batch of `size` bytes was too large."""
-        self.max_bytes = max(1, min(self.max_bytes, size // 2))
-        self._successes = 0
+    @property
+    def learning(self) -> bool:
+        """Whether it needs to know of successes."""
+        return self.max_bytes < self._configured_max or self._on_trial or self._patience > 1
 
-    def succeeded(self) -> None:
-        """A batch succeeded."""
-        if self.max_bytes == self._configured_max:
-            return
-        self._successes += 1
-        if self._successes >= self.SUCCESSES_TO_GROW:
-            grown = self.max_bytes + self.max_bytes // 16 + 1
-            self.max_bytes = min(self._configured_max, grown)
-            self._successes = 0
+    def failed(self, size: int, *, certain: bool) -> None:
+        """A batch of several writes, `size` bytes together, failed; `certain`: for its size."""
+        half = max(1, size // 2)
+        if half >= self.max_bytes:
+            return  # it was formed under an earlier limit
+        if self._on_trial:
+            self._patience = min(self.MAX_PATIENCE, 2 * self._patience)
+        if certain:
+            self._patience = max(self.CERTAIN_PATIENCE, self._patience)
+        self.max_bytes = half
+        self._passed, self._on_trial = 0, False
+
+    def succeeded(self, size: int) -> None:
+        """A batch of `size` bytes succeeded."""
+        if 2 * size <= self.max_bytes:
+            return  # it would have passed under half of the limit, too
+        if self._on_trial:
+            self._on_trial = False
+            self._patience = max(1, self._patience // 2)
+        self._passed += 1
+        if self._passed >= self._patience and self.max_bytes < self._configured_max:
+            self.max_bytes = min(self._configured_max, 2 * self.max_bytes)
+            self._passed, self._on_trial = 0, True
+        elif self._passed >= self._patience:
+            self._passed, self._patience = 0, max(1, self._patience // 2)

@@ -5,7 +5,7 @@ write of the same span overtakes it (docs/architecture.md, Queue).
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -18,14 +18,17 @@ _order = count()
 class Batch:
     """Writes that are sent together.
 
-    `attempts`: failed attempts. `suspicion`: the failures that count against the batch itself.
-    `successes_seen` belongs to the poison detector (evidence.py). `not_before`: loop time in
-    seconds. `order`: age; halves of a batch keep the order of the whole.
+    `attempts`: failed attempts, also as part of a larger batch. `failures`: those of exactly these
+    writes. `suspicion`: those that count against a write sent alone. `is_part`: of a batch that was
+    split because it failed. `successes_seen` belongs to the poison detector (evidence.py).
+    `not_before`: loop time in seconds. `order`: age; parts of a batch keep the order of the whole.
     """
 
     spans: list[Span]
     attempts: int = 0
+    failures: int = 0
     suspicion: int = 0
+    is_part: bool = False
     successes_seen: int = 0
     not_before: float = 0.0
     order: int = field(default_factory=_order.__next__)
@@ -42,6 +45,23 @@ class Batch:
         """Return the first `at` writes and the rest as two batches."""
         first, rest = self.spans[:at], self.spans[at:]
         return replace(self, spans=first), replace(self, spans=rest)
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """Return the two halves of a batch that failed: what failed is one of them, or its size."""
+        half = replace(self, failures=0, suspicion=0, is_part=True)
+        return half.split(len(self.spans) // 2)
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether it may be sent together with others: nothing suggests that it is the cause."""
+        return not (self.is_part or self.suspicion)
+
+    def merge(self, other: "Batch") -> None:
+        """Add the writes of `other`."""
+        self.spans += other.spans
+        self.attempts = max(self.attempts, other.attempts)
+        self.failures = max(self.failures, other.failures)
+        self.successes_seen = max(self.successes_seen, other.successes_seen)
 
 
 class RetryQueue:
@@ -72,9 +92,7 @@ class RetryQueue:
 
     def bring_forward(self, when: float, *, suspects: bool) -> None:
         """Allow batches to be sent from `when` on; suspected ones only if `suspects`."""
-        for batch in self.heap if suspects else self._unsuspected():
-            batch.not_before = min(batch.not_before, when)
+        for batch in self.heap:
+            if suspects or not batch.suspicion:
+                batch.not_before = min(batch.not_before, when)
         heapq.heapify(self.heap)
-
-    def _unsuspected(self) -> Iterable[Batch]:
-        return (batch for batch in self.heap if not batch.suspicion)

@@ -52,36 +52,54 @@ class Scheduler:
         None: not before a request ends or a write comes.
         """
         if not self._ready and not self._retry_queue.heap:
-            self._throttle.caught_up()
+            if not self._queue.on_disk:
+                self._throttle.caught_up(now)
             return None
         grant = self._throttle.grant(now, self.sending, paced=not self.closing)
         if not isinstance(grant, Grant):
             return grant
         max_writes = min(self._max_batch, grant.max_writes)
-        # A probe that keeps failing may be a bad write: new writes take turns with it.
-        self._new_batch_first = grant.is_probe and not self._new_batch_first
         step: Batch | float | None = None
         if not self._new_batch_first and self._retry_queue.heap:
             step = self._due_retry(now, max_writes)
         if step is None:
             step = self._new_batch(now, max_writes)
-        if self._new_batch_first and not isinstance(step, Batch):
+            self._new_batch_first = False
+        else:
+            # Retries may fail again, and for ever: new writes take turns with them.
+            self._new_batch_first = True
+        if not isinstance(step, Batch):
             step = self._due_retry(now, max_writes) or step
         if isinstance(step, Batch):
             self.sending += 1
-            self._throttle.sent(now, len(step.spans))
+            self._throttle.sent(now)
         return step
 
+    @property
+    def backlog(self) -> float:
+        """About how many requests it takes to send everything."""
+        per_request = float(self._max_batch)
+        if waiting := len(self._ready):
+            mean = max(1.0, self._queue.waiting_bytes / waiting)
+            per_request = min(per_request, max(1.0, self._size_limit.max_bytes / mean))
+        return self._queue.depth / per_request
+
     def _due_retry(self, now: float, max_writes: int) -> Batch | None:
-        while (due := self._retry_queue.next_due) is not None and due <= now:
-            batch = self._retry_queue.pop()
+        queue = self._retry_queue
+        while (due := queue.next_due) is not None and due <= now:
+            batch = queue.pop()
+            while batch.mergeable and queue.heap and queue.heap[0].mergeable:
+                other = queue.heap[0]
+                if other.not_before > now or len(batch.spans) + len(other.spans) > max_writes:
+                    break
+                batch.merge(queue.pop())
             self._drop_superseded(batch, now)
-            max_writes = min(max_writes, self._count_fitting(batch))
-            if len(batch.spans) > max_writes:
+            fitting = min(max_writes, self._count_fitting(batch))
+            if len(batch.spans) > fitting:
                 # A probe is one write: it costs a recovering upstream as little as possible, and a
                 # bad write can't make the rest of its batch fail with it.
-                batch, rest = batch.split(max_writes)
-                self._retry_queue.add(rest)
+                batch, rest = batch.split(fitting)
+                queue.add(rest)
             if batch.spans:
                 return batch
         return None

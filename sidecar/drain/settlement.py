@@ -11,7 +11,7 @@ from sidecar.drain.failures import DeadLetter, Hold, RetryAt, RetryPolicy, Split
 from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.drain.throttle import Throttle
 from sidecar.queue.span_queue import SpanQueue
-from sidecar.sinks import SinkError, Unavailable
+from sidecar.sinks import RouteGone, SinkError
 from sidecar.spans.span import Span
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.outcomes import SinkState
@@ -21,7 +21,7 @@ class Settlement:
     """Settles the writes of one lane.
 
     `dead_letter` is called with each write given up on, the reason, and the error. `wake`
-    is called when the upstream has recovered.
+    is called when the upstream has recovered. `backlog` returns how many requests have to be made.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Settlement:
         metrics: LaneMetrics,
         *,
         wake: Callable[[], None],
+        backlog: Callable[[], float],
         dead_letter: Callable[[Span, str, SinkError], None],
     ) -> None:
         self._queue = queue
@@ -43,7 +44,11 @@ class Settlement:
         self._policy = policy
         self._metrics = metrics
         self._wake = wake
+        self._backlog = backlog
         self._dead_letter = dead_letter
+        # Since when the upstream has said nothing but that it has no such route, in loop time.
+        self.route_gone_since: float | None = None
+        self._route_gone_logged = False
 
     def succeeded(self, batch: Batch, sent_at: float, now: float, in_flight: int) -> None:
         """The upstream accepted `batch`, sent at loop time `sent_at`.
@@ -51,59 +56,75 @@ class Settlement:
         `in_flight` requests were in flight at that time, this one included.
         """
         self._throttle.sample(now, len(batch.spans), in_flight, now - sent_at)
-        self._responded(now)
         self._evidence.succeeded(batch)
         for span in batch.spans:
             self._queue.settle(span)
         self._metrics.forwarded(batch.spans, now)
+        self._responded(now, sent_at)
 
     def failed(self, batch: Batch, error: SinkError, sent_at: float, now: float) -> None:
         """The upstream did not accept `batch`, sent at loop time `sent_at`."""
         self._metrics.failed(batch.spans, error.outcome, str(error), now)
-        first, findings = batch.attempts == 0, self._evidence.failed(batch, error)
+        findings = self._evidence.failed(batch, error)
         batch.attempts += 1
+        batch.failures += 1
         throttle, policy = self._throttle, self._policy
-        at = now
-        if isinstance(error, Unavailable):
-            throttle.failed(
-                now, sent_at, retry_after=error.retry_after, first=first, outage=error.outage
-            )
-            delay = policy.backoff.delay(batch.attempts, policy.jitter())
-            at += max(min(delay, throttle.max_wait_s), error.retry_after)
+        delay = policy.backoff.delay(batch.failures, policy.jitter())
+        at = now + max(min(delay, throttle.max_wait_s), error.retry_after)
+        outcome = meaning(
+            error,
+            batch,
+            findings,
+            at=at,
+            max_attempts=policy.max_attempts,
+            probing=throttle.probing,
+        )
+        if error.holds is None and not error.about_content:
             self._give_up_expired(batch, error, now)
-        outcome = None
-        if batch.spans:
-            outcome = meaning(error, batch, findings, at=at, max_attempts=policy.max_attempts)
-        if isinstance(outcome, Hold):
-            throttle.hold(now, sent_at, outcome.state)
-        if isinstance(outcome, Hold) or isinstance(error, Unavailable):
-            pause_s = throttle.paused_until - now
-            self._metrics.state_changed(throttle.state, str(error), pause_s)
-        else:
-            self._responded(now)
         match outcome:
-            case Split():
-                # Due before any other retry, so that a bad write is soon alone.
-                self._again(0.0, *batch.split(len(batch.spans) // 2))
-            case Hold():
-                self._again(now, batch)
-            case RetryAt():
-                self._again(outcome.at, batch)
-            case DeadLetter():
-                self._give_up(batch.spans, outcome.reason, error, now)
+            case Hold(state, seconds):
+                throttle.hold(now, sent_at, state, seconds)
+                self._note_route(error, now)
+                self._metrics.state_changed(
+                    throttle.state, now, str(error), throttle.paused_until - now
+                )
+                # Once the pause is over, it may be the probe.
+                self._again(now if throttle.probing else at, batch)
+            case Split(at):
+                # At once means before any other retry, so that a bad write is soon alone.
+                self._again(at, *batch.halves())
+            case RetryAt(at):
+                self._again(at, batch)
+            case DeadLetter(reason):
+                self._give_up(batch.spans, reason, error, now)
+        if error.about_content and not isinstance(outcome, Hold):
+            self._responded(now, sent_at)
 
-    def _responded(self, now: float) -> None:
+    def _note_route(self, error: SinkError, now: float) -> None:
+        if not isinstance(error, RouteGone):
+            self.route_gone_since = None
+        elif self.route_gone_since is None:
+            self.route_gone_since = now
+            if not self._route_gone_logged:
+                self._route_gone_logged = True
+                self._metrics.route_gone(str(error))
+
+    def _responded(self, now: float, sent_at: float) -> None:
         """The upstream accepted or refused a batch, so it is up."""
-        if self._throttle.responded(now):
-            self._metrics.state_changed(SinkState.UP)
+        self.route_gone_since, self._route_gone_logged = None, False
+        if self._throttle.is_lifted_by(sent_at):
+            self._throttle.responded(now, self._backlog())
+            self._metrics.state_changed(SinkState.UP, now)
             self._retry_queue.bring_forward(now, suspects=False)
             self._wake()
 
     def _again(self, not_before: float, *batches: Batch) -> None:
-        for batch in batches:
+        left = [batch for batch in batches if batch.spans]  # the others have expired
+        for batch in left:
             batch.not_before = not_before
-        self._retry_queue.add(*batches)
-        self._metrics.retried()
+        self._retry_queue.add(*left)
+        if left:
+            self._metrics.retried()
 
     def _give_up_expired(self, batch: Batch, error: SinkError, now: float) -> None:
         oldest = now - self._policy.max_age_s

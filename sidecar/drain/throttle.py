@@ -13,10 +13,10 @@ from sidecar.drain.concurrency import ConcurrencyLimit
 from sidecar.drain.pace import Pace
 from sidecar.telemetry.outcomes import SinkState
 
-# An outage: this many consecutive failures, each of a batch that had not failed before.
-DOWN_AFTER = 3
 # The longest back-off while the process is stopping.
 MAX_WAIT_WHILE_STOPPING_S = 1.0
+# The longest pause that an upstream can ask for (D7).
+MAX_PAUSE_S = 300.0
 # A shorter outage leaves no backlog worth pacing.
 MIN_PACED_OUTAGE_S = 2.0
 
@@ -65,7 +65,7 @@ class Throttle:
         self.paused_until = 0.0
         self._outage_since = 0.0
         self._paused_at = float("-inf")
-        self._consecutive_failures = 0
+        self._held_by = float("-inf")  # when the request was sent that began the pause
         self._consecutive_pauses = 0
         self.max_wait_s = float("inf")  # of any back-off
 
@@ -87,18 +87,18 @@ class Throttle:
             return _PROBE
         if not (self._pace.active and paced):
             return _UNLIMITED
-        allowed = self._pace.allowance(now)
-        return Grant(allowed) if allowed >= 1 else self._pace.next_at(now)
+        due = self._pace.next_at(now)
+        return _UNLIMITED if due <= now else due
 
-    def sent(self, now: float, writes: int) -> None:
-        """So many writes were sent."""
+    def sent(self, now: float) -> None:
+        """A request was sent."""
         if not self.probing:
-            self._pace.sent(now, writes)
+            self._pace.sent(now)
 
-    def caught_up(self) -> None:
+    def caught_up(self, now: float) -> None:
         """Nothing is waiting any more."""
         if self._pace.active:
-            self._pace.stop()
+            self._pace.stop(now)
 
     def sample(self, now: float, writes: int, in_flight: int, seconds: float) -> None:
         """A batch of `writes` succeeded after `seconds`.
@@ -108,53 +108,49 @@ class Throttle:
         if not self.probing:
             self._concurrency.sample(now, writes, in_flight, seconds)
 
-    def responded(self, now: float) -> bool:
-        """The upstream accepted or refused a batch: it is up. Returns whether it was paused."""
-        self._consecutive_failures = 0
-        if not self.probing:
-            return False
-        if now - self._outage_since > MIN_PACED_OUTAGE_S:
-            self._pace.start(now)
+    def is_lifted_by(self, sent_at: float) -> bool:
+        """Whether a response to a request that was sent then ends a hold.
+
+        A pause that the upstream has asked for ends only if it takes something that was sent later.
+        """
+        asked = self.state is SinkState.THROTTLED
+        return self.probing and (sent_at > self._held_by or not asked)
+
+    def responded(self, now: float, backlog: float) -> None:
+        """The upstream accepted or refused a batch: it is up. `backlog`: requests to be made."""
+        outage_s = now - self._outage_since
+        if outage_s > MIN_PACED_OUTAGE_S:
+            self._pace.start(now, backlog, outage_s, self._jitter())
         self.state = SinkState.UP
         self.probing = False
         self.resume()
-        return True
 
-    def failed(
-        self, now: float, sent_at: float, *, retry_after: float, first: bool, outage: bool
-    ) -> None:
-        """A request failed for a temporary reason.
+    def hold(self, now: float, sent_at: float, state: SinkState, seconds: float = 0.0) -> None:
+        """The upstream accepts nothing now: pause, at least for `seconds`, then probe.
 
-        `retry_after`: seconds the upstream asked for, or 0. `first`: the batch had not
-        failed before; only such failures are counted, so that a single bad write never looks like
-        an outage. `outage`: this failure alone is conclusive, such as a refused connection.
+        A request that was sent before the current pause began (`sent_at`) can only make it longer:
+        that it failed as well tells us nothing new.
         """
+        # Up to a tenth more, so that a thousand sidecars do not resume at the same moment.
+        pause_s = min(MAX_PAUSE_S, seconds * (1 + 0.1 * self._jitter()))
         if sent_at < self._paused_at:
-            return  # sent before the current pause began: tells us nothing new
-        self._consecutive_failures += first
-        if retry_after > 0:
-            self._concurrency.refused()
-            # Up to a tenth more, so that a thousand sidecars do not resume at the same moment.
-            self._pause(now, SinkState.THROTTLED, retry_after * (1 + 0.1 * self._jitter()))
-        elif outage or self.probing or self._consecutive_failures >= DOWN_AFTER:
-            self._concurrency.refused()
-            self.hold(now, sent_at, SinkState.DOWN)
-
-    def hold(self, now: float, sent_at: float, state: SinkState) -> None:
-        """The upstream accepts nothing now: back off, then probe."""
-        if sent_at < self._paused_at:
+            if self.probing and seconds:
+                self.paused_until = max(self.paused_until, now + pause_s)
             return
-        self._consecutive_pauses += 1
-        delay = self._backoff.delay(self._consecutive_pauses, self._jitter())
-        self._pause(now, state, min(delay, self.max_wait_s))
-
-    def _pause(self, now: float, state: SinkState, seconds: float) -> None:
+        self._concurrency.refused()
+        if not seconds:
+            self._consecutive_pauses += 1
+            pause_s = self._backoff.delay(self._consecutive_pauses, self._jitter())
+            if self.probing:
+                # So that a recovery is noticed within the time that the outage took.
+                pause_s = min(pause_s, max(self._backoff.initial_s, now - self._outage_since))
+            pause_s = min(pause_s, self.max_wait_s)
         if not self.probing:
             self._outage_since = now
         self.state = state
         self.probing = True
-        self._paused_at = now
-        self.paused_until = max(self.paused_until, now + seconds)
+        self._paused_at, self._held_by = now, sent_at
+        self.paused_until = max(self.paused_until, now + pause_s)
 
     def shorten_waits(self) -> None:
         """Cap the back-off from now on: the process is stopping, and its grace period is short."""

@@ -25,6 +25,9 @@ from sidecar.sinks import Sink, SinkError
 from sidecar.spans.span import Span
 from sidecar.telemetry.metrics import LaneMetrics
 
+# How long an upstream may say that it has no such route before new writes are not taken for it.
+ROUTE_GONE_S = 600.0
+
 
 class Drain:
     """Forwards one lane's writes.
@@ -48,6 +51,8 @@ class Drain:
         self._queue = queue
         self.bit = queue.bit  # the lane's bit in `Span.lanes`
         self.ready = queue.ready  # writes that a batch could take now
+        self.data_follows = sink.data_follows
+        self.stopping = sink.stopping
         self._throttle = throttle
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
@@ -70,6 +75,7 @@ class Drain:
             policy,
             metrics,
             wake=self.wake,
+            backlog=lambda: self._scheduler.backlog,
             dead_letter=dead_letter,
         )
         self._idle: deque[asyncio.Future[Batch]] = deque()
@@ -95,6 +101,8 @@ class Drain:
     def put(self, span: Span) -> None:
         """Queue a write, unless the sink has a reason to skip it."""
         reason = self._sink.skips(span)
+        if self._settlement.route_gone_since is not None and self._gives_up_on(span):
+            reason = "route_gone"
         if reason is not None:
             self._queue.skip(span, reason)
             self._metrics.skipped(span, reason, self._loop.time())
@@ -103,6 +111,12 @@ class Drain:
         lingers_until = span.accepted_at + self._scheduler.linger_s
         if self._alarm.due > lingers_until or self._scheduler.is_full:
             self.wake()  # otherwise the alarm rings in time
+
+    def _gives_up_on(self, span: Span) -> bool:
+        """Whether the route has been gone for so long that new writes would only fill the queue."""
+        since = self._settlement.route_gone_since
+        gone = since is not None and self._loop.time() - since >= ROUTE_GONE_S
+        return gone and not self._queue.has(span)  # an END takes the place of its open write
 
     @property
     def backlog(self) -> int:

@@ -58,11 +58,12 @@ _COUNTERS = {
     "joined_events": ("Events merged into another event of their span",),
     "written_writes": ("Writes passed to the lane", "sink"),
     "forwarded_writes": ("Writes that the upstream accepted", "sink", "kind"),
-    "superseded_writes": ("Open writes replaced by a newer write", "sink"),
+    "superseded_writes": ("Writes replaced by a newer write of their span", "sink"),
     "skipped_writes": ("Writes deliberately not sent", "sink", "reason"),
     "dead_lettered_writes": ("Writes that the upstream will never accept", "sink", "reason"),
     "upstream_requests": ("Requests to the upstream", "sink", "outcome"),
     "retries": ("Batches sent again", "sink"),
+    "repaired_writes": ("Writes that needed more than one request", "sink", "reason"),
     "spool_errors": ("Disk errors of the spool",),
     "spool_moved_aside": ("Unreadable spool files moved aside",),
     "spool_replayed_events": ("Events recovered from the spool of an earlier process",),
@@ -147,6 +148,7 @@ class SidecarCollector(Collector):
             "dead_lettered_writes": by_sink(lambda lane: lane.metrics.accounting.dead_lettered),
             "upstream_requests": by_sink(lambda lane: lane.metrics.requests),
             "retries": by_sink(lambda lane: lane.metrics.retries),
+            "repaired_writes": by_sink(lambda lane: lane.metrics.repaired),
             "sink_state": by_sink(
                 lambda lane: {state: lane.metrics.state is state for state in SinkState}
             ),

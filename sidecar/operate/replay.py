@@ -167,6 +167,8 @@ async def directly(
     budget = MemoryBudget(sys.maxsize)  # all letters are in memory anyway
     built = build_lanes(config, environ, budget, again, Spool(), Recent())
     lanes = {lane.sink.name: lane for lane in built}
+    for each in built:
+        each.sink.stopping()  # no END follows a START: what it says is in its letter
     now = asyncio.get_running_loop().time()
     done: Counter[str] = Counter()
     for letter in letters:

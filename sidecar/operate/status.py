@@ -196,6 +196,7 @@ class _Watched:
             "skipped_by_reason": dict(accounting.skipped),
             "dead_lettered_by_reason": dict(accounting.dead_lettered),
             "lost_by_reason": dict(accounting.lost),
+            "repaired_by_reason": dict(lane.metrics.repaired),
             "requests_by_outcome": dict(lane.metrics.requests),
         }
 

@@ -41,8 +41,17 @@ class Lane(Protocol):
         """Writes that are waiting although the upstream is healthy."""
         ...
 
+    @property
+    def data_follows(self) -> bool:
+        """Whether its open writes are sent without `data`, which has to follow."""
+        ...
+
     def put(self, span: Span) -> None:
         """Add a write to the lane's queue."""
+        ...
+
+    def stopping(self) -> None:
+        """No END will follow the open writes that are sent from now on."""
         ...
 
 
@@ -74,7 +83,13 @@ class Admission:
         self._hold_s = hold_s
         self._alarm = Alarm(self._tick)
         self.open_spans = OpenSpans(
-            self._write, budget, accounting, spool, hold_s=hold_s, ttl_s=ttl_s
+            self._write,
+            budget,
+            accounting,
+            spool,
+            hold_s=hold_s,
+            ttl_s=ttl_s,
+            data_follows=sum(lane.bit for lane in lanes if lane.data_follows),
         )
         self.limit = budget.limit  # `queue.max_bytes`
         self._max = budget.available
@@ -167,6 +182,9 @@ class Admission:
 
     def release_held(self) -> None:
         """Write every held START as open: the process is stopping."""
+        for lane in self._lanes:
+            lane.stopping()
+        self.open_spans.tick(self._loop.time())
         self.open_spans.release_all()
         self._alarm.cancel()
 

@@ -2,8 +2,7 @@
 
 from collections import OrderedDict
 
-from sidecar.spans.raw_json import merged
-from sidecar.spans.span import Key, Span, measure
+from sidecar.spans.span import ALL_PAYLOADS, Key, Span, measure, payloads_in_memory
 
 # How many finished spans to remember (a hash each, about 100 bytes), so that a late START or a
 # repeated END is recognized. At 500 spans/s they cover the last 20 seconds.
@@ -24,12 +23,8 @@ def fill(span: Span, start: Span) -> int:
     """
     span.parent_id = span.parent_id or start.parent_id
     span.task_id = span.task_id or start.task_id
-    merge_data = (
-        span.merges_data and span.data != start.data and span.data[:1] == start.data[:1] == b"{"
-    )
     if not (
-        merge_data
-        or (start.input and not span.input)
+        (start.input and not span.input)
         or (start.output and not span.output)
         or (start.data and not span.data)
     ):
@@ -37,7 +32,7 @@ def fill(span: Span, start: Span) -> int:
     as_arrived = signature(span)
     span.input = span.input or start.input
     span.output = span.output or start.output
-    span.data = merged(start.data, span.data) if merge_data else span.data or start.data
+    span.data = span.data or start.data
     span.size = measure(span)
     return as_arrived
 
@@ -48,6 +43,8 @@ class EndedSpans:
     def __init__(self) -> None:
         # Hash of a key -> signature of the END as it arrived, 0 if nothing was filled in.
         self.signatures: OrderedDict[int, int] = OrderedDict()
+        # Hash of a key -> bits of the `PAYLOADS` that an END without a START has left open.
+        self._lacking: dict[int, int] = {}
 
     def is_repeat(self, key: Key, end: Span) -> bool:
         """Whether `end` repeats an END that was filled in from its START."""
@@ -60,4 +57,24 @@ class EndedSpans:
         if signature or hashed not in signatures:
             signatures[hashed] = signature
             if len(signatures) > MAX_REMEMBERED:
-                signatures.popitem(last=False)
+                forgotten, _ = signatures.popitem(last=False)
+                self._lacking.pop(forgotten, None)
+
+    def add_unjoined(self, key: Key, end: Span) -> None:
+        """A span has ended whose START is unknown."""
+        hashed = hash(key)
+        lacking = ~payloads_in_memory(end) & ALL_PAYLOADS
+        if hashed in self.signatures:  # what an earlier END or START said is written
+            lacking &= self._lacking.get(hashed, 0)
+        self.add(key)
+        if lacking or hashed in self._lacking:
+            self._lacking[hashed] = lacking
+
+    def added_by(self, key: Key, start: Span) -> int:
+        """Bits of the payloads that a START adds which arrives after its END; each only once."""
+        hashed = hash(key)
+        lacking = self._lacking.get(hashed, 0)
+        adds = lacking & payloads_in_memory(start)
+        if adds:
+            self._lacking[hashed] = lacking & ~adds
+        return adds

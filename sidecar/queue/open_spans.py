@@ -12,9 +12,11 @@ A span's state, what happens in it, and the state that follows:
 | unknown | HELD         | written: ended               |               |                     |
 | HELD    | joined: HELD | START joined, written: ended | written: KEPT |                     |
 | KEPT    | joined: KEPT | filled, written: ended       |               | unknown, if settled |
-| ended   | joined       | written, unless it repeats   |               |                     |
+| ended   | joined (*)   | written, unless it repeats   |               |                     |
 
 *Joined* events are not written themselves; nor is an END that repeats one that its START filled.
+(*) A late START is written as a supplement if it has payloads that the END left out. So is the
+`data` of a KEPT start, where missing, when it is forgotten without an END or the process stops.
 A process that stops acts as if `hold_s` were over.
 *Settled* means that no lane has the open write any more; otherwise the START stays for another
 `ttl_s`, so that its END goes behind the open write and keeps what the START said.
@@ -28,14 +30,14 @@ No I/O and no clock: callers pass `now`, loop time in seconds.
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from enum import Enum
 from itertools import islice
-
-import msgspec
 
 from sidecar.queue.join import EndedSpans, fill
 from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.queue.open_span import HELD, KEPT, OpenSpan
+from sidecar.queue.supplement import supplement
 from sidecar.spans.span import (
+    DATA,
     Key,
     Span,
     Stored,
@@ -50,26 +52,11 @@ from sidecar.telemetry.accounting import IntakeAccounting
 _MAX_SCANNED = 256
 
 
-class State(Enum):
-    """The state of a span whose END has not arrived."""
-
-    HELD = "held for its END"
-    KEPT = "written, waiting for its END"
-
-
-HELD, KEPT = State  # looking up a member takes longer than a global
-
-
-class OpenSpan(msgspec.Struct, gc=False, eq=False):
-    """A START without an END."""
-
-    start: Span
-    due: float  # loop time at which its `hold_s` or `ttl_s` is over
-    state: State | None = HELD  # None once it has left the open spans
-
-
 class OpenSpans:
-    """All STARTs without an END. Each is kept for at least `ttl_s` after it was written."""
+    """All STARTs without an END. Each is kept for at least `ttl_s` after it was written.
+
+    `data_follows`: the bit of the lane that gets open writes without `data`, or 0.
+    """
 
     def __init__(
         self,
@@ -80,8 +67,10 @@ class OpenSpans:
         *,
         hold_s: float,
         ttl_s: float,
+        data_follows: int = 0,
     ) -> None:
         self._spool = spool
+        self._data_follows = data_follows
         self._write = write
         self._budget = budget
         self._accounting = accounting
@@ -94,6 +83,7 @@ class OpenSpans:
         # Those with a row in the spool and payloads in memory, in the order of acceptance.
         self._droppable: OrderedDict[Key, OpenSpan] = OrderedDict()
         self._ended = EndedSpans()
+        self._ticked_at = 0.0
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -115,6 +105,11 @@ class OpenSpans:
                 self._hold(key, span)
                 return
             # If written now, it would replace the finished row at SGP (docs/upstreams.md S3).
+            adds = self._ended.added_by(key, span)
+            if adds and self._data_follows & span.addressed_to:
+                self._accounting.written += 1
+                self._supplement(span, adds)
+                return
         elif known.state is HELD:
             earlier = known.start
             fill(span, earlier)
@@ -147,7 +142,7 @@ class OpenSpans:
                 # Sent as is, it would erase, upstream, what was filled in the first time.
                 self._accounting.joined += 1
                 return
-            self._ended.add(key)
+            self._ended.add_unjoined(key, span)
             self._spool.add(span)
         else:
             start = known.start
@@ -168,17 +163,27 @@ class OpenSpans:
         self._budget.release(open_span.start)
 
     def _retire(self, open_span: OpenSpan) -> None:
-        """Forget a START without an END, which is settled."""
-        self._spool.retire(open_span.start)
-        self._forget(open_span.start.join_key, open_span)
+        """Forget a START without an END, which is settled; its `data` follows."""
+        start = open_span.start
+        if open_span.has_data and self._data_follows & start.addressed_to:
+            self._supplement(start, DATA, replaced=start)
+        else:
+            self._spool.retire(start)
+        self._forget(start.join_key, open_span)
+
+    def _supplement(self, start: Span, which: int, replaced: Span | None = None) -> None:
+        """Write the payloads in `which` where they are missing. `replaced`: the START leaves."""
+        now = max(start.accepted_at, self._ticked_at)
+        added = supplement(start, which, self._data_follows, now)
+        self._spool.add(added, replaced)
+        self._write(added)
 
     def _keep(self, key: Key) -> None:
         """Write a START as open, if it is still held."""
         open_span = self._spans.get(key)
         if open_span is None or open_span.state is not HELD:
             return
-        open_span.state = KEPT
-        open_span.due = open_span.start.accepted_at + self._ttl_s
+        open_span.state, open_span.due = KEPT, open_span.start.accepted_at + self._ttl_s
         self._accounting.held -= 1
         self._accounting.written += 1
         self._write(open_span.start)
@@ -195,22 +200,29 @@ class OpenSpans:
 
     def tick(self, now: float) -> None:
         """Write held STARTs as open after `hold_s`; forget kept ones after `ttl_s`."""
+        self._ticked_at = now
         while self._holds and self._holds[0][0] <= now:
             self._keep(self._holds.popleft()[1])
         for _ in range(len(self._spans)):
             key, open_span = next(iter(self._spans.items()))
             if open_span.state is HELD or open_span.due > now:
                 break
-            if _is_settled(open_span.start):
+            if open_span.is_settled and not (self._spool.degraded and open_span.is_on_disk):
                 self._retire(open_span)
             else:
                 open_span.due = now + self._ttl_s
                 self._spans.move_to_end(key)
 
     def release_all(self) -> None:
-        """Write every held START as open: the process is stopping."""
+        """Write every held START as open, and the `data` of kept ones: the process is stopping."""
+        known, lane = self._spans.values(), self._data_follows
+        kept = [each.start for each in known if each.state is KEPT and each.start.data]
         while self._holds:
             self._keep(self._holds.popleft()[1])
+        for start in kept:
+            # If the open write is still on disk, it is sent again with all that follows.
+            if lane & start.addressed_to and not (start.stored and lane & start.lanes):
+                self._supplement(start, DATA)
 
     def make_room(self, size: int, spans: Sequence[Span] = ()) -> bool:
         """Let payloads or STARTs leave memory until `size` bytes fit; returns whether they do.
@@ -242,9 +254,10 @@ class OpenSpans:
 
     def state_of(self, id_: str) -> str | None:
         """State of the START with this id, or None. Scans all STARTs."""
-        found = (each.state for each in self._spans.values() if each.start.id == id_)
-        state = next(found, None)
-        return None if state is None else state.value
+        known = self._spans.values()
+        return next(
+            (each.state.value for each in known if each.start.id == id_ and each.state), None
+        )
 
     def started(self, key: Key) -> Span | None:
         """The START with this `join_key`, or None."""
@@ -253,13 +266,9 @@ class OpenSpans:
 
     def needed(self, spans: Sequence[Span]) -> list[tuple[Span, Stored]]:
         """STARTs with payloads that are only on disk and that an END among `spans` needs."""
-        found = []
-        for span in spans:
-            start = self.started(span.join_key)
-            stored = None if start is None else start.stored
-            if start and stored and stored.dropped & missing_payloads(span):
-                found.append((start, stored))
-        return found
+        pairs = ((self.started(span.join_key), missing_payloads(span)) for span in spans)
+        found = [(start, start.stored, missing) for start, missing in pairs if start is not None]
+        return [(start, at) for start, at, missing in found if at and at.dropped & missing]
 
     def restore(self, start: Span, loaded: Span) -> None:
         """Put the payloads of `start` back into memory, if it is still open."""
@@ -288,10 +297,4 @@ class OpenSpans:
             self._accounting.held += 1
             self._holds.append((open_span.due, key))
         else:
-            open_span.state = KEPT
-            open_span.due = start.accepted_at + self._ttl_s
-
-
-def _is_settled(start: Span) -> bool:
-    """Whether no lane has the open write of a kept START any more, in memory or on disk."""
-    return start.holders == 1 and (start.stored is None or not start.stored.pending)
+            open_span.state, open_span.due = KEPT, start.accepted_at + self._ttl_s

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from sidecar.queue.disk_fifo import OnDiskFifo
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.spans.span import Key, Span, Stored, is_partial_duplicate
+from sidecar.spans.span import Key, Span, Stored, is_partial_duplicate, payloads_in_memory
 from sidecar.spool.spool import Gone, Spool
 from sidecar.telemetry.accounting import LaneAccounting
 
@@ -46,8 +46,10 @@ class SpanQueue:
         self._waiting: OrderedDict[Key, Span] = OrderedDict()
         self.ready: Mapping[Key, Span] = self._waiting
         self._in_flight: dict[Key, Span] = {}
-        # Newer writes of spans in flight: not ready until the write in flight is settled.
-        self._deferred: dict[Key, Span] = {}
+        # Newer writes of spans that are in flight or waiting, in order: not ready until the write
+        # before them is settled.
+        self._deferred: dict[Key, list[Span]] = {}
+        self._deferred_count = 0
         self._on_disk = OnDiskFifo()
         self._bytes = 0
         self.waiting_bytes = 0
@@ -58,7 +60,7 @@ class SpanQueue:
     @property
     def depth(self) -> int:
         """Unsettled writes: waiting in memory, waiting on disk, or in flight."""
-        in_memory = len(self._waiting) + len(self._in_flight) + len(self._deferred)
+        in_memory = len(self._waiting) + len(self._in_flight) + self._deferred_count
         return in_memory + len(self._on_disk)
 
     @property
@@ -83,6 +85,11 @@ class SpanQueue:
         if span is None or span.stored is None or self._spool.may_send(span.stored):
             return span
         return None
+
+    def has(self, span: Span) -> bool:
+        """Whether a write of the same span is in memory."""
+        key = span.key
+        return key in self._waiting or key in self._in_flight or key in self._deferred
 
     def where(self, id_: str) -> str | None:
         """What a write of span `id_` is waiting for, or None. Scans every write in memory."""
@@ -139,27 +146,35 @@ class SpanQueue:
         self._budget.hold(span)
         self._bytes += span.size
         key = span.key
-        if key in self._in_flight:
-            self._replace(self._deferred, span)
-            return
-        if key in self._waiting:
-            self._replace(self._waiting, span)
+        deferred = self._deferred.get(key)
+        if deferred is None and key not in self._in_flight:
+            earlier = self._waiting.get(key)
+            if earlier is None:
+                self._waiting[key] = span
+                self.waiting_bytes += span.size
+                return
+            if not _both_needed(earlier, span):
+                kept = self._waiting[key] = self._superseding(earlier, span)
+                self.waiting_bytes += kept.size - earlier.size
+                return
+        if deferred is None:
+            self._deferred[key] = [span]
+        elif _both_needed(deferred[-1], span):
+            deferred.append(span)
         else:
-            self._waiting[key] = span
-        self.waiting_bytes += span.size
+            deferred[-1] = self._superseding(deferred[-1], span)
+            return
+        self._deferred_count += 1
 
-    def _replace(self, writes: dict[Key, Span], span: Span) -> None:
-        earlier = writes.get(span.key)
-        if earlier is not None:
-            reopens = span.end_time is None and earlier.end_time is not None
-            if reopens or is_partial_duplicate(span, earlier):
-                # An open write never replaces a complete one (docs/upstreams.md S3).
-                span, earlier = earlier, span
-            self._accounting.superseded += 1
-            self._drop(earlier)
-            if writes is self._waiting:
-                self.waiting_bytes -= earlier.size
-        writes[span.key] = span
+    def _superseding(self, earlier: Span, span: Span) -> Span:
+        """Which of two writes of a span stays; the other one is superseded."""
+        reopens = span.end_time is None and earlier.end_time is not None
+        if reopens or span.is_supplement or is_partial_duplicate(span, earlier):
+            # An open write never replaces a complete one (docs/upstreams.md S3).
+            span, earlier = earlier, span
+        self._accounting.superseded += 1
+        self._drop(earlier)
+        return span
 
     def _drop(self, span: Span) -> None:
         """The lane is done with `span`."""
@@ -194,24 +209,34 @@ class SpanQueue:
 
     def is_superseded(self, span: Span) -> bool:
         """Whether a newer write of its span is waiting, so that retrying this one is pointless."""
-        return span.end_time is None and span.key in self._deferred
+        if span.end_time is not None:
+            return False
+        newer = self._deferred.get(span.key)
+        if newer is None or newer[0].end_time is None:
+            return False
+        return not _both_needed(span, newer[0])
 
     def settle(self, span: Span) -> None:
         """Remove a write in flight. A newer one of its span moves to the front of the queue."""
         key = span.key
         del self._in_flight[key]
         self._drop(span)
-        newer = self._deferred.pop(key, None)
-        if newer is not None:
-            self._waiting[key] = newer
+        deferred = self._deferred.get(key)
+        if deferred is not None:
+            newer = self._waiting[key] = deferred.pop(0)
             self._waiting.move_to_end(key, last=False)
             self.waiting_bytes += newer.size
+            self._deferred_count -= 1
+            if not deferred:
+                del self._deferred[key]
 
     def abandon(self) -> int:
         """Drop all writes from memory at shutdown. Returns how many of them are not on disk."""
-        left = [*self._in_flight.values(), *self._waiting.values(), *self._deferred.values()]
+        left = [*self._in_flight.values(), *self._waiting.values()]
+        left += [span for deferred in self._deferred.values() for span in deferred]
         for writes in (self._in_flight, self._waiting, self._deferred):
             writes.clear()
+        self._deferred_count = 0
         rows = self._on_disk.first(len(self._on_disk))
         self._on_disk.drop(len(rows))
         lost = 0
@@ -228,3 +253,15 @@ class SpanQueue:
         self._on_disk.extend(on_disk)
         self.waiting_bytes = 0
         return lost + len(rows) - len(on_disk)
+
+
+def _both_needed(earlier: Span, later: Span) -> bool:
+    """Whether neither makes the other redundant: one of them adds to what the other has."""
+    if later.is_supplement:
+        stored = earlier.end_time is not None or earlier.is_supplement
+        return stored and _adds(later, earlier)
+    return earlier.is_supplement and (later.end_time is None or _adds(earlier, later))
+
+
+def _adds(supplement: Span, other: Span) -> bool:
+    return bool(payloads_in_memory(supplement) & ~payloads_in_memory(other))

@@ -19,6 +19,7 @@ class Sink(Protocol):
     name: str
     max_batch: int  # spans in one request
     max_batch_bytes: int  # bytes in one request, approximately
+    data_follows: bool  # open writes are sent without `data`; it follows if no END comes
 
     def skips(self, span: Span) -> str | None:
         """Why this write must not be sent, one of accounting.SKIP_REASONS; None to send it."""
@@ -27,8 +28,12 @@ class Sink(Protocol):
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
         """Return once the upstream has accepted the batch; otherwise raise a `SinkError`.
 
-        `suspicion`: how often this batch has failed while others succeeded (D8).
+        `suspicion`: how often this batch, a single write, has failed while others succeeded (D8).
         """
+        ...
+
+    def stopping(self) -> None:
+        """The process is stopping: no END will follow the open writes that are sent from now on."""
         ...
 
     async def close(self) -> None:
@@ -41,53 +46,52 @@ class SinkError(Exception):
 
     `outcome` is the decision's name in metrics (telemetry/outcomes.py), and `dead_letter` the
     reason that is counted if it makes the drain give up on a write (telemetry/accounting.py).
-    `holds`: the upstream refuses everything, so the lane waits in this state.
+    `about_content`: it is a verdict on what was sent; sent alone again, it would be refused again.
+    `holds`: the upstream seems to refuse everything, so the lane waits in this state.
+    `retry_after`: seconds for which it asks us to wait, or 0. `reached`: whether it can have seen
+    the batch at all.
     """
 
     outcome: ClassVar[str]
-    dead_letter: ClassVar[str] = ""
+    dead_letter: ClassVar[str] = "failing"
+    about_content: ClassVar[bool] = False
     holds: ClassVar[SinkState | None] = None
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(
+        self, message: str, status: int = 0, *, retry_after: float = 0.0, reached: bool = True
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
+        self.reached = reached
 
 
 class Refused(SinkError):
     """The upstream would refuse the same batch again."""
 
     outcome = dead_letter = "refused"
+    about_content = True
 
 
 class TooLarge(SinkError):
     """The upstream may accept a smaller batch."""
 
     outcome = dead_letter = "too_large"
+    about_content = True
+
+
+class IdTaken(SinkError):
+    """At the upstream, the write's id belongs to a span of another trace."""
+
+    outcome = "refused"
+    dead_letter = "id_taken"
+    about_content = True
 
 
 class Unavailable(SinkError):
-    """The upstream may accept the same batch later; do not retry within `retry_after` seconds.
-
-    `outage`: no connection could be opened. `suspect`: the failure may be caused by this batch
-    rather than by the upstream (D8).
-    """
+    """The upstream may accept the same batch later."""
 
     outcome = "unavailable"
-    dead_letter = "failing"
-
-    def __init__(
-        self,
-        message: str,
-        status: int = 0,
-        *,
-        retry_after: float = 0.0,
-        outage: bool = False,
-        suspect: bool = False,
-    ) -> None:
-        super().__init__(message, status)
-        self.retry_after = retry_after
-        self.outage = outage
-        self.suspect = suspect
 
 
 class Unauthorized(SinkError):
@@ -98,7 +102,11 @@ class Unauthorized(SinkError):
 
 
 class Misdirected(SinkError):
-    """The base URL does not point to the expected API: no such path, or a redirect."""
+    """The response is not the API's own verdict: a wrong base URL, a redirect, a gateway's page."""
 
     outcome = "misdirected"
     holds = SinkState.DOWN
+
+
+class RouteGone(Misdirected):
+    """The server has no such route, and may never have it again."""

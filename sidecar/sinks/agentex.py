@@ -1,46 +1,62 @@
 """The Agentex sink: one span per request, POST to create and PATCH to complete.
 
-It relies on docs/upstreams.md A1 and A2: a duplicate POST is a 400 with a known message, an unknown
-task is a permanent 500, a null in a PATCH leaves the field unchanged, list-shaped `data` breaks a
-PATCH, and an id with a slash can't be addressed.
+It relies on docs/upstreams.md A1, A2 and A10: a duplicate POST is a 400 with a known message, an
+unknown task is a permanent 500, and a null in a PATCH leaves the field unchanged. The server merges
+the `data` of a PATCH into what is stored, and fails for lists. So that a span ends up with exactly
+what its END says (D26), an open write has no `data`: the END's PATCH then stores it whole. For a
+START that no END will follow, `data` is written after it (queue/supplement.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from urllib.parse import quote
 
-import msgspec
-
-from sidecar.sinks import Refused, Unavailable
-from sidecar.sinks.http import TAKEN, Response, UpstreamClient, decide
-from sidecar.spans.raw_json import with_members
-from sidecar.spans.span import Span, to_json
+from sidecar.sinks import IdTaken, Misdirected, Refused, RouteGone, Unavailable
+from sidecar.sinks.agentex_bodies import identity, patch_body, repaired, without_data
+from sidecar.sinks.http import Response, UpstreamClient, decide
+from sidecar.spans.span import DATA, Span, to_json
 
 _EXISTS = b"Item already exists"
 _UNKNOWN_ID = b"Item with id"
 _UNKNOWN_TASK = b"fk_spans_task_id_tasks"
-# A write that has failed this often while others succeeded may name a task that the server does not
-# know, with a proxy hiding the message. It is then sent without the task.
-_WITHOUT_TASK_FROM = 3
+# How the server's merge of `data` fails for lists.
+_NOT_MERGED = b"has no attribute 'update'", b"dictionary update sequence", b"convert dictionary"
+# A write that gets a 500 and has failed this often while others succeeded may name a task that the
+# server does not know, or change `data` that can't be merged, with a proxy hiding the message.
+_WITHOUT_TASK_FROM, _WITHOUT_DATA_FROM = 3, 5
+_NO_ROUTE = 404, 405, 410
+_GONE = "this server has no spans API any more: unset agentex.base_url"
+# Statuses of a GET that leave open whose span it is; other servers may not have this route.
+_NOT_TOLD = 404, 405, 501
 
-# Spans with an open write to remember (a hash each). A forgotten one costs one request more.
+# Spans with an open write to remember (a hash each). A forgotten one costs two requests more.
 _MAX_OPENED = 10_000
 
-_STORED = Response(200, b"", 0.0)
-_text = msgspec.json.encode
+_STORED = Response(200)
 
 
 class AgentexSink:
-    """Delivers one span at a time to `{base_url}/spans`."""
+    """Delivers one span at a time to `{base_url}/spans`.
+
+    `repaired` is called with the reason when a write takes more than one request.
+    """
 
     name = "agentex"
     max_batch = 1
     max_batch_bytes = 1  # a batch is full at once: nothing lingers
+    data_follows = True
 
-    def __init__(self, client: UpstreamClient) -> None:
+    def __init__(self, client: UpstreamClient, repaired: Callable[[str], None]) -> None:
         self._client = client
-        # Hashes of the keys of spans of which an open write was sent: their ENDs are PATCHes.
+        self._repaired = repaired
+        # Hashes of the keys of spans whose open write was accepted: their ENDs are PATCHes.
         self._opened: dict[int, None] = {}
         self._spans = client.target("/spans")
+        self._stopping = False
+
+    def stopping(self) -> None:
+        """From now on, open writes have their `data`: no END will follow."""
+        self._stopping = True
 
     def skips(self, span: Span) -> str | None:
         """Skip open writes of spans that no later PATCH could address."""
@@ -51,95 +67,137 @@ class AgentexSink:
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
         """Create or complete the single span of `batch`."""
         (span,) = batch
-        without_task = suspicion >= _WITHOUT_TASK_FROM
-        response = await self._write(repaired(span, task_in_data=without_task))
-        if response.status in TAKEN:
+        hidden_merge = suspicion >= _WITHOUT_DATA_FROM
+        response = await self._write(repaired(span), hidden_merge=hidden_merge)
+        unknown_task = b"" if suspicion >= _WITHOUT_TASK_FROM else _UNKNOWN_TASK
+        if span.task_id is not None and _says(response, 500, unknown_task):
+            self._repaired("unknown_task")
+            moved = repaired(span, task_in_data=True)
+            response = await self._write(moved, hidden_merge=hidden_merge)
+        if response.taken:
             return
-        if not without_task and _is(response, 500, _UNKNOWN_TASK):
-            response = await self._write(repaired(span, task_in_data=True))
-        if _is(response, 404, _UNKNOWN_ID):
+        if _says(response, 404, _UNKNOWN_ID):
             raise Refused("HTTP 404", 404)
-        if response.status not in TAKEN:
-            raise decide(response)
+        error = decide(response)
+        if isinstance(error, Misdirected) and response.status in _NO_ROUTE:
+            raise RouteGone(f"HTTP {response.status}: {_GONE}", response.status)
+        raise error
 
-    async def _write(self, span: Span) -> Response:
-        hashed = hash(span.key)
+    async def _write(self, span: Span, *, hidden_merge: bool) -> Response:
+        if span.is_supplement:
+            return await self._add(span, hidden_merge=hidden_merge)
         if span.end_time is None:
-            self._opened[hashed] = None
-            if len(self._opened) > _MAX_OPENED:
-                del self._opened[next(iter(self._opened))]
-        elif hashed in self._opened and _addressable(span.id):
-            response = await self._patch(span)
-            if response.status in TAKEN:
+            return await self._open(span)
+        hashed = hash(span.key)
+        if hashed in self._opened and _addressable(span.id):
+            response = await self._patch(span, hidden_merge=hidden_merge)
+            if response.taken:
                 self._opened.pop(hashed, None)
-            if not _is(response, 404, _UNKNOWN_ID):
+            if not _says(response, 404, _UNKNOWN_ID):
                 return response
-        response = await self._client.request(b"POST", self._spans, to_json(span))
-        if not _is(response, 400, _EXISTS):
+            self._repaired("unknown_id")
+        response = await self._post(to_json(span))
+        if not _says(response, 400, _EXISTS):
             return response
-        if span.end_time is None or not _addressable(span.id):
-            return _STORED
         # Already stored: by its START, possibly through another sidecar, or by a request whose
-        # response was lost.
-        response = await self._patch(span)
-        if _is(response, 404, _UNKNOWN_ID):
+        # response was lost. Or an id is used in two traces.
+        if not _addressable(span.id):
+            return _STORED
+        await self._require_own(span)
+        self._repaired("exists")
+        response = await self._patch(span, hidden_merge=hidden_merge)
+        if _says(response, 404, _UNKNOWN_ID):
             # POST finds the span but PATCH does not: the read replica lags (docs/upstreams.md A2).
             raise Unavailable("HTTP 404 right after a duplicate", 404)
         return response
 
-    async def _patch(self, span: Span) -> Response:
-        target = self._client.target(f"/spans/{quote(span.id, safe='')}")
-        return await self._client.request(b"PATCH", target, patch_body(span))
+    async def _add(self, span: Span, *, hidden_merge: bool) -> Response:
+        if hash(span.key) not in self._opened:
+            await self._require_own(span)
+        response = await self._patch(span, hidden_merge=hidden_merge)
+        if _says(response, 404, _UNKNOWN_ID):
+            raise Unavailable("HTTP 404 for a span that is stored", 404)
+        return response
+
+    async def _open(self, span: Span) -> Response:
+        response = await self._post(to_json(span, leave_out=0 if self._stopping else DATA))
+        if _says(response, 400, _EXISTS):
+            await self._require_own(span)
+            response = _STORED
+        if response.taken:
+            self._opened[hash(span.key)] = None
+            if len(self._opened) > _MAX_OPENED:
+                del self._opened[next(iter(self._opened))]
+        return response
+
+    async def _post(self, body: bytes) -> Response:
+        return await self._client.request(b"POST", self._spans, body, expected=_is_step)
+
+    async def _patch(self, span: Span, *, hidden_merge: bool) -> Response:
+        """PATCH the span; without `data` if the server can't merge it into what is stored.
+
+        `hidden_merge`: a 500 means that it can't, whatever it says.
+        """
+        target = self._target(span)
+        response = await self._client.request(b"PATCH", target, patch_body(span), expected=_is_step)
+        failed = hidden_merge and response.status == HTTPStatus.INTERNAL_SERVER_ERROR
+        if span.data and (failed or _is_not_merged(response)):
+            self._repaired("data_not_merged")
+            body = patch_body(without_data(span))
+            response = await self._client.request(b"PATCH", target, body, expected=_is_step)
+        return response
+
+    async def _require_own(self, span: Span) -> None:
+        """Raise `IdTaken` if the stored span with this id belongs to another trace."""
+        response = await self._client.request(
+            b"GET", self._target(span), b"", expected=_is_not_told
+        )
+        if response.status in _NOT_TOLD:
+            return
+        if not response.taken:
+            error = decide(response)
+            if error.about_content:  # of this request, not of the span
+                raise Unavailable(str(error), response.status)
+            raise error
+        found = identity(response.body or b"")
+        if found is None:
+            raise Unavailable("HTTP 200 without the ids of a span", response.status)
+        if found != span.key:
+            raise IdTaken("the id belongs to a span of another trace", 400)
+
+    def _target(self, span: Span) -> bytes:
+        return self._client.target(f"/spans/{quote(span.id, safe='')}")
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
 
-def _is(response: Response, status: int, message: bytes) -> bool:
-    return response.status == status and message in response.error_body
+def _says(response: Response, status: int, message: bytes) -> bool:
+    return response.status == status and message in (response.body or b"")
+
+
+def _is_not_merged(response: Response) -> bool:
+    """Whether a PATCH failed because its `data` can't be merged into what is stored."""
+    if response.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+        return False
+    return any(message in (response.body or b"") for message in _NOT_MERGED)
+
+
+def _is_step(response: Response) -> bool:
+    """Whether the exchange goes on after this error."""
+    return (
+        _says(response, 400, _EXISTS)
+        or _says(response, 404, _UNKNOWN_ID)
+        or _says(response, 500, _UNKNOWN_TASK)
+        or _is_not_merged(response)
+    )
+
+
+def _is_not_told(response: Response) -> bool:
+    return response.status in _NOT_TOLD
 
 
 def _addressable(id_: str) -> bool:
     # The server decodes %2F before routing, and clients normalize dots (docs/upstreams.md A2).
     return "/" not in id_ and id_ not in {".", ".."}
-
-
-def repaired(span: Span, *, task_in_data: bool = False) -> Span:
-    """`span` in a form that the server can store; the same object if nothing needs to change.
-
-    A NUL in a text column is a permanent 500 (docs/upstreams.md A1), so NULs in the name are
-    replaced. `task_in_data`, or a NUL in the task id, moves the task id into `data`.
-    """
-    name = span.name.replace("\0", "\ufffd") if "\0" in span.name else span.name
-    task, data = span.task_id, span.data
-    if task is not None and (task_in_data or "\0" in task):
-        data = _with_task(data, task)
-        task = None
-    if name is span.name and task is span.task_id:
-        return span
-    return msgspec.structs.replace(span, name=name, task_id=task, data=data)
-
-
-def _with_task(data: bytes, task: str) -> bytes:
-    member = b'"task_id":' + _text(task)
-    if data[:1] != b"[":
-        return with_members(data, first=member)
-    items = data[1:-1].strip()
-    return b"[%b]" % b",".join(part for part in (items, b"{%b}" % member) if part)
-
-
-def patch_body(span: Span) -> bytes:
-    """The span's fields without nulls and without list-shaped `data` (docs/upstreams.md A2)."""
-    fields = (
-        (b'"trace_id":', _text(span.trace_id)),
-        (b'"name":', _text(span.name)),
-        (b'"start_time":', _text(span.start_time)),
-        (b'"end_time":', _text(span.end_time)),
-        (b'"parent_id":', _text(span.parent_id) if span.parent_id else b""),
-        (b'"task_id":', _text(span.task_id) if span.task_id else b""),
-        (b'"input":', span.input),
-        (b'"output":', span.output),
-        (b'"data":', b"" if span.data[:1] == b"[" else span.data),
-    )
-    return b"{%b}" % b",".join([key + value for key, value in fields if value])

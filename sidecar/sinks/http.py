@@ -1,8 +1,9 @@
-"""HTTP to one upstream: adds credentials to requests and maps every status to a decision.
+"""HTTP to one upstream: adds credentials to requests and maps every response to a decision.
 
 In: method, target, body. Out: a `Response`, or a `SinkError` when there is none. Retries are left
 to the drain (D7). Response bodies are discarded, because they echo the spans. Only the beginning of
-an error body is kept, for the messages listed in docs/upstreams.md A6, and it is never logged.
+an error's body, and of the response to a GET, is kept, for docs/upstreams.md A3 and A6, and it is
+never logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,71 +16,125 @@ from typing import NamedTuple
 
 from sidecar.credentials import Credentials
 from sidecar.http.client import HttpClient
-from sidecar.http.failures import NoResponse
+from sidecar.http.client_connection import RawResponse
+from sidecar.http.encodings import decoded_head
+from sidecar.http.failures import ConnectTimeout, NoResponse
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
 
-MAX_RETRY_AFTER_S = 86_400.0
+MAX_RETRY_AFTER_S = 300.0  # then the lane probes, whatever the upstream asked for (D7)
+MAX_BODY_BYTES = 8192
 
-# The upstream has accepted the batch.
-TAKEN = range(200, 300)
-# Other statuses: 5xx is `Unavailable`, 4xx `Refused`, and a redirect `Misdirected`.
+_SUCCESS = range(200, 300)
+# The only statuses with which either API refuses a write (docs/upstreams.md A1, S1.5). All other
+# 4xx, and redirects, are about the hop, and `Misdirected`: a proxy, a gateway, a wrong base URL.
 _DECISIONS: dict[int, type[SinkError]] = {
+    HTTPStatus.BAD_REQUEST: Refused,
     HTTPStatus.UNAUTHORIZED: Unauthorized,
     HTTPStatus.FORBIDDEN: Unauthorized,
-    HTTPStatus.NOT_FOUND: Misdirected,
-    HTTPStatus.METHOD_NOT_ALLOWED: Misdirected,
     HTTPStatus.REQUEST_TIMEOUT: Unavailable,
-    HTTPStatus.GONE: Misdirected,
+    HTTPStatus.CONFLICT: Refused,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TooLarge,
+    HTTPStatus.UNPROCESSABLE_ENTITY: Refused,
     HTTPStatus.TOO_EARLY: Unavailable,
     HTTPStatus.TOO_MANY_REQUESTS: Unavailable,
 }
 
 
 class Response(NamedTuple):
-    """An upstream's response; `error_body` is the start of an error response's body, else empty."""
+    """An upstream's response.
+
+    `body` is the decoded beginning of an error's body, or of the body of a GET, else empty; None if
+    its Content-Encoding is not one that we understand. `is_json`: its Content-Type is JSON, or
+    missing.
+    """
 
     status: int
-    error_body: bytes
-    retry_after: float  # seconds, 0 if the response does not ask for a delay
+    body: bytes | None = b""
+    is_json: bool = True
+    retry_after: float = 0.0  # seconds, 0 if the response does not ask for a delay
+
+    @property
+    def taken(self) -> bool:
+        """Whether the upstream has accepted the batch (D24)."""
+        return self.status in _SUCCESS and self.is_json
+
+
+_OK = Response(200)  # by far the most frequent one
 
 
 def decide(response: Response) -> SinkError:
-    """The decision that follows from a response with a status that is not in `TAKEN`.
+    """The decision that follows from a response that is not `taken`.
 
-    Sources: docs/upstreams.md A6, S1.5. Before it calls this, a sink handles the statuses that
+    Sources: docs/upstreams.md A6, S1.5. Before it calls this, a sink handles the responses that
     have a special meaning for its upstream.
     """
-    status, _, retry_after = response
+    status, body, is_json, retry_after = response
     message = f"HTTP {status}"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        # The batch may be the cause (D8): SGP reports its internal 500s as 503.
-        return Unavailable(message, status, retry_after=retry_after, suspect=True)
-    default = Misdirected if status < HTTPStatus.BAD_REQUEST else Refused
-    decision = _DECISIONS.get(status, default)
-    if decision is Unavailable:
         return Unavailable(message, status, retry_after=retry_after)
-    return decision(message, status)
+    decision = _DECISIONS.get(status, Misdirected)
+    if decision is Refused and body is None:
+        # It may say that the span exists already, which is no refusal.
+        return Unavailable(f"{message} in an unknown encoding", status, retry_after=retry_after)
+    if not is_json and (decision is Refused or status in _SUCCESS):
+        return Misdirected(f"{message} that is not JSON", status)
+    if decision.about_content or decision.holds is not None:
+        return decision(message, status)
+    return decision(message, status, retry_after=retry_after)
+
+
+def parse_response(raw: RawResponse) -> Response:
+    """The response as far as a sink needs it."""
+    status, body, headers = raw
+    content_type = headers.get("content-type")
+    if status == HTTPStatus.OK and not body and content_type == "application/json":
+        return _OK
+    return Response(
+        status,
+        decoded_head(body, headers.get("content-encoding", ""), MAX_BODY_BYTES),
+        not content_type or _is_json(content_type),
+        retry_after_seconds(headers),
+    )
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type in {"application/json", "text/json"} or media_type.endswith("+json")
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
     """The delay requested by `retry-after-ms` or `Retry-After` (seconds or an HTTP date), or 0.
 
-    Capped at a day, so that no response can stop the retries for longer.
+    Names are in lower case. A date is relative to the response's own `Date`, if it has one: the
+    upstream's clock may be wrong, or ours. Capped, so that no response can stop the retries.
     """
-    text = headers.get("Retry-After", "").strip()
+    milliseconds = _number(headers.get("retry-after-ms", ""))
+    text = headers.get("retry-after", "").strip()
+    seconds = _number(text) if milliseconds is None else milliseconds / 1000
+    if seconds is None:
+        at, now = _instant(text), _instant(headers.get("date", ""))
+        seconds = 0.0 if at is None else (at - (now or datetime.now(UTC))).total_seconds()
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+def _number(text: str) -> float | None:
     try:
-        if milliseconds := headers.get("retry-after-ms"):
-            seconds = float(milliseconds) / 1000
-        elif text.replace(".", "", 1).isdigit():
-            seconds = float(text)
-        else:
-            at = parsedate_to_datetime(text)
-            at = at if at.tzinfo else at.replace(tzinfo=UTC)
-            seconds = (at - datetime.now(UTC)).total_seconds()
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        instant = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
-        return 0.0
-    return min(max(0.0, seconds), MAX_RETRY_AFTER_S) if isfinite(seconds) else 0.0
+        return None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _never(_: Response) -> bool:
+    return False
 
 
 class UpstreamClient:
@@ -100,27 +155,37 @@ class UpstreamClient:
         self._requested = requested
         self.target = http.target
 
-    async def request(self, method: bytes, target: bytes, body: bytes) -> Response:
+    async def request(
+        self,
+        method: bytes,
+        target: bytes,
+        body: bytes,
+        *,
+        expected: Callable[[Response], bool] = _never,
+    ) -> Response:
         """Send one request; `target` is a result of the `target` method.
 
+        `expected` says whether an error is part of an exchange that goes on, and so no failure.
         Raises `Unavailable` when no response arrives, and `Unauthorized`, without sending anything,
         while a required credential is missing.
         """
         headers = self._credentials.headers()
         if headers is None:
-            raise Unauthorized("no credential yet")
+            raise Unauthorized("no credential yet", reached=False)
         head = self._http.head(method, target, headers, len(body))
         started = perf_counter()
         outcome = "connection"
         try:
-            status, error_body, retry = await self._http.exchange(head, body)
-            response = Response(status, error_body, retry_after_seconds(retry) if retry else 0.0)
-            outcome = "ok" if status in TAKEN else decide(response).outcome
-        except TimeoutError:
+            raw = await self._http.exchange(head, body, keep_body=method == b"GET")
+            response = parse_response(raw)
+            fine = response.taken or expected(response)
+            outcome = "ok" if fine else decide(response).outcome
+        except TimeoutError as late:
             outcome = "timeout"
-            raise Unavailable("timed out") from None
+            connected = not isinstance(late, ConnectTimeout)
+            raise Unavailable("timed out", reached=connected) from None
         except NoResponse as failure:
-            raise Unavailable(str(failure), outage=failure.outage) from None
+            raise Unavailable(str(failure), reached=not failure.outage) from None
         finally:
             self._requested(outcome, perf_counter() - started, len(body))
         return response

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.sinks.http import TAKEN, UpstreamClient, decide
+from sidecar.sinks.http import UpstreamClient, decide
 from sidecar.spans.raw_json import with_members
 from sidecar.spans.span import Span
 
@@ -66,6 +66,7 @@ class SgpSink:
     """
 
     name = "sgp"
+    data_follows = False
 
     def __init__(
         self,
@@ -91,8 +92,11 @@ class SgpSink:
         """Insert or replace every span of `batch`."""
         body = _batch(batch, self._enrichment)
         response = await self._client.request(b"PUT", self._target, body)
-        if response.status not in TAKEN:
+        if not response.taken:
             raise decide(response)
+
+    def stopping(self) -> None:
+        """It makes no difference: open writes are whole."""
 
     async def close(self) -> None:
         """Close all connections."""

@@ -18,7 +18,6 @@ _CHUNK_BYTES = 64 * 1024
 _MAX_INDENTED_BYTES = 128 * 1024
 _DEEP_LINE = b"\n" + b" " * MAX_NESTING
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
-_RAW_DICT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 # Escaped backslashes and valid pairs are consumed first, so only a lone surrogate can match the
 # last alternative.
@@ -122,11 +121,3 @@ def with_members(raw: bytes, first: bytes = b"", last: bytes = b"") -> bytes:
     """
     inside = raw[1:-1].strip() if raw else b""
     return b"{%b}" % b",".join(part for part in (first, inside, last) if part)
-
-
-def merged(raw: bytes, update: bytes) -> bytes:
-    """The JSON object `raw`, updated with the members of the JSON object `update`.
-
-    Shallow, as the Agentex server merges `data` (docs/upstreams.md A2). Values keep their bytes.
-    """
-    return msgspec.json.encode(_RAW_DICT.decode(raw) | _RAW_DICT.decode(update))

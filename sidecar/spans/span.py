@@ -15,6 +15,8 @@ import msgspec
 SPAN_OVERHEAD = 1024
 
 PAYLOADS = ("input", "output", "data")
+DATA = 1 << PAYLOADS.index("data")
+ALL_PAYLOADS = (1 << len(PAYLOADS)) - 1
 _NULL = b"null"
 _text = msgspec.json.encode
 _size = attrgetter("size")
@@ -33,16 +35,18 @@ class Lanes(IntFlag):
 
 
 class SdkFields(NamedTuple):
-    """What an SDK's request to one upstream's API says about a span, beyond an event's fields.
+    """What makes a span differ from an event, which goes to every lane.
 
-    `lane`: the bit of the only lane that the span is for. `extra`: raw members of an SGP item that
-    have no field in `Span`. `merges_data`: its `data` is merged into that of its START instead of
-    replacing it (docs/upstreams.md A2).
+    `lane`: the bit of the only lane that it is for. `extra`: raw members of an SGP item that have
+    no field in `Span`, as an SDK sent them; or `SUPPLEMENT`.
     """
 
     lane: int
     extra: bytes = b""
-    merges_data: bool = False
+
+
+# A write that only adds payloads to a span that the upstream has already (queue/supplement.py).
+SUPPLEMENT = b'"supplement":true'
 
 
 class Stored(msgspec.Struct, gc=False, eq=False):
@@ -108,13 +112,17 @@ class Span(msgspec.Struct, gc=False, eq=False):
     @property
     def lanes(self) -> int:
         """The bits of the lanes that it has to be written to."""
-        lanes = -1 if self.sdk is None else self.sdk.lane
-        return lanes if self.stored is None else lanes & self.stored.pending
+        return self.addressed_to if self.stored is None else self.addressed_to & self.stored.pending
 
     @property
-    def merges_data(self) -> bool:
-        """Whether its `data` is merged into that of its START."""
-        return self.sdk is not None and self.sdk.merges_data
+    def addressed_to(self) -> int:
+        """The bits of the lanes that it is for, settled or not."""
+        return -1 if self.sdk is None else self.sdk.lane
+
+    @property
+    def is_supplement(self) -> bool:
+        """Whether it only adds payloads to a span that the upstream has already."""
+        return self.sdk is not None and self.sdk.extra == SUPPLEMENT
 
 
 def measure(span: Span) -> int:
@@ -222,7 +230,7 @@ def payloads_in_memory(span: Span) -> int:
 
 def missing_payloads(span: Span) -> int:
     """Bits of the `PAYLOADS` that an END takes from its START, where the START has them."""
-    return ~payloads_in_memory(span) | (span.merges_data and 1 << PAYLOADS.index("data"))
+    return ~payloads_in_memory(span)
 
 
 def is_partial_duplicate(span: Span, earlier: Span) -> bool:

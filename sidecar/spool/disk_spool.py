@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from sidecar.spans.span import Span, Stored, copy_payloads, from_row, shared_payloads, to_row
+from sidecar.spans.span import (
+    DATA,
+    Span,
+    Stored,
+    copy_payloads,
+    from_row,
+    shared_payloads,
+    to_row,
+)
 from sidecar.spool.rows import COMPLETE, OPEN, Row, StoredRow
 from sidecar.spool.spool import Gone
 from sidecar.spool.sqlite_file import SpoolFile
@@ -50,21 +58,25 @@ class DiskSpool(SpoolWriter):
             if start is not None:
                 self.replace(start)
             return
-        base = shared = 0
+        base = shared = dropped = 0
         if start is not None and (stored := start.stored) is not None:
             if stored.unreadable or not self.has_row(stored.row):
                 self.replace(start)
             else:
-                base, shared = stored.row, shared_payloads(span, start)
+                if span.is_supplement:  # its payloads may be on disk only
+                    dropped = stored.dropped & DATA
+                base, shared = stored.row, shared_payloads(span, start) | dropped
                 self._mark_replaced(stored)
         row = self._last_row = self._last_row + 1
         lanes = span.lanes & self._all_lanes
-        span.stored = Stored(row, lanes)
-        kind = OPEN if span.end_time is None else COMPLETE
+        span.stored = Stored(row, lanes, dropped=dropped)
+        kind = OPEN if span.end_time is None and not span.is_supplement else COMPLETE
         born = self._wall_clock() - (self._loop.time() - span.accepted_at)
         body = to_row(span, leave_out=shared)
         self._changes.added.append(Row(row, kind, lanes, base, shared, born, body))
         self.adding += len(body) + ROW_BYTES
+        if span.is_supplement:
+            self._schedule()  # no request waits for it
 
     def _mark_replaced(self, stored: Stored) -> None:
         """Lanes that have yet to load the row will skip it: they have a newer write."""

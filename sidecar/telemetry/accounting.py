@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 KINDS = ("open", "complete")
-SKIP_REASONS = ("open_writes_off", "unaddressable_id")
-DEAD_LETTER_REASONS = ("refused", "too_large", "failing", "expired")
+SKIP_REASONS = ("open_writes_off", "unaddressable_id", "route_gone")
+DEAD_LETTER_REASONS = ("refused", "too_large", "failing", "expired", "id_taken")
 LOSS_REASONS = ("shutdown", "spool")
 
 

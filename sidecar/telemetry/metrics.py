@@ -21,6 +21,7 @@ from sidecar.telemetry.outcomes import (
     PASS_THROUGH_OUTCOMES,
     PORTS,
     REJECT_REASONS,
+    REPAIR_REASONS,
     STATUS_CODES,
     SinkState,
 )
@@ -74,6 +75,7 @@ class LaneMetrics:
         self.state = SinkState.UP
         self.failure: Failure | None = None  # the most recent one
         self.retries = 0
+        self.repaired = zeros(REPAIR_REASONS)
         self.requests = zeros(OUTCOMES)
         self.request_seconds = Histogram(UPSTREAM_S)
         self.batch_spans = Histogram(BATCH_SPANS)
@@ -81,6 +83,7 @@ class LaneMetrics:
         self.delay = Histogram(DELAY_S)
         self._log = log.bind(sink=sink)
         self._dead_letter_lines = LogRateLimiter()
+        self._state_lines = LogRateLimiter()
 
     def superseded(self, span: Span, now: float) -> None:
         """An open write was replaced by the complete write of its span."""
@@ -138,17 +141,29 @@ class LaneMetrics:
         self.request_seconds.observe(seconds)
         self.batch_bytes.observe(size)
 
-    def state_changed(self, state: SinkState, error: str = "", pause_s: float = 0.0) -> None:
-        """The upstream is in `state`; logged only if that is a change."""
+    def state_changed(
+        self, state: SinkState, now: float, error: str = "", pause_s: float = 0.0
+    ) -> None:
+        """The upstream is in `state`; logged only if that is a change, and at a bounded rate."""
         if state is self.state:
             return
         self.state = state
+        if (suppressed := self._state_lines.admit(now)) is None:
+            return
+        not_logged = {"not_logged": suppressed} if suppressed else {}
         if state is SinkState.UP:
-            self._log.info("upstream_up")
+            self._log.info("upstream_up", **not_logged)
         else:
-            self._log.warning(
-                f"upstream_{state}", error=error, next_attempt_s=round(max(pause_s, 0), 1)
-            )
+            wait_s = round(max(pause_s, 0), 1)
+            self._log.warning(f"upstream_{state}", error=error, next_attempt_s=wait_s, **not_logged)
+
+    def route_gone(self, error: str) -> None:
+        """The upstream has no such route any more; said once, until it responds otherwise."""
+        self._log.error("upstream_route_gone", error=error)
+
+    def repaired_write(self, reason: str) -> None:
+        """A write needed more than one request; `reason` is one of `REPAIR_REASONS`."""
+        self.repaired[reason] += 1
 
 
 @dataclass(slots=True)

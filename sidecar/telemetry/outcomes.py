@@ -28,6 +28,8 @@ OUTCOMES = (
     "timeout",
     "connection",
 )
+# Why a write needed more than one request: what the upstream said to the first.
+REPAIR_REASONS = ("exists", "unknown_id", "unknown_task", "data_not_merged")
 # Why an event, or a whole request, was refused.
 REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
 # How a request that was passed through to SGP ended.

@@ -2,8 +2,10 @@
 
 Hypothesis chooses what agents post, how upstreams and the disk respond, when time passes and when
 the process is killed. After every step the accounting balances (D15) and the order of writes is
-right: an open write is never stored after the complete one, and a span is never in flight twice. In
-the end everything that was acknowledged is stored, or counted.
+right: an open write is never stored after the complete one, and a span is never in flight twice. No
+write is given up before it has failed alone. In the end everything that was acknowledged is stored,
+or counted. Upstreams have whims: they fail for batches above a size, for one span, or for a while.
+Every write that an upstream takes alone is delivered in spite of them.
 """
 
 import os
@@ -23,6 +25,8 @@ from hypothesis.stateful import (
 from sidecar.queue.admission import QueueFull
 from sidecar.spans.span import Span
 from tests.support.delivery import (
+    ABOUT_CONTENT,
+    FAILURES,
     OUTCOMES,
     TTL_S,
     Process,
@@ -65,7 +69,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = new_directory() if self.spooled else None
-        self.upstreams = [Upstream("one", 1), Upstream("many", 4)]
+        self.upstreams = [Upstream("one", 1, data_follows=True), Upstream("many", 4)]
         self.life = 0
         self.clock = 0.0  # virtual seconds over all lives
         self.lost = [0, 0]
@@ -89,7 +93,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             if not said.started:
                 said.started, said.started_at = True, self.clock
 
-        self.post(make_span(str(number), complete=False, input=input_of(number)), accepted)
+        span = make_span(str(number), complete=False, input=input_of(number), data=b'{"d":1}')
+        self.post(span, accepted)
 
     @rule(number=st.integers(0, 30), thin=st.booleans())
     def end(self, number: int, thin: bool) -> None:
@@ -141,6 +146,29 @@ class DeliveryMachine(RuleBasedStateMachine):
                 upstream.respond(request, "ok", applied=True)
         self.process.run_ready()
 
+    @rule(many=st.integers(1, 3), outcome=st.sampled_from(ABOUT_CONTENT))
+    def dislike_large(self, many: int, outcome: str) -> None:
+        """From now on, an upstream fails for batches with more writes."""
+        self.upstreams[1].whims.max_writes = many
+        self.upstreams[1].whims.when_larger = outcome
+
+    @rule(
+        which=st.integers(0, 1), number=st.integers(0, 30), outcome=st.sampled_from(ABOUT_CONTENT)
+    )
+    def hate(self, which: int, number: int, outcome: str) -> None:
+        """From now on, an upstream fails for one span."""
+        self.upstreams[which].whims.hated[str(number)] = outcome
+
+    @rule(
+        which=st.integers(0, 1),
+        seconds=st.sampled_from([0.3, 3.0, 90.0]),
+        outcome=st.sampled_from(FAILURES),
+    )
+    def close_for_a_while(self, which: int, seconds: float, outcome: str) -> None:
+        """For some time, an upstream fails for everything."""
+        whims = self.upstreams[which].whims
+        whims.closed_until, whims.when_closed = self.process.loop.time() + seconds, outcome
+
     @invariant()
     def balanced(self) -> None:
         """Every event and write is accounted for; memory use is bounded."""
@@ -178,12 +206,15 @@ class DeliveryMachine(RuleBasedStateMachine):
                 if id_ in upstream.dead:
                     continue
                 missing += (said.ended and kind != "complete") or (said.started and not kind)
+                if said.started and not said.end_posted and not (lost or self.degraded):
+                    assert self.damaged or upstream.data.get(id_), "the data of a START is missing"
                 if (
                     said.joined
                     and kind == "complete"
                     and not (lost or self.damaged or self.degraded)
                 ):
                     assert payload == input_of(number), "an END was not filled from its START"
+            assert not upstream.orphans or lost or self.damaged, "a supplement adds to nothing"
             assert missing <= lost, "an acknowledged event is neither stored nor counted"
 
 

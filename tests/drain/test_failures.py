@@ -5,18 +5,21 @@ The sinks' own special cases are tested with the sinks.
 
 import ast
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sidecar.drain
-from sidecar.drain.evidence import CircuitBreaker, Evidence
+from sidecar.drain.evidence import Evidence, Findings
 from sidecar.drain.failures import DeadLetter, Hold, RetryAt, Split, meaning
 from sidecar.drain.retry_queue import Batch
-from sidecar.sinks import SinkError, Unavailable
-from sidecar.sinks.http import TAKEN, Response, decide
+from sidecar.sinks import IdTaken, Refused, SinkError, Unauthorized, Unavailable
+from sidecar.sinks.http import Response, decide
 from sidecar.telemetry.accounting import DEAD_LETTER_REASONS
 from sidecar.telemetry.outcomes import OUTCOMES, SinkState
 from tests.support.spans import make_span
@@ -24,92 +27,185 @@ from tests.support.spans import make_span
 Outcome = RetryAt | Split | DeadLetter | Hold | None
 
 MAX_ATTEMPTS = 3
-AT = 12.5
-RETRY, SPLIT = RetryAt(AT), Split()
+AT, WAIT_S = 12.5, 30.0
 STATUSES = range(200, 600)
+SUSPICIONS = range(MAX_ATTEMPTS + 1)
+# What each status is about; later rows override earlier ones.
+ABOUT: list[tuple[Iterable[int], str]] = [
+    (range(200, 300), "success"),
+    (range(300, 500), "the hop"),
+    (range(500, 600), "the moment"),
+    ((408, 425, 429), "the moment"),
+    ((401, 403), "the credential"),
+    ((400, 409, 422), "the content"),
+    ((413,), "the size"),
+]
+TOPICS = {status: topic for statuses, topic in ABOUT for status in statuses}
+NO_RESPONSE = {
+    "timed out": Unavailable("timed out"),
+    "ended": Unavailable("connection ended"),
+    "refused": Unavailable("ConnectionRefusedError", reached=False),
+    "no credential": Unauthorized("no credential yet", reached=False),
+}
 
 
 class Case(NamedTuple):
     """The state in which a batch fails."""
 
     writes: int  # in the batch
-    suspicion: int  # failures of the batch so far that count against it
-    suspected: bool  # others got through since its last failure: this one counts, too
+    suspicion: int  # failures that counted against it so far
+    others_pass: bool  # another batch got through since its last failure
+    failures: int  # consecutive ones in the lane, this one included
+    new: bool  # they are failures of batches that had not failed before
+    probing: bool  # the lane is held
     braked: bool  # the circuit breaker is open
 
 
-CASES = [
-    Case(*case) for case in product((1, 2, 5), range(MAX_ATTEMPTS), (False, True), (False, True))
-]
+def cases(writes: int) -> list[Case]:
+    """Every state of a batch with so many writes."""
+    both = (False, True)
+    states = product(SUSPICIONS, both, (1, 2, 3, 5), both, both, both)
+    return [Case(writes, *state) for state in states]
 
 
-def table(case: Case) -> dict[int, Outcome]:
-    """What the drain does with a batch in this state, by status; later rows override earlier."""
-    alone, last = case.writes == 1, case.suspicion + 1 == MAX_ATTEMPTS
-    refused = Hold(SinkState.BRAKED) if case.braked else DeadLetter("refused")
-    failing = DeadLetter("failing") if last else RETRY
-    rows: list[tuple[Iterable[int], Outcome]] = [
-        (range(200, 300), None),
-        (range(300, 400), Hold(SinkState.DOWN)),
-        (range(400, 500), refused if alone else SPLIT),
-        (range(500, 600), RETRY if not case.suspected else failing if alone else SPLIT),
-        ((401, 403), Hold(SinkState.UNAUTHORIZED)),
-        ((404, 405, 410), Hold(SinkState.DOWN)),
-        ((408, 425, 429), RETRY),
-        ((413,), DeadLetter("too_large") if alone else SPLIT),
+each_size = pytest.mark.parametrize("writes", [1, 2, 5])
+
+
+def table(about: str, wait_s: float, case: Case) -> Outcome:
+    """What the drain does in this state: the first row that applies."""
+    alone, several = case.writes == 1, case.writes > 1
+    counted = case.suspicion + case.others_pass
+    outage = case.new and case.failures >= 3
+    split = several and case.others_pass and not outage and not case.probing
+    state = SinkState.UNAUTHORIZED if about == "the credential" else SinkState.DOWN
+    verdict = about in {"the content", "the size"}
+    reason = "refused" if about == "the content" else "too_large"
+    waits = about == "the moment" and wait_s > 0
+    refuses_all = about in {"the credential", "the hop"}
+    rows: list[tuple[bool, Outcome]] = [
+        (about == "success", None),
+        (verdict and several, Split()),
+        (verdict and case.braked, Hold(SinkState.BRAKED)),
+        (verdict, DeadLetter(reason)),
+        (alone and counted >= MAX_ATTEMPTS, DeadLetter("failing")),
+        (alone and counted > 0 and not case.probing, RetryAt(AT)),
+        (split, Split(AT)),
+        (waits, Hold(SinkState.THROTTLED, WAIT_S)),
+        (refuses_all and (case.failures >= 2 or case.probing), Hold(state)),
+        (refuses_all, RetryAt(AT)),
+        (outage or case.probing, Hold(SinkState.DOWN)),
+        (several, Split(AT)),
+        (alone, RetryAt(AT)),
     ]
-    return {status: outcome for statuses, outcome in rows for status in statuses}
+    return next(outcome for applies, outcome in rows if applies)
+
+
+@cache
+def failed_in(case: Case, *, reached: bool, verdict: bool) -> tuple[Batch, Findings]:
+    """A batch that has failed in this state, and what the lane's evidence says about that."""
+    evidence, batch = Evidence(2**20), new_batch(case.writes)
+    for _ in range(20):
+        evidence.succeeded(new_batch())
+    evidence.failed(batch, Unavailable("HTTP 500", 500))
+    batch.attempts, batch.failures, batch.suspicion = 1, int(not case.new), case.suspicion
+    if case.others_pass:
+        evidence.succeeded(new_batch())
+    for _ in range(30 if case.braked else 1):
+        evidence.failed(new_batch(), Refused("HTTP 422", 422))
+    for _ in range(case.failures - 1):
+        earlier = new_batch()
+        earlier.attempts = earlier.failures = int(not case.new)
+        evidence.failed(earlier, Unavailable("HTTP 500", 500))
+    error = Refused if verdict else Unavailable
+    return batch, evidence.failed(batch, error("", reached=reached))
 
 
 def outcome(error: SinkError | None, case: Case) -> Outcome:
     """What the drain's own parts make of a failure in this state."""
     if error is None:
         return None
-    batch = Batch([make_span(f"s{n}") for n in range(case.writes)])
-    evidence = Evidence(2**20)
-    server_error, refused = decision(500), decision(400)
-    assert server_error is not None
-    assert refused is not None
-    evidence.failed(batch, server_error)
-    batch.attempts, batch.suspicion = 1, case.suspicion
-    if case.suspected:
-        evidence.succeeded(Batch([make_span("good")]))
-    if case.braked:
-        for _ in range(CircuitBreaker.TOLERATED_REFUSALS + 1):
-            evidence.failed(Batch([make_span("refused")]), refused)
-    findings = evidence.failed(batch, error)
-    return meaning(error, batch, findings, at=AT, max_attempts=MAX_ATTEMPTS)
+    batch, findings = failed_in(case, reached=error.reached, verdict=error.about_content)
+    return meaning(error, batch, findings, at=AT, max_attempts=MAX_ATTEMPTS, probing=case.probing)
 
 
-def decision(status: int, retry_after: float = 0.0) -> SinkError | None:
+def same(found: Outcome, meant: Outcome) -> bool:
+    """Whether two outcomes are equal: as tuples, those of different types could be, too."""
+    return type(found) is type(meant) and found == meant
+
+
+def new_batch(writes: int = 1) -> Batch:
+    """A batch that has not failed yet."""
+    return Batch([make_span(f"s{number}") for number in range(writes)])
+
+
+def decision(status: int, wait_s: float = 0.0) -> SinkError | None:
     """What a sink makes of a response; None if the upstream has accepted the batch."""
-    return None if status in TAKEN else decide(Response(status, b"", retry_after))
+    response = Response(status, retry_after=wait_s)
+    return None if response.taken else decide(response)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_every_status_means(case: Case) -> None:
-    """Each status from 200 to 599 leads to what the table says, whether or not it asks to wait."""
-    meant = table(case)
-    for retry_after in (0.0, 30.0):
-        found = {status: outcome(decision(status, retry_after), case) for status in STATUSES}
-        assert found == meant
-        assert [*map(type, found.values())] == [type(meant[status]) for status in STATUSES]
+DECISIONS = [
+    (decision(status, wait_s), about, wait_s)
+    for wait_s in (0.0, WAIT_S)
+    for status, about in TOPICS.items()
+]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@each_size
+def test_what_every_status_means(writes: int) -> None:
+    """In every state, each status from 200 to 599 leads to what the table says."""
+    for case in cases(writes):
+        meant = {key: table(*key, case) for key in product(set(TOPICS.values()), (0.0, WAIT_S))}
+        for error, about, wait_s in DECISIONS:
+            found = outcome(error, case)
+            assert same(found, meant[about, wait_s]), (error, case, found, meant[about, wait_s])
+
+
+@each_size
+@pytest.mark.parametrize("name", ["timed out", "ended"])
+def test_a_batch_without_a_response(name: str, writes: int) -> None:
+    """The upstream may have seen it: it means the same as a 503."""
+    for case in cases(writes):
+        found, meant = outcome(NO_RESPONSE[name], case), table("the moment", 0.0, case)
+        assert same(found, meant), (case, found, meant)
+
+
+@each_size
 @pytest.mark.parametrize(
-    "error",
-    [
-        Unavailable("timed out"),
-        Unavailable("the connection ended"),
-        Unavailable("the connection was refused", outage=True),
-    ],
-    ids=["timed out", "ended", "refused"],
+    ("name", "state"),
+    [("refused", SinkState.DOWN), ("no credential", SinkState.UNAUTHORIZED)],
 )
-def test_a_batch_without_a_response_is_always_retried(error: SinkError, case: Case) -> None:
-    """Its writes are never the cause: none is given up, and none is suspected."""
-    found = outcome(error, case)
-    assert (type(found), found) == (RetryAt, RETRY)
+def test_a_batch_that_nobody_saw(name: str, state: SinkState, writes: int) -> None:
+    """It holds the lane at once: its writes can't be the cause, whatever happened before."""
+    for case in cases(writes):
+        found = outcome(NO_RESPONSE[name], case)
+        assert same(found, Hold(state)), (case, found)
+
+
+@pytest.mark.parametrize(("is_json", "body"), [(True, b""), (False, b""), (True, None)])
+def test_whose_decision_it_is(is_json: bool, body: bytes | None) -> None:
+    """Only the API's own JSON is success or a refusal; what can't be read may be accepted later."""
+    expected: dict[str, str] = {
+        "success": "accepted" if is_json else "Misdirected",
+        "the hop": "Misdirected",
+        "the moment": "Unavailable",
+        "the credential": "Unauthorized",
+        "the content": ("Unavailable" if body is None else "Refused") if is_json else "Misdirected",
+        "the size": "TooLarge",
+    }
+    for status, about in TOPICS.items():
+        response = Response(status, body, is_json)
+        found = "accepted" if response.taken else type(decide(response)).__name__
+        assert (status, found) == (status, expected[about])
+
+
+def test_only_a_delay_that_can_be_meant_reaches_the_drain() -> None:
+    """One that comes with "try again later" does, and no other: a proxy's page knows nothing."""
+    for status, about in TOPICS.items():
+        error = decision(status, WAIT_S)
+        if error is not None:
+            assert error.retry_after == (WAIT_S if about == "the moment" else 0.0)
+            assert error.reached
 
 
 def test_what_is_counted_has_a_name() -> None:
@@ -117,23 +213,55 @@ def test_what_is_counted_has_a_name() -> None:
     for status in STATUSES:
         error = decision(status)
         assert error is None or (error.outcome in OUTCOMES and error.status == status)
-        meant = [outcome(error, case) for case in CASES]
-        reasons = {each.reason for each in meant if isinstance(each, DeadLetter)}
-        assert reasons <= set(DEAD_LETTER_REASONS)
+    errors = [decision(status) for status in (400, 413, 500)]
+    for error in (*errors, *NO_RESPONSE.values(), IdTaken("", 400)):
+        assert error is not None
+        assert error.outcome in OUTCOMES
+        for case in cases(1):
+            found = outcome(error, case)
+            assert not isinstance(found, DeadLetter) or found.reason in DEAD_LETTER_REASONS
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_requested_delay_reaches_the_drain(status: int) -> None:
-    """A decision to try again later says how much later."""
-    assert getattr(decision(status, 7.0), "retry_after", None) == 7.0
+ERRORS = [error for error in map(decision, STATUSES) if error] + [
+    *NO_RESPONSE.values(),
+    IdTaken("", 400),
+    *[Unavailable(f"HTTP {status}", status, retry_after=WAIT_S) for status in (429, 503)],
+]
 
 
-def test_only_a_connection_that_could_not_be_opened_is_an_outage() -> None:
-    """A connection that ended, or a response, is not conclusive."""
-    errors = [decision(status) for status in STATUSES]
-    assert not any(getattr(error, "outage", False) for error in errors)
-    assert not Unavailable("the connection ended").outage
-    assert not Unavailable("timed out").outage
+@given(
+    error=st.sampled_from(ERRORS),
+    writes=st.integers(1, 6),
+    suspicion=st.integers(0, MAX_ATTEMPTS + 1),
+    contradicted=st.booleans(),
+    counts=st.tuples(st.integers(1, 5), st.integers(0, 5)),
+    breaker_is_open=st.booleans(),
+    probing=st.booleans(),
+)
+def test_laws_of_meaning(
+    error: SinkError,
+    writes: int,
+    suspicion: int,
+    contradicted: bool,
+    counts: tuple[int, int],
+    breaker_is_open: bool,
+    probing: bool,
+) -> None:
+    """A write is given up alone; in an outage, only a verdict on content does not hold the lane."""
+    batch, new = new_batch(writes), min(counts)
+    batch.suspicion = suspicion
+    findings = Findings(contradicted, counts[0], new, breaker_is_open)
+    found = meaning(error, batch, findings, at=AT, max_attempts=MAX_ATTEMPTS, probing=probing)
+    if isinstance(found, DeadLetter):
+        assert writes == 1
+        assert error.about_content or suspicion >= MAX_ATTEMPTS
+    if isinstance(found, Split):
+        assert writes > 1
+        assert error.about_content or new < 3
+    if probing and not error.about_content:
+        assert isinstance(found, Hold | DeadLetter)
+    if not error.reached:
+        assert isinstance(found, Hold)
 
 
 def nodes_of_the_drain() -> Iterator[tuple[str, ast.AST]]:

@@ -11,11 +11,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from sidecar.drain import settlement
+from sidecar.drain.failures import RetryAt, Split
 from sidecar.drain.retry_queue import Batch, RetryQueue
-from sidecar.queue import open_spans
+from sidecar.drain.scheduler import Scheduler
+from sidecar.queue import span_queue
 from sidecar.queue.join import EndedSpans
+from sidecar.queue.open_span import OpenSpan
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.queue.span_queue import SpanQueue
+from sidecar.sinks import SinkError
 from sidecar.spans.span import Span, Stored
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Changes
@@ -108,6 +113,26 @@ def keep_all(right: Right, self: SpanQueue, span: Span) -> None:
     self._budget.used = held
 
 
+def split_by_verdicts_only(
+    right: Right, error: SinkError, batch: Batch, *arguments: object, **named: Any
+) -> object:
+    meant = right(error, batch, *arguments, **named)
+    return RetryAt(named["at"]) if isinstance(meant, Split) and not error.about_content else meant
+
+
+def inherited(right: Right, self: Batch) -> object:
+    halves = right(self)
+    for half in halves:
+        half.suspicion = self.attempts
+    return halves
+
+
+def retries_first(right: Right, self: Scheduler, now: float) -> Batch | float | None:
+    self._new_batch_first = False
+    step: Batch | float | None = right(self, now)
+    return step
+
+
 MACHINES = {"delivery": DeliveryMachine, "kill": KillMachine, "disk": DiskMachine}
 BUGS: dict[str, tuple[str, Plant]] = {
     "a settle is forgotten": ("kill", replaced(DiskSpool, "settled", nothing)),
@@ -134,7 +159,7 @@ BUGS: dict[str, tuple[str, Plant]] = {
     ),
     "a START is forgotten before its open write is sent": (
         "kill",
-        replaced(open_spans, "_is_settled", lambda _: True),
+        replaced(OpenSpan, "is_settled", property(lambda _: True)),
     ),
     "a damaged row is not counted": (
         "disk",
@@ -144,6 +169,23 @@ BUGS: dict[str, tuple[str, Plant]] = {
     "a late START is written": ("delivery", replaced(EndedSpans, "add", nothing)),
     "an END is not filled from its START": ("kill", wrapped(OpenSpans, "_end", without_start)),
     "half of a batch is lost": ("delivery", wrapped(RetryQueue, "add", lose_a_half)),
+    "only a verdict splits a batch": (
+        "delivery",
+        wrapped(settlement, "meaning", split_by_verdicts_only),
+    ),
+    "a write is blamed for the failures of its batch": (
+        "delivery",
+        wrapped(Batch, "halves", inherited),
+    ),
+    "a retry never gives way": ("delivery", wrapped(Scheduler, "next", retries_first)),
+    "the data of a START does not follow": (
+        "delivery",
+        replaced(OpenSpans, "_supplement", nothing),
+    ),
+    "a supplement replaces the END": (
+        "delivery",
+        replaced(span_queue, "_both_needed", lambda *_: False),
+    ),
     "memory is not released": ("delivery", wrapped(SpanQueue, "_drop", keep_all)),
 }
 
@@ -153,6 +195,7 @@ RARE = {
     "what could not be written is forgotten",
     "a START is forgotten before its open write is sent",
     "half of a batch is lost",
+    "a supplement replaces the END",
 }
 
 

@@ -1,71 +1,209 @@
-"""Pauses, back-off and pace."""
+"""Pauses and back-off, and what a lane may send."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sidecar.drain.pace import Pace
-from sidecar.drain.throttle import MAX_WAIT_WHILE_STOPPING_S, Backoff, Grant, Throttle
-from sidecar.sinks.http import retry_after_seconds
+from sidecar.drain.throttle import (
+    MAX_PAUSE_S,
+    MAX_WAIT_WHILE_STOPPING_S,
+    Backoff,
+    Grant,
+    Throttle,
+)
+from sidecar.sinks import IdTaken, SinkError
 from sidecar.telemetry.outcomes import SinkState
+from tests.drain.test_scheduler import NOW, Lane
+from tests.drain.test_settlement import HTTP_429, REFUSED, fail, sent, waiting
+
+INITIAL_S, MAX_S = 0.5, 30.0
+PROBE = Grant(1, is_probe=True)
+HELD = [state for state in SinkState if state is not SinkState.UP]
+each_jitter = pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
 
 
 def new_throttle(jitter: float = 0.5) -> Throttle:
     """A throttle with default settings."""
-    return Throttle(Backoff(0.5, 30.0), 8, lambda: jitter)
+    return Throttle(Backoff(INITIAL_S, MAX_S), 8, lambda: jitter)
 
 
-def fail(throttle: Throttle, now: float, retry_after: float = 0.0, *, first: bool = True) -> None:
-    """A request that was sent at `now` fails."""
-    throttle.failed(now, now, retry_after=retry_after, first=first, outage=False)
+def hold(throttle: Throttle, now: float, seconds: float = 0.0) -> float:
+    """A request that was sent at `now` fails at once; how long the lane pauses."""
+    throttle.hold(now, now, SinkState.DOWN, seconds)
+    return throttle.paused_until - now
+
+
+# Back-off and pauses.
 
 
 @pytest.mark.parametrize(("attempt", "max_s"), [(1, 0.5), (2, 1.0), (7, 30.0), (10**6, 30.0)])
 def test_backoff_doubles_up_to_a_maximum_with_full_jitter(attempt: int, max_s: float) -> None:
     """The delay lies between 0 and the exponential bound."""
-    backoff = Backoff(0.5, 30.0)
+    backoff = Backoff(INITIAL_S, MAX_S)
     assert backoff.delay(attempt, 0.0) == 0.0
     assert backoff.delay(attempt, 0.999) == pytest.approx(max_s * 0.999)
 
 
-def test_three_consecutive_failures_are_an_outage() -> None:
-    """The lane pauses, then probes with one request; a response ends the outage."""
+@pytest.mark.parametrize("state", HELD)
+def test_a_hold_pauses_the_lane_until_a_response(state: SinkState) -> None:
+    """Then the lane has the state that it was held in, and one request may be in flight."""
     throttle = new_throttle()
-    for now in (1.0, 2.0):
-        fail(throttle, now)
-        assert throttle.state is SinkState.UP
-    fail(throttle, 3.0)
-    assert (throttle.state, throttle.limit) == (SinkState.DOWN, 1)
-    assert throttle.paused_until == 3.0 + 0.25
-    throttle.responded(4.0)
-    assert throttle.state is SinkState.UP
+    limit = throttle.limit
+    throttle.hold(10.0, 10.0, state)
+    assert (throttle.state, throttle.probing, throttle.limit) == (state, True, 1)
+    assert throttle.paused_until == 10.25
+    throttle.responded(11.0, 0.0)
+    assert (throttle.state, throttle.probing) == (SinkState.UP, False)
+    assert 1 < throttle.limit < limit
     assert throttle.paused_until == 0.0
 
 
-def test_one_bad_write_is_not_an_outage() -> None:
-    """A write that keeps failing does not pause its lane."""
+def test_a_later_hold_changes_the_state() -> None:
+    """The upstream is back, but does not accept the credential."""
     throttle = new_throttle()
-    fail(throttle, 1.0)
-    for now in range(2, 50):
-        fail(throttle, float(now), first=False)
-    assert throttle.state is SinkState.UP
+    hold(throttle, 1.0)
+    throttle.hold(5.0, 5.0, SinkState.UNAUTHORIZED)
+    assert throttle.state is SinkState.UNAUTHORIZED
 
 
-def test_failures_sent_before_the_pause_do_not_lengthen_it() -> None:
-    """Ten requests that fail together cause one pause."""
+@each_jitter
+@pytest.mark.parametrize("seconds", [0.2, 2.0, 200.0])
+def test_a_requested_pause_is_honored(seconds: float, jitter: float) -> None:
+    """It is never shorter than requested, and at most a tenth longer."""
+    pause_s = hold(new_throttle(jitter), 10.0, seconds)
+    assert pause_s == pytest.approx(seconds * (1 + jitter / 10))
+
+
+@each_jitter
+@pytest.mark.parametrize("seconds", [290.0, 300.0, 7200.0, 1e300])
+def test_no_pause_is_longer_than_five_minutes(seconds: float, jitter: float) -> None:
+    """Whatever was requested."""
+    pause_s = hold(new_throttle(jitter), 10.0, seconds)
+    assert min(seconds, MAX_PAUSE_S) <= pause_s <= MAX_PAUSE_S
+
+
+def test_a_requested_pause_does_not_lengthen_later_ones() -> None:
+    """Only failures without a request to wait make the back-off grow."""
     throttle = new_throttle()
-    throttle.failed(5.0, 4.0, retry_after=0.0, first=True, outage=True)
+    for now in (10.0, 20.0, 30.0):
+        assert hold(throttle, now, 5.0) == 5.25
+    assert hold(throttle, 40.0) == 0.25
+
+
+def test_a_probe_may_be_sent_as_the_pause_begins() -> None:
+    """If chance makes the pause that short, the next failure counts."""
+    throttle = new_throttle(jitter=0.0)
+    assert [hold(throttle, 10.0), hold(throttle, 10.0, 60.0)] == [0.0, 60.0]
+
+
+def test_a_short_pause_never_ends_a_longer_one() -> None:
+    """A request sent as the pause began may fail with a shorter delay."""
+    throttle = new_throttle()
+    throttle.hold(10.0, 10.0, SinkState.THROTTLED, 100.0)
+    for seconds in (0.0, 1.0):
+        throttle.hold(10.0, 10.0, SinkState.DOWN, seconds)
+        assert throttle.paused_until == 115.0
+
+
+def test_requests_sent_before_the_pause_change_nothing() -> None:
+    """Ten requests that fail together cause one pause, and lower the limit once."""
+    throttle = new_throttle()
+    throttle.hold(5.0, 4.0, SinkState.DOWN)
     until = throttle.paused_until
     for _ in range(10):
-        throttle.failed(5.1, 4.0, retry_after=0.0, first=True, outage=True)
+        throttle.hold(5.1, 4.9, SinkState.UNAUTHORIZED)
+    assert (throttle.state, throttle.paused_until) == (SinkState.DOWN, until)
+    throttle.responded(5.2, 0.0)
+    once = throttle.limit
+    for seconds in (0.0, 60.0):  # more of them fail, after the recovery
+        throttle.hold(5.3, 4.9, SinkState.DOWN, seconds)
+        assert (throttle.state, throttle.limit) == (SinkState.UP, once)
+        assert not throttle.probing
+        assert throttle.paused_until == 0.0
+
+
+@pytest.mark.parametrize(("seconds", "until"), [(1.0, 26.0), (20.0, 32.0), (1e6, 311.0)])
+def test_a_request_sent_before_the_pause_can_only_make_it_longer(
+    seconds: float, until: float
+) -> None:
+    """If its response asks for a pause, that counts from now on, and changes nothing else."""
+    throttle = new_throttle()
+    throttle.hold(5.0, 4.0, SinkState.UNAUTHORIZED, 20.0)
+    limit = throttle.limit
+    throttle.hold(11.0, 4.9, SinkState.THROTTLED, seconds)
+    assert (throttle.state, throttle.limit) == (SinkState.UNAUTHORIZED, limit)
     assert throttle.paused_until == until
 
 
-@pytest.mark.parametrize("seconds", [0.2, 2.0, 7200.0])
-def test_retry_after_is_honored_whatever_its_length(seconds: float) -> None:
-    """The pause is never shorter than requested, and at most a tenth longer."""
+@pytest.mark.parametrize(
+    ("sent_at", "asked"), [(0.0, False), (9.0, False), (9.1, True), (10.0, True), (11.0, True)]
+)
+def test_what_lifts_a_hold(sent_at: float, asked: bool) -> None:
+    """Any response, but a pause that was asked for: to a request sent after the one that failed."""
+    for state in HELD:
+        throttle = new_throttle()
+        assert not throttle.is_lifted_by(sent_at)
+        throttle.hold(10.0, 9.0, state, 60.0)
+        throttle.hold(10.5, 9.5, state, 60.0)  # sent before the pause: it does not begin another
+        assert throttle.is_lifted_by(sent_at) is (asked or state is not SinkState.THROTTLED)
+        throttle.responded(11.0, 0.0)
+        assert not throttle.is_lifted_by(sent_at)
+
+
+def test_each_pause_that_was_asked_for_starts_anew() -> None:
+    """What was sent before the probe that failed does not lift the next pause."""
     throttle = new_throttle()
-    fail(throttle, 10.0, retry_after=seconds)
-    assert throttle.state is SinkState.THROTTLED
-    assert 10.0 + seconds <= throttle.paused_until <= 10.0 + seconds * 1.1
+    throttle.hold(10.0, 9.0, SinkState.THROTTLED, 5.0)
+    assert throttle.is_lifted_by(9.5)
+    throttle.hold(20.0, 19.0, SinkState.THROTTLED, 5.0)
+    assert not throttle.is_lifted_by(9.5)
+    throttle.hold(30.0, 29.0, SinkState.DOWN)
+    assert throttle.is_lifted_by(9.5)
+
+
+def test_pauses_grow_with_the_outage() -> None:
+    """Each is at most as long as the outage so far, so that a recovery is noticed soon."""
+    throttle, now, pauses = new_throttle(jitter=0.999), 100.0, []
+    for _ in range(12):
+        pause_s = hold(throttle, now)
+        assert pause_s <= max(INITIAL_S, now - 100.0)
+        pauses.append(pause_s)
+        now += pause_s
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(MAX_S * 0.999)
+    throttle.responded(now, 0.0)
+    assert hold(throttle, now + 100.0) <= INITIAL_S
+
+
+def test_failures_in_quick_succession_do_not_outgrow_the_outage() -> None:
+    """If a new credential makes the lane probe early, its failure costs no long pause."""
+    throttle = new_throttle(jitter=0.999)
+    for tick in range(20):
+        now = 10.0 + tick / 10
+        throttle.paused_until = 0.0
+        assert hold(throttle, now) <= max(INITIAL_S, tick / 10) + 1e-9
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.floats(0.0, 100.0), st.sampled_from([0.0, 0.0, 1.0, 60.0, 1e4]), st.booleans())
+    ),
+    jitter=st.floats(0.0, 1.0, exclude_max=True),
+)
+def test_a_pause_is_always_bounded(steps: list[tuple[float, float, bool]], jitter: float) -> None:
+    """Whatever happens, the lane probes within five minutes, or within the longest back-off."""
+    throttle, now = new_throttle(jitter), 0.0
+    for passed, seconds, responds in steps:
+        now += passed
+        earlier = max(throttle.paused_until, now)
+        if responds and throttle.probing:
+            throttle.responded(now, 1.0)
+            assert throttle.paused_until == 0.0
+        else:
+            hold(throttle, now, seconds)
+            assert throttle.probing
+            bound = MAX_PAUSE_S if seconds else MAX_S
+            assert throttle.paused_until <= max(earlier, now + bound)
 
 
 def test_a_process_that_stops_does_not_wait_long() -> None:
@@ -73,8 +211,10 @@ def test_a_process_that_stops_does_not_wait_long() -> None:
     throttle = new_throttle(jitter=0.99)
     throttle.shorten_waits()
     for now in range(20):
-        throttle.failed(now * 40.0, now * 40.0, retry_after=0.0, first=True, outage=True)
-    assert throttle.paused_until <= 19 * 40.0 + MAX_WAIT_WHILE_STOPPING_S
+        assert hold(throttle, now * 40.0) <= MAX_WAIT_WHILE_STOPPING_S
+
+
+# Grants.
 
 
 def test_a_healthy_upstream_gets_as_many_requests_as_the_limit_allows() -> None:
@@ -86,110 +226,47 @@ def test_a_healthy_upstream_gets_as_many_requests_as_the_limit_allows() -> None:
 
 
 @pytest.mark.parametrize("paced", [True, False])
-def test_during_a_pause_nothing_is_sent_and_then_a_probe(paced: bool) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_during_a_pause_nothing_is_sent_and_then_a_probe(paced: bool, seconds: float) -> None:
     """The probe is a single write in a single request, also while the process is stopping."""
     throttle = new_throttle()
-    throttle.hold(10.0, 10.0, SinkState.UNAUTHORIZED)
+    hold(throttle, 10.0, seconds)
     until = throttle.paused_until
-    assert until > 10.0
     assert throttle.grant(10.1, 0, paced=paced) == until
-    assert throttle.grant(until, 0, paced=paced) == Grant(1, is_probe=True)
+    assert throttle.grant(until, 0, paced=paced) == PROBE
     assert throttle.grant(until, 1, paced=paced) is None
     throttle.resume()
-    assert throttle.grant(10.1, 0, paced=paced) == Grant(1, is_probe=True)
+    assert throttle.grant(10.1, 0, paced=paced) == PROBE
 
 
-def recovered(seconds: float) -> tuple[Throttle, float]:
-    """A throttle whose upstream was down for so long, and the time of its recovery."""
-    throttle = new_throttle()
-    throttle.hold(0.0, 0.0, SinkState.DOWN)
-    assert throttle.responded(seconds)
-    return throttle, seconds
+# When the upstream is up again.
 
 
-def test_a_backlog_is_paced_after_an_outage() -> None:
-    """What is not granted is granted at the time that the throttle names, and no more than due."""
-    throttle, now = recovered(60.0)
-    sent = 0
-    for _ in range(1000):
-        if now >= 65.0:
-            break
-        grant = throttle.grant(now, 0, paced=True)
-        assert grant is not None
-        if isinstance(grant, Grant):
-            assert not grant.is_probe
-            throttle.sent(now, grant.max_writes)
-            sent += grant.max_writes
-        else:
-            assert grant > now
-            now = grant
-    assert now >= 65.0
-    assert sent == pytest.approx(5 * Pace.DEFAULT_RATE, rel=0.05)
+@pytest.mark.parametrize("error", [None, REFUSED, IdTaken("taken", 400)], ids=str)
+def test_a_response_ends_an_outage(error: SinkError | None) -> None:
+    """What waits for a retry may be sent now, except for what is suspected."""
+    lane = Lane()
+    lane.hold()
+    lane.retry("b", not_before=NOW + 60.0)
+    lane.retry("c", not_before=NOW + 30.0).suspicion = 1
+    lane.retry("d", not_before=NOW - 1.0)
+    batch = sent(lane, "a")
+    if error is None:
+        lane.settlement.succeeded(batch, NOW, NOW, 1)
+    else:
+        fail(lane, batch, error)
+    assert lane.given_up == ([] if error is None else ["a"])
+    assert (lane.throttle.state, lane.woken) == (SinkState.UP, [SinkState.UP])
+    assert waiting(lane) == [("b", 0.0), ("c", 30.0), ("d", -1.0)]
+    assert [lane.retries.pop().not_before - NOW for _ in range(3)] == [-1.0, 0.0, 30.0]
 
 
-def test_the_pace_ends_when_nothing_is_waiting() -> None:
-    """The backlog is gone; from then on the lane sends what arrives."""
-    throttle, now = recovered(60.0)
-    assert throttle.grant(now, 0, paced=True) != Grant()
-    throttle.caught_up()
-    assert throttle.grant(now, 0, paced=True) == Grant()
-
-
-def test_a_process_that_stops_is_not_paced() -> None:
-    """Its grace period is short."""
-    throttle, now = recovered(60.0)
-    assert throttle.grant(now, 0, paced=False) == Grant()
-
-
-def test_a_short_outage_leaves_nothing_to_pace() -> None:
-    """After up to two seconds, the lane goes on as before."""
-    throttle, now = recovered(2.0)
-    assert throttle.grant(now, 0, paced=True) == Grant()
-
-
-def test_pace_after_an_outage() -> None:
-    """The rate is 1.2 times the steady rate for ten seconds, then grows until `stop`."""
-    pace = Pace()
-    for tick in range(200):
-        pace.sent(tick / 10, 10)  # 100 writes per second
-    assert pace.steady == pytest.approx(100, rel=0.1)
-    pace.start(100.0)
-    assert pace.rate(109.0) == pytest.approx(1.2 * pace.steady)
-    assert pace.rate(120.0) > 5 * pace.steady
-    pace.stop()
-    assert not pace.active
-
-
-def test_pace_never_causes_a_busy_loop() -> None:
-    """Waiting until `next_at` yields the exact rate, in no more steps than writes."""
-    pace = Pace()
-    pace.start(0.0)
-    now, sent, steps = 0.0, 0, 0
-    while now < 10.0:
-        steps += 1
-        allowed = pace.allowance(now)
-        if allowed:
-            pace.sent(now, allowed)
-            sent += allowed
-        now = pace.next_at(now)
-    assert sent == pytest.approx(Pace.DEFAULT_RATE * 10, rel=0.02)
-    assert steps <= sent + 10
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"Retry-After": "2"}, 2.0),
-        ({"Retry-After": "0.5"}, 0.5),
-        ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
-        ({"Retry-After": "9" * 400}, 0.0),
-        ({"retry-after-ms": "inf"}, 0.0),
-        ({"retry-after-ms": "1e300"}, 86_400.0),
-        ({"Retry-After": "soon"}, 0.0),
-        ({}, 0.0),
-    ],
-)
-def test_retry_after_is_parsed_and_bounded(headers: dict[str, str], seconds: float) -> None:
-    """Seconds, milliseconds or a date; at most a day, and 0 if it is invalid or past."""
-    assert retry_after_seconds(headers) == seconds
+@pytest.mark.parametrize(("sent_at", "lifts"), [(NOW - 2.0, False), (NOW - 1.0, True)])
+def test_a_pause_that_was_asked_for_outlasts_earlier_requests(sent_at: float, lifts: bool) -> None:
+    """The upstream has decided later than it took those."""
+    lane = Lane()
+    fail(lane, sent(lane, "a"), HTTP_429, sent_at=NOW - 2.0, now=NOW - 0.5)
+    lane.settlement.succeeded(sent(lane, "b"), sent_at, NOW, 1)
+    assert lane.throttle.probing is not lifts
+    assert len(lane.woken) == lifts
+    assert lane.queue.depth == 1

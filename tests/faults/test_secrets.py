@@ -87,12 +87,13 @@ async def test_content_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
             await w.post(*[end(marked(f"s{number}")) for number in range(20)])
             seen += await rejections(w)
             await asyncio.sleep(10)
-            await w.post(end(marked("long", task_id="t")), end(marked("bad")))
+            await w.post(end(marked("long", task_id="t")))
             for _ in range(10):
                 await asyncio.sleep(10)
                 for path in ("metrics", "status", "readyz", "livez"):
                     async with w.running.client.get(f"{w.running.admin_url}/{path}") as page:
                         seen.append(await page.read())
+            await w.post(end(marked("bad")))
             await w.until(lambda: w.dead().total() == 2)
             await w.finish(dead=[("agentex", "bad"), ("sgp", "bad")])
             assert MARK in w.letters.read_text()

@@ -40,6 +40,7 @@ NAMED = {
     "skipped_by_reason": "REASON",
     "dead_lettered_by_reason": "REASON",
     "lost_by_reason": "REASON",
+    "repaired_by_reason": "REASON",
     "requests_by_outcome": "OUTCOME",
 }
 

@@ -26,15 +26,10 @@ from tests.support.open_spans import (
 from tests.support.spans import make_span
 
 
-def room(bench: Bench, size: int) -> None:
-    """Leave exactly `size` bytes free."""
-    bench.budget.limit = bench.budget.used + size
-
-
 def test_there_may_be_room_already(bench: Bench) -> None:
     """Then nothing leaves memory."""
     start = kept(bench)
-    room(bench, 100)
+    bench.room(100)
     assert bench.open_spans.make_room(100)
     assert (start.input, bench.states()[0]) == (INPUT, KEPT)
 
@@ -46,7 +41,7 @@ def test_a_kept_start_leaves_memory_for_room_only_if_settled() -> None:
     bench.tick(HOLD_S)
     bench.settle(*starts[1:])
     bench.start("held", at=HOLD_S)
-    room(bench, 0)
+    bench.room(0)
     assert bench.open_spans.make_room(starts[1].size + 1)
     assert [bench.open_spans.state_of(id_) for id_ in ("unsettled", "s", "t", "u", "held")] == [
         KEPT,
@@ -68,7 +63,7 @@ def test_a_start_that_left_for_room_is_unknown() -> None:
     """Its END is written without being filled in."""
     bench = Bench()
     kept(bench)
-    room(bench, 0)
+    bench.room(0)
     assert bench.open_spans.make_room(1)
     assert payloads(bench.end()) == (b"", OUTPUT)
 
@@ -80,7 +75,7 @@ def test_with_a_failing_disk_a_settled_kept_start_leaves_for_room() -> None:
     bench = Bench(spool)
     start = kept(bench)
     assert start.stored is None
-    room(bench, 0)
+    bench.room(0)
     assert bench.open_spans.make_room(1)
     assert bench.states() == (None, ["open"], (0, 0, 1))
 
@@ -99,7 +94,7 @@ def test_payloads_on_disk_leave_memory_oldest_first(state: str) -> None:
     if state == KEPT:
         bench.tick(HOLD_S)
         bench.settle(*starts)
-    room(bench, 0)
+    bench.room(0)
     used = bench.budget.used
     assert bench.open_spans.make_room(5000)
     assert [payloads_in_memory(start) for start in starts] == [0, 1, 1]
@@ -115,7 +110,7 @@ def test_payloads_that_a_lane_has_not_settled_stay_in_memory() -> None:
     bench = Bench(RecordingSpool())
     (start,) = large(bench, "s")
     bench.tick(HOLD_S)
-    room(bench, 0)
+    bench.room(0)
     assert not bench.open_spans.make_room(1)
     assert payloads_in_memory(start) == 1
 
@@ -125,7 +120,7 @@ def test_what_has_ended_is_not_dropped() -> None:
     bench = Bench(RecordingSpool())
     _, other = large(bench, "s", "t")
     end = bench.end()
-    room(bench, 0)
+    bench.room(0)
     assert bench.open_spans.make_room(5000)
     assert (payloads_in_memory(other), bool(end.input)) == (0, True)
     assert bench.budget.used == other.size + end.size
@@ -150,7 +145,7 @@ def test_dropped_payloads_come_back_for_the_end(state: str) -> None:
         bench.tick(HOLD_S)
         bench.settle(start)
     before = bench.budget.used
-    room(bench, 0)
+    bench.room(0)
     assert bench.open_spans.make_room(1)
     assert start.stored is not None
     assert (start.stored.dropped, start.stored.dropped_bytes) == (1, len(prompt))
@@ -170,10 +165,10 @@ def test_restored_payloads_can_be_dropped_again() -> None:
     large(bench, "unsettled")
     bench.open_spans.release_all()
     starts = large(bench, "s", "t")
-    room(bench, 0)
+    bench.room(0)
     assert bench.open_spans.make_room(1)
     restored(bench, [make_span("s", input=b"")])
-    room(bench, 0)
+    bench.room(0)
     for left in ([1, 0], [0, 0]):
         bench.open_spans.make_room(bench.budget.available + 1)
         assert [payloads_in_memory(start) for start in starts] == left
@@ -183,24 +178,24 @@ def test_only_an_end_that_omits_a_dropped_payload_needs_it() -> None:
     """One with an input of its own needs nothing; nor does a span that is not known."""
     bench = Bench(RecordingSpool())
     large(bench, "s")
-    room(bench, 0)
+    bench.room(0)
     bench.open_spans.make_room(1)
     assert not bench.open_spans.needed([make_span("s"), make_span("other", input=b"")])
     assert bench.open_spans.needed([make_span("s", input=b"")])
 
 
-def test_data_to_be_merged_is_needed_although_the_end_has_its_own() -> None:
-    """An Agentex PATCH merges its data into that of the START."""
+@pytest.mark.parametrize("sdk", [None, SdkFields(1)])
+def test_the_data_of_an_end_counts(sdk: SdkFields | None) -> None:
+    """One with payloads of its own needs none from disk, and its `data` is not merged."""
     bench = Bench(RecordingSpool())
-    bench.start(sdk=SdkFields(1), data=b'{"a":1}')
-    room(bench, 0)
+    bench.start(sdk=sdk, data=b'{"a":1}')
+    bench.room(0)
     assert bench.open_spans.make_room(1)
     has_all: dict[str, Any] = {"input": b"{}", "output": b"{}", "data": b'{"b":2}'}
-    assert not bench.open_spans.needed([make_span("s", sdk=SdkFields(1), **has_all)])
-    end = make_span("s", sdk=SdkFields(1, merges_data=True), **has_all)
-    restored(bench, [end])
+    end = make_span("s", sdk=sdk, **has_all)
+    assert restored(bench, [end]) == []
     bench.open_spans.take(end)
-    assert end.data == b'{"a":1,"b":2}'
+    assert end.data == b'{"b":2}'
 
 
 def test_payloads_are_not_restored_to_a_start_that_has_left() -> None:
@@ -208,7 +203,7 @@ def test_payloads_are_not_restored_to_a_start_that_has_left() -> None:
     for take_its_place in (Bench.end, Bench.start):
         bench = Bench(RecordingSpool())
         (start,) = large(bench, "s")
-        room(bench, 0)
+        bench.room(0)
         bench.open_spans.make_room(1)
         needed = bench.open_spans.needed([make_span("s", input=b"")])
         take_its_place(bench)

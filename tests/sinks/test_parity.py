@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from sidecar.demo.agentex import AgentexStandIn
 from sidecar.sinks.sgp import SPAN_TYPES
-from tests.support.world import Request, running_app, upstream
+from tests.support.world import running_app, upstream
 
 Row = dict[str, Any]
 
@@ -36,9 +37,12 @@ def recorded(requests: Iterable[Mapping[str, Any]]) -> list[Write]:
     return [Write(request["method"], request["path"], request["body"]) for request in requests]
 
 
-def received(requests: Iterable[Request]) -> list[Write]:
-    """The sidecar's requests, as the upstream received them."""
-    return [Write(request.method, request.path, request.body) for request in requests]
+class Forwarded(NamedTuple):
+    """The sidecar's requests as the upstreams received them, and the rows that Agentex stored."""
+
+    agentex: list[Write]
+    sgp: list[Write]
+    rows: dict[str, Row]
 
 
 def instants(row: Row) -> Row:
@@ -51,23 +55,18 @@ def instants(row: Row) -> Row:
     return row
 
 
-def agentex_rows(writes: Iterable[Write], *, merge_data: bool) -> dict[str, Row]:
-    """The rows that Agentex stores: POST creates, PATCH ignores nulls and merges `data`."""
+def agentex_rows(writes: Iterable[Write]) -> dict[str, Row]:
+    """The rows that the SDK intends: POST creates, PATCH replaces everything but nulls."""
     rows: dict[str, Row] = {}
     for method, path, body in writes:
         if method == "POST":
             assert path == "/spans"
             assert body["id"] not in rows, "created twice"
             rows[body["id"]] = dict.fromkeys(COLUMNS) | body
-            continue
-        assert method == "PATCH"
-        row = rows[path.removeprefix("/spans/")]
-        for key, value in body.items():
-            if value is None:
-                continue
-            dicts = isinstance(value, dict) and isinstance(row[key], dict)
-            merge = merge_data and key == "data" and dicts
-            row[key] = row[key] | value if merge else value
+        else:
+            assert method == "PATCH"
+            fields = {key: value for key, value in body.items() if value is not None}
+            rows[path.removeprefix("/spans/")] |= fields
     return {id_: instants(row) for id_, row in rows.items()}
 
 
@@ -104,28 +103,35 @@ def as_intended(item: Row, environ: Mapping[str, str]) -> Row:
     return item
 
 
-async def forwarded(scenario: Row, **overrides: object) -> tuple[list[Write], list[Write]]:
-    """The requests to Agentex and to SGP for a scenario's events, posted one by one."""
-    async with upstream() as agentex, upstream() as sgp:
+async def forwarded(scenario: Row, *, opens: bool = False) -> Forwarded:
+    """What becomes of a scenario's events, posted one by one; `opens`: every START is written."""
+    async with AgentexStandIn() as agentex, upstream() as sgp:
         environ = scenario["env"] | {
             "AGENTEX_BASE_URL": agentex.url,
             "SGP_CLIENT_BASE_URL": sgp.url,
             "SGP_API_KEY": "key",
             "SGP_ACCOUNT_ID": "account",
         }
-        async with running_app(environ, **overrides) as app:
-            for event in scenario["events"]:
+        hold = {"queue__start_hold_s": 0} if opens else {}
+        async with running_app(environ, **hold) as app:
+            for number, event in enumerate(scenario["events"], 1):
                 response = await app.post(event)
                 assert (response.status, response.body["rejected"]) == (202, [])
+                if opens:
+                    await agentex.arrived(number)
             assert await app.stop()
-        return received(agentex.requests), received(sgp.requests)
+        return Forwarded(
+            [Write(each.method, each.path, json.loads(each.body)) for each in agentex.requests],
+            [Write(each.method, each.path, each.body) for each in sgp.requests],
+            {id_: instants(row) for id_, row in agentex.spans.items()},
+        )
 
 
-def check(scenario: Row, agentex: list[Write], sgp: list[Write], *, merge_data: bool) -> None:
+def check(scenario: Row, sidecar: Forwarded) -> None:
     """Assert that the sidecar and the SDK leave the same rows."""
-    expected_agentex = agentex_rows(recorded(scenario["agentex"]), merge_data=merge_data)
+    expected_agentex = agentex_rows(recorded(scenario["agentex"]))
     expected_sgp = sgp_rows(recorded(scenario["sgp"]))
-    actual_agentex, actual_sgp = agentex_rows(agentex, merge_data=True), sgp_rows(sgp)
+    actual_agentex, actual_sgp = sidecar.rows, sgp_rows(sidecar.sgp)
     if not scenario["start_writes"]:
         # Without start writes the SDK never sends a span that has not ended; the sidecar sends
         # it as running.
@@ -135,6 +141,16 @@ def check(scenario: Row, agentex: list[Write], sgp: list[Write], *, merge_data: 
     assert actual_agentex == expected_agentex
     environ = scenario["env"]
     assert actual_sgp == {id_: as_intended(item, environ) for id_, item in expected_sgp.items()}
+
+
+def bodies(writes: Iterable[Write]) -> dict[tuple[str, str], Row]:
+    """The body of each request to Agentex, by method and id."""
+    found: dict[tuple[str, str], Row] = {}
+    for method, path, body in writes:
+        key = method, body.get("id") or path.removeprefix("/spans/")
+        assert key not in found
+        found[key] = instants(body)
+    return found
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
@@ -156,16 +172,16 @@ def test_start_and_end_of_a_span_take_the_same_route(scenario: Row) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
 async def test_the_same_spans_as_the_sdk(scenario: Row) -> None:
-    """START and END merged into one write leave the same rows as the SDK's writes.
+    """START and END joined into one write leave the same rows as the SDK's writes.
 
-    One difference is intended. If the SDK writes STARTs as well, and the agent removes a key of
-    `data` before END, Agentex merges the PATCH into the START's `data` and keeps that key. The
-    sidecar's single write has only the END's `data`, like the SDK without start writes, so the
-    expected rows are computed with a PATCH that replaces `data`.
+    One difference is intended (D26). If the SDK writes STARTs as well, and the agent removes a key
+    of `data` before the END, Agentex merges the PATCH into the START's `data` and keeps that key.
+    The sidecar's rows have the END's `data`, like the SDK's without start writes, so the expected
+    rows are computed with a PATCH that replaces `data`.
     """
-    agentex, sgp = await forwarded(scenario)
-    assert {write.method for write in agentex} <= {"POST"}
-    check(scenario, agentex, sgp, merge_data=False)
+    sidecar = await forwarded(scenario)
+    assert {write.method for write in sidecar.agentex} <= {"POST"}
+    check(scenario, sidecar)
 
 
 STARTS = [
@@ -177,7 +193,16 @@ STARTS = [
 
 @pytest.mark.parametrize("scenario", STARTS)
 async def test_the_same_spans_with_start_writes(scenario: Row) -> None:
-    """Open writes followed by a PATCH leave the same rows as the SDK's start writes."""
-    agentex, sgp = await forwarded(scenario, queue__start_hold_s=0)
-    assert {write.method for write in agentex} == {w["method"] for w in scenario["agentex"]}
-    check(scenario, agentex, sgp, merge_data=True)
+    """Open writes followed by a PATCH leave the same rows, with the END's `data` (see above).
+
+    So the open POST differs from the SDK's on purpose: it has no `data`. The END's PATCH, with all
+    of its `data`, is the SDK's own, and what both leave is compared as the stand-in stores it,
+    which merges as the real server does.
+    """
+    sidecar = await forwarded(scenario, opens=True)
+    check(scenario, sidecar)
+    expected = bodies(recorded(scenario["agentex"]))
+    for (method, _), body in expected.items():
+        if method == "POST":
+            body["data"] = None
+    assert bodies(sidecar.agentex) == expected

@@ -8,7 +8,7 @@ import asyncio
 import shutil
 import sqlite3
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +41,9 @@ _T = TypeVar("_T")
 MAX_BYTES = 60_000
 SPOOL_BYTES = 2 * 2**20
 HOLD_S, TTL_S = 2.0, 30.0
+MAX_ATTEMPTS = 4
+# Longer than any write that an upstream takes alone may wait for its delivery.
+LIVE_S = 2_000.0
 START_S = 20.0  # the longest that a process may take to open its ports
 ALL_LANES = 3
 
@@ -48,15 +51,20 @@ OUTCOMES: dict[str, Callable[[], SinkError | None]] = {
     "ok": lambda: None,
     "unavailable": lambda: Unavailable("HTTP 503", 503),
     "throttled": lambda: Unavailable("HTTP 429", 429, retry_after=3.0),
-    "internal error": lambda: Unavailable("HTTP 500", 500, suspect=True),
-    "down": lambda: Unavailable("refused", outage=True),
+    "internal error": lambda: Unavailable("HTTP 500", 500),
+    "down": lambda: Unavailable("refused", reached=False),
     "refused": lambda: Refused("HTTP 422", 422),
     "too large": lambda: TooLarge("HTTP 413", 413),
     "unauthorized": lambda: Unauthorized("HTTP 401", 401),
     "misdirected": lambda: Misdirected("HTTP 404", 404),
+    "timed out": lambda: Unavailable("timed out"),
+    "a page": lambda: Misdirected("HTTP 200 that is not JSON", 200),
 }
+FAILURES = sorted(OUTCOMES.keys() - {"ok"})
+# What an upstream, or a gateway in front of it, can say because of what was sent to it.
+ABOUT_CONTENT = sorted(OUTCOMES.keys() - {"ok", "down"})
 # After these, the upstream may have stored the batch all the same.
-UNCERTAIN = {"unavailable", "internal error"}
+UNCERTAIN = {"unavailable", "internal error", "timed out"}
 
 
 @dataclass(repr=False)
@@ -70,16 +78,42 @@ class Pending:
         return f"a request with {[f'{span.kind} {span.id}' for span in self.batch]}"
 
 
+@dataclass
+class Whims:
+    """Answers that do not depend on the test's choice, but on what was sent, and when."""
+
+    max_writes: int = 1_000
+    when_larger: str = "timed out"
+    hated: dict[str, str] = field(default_factory=dict)  # ids -> outcomes
+    closed_until: float = 0.0  # loop time
+    when_closed: str = "down"
+
+    def outcome(self, batch: Sequence[Span], now: float) -> str | None:
+        """The outcome for a batch at loop time `now`; None if there is no whim against it."""
+        if now < self.closed_until:
+            return self.when_closed
+        if len(batch) > self.max_writes:
+            return self.when_larger
+        return next((self.hated[span.id] for span in batch if span.id in self.hated), None)
+
+
 @dataclass(repr=False)
 class Upstream:
-    """A sink whose responses the test chooses one by one.
+    """A sink whose responses the test chooses one by one, unless `whims` decide.
 
-    `rows` has what it has stored, by id: the kind of the write and its input.
+    `rows` has what it has stored, by id: the kind of the write and its input. `data` has the `data`
+    of each row. `failed_alone` counts the failures of each write that was sent alone.
     """
 
     name: str
     max_batch: int
     max_batch_bytes: int = 2**20
+    data_follows: bool = False
+    stopped: bool = False
+    orphans: int = 0  # supplements of spans that it does not have
+    whims: Whims = field(default_factory=Whims)
+    data: dict[str, bytes] = field(default_factory=dict)
+    failed_alone: Counter[str] = field(default_factory=Counter)
     pending: list[Pending] = field(default_factory=list)
     rows: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
@@ -87,6 +121,10 @@ class Upstream:
 
     def __repr__(self) -> str:
         return self.name
+
+    def stopping(self) -> None:
+        """Open writes have their `data` from now on."""
+        self.stopped = True
 
     def skips(self, span: Span) -> str | None:
         """Nothing is skipped."""
@@ -103,7 +141,8 @@ class Upstream:
         assert not in_flight.intersection(ids), "a span twice in flight"
         request = Pending(list(batch), asyncio.get_running_loop().create_future())
         if self.always_ok:
-            self.apply(request)
+            self.respond(request, "ok", applied=True)
+            await request.response
             return
         self.pending.append(request)
         try:
@@ -119,17 +158,27 @@ class Upstream:
         """Store a batch, and check the order of its writes."""
         for span in request.batch:
             before = self.rows.get(span.id)
+            if span.is_supplement:
+                self.orphans += before is None and span.id not in self.dead
+                self.data.setdefault(span.id, span.data)
+                continue
             assert not (span.kind == "open" and before is not None and before[0] == "complete")
             self.rows[span.id] = (span.kind, span.input)
+            if span.end_time is not None or self.stopped or not self.data_follows:
+                self.data[span.id] = span.data
 
     def respond(self, request: Pending, outcome: str, *, applied: bool) -> None:
         """Respond to one request; `applied`: store its batch although an error is reported."""
+        now = request.response.get_loop().time()
+        outcome = self.whims.outcome(request.batch, now) or outcome
         error = OUTCOMES[outcome]()
         if error is None or (applied and outcome in UNCERTAIN):
             self.apply(request)
         if error is None:
             request.response.set_result(None)
         else:
+            if len(request.batch) == 1:
+                self.failed_alone[request.batch[0].id] += 1
             request.response.set_exception(error)
 
     def recover(self) -> None:
@@ -139,8 +188,10 @@ class Upstream:
             self.respond(request, "ok", applied=True)
 
     def note_dead(self, span: Span, reason: str, error: SinkError) -> None:
-        """Keep the id of a dead letter."""
-        del reason, error
+        """Keep the id of a dead letter, which has to have failed alone."""
+        del error
+        needed = MAX_ATTEMPTS if reason == "failing" else 1
+        assert self.failed_alone[span.id] >= needed, "given up for the failures of others"
         self.dead.add(span.id)
 
     async def close(self) -> None:
@@ -249,6 +300,8 @@ class Process:
     ) -> None:
         self.born = born
         self.upstreams = upstreams
+        for upstream in upstreams:
+            upstream.stopped = False
         self.loop = DiskLoop()
         self.file = None if directory is None else ScriptedFile(directory)
         self.requests: list[tuple[asyncio.Task[None], Callable[[], None]]] = []
@@ -288,7 +341,7 @@ class Process:
             upstream,
             queue,
             throttle,
-            RetryPolicy(backoff, 1e9, 4, lambda: 0.5),
+            RetryPolicy(backoff, 1e9, MAX_ATTEMPTS, lambda: 0.5),
             metrics,
             linger_s=0.1 if number else 0.0,
             dead_letter=upstream.note_dead,
@@ -385,9 +438,18 @@ class Process:
         self.loop.held = False
         self.loop.complete_calls()
         self.pass_time(20.0)  # the disk is tried again every few seconds
-        self.admission.release_held()
         for upstream in self.upstreams:
             upstream.recover()
+        self.pass_time(LIVE_S)
+        for upstream, lane in zip(self.upstreams, self.lanes, strict=True):
+            queue = lane.queue
+            left = {id_ for _, id_ in (*queue._waiting, *queue._in_flight, *queue._deferred)}
+            assert left <= upstream.whims.hated.keys(), "a write that would be taken is not sent"
+            assert left or not lane.queue.depth, "a write is not even in memory"
+            upstream.whims = Whims()
+            lane.drain.probe()
+        self.pass_time(2 * TTL_S)  # kept STARTs are forgotten, and their `data` has followed
+        self.admission.release_held()
         for lane in self.lanes:
             lane.drain.close()
         self._run(asyncio.wait_for(_all(self.drains), 10_000))
@@ -425,7 +487,7 @@ async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
 @contextmanager
 def process_in(directory: Path | None, *, accepting: bool = False) -> Iterator[Process]:
     """A process; `accepting`: its upstreams accept everything, or else do not respond yet."""
-    process = Process([Upstream("one", 1), Upstream("many", 4)], directory)
+    process = Process([Upstream("one", 1, data_follows=True), Upstream("many", 4)], directory)
     if accepting:
         for upstream in process.upstreams:
             upstream.recover()

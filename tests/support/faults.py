@@ -21,7 +21,7 @@ from typing import Any, ParamSpec
 from sidecar.app import App
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
-from sidecar.demo.stand_in import Recorded, Scripted, StandIn
+from sidecar.demo.stand_in import Answer, Recorded, Scripted, StandIn
 from tests.support.spans import END_TIME, START_TIME
 from tests.support.world import Reply, Running, assert_balanced, running_app
 
@@ -121,6 +121,11 @@ def ids_in(request: Recorded) -> set[str]:
     return {body.get("id") or request.path.rpartition("/")[2]}
 
 
+def page(status: int, media_type: str = "text/html") -> Answer:
+    """The response of a gateway: a page instead of the API's JSON."""
+    return Answer(status, b"<html>go away</html>", {"Content-Type": media_type})
+
+
 def for_a_while(seconds: float, response: Scripted) -> Callable[[Recorded], Scripted]:
     """A rule: `response` to every request for `seconds` from now on, then normal operation."""
     until = now() + seconds
@@ -187,6 +192,17 @@ class World:
         for tick, events in sorted(due.items()):
             await asyncio.sleep(began + tick / per_s - now())
             await self.post(*events)
+
+    async def feed_until(
+        self, done: Callable[[], object], *, per_s: float = 5.0, prefix: str = "f"
+    ) -> None:
+        """Play a steady agent that only posts complete spans, until `done`."""
+        began = now()
+        number = 0
+        while not done():
+            await self.post(end(span(f"{prefix}{number}")))
+            number += 1
+            await asyncio.sleep(began + number / per_s - now())
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return once `condition` holds; checked once per second of loop time."""

@@ -3,8 +3,9 @@
 from typing import Any
 
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.queue.open_spans import OpenSpans, State
-from sidecar.spans.span import Span, Stored, copy_payloads
+from sidecar.queue.open_span import State
+from sidecar.queue.open_spans import OpenSpans
+from sidecar.spans.span import ALL_PAYLOADS, DATA, Lanes, Span, Stored, copy_payloads
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 from tests.support.spans import make_span
@@ -14,6 +15,9 @@ BOTH = 0b11
 INPUT, OUTPUT = b'{"from":"start"}', b'{"from":"end"}'
 HELD, KEPT = State.HELD.value, State.KEPT.value
 KEY = ("t1", "s")  # of the span that is meant where no id is given
+AGENTEX, SGP = int(Lanes.AGENTEX), int(Lanes.SGP)
+# Payloads of a START that has all.
+ALL: dict[str, Any] = {"input": b'{"i":1}', "output": b'{"o":1}', "data": b'{"d":1}'}
 
 
 class RecordingSpool(Spool):
@@ -29,11 +33,16 @@ class RecordingSpool(Spool):
 
     def add(self, span: Span, start: Span | None = None) -> None:
         """Give the write the next row, unless the disk fails."""
-        if not self.degraded:
-            self.rows.append(make_span(span.id, complete=False))
-            copy_payloads(self.rows[-1], span, 0b111)
-            self.starts.append(start)
-            span.stored = Stored(len(self.rows), BOTH)
+        if self.degraded:
+            if start is not None:
+                self.replace(start)
+            return
+        self.rows.append(make_span(span.id, complete=False))
+        copy_payloads(self.rows[-1], span, ALL_PAYLOADS)
+        self.starts.append(start)
+        span.stored = Stored(len(self.rows), span.addressed_to & BOTH)
+        if span.is_supplement and start is not None and start.stored is not None:
+            span.stored.dropped = start.stored.dropped & DATA
 
     def replace(self, start: Span) -> None:
         """Record it."""
@@ -51,30 +60,45 @@ class RecordingSpool(Spool):
 
 
 class Bench:
-    """Open spans that write to a list; each write is held by two lanes until `settle`."""
+    """Open spans that write to a list; the lanes of each write hold it until `settle`.
 
-    def __init__(self, spool: Spool | None = None, *, limit: int = 2**20) -> None:
+    `data_follows`: the bit of the lane that gets open writes without `data`.
+    """
+
+    def __init__(
+        self, spool: Spool | None = None, *, limit: int = 2**20, data_follows: int = 0
+    ) -> None:
         self.spool = Spool() if spool is None else spool
         self.budget = MemoryBudget(limit)
         self.accounting = IntakeAccounting()
         self.written: list[Span] = []
         self.open_spans = OpenSpans(
-            self.write, self.budget, self.accounting, self.spool, hold_s=HOLD_S, ttl_s=TTL_S
+            self.write,
+            self.budget,
+            self.accounting,
+            self.spool,
+            hold_s=HOLD_S,
+            ttl_s=TTL_S,
+            data_follows=data_follows,
         )
 
     def write(self, span: Span) -> None:
-        """Two lanes take a write."""
+        """The lanes that a write is for take it."""
         self.written.append(span)
-        for _ in range(2):
+        for _ in range(lanes(span)):
             self.budget.hold(span)
 
     def settle(self, *spans: Span) -> None:
-        """Both lanes are done with the writes."""
+        """The lanes are done with the writes."""
         for span in spans:
-            for _ in range(2):
+            for _ in range(lanes(span)):
                 self.budget.release(span)
             if span.stored is not None:
                 span.stored.pending = 0
+
+    def room(self, size: int) -> None:
+        """Leave exactly `size` bytes free."""
+        self.budget.limit = self.budget.used + size
 
     def start(self, id_: str = "s", at: float = 0.0, **fields: Any) -> Span:
         """A START arrives."""
@@ -97,7 +121,7 @@ class Bench:
         """The span's state, the kinds of the writes, and the events joined, held and written."""
         assert self.accounting.imbalance == 0
         counts = self.accounting
-        kinds = [span.kind for span in self.written]
+        kinds = ["supplement" if each.is_supplement else each.kind for each in self.written]
         state = self.open_spans.state_of("s")
         return state, kinds, (counts.joined, counts.held, counts.written)
 
@@ -110,9 +134,14 @@ class Bench:
         assert self.open_spans.state_of("s") is None
 
 
-def kept(bench: Bench, *, settled: bool = True) -> Span:
+def lanes(span: Span) -> int:
+    """How many lanes a write is for."""
+    return (span.addressed_to & BOTH).bit_count()
+
+
+def kept(bench: Bench, *, settled: bool = True, **fields: Any) -> Span:
     """A START whose `hold_s` is over."""
-    start = bench.start()
+    start = bench.start(**fields)
     bench.tick(HOLD_S)
     if settled:
         bench.settle(start)
@@ -122,3 +151,11 @@ def kept(bench: Bench, *, settled: bool = True) -> Span:
 def payloads(span: Span) -> tuple[bytes, bytes]:
     """Its input and output."""
     return span.input, span.output
+
+
+def adds(supplement: Span) -> dict[str, bytes]:
+    """The payloads that a supplement adds, which goes to Agentex only."""
+    assert supplement.is_supplement
+    assert (supplement.end_time, supplement.addressed_to) == (None, AGENTEX)
+    payloads = {name: getattr(supplement, name) for name in ALL}
+    return {name: payload for name, payload in payloads.items() if payload}

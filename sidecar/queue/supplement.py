@@ -1,0 +1,19 @@
+"""Supplements: writes that add payloads to a span that an upstream has already.
+
+An upstream that merges `data` gets open writes without it, so that an END can store its own
+(`Sink.data_follows`, D26). Then `data` has to follow if no END comes. And a START can arrive after
+its END, from an SDK whose first request failed, with payloads that the END left out.
+"""
+
+from sidecar.spans.span import SUPPLEMENT, SdkFields, Span, copy_payloads
+
+
+def supplement(start: Span, which: int, lane: int, now: float) -> Span:
+    """The write that adds the payloads of `start` with a bit in `which`, for one lane.
+
+    `now` is loop time in seconds: a START may be an hour old, but this write is new.
+    """
+    trace = start.key, start.name, start.start_time, None, start.parent_id, start.task_id
+    added = Span(*trace, b"", b"", b"", now, sdk=SdkFields(lane, SUPPLEMENT))
+    copy_payloads(added, start, which)
+    return added
