@@ -75,8 +75,10 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "A longer `shutdown.grace_s`, within `terminationGracePeriodSeconds`. With a spool, "
               "find out why the rest could not be written to disk."),
         Entry("dead_lettered_writes", "Writes that an upstream will never accept. `refused`: "
-              "it refused the write. `too_large`: too large even alone. `failing`: it fails on "
-              "this write while others get through. `expired`: older than `retry.max_age_s`.",
+              "it refused the write. `too_large`: too large even alone. `failing`: sent alone, it "
+              "failed `retry.max_attempts` times while others got through. `expired`: older than "
+              "`retry.max_age_s`. `id_taken`: at Agentex, its id belongs to a span of another "
+              "trace.",
               "`sidecar replay FILE --dry-run` lists them. `sidecar replay FILE` sends them again "
               "once the cause is fixed."),
         Entry("dead_letters_dropped", "Dead letters deleted from the file to make room for newer "
@@ -99,9 +101,10 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "`unauthorized`: it refuses the credential. `braked`: it refuses most writes.",
               "Not `up` for minutes: follow the runbook of the state."),
         Entry("upstream_requests", "Requests by outcome. `ok`, `refused` and `too_large` are "
-              "decisions about writes. `unavailable` (429, 5xx), `unauthorized` (401, 403), "
-              "`misdirected` (404, 307: a wrong base URL), `timeout` and `connection` are "
-              "retried.",
+              "decisions about writes; `ok` includes the expected steps of an exchange, such as "
+              '"exists". The others are retried: `unavailable` (429, 5xx), `unauthorized` (401, '
+              "403), `misdirected` (the response is not the API's own: a redirect, 404, 407, a "
+              "page in HTML), `timeout` and `connection`.",
               "The outcome that grows shows what is wrong."),
         Entry("upstream_request_duration_seconds", "Duration of one request, whatever its "
               "outcome.",
@@ -114,20 +117,29 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("in_flight", "Writes being sent, or waiting to be retried.", NOTHING),
         Entry("retries", "Batches sent again, whole or halved.",
               "Compare with `upstream_requests_total` by outcome."),
+        Entry("repaired_writes", "Agentex writes that took more than one request. `exists`: "
+              "stored already, so completed by a PATCH. `unknown_id`: not stored, so POSTed. "
+              "`unknown_task`: sent again with the `task_id` in `data`. `data_not_merged`: sent "
+              "again without `data`, which can't be merged into what is stored.",
+              "`exists`, `unknown_id`: nothing. `unknown_task`: correct the agent's task ids. "
+              "`data_not_merged`: find out who else writes these spans; their `data` is not the "
+              "END's."),
         Entry("batch_spans", "Writes per forwarded batch; always 1 for Agentex.", NOTHING),
         Entry("batch_bytes", "Bytes per request body.", NOTHING),
     )),
     ("Deliveries", (
         Entry("written_writes", "Writes put into the lane.", NOTHING),
-        Entry("forwarded_writes", "Writes that the upstream accepted. `open`: of a span that is "
-              "still running; `complete`: with its END.",
+        Entry("forwarded_writes", "Writes that the upstream accepted. `open`: of a START, or the "
+              "payloads that follow it; `complete`: with the END.",
               "Falling while `received_events_total` does not: check `sink_state`."),
-        Entry("superseded_writes", "Open writes replaced by a newer write of their span.",
+        Entry("superseded_writes", "Writes made redundant by another write of their span.",
               NOTHING),
         Entry("skipped_writes", "Writes skipped because they can't or must not be sent. "
               "`open_writes_off`: `sgp.open_writes` is off. `unaddressable_id`: an id that can't "
-              "appear in an Agentex URL.",
-              "`unaddressable_id`: correct the agent's span ids."),
+              "appear in an Agentex URL. `route_gone`: for 10 minutes the server has had no spans "
+              "API.",
+              "`unaddressable_id`: correct the agent's span ids. `route_gone`: correct "
+              "`agentex.base_url`, or unset it."),
     )),
     ("Queue and memory", (
         Entry("queue_depth", "Writes of the lane that are not settled: waiting, in flight or on "
