@@ -72,7 +72,7 @@ class Scheduler:
             step = self._due_retry(now, max_writes) or step
         if isinstance(step, Batch):
             self.sending += 1
-            self._throttle.sent(now)
+            self._throttle.sent()
         return step
 
     @property

@@ -49,6 +49,7 @@ class Settlement:
         # Since when the upstream has said nothing but that it has no such route, in loop time.
         self.route_gone_since: float | None = None
         self._route_gone_logged = False
+        self._failing_since = 0.0  # when the first of the consecutive failures was sent
 
     def succeeded(self, batch: Batch, sent_at: float, now: float, in_flight: int) -> None:
         """The upstream accepted `batch`, sent at loop time `sent_at`.
@@ -66,6 +67,8 @@ class Settlement:
         """The upstream did not accept `batch`, sent at loop time `sent_at`."""
         self._metrics.failed(batch.spans, error.outcome, str(error), now)
         findings = self._evidence.failed(batch, error)
+        if findings.failures == 1:
+            self._failing_since = sent_at
         batch.attempts += 1
         batch.failures += 1
         throttle, policy = self._throttle, self._policy
@@ -83,8 +86,9 @@ class Settlement:
             self._give_up_expired(batch, error, now)
         match outcome:
             case Hold(state, seconds):
-                throttle.hold(now, sent_at, state, seconds)
-                self._note_route(error, now)
+                throttle.hold(now, sent_at, state, seconds, since=self._failing_since)
+                if throttle.probing:  # and not a late failure, after others got through
+                    self._note_route(error, now)
                 self._metrics.state_changed(
                     throttle.state, now, str(error), throttle.paused_until - now
                 )
@@ -107,7 +111,7 @@ class Settlement:
             self.route_gone_since = now
             if not self._route_gone_logged:
                 self._route_gone_logged = True
-                self._metrics.route_gone(str(error))
+                self._metrics.route_gone(str(error), now)
 
     def _responded(self, now: float, sent_at: float) -> None:
         """The upstream accepted or refused a batch, so it is up."""

@@ -19,6 +19,10 @@ MAX_WAIT_WHILE_STOPPING_S = 1.0
 MAX_PAUSE_S = 300.0
 # A shorter outage leaves no backlog worth pacing.
 MIN_PACED_OUTAGE_S = 2.0
+# Where a request takes a batch, so many may be made in as much time as the outage took.
+MIN_BATCHES = 4.5
+# A recovery is noticed within this share of the time that the outage took.
+MAX_PAUSE_SHARE = 0.22
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Throttle:
         self._backoff = backoff
         self._jitter = jitter
         self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
-        self._pace = Pace()
+        self._pace = Pace(0.0 if watch_latency else MIN_BATCHES)
         self.state = SinkState.UP
         # Whether the next request is a probe, sent to find out if the upstream has recovered.
         self.probing = False
@@ -90,10 +94,10 @@ class Throttle:
         due = self._pace.next_at(now)
         return _UNLIMITED if due <= now else due
 
-    def sent(self, now: float) -> None:
+    def sent(self) -> None:
         """A request was sent."""
         if not self.probing:
-            self._pace.sent(now)
+            self._pace.sent()
 
     def caught_up(self, now: float) -> None:
         """Nothing is waiting any more."""
@@ -106,6 +110,7 @@ class Throttle:
         `in_flight` requests were in flight when it was sent, itself included.
         """
         if not self.probing:
+            self._pace.succeeded(now)
             self._concurrency.sample(now, writes, in_flight, seconds)
 
     def is_lifted_by(self, sent_at: float) -> bool:
@@ -125,16 +130,27 @@ class Throttle:
         self.probing = False
         self.resume()
 
-    def hold(self, now: float, sent_at: float, state: SinkState, seconds: float = 0.0) -> None:
+    def hold(
+        self,
+        now: float,
+        sent_at: float,
+        state: SinkState,
+        seconds: float = 0.0,
+        *,
+        since: float | None = None,
+    ) -> None:
         """The upstream accepts nothing now: pause, at least for `seconds`, then probe.
 
         A request that was sent before the current pause began (`sent_at`) can only make it longer:
-        that it failed as well tells us nothing new.
+        that it failed as well tells us nothing new. `since`: when the first request was sent that
+        failed, if that is not the one.
         """
         # Up to a tenth more, so that a thousand sidecars do not resume at the same moment.
         pause_s = min(MAX_PAUSE_S, seconds * (1 + 0.1 * self._jitter()))
         if sent_at < self._paused_at:
             if self.probing and seconds:
+                if self.state is not state:
+                    self.state, self._held_by = state, sent_at
                 self.paused_until = max(self.paused_until, now + pause_s)
             return
         self._concurrency.refused()
@@ -142,11 +158,11 @@ class Throttle:
             self._consecutive_pauses += 1
             pause_s = self._backoff.delay(self._consecutive_pauses, self._jitter())
             if self.probing:
-                # So that a recovery is noticed within the time that the outage took.
-                pause_s = min(pause_s, max(self._backoff.initial_s, now - self._outage_since))
+                longest_s = MAX_PAUSE_SHARE * (now - self._outage_since)
+                pause_s = min(pause_s, max(self._backoff.initial_s, longest_s))
             pause_s = min(pause_s, self.max_wait_s)
-        if not self.probing:
-            self._outage_since = now
+        if not (self.probing or self._pace.active):  # or else it has not really been up
+            self._outage_since = now if since is None else since
         self.state = state
         self.probing = True
         self._paused_at, self._held_by = now, sent_at

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # How much of a body is kept, if it is not discarded.
 MAX_KEPT_BODY_BYTES = 8192
+# And of a body that was asked for.
+MAX_ASKED_BODY_BYTES = 256 * 1024
 # A response echoes the batch (docs/upstreams.md S1.3). Above this, a new connection is cheaper.
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 # Consecutive bytes outside a body: heads, informational responses, trailers.
@@ -178,9 +180,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._non_body_bytes = 0
-        kept = self._keep_body or self._status >= _MIN_ERROR_STATUS
-        if kept and len(self._body) < MAX_KEPT_BODY_BYTES:
-            self._body = (self._body + data)[:MAX_KEPT_BODY_BYTES]
+        kept = MAX_ASKED_BODY_BYTES if self._keep_body else MAX_KEPT_BODY_BYTES
+        wanted = self._keep_body or self._status >= _MIN_ERROR_STATUS
+        if wanted and len(self._body) < kept:
+            self._body = (self._body + data)[:kept]
 
     def on_message_complete(self) -> None:
         if self._status in _INFORMATIONAL:

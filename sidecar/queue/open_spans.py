@@ -214,14 +214,14 @@ class OpenSpans:
                 self._spans.move_to_end(key)
 
     def release_all(self) -> None:
-        """Write every held START as open, and the `data` of kept ones: the process is stopping."""
+        """The process is stopping: write held STARTs as open, and `data` that is only in memory."""
         known, lane = self._spans.values(), self._data_follows
         kept = [each.start for each in known if each.state is KEPT and each.start.data]
         while self._holds:
             self._keep(self._holds.popleft()[1])
         for start in kept:
-            # If the open write is still on disk, it is sent again with all that follows.
-            if lane & start.addressed_to and not (start.stored and lane & start.lanes):
+            # What has a row is still there after a restart, for its END.
+            if lane & start.addressed_to and start.stored is None:
                 self._supplement(start, DATA)
 
     def make_room(self, size: int, spans: Sequence[Span] = ()) -> bool:

@@ -12,9 +12,16 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from sidecar.sinks import IdTaken, Misdirected, Refused, RouteGone, Unavailable
-from sidecar.sinks.agentex_bodies import identity, patch_body, repaired, without_data
+from sidecar.sinks.agentex_bodies import (
+    StoredSpan,
+    only,
+    patch_body,
+    repaired,
+    stored_span,
+    without_data,
+)
 from sidecar.sinks.http import Response, UpstreamClient, decide
-from sidecar.spans.span import DATA, Span, to_json
+from sidecar.spans.span import DATA, Span, payloads_in_memory, to_json
 
 _EXISTS = b"Item already exists"
 _UNKNOWN_ID = b"Item with id"
@@ -55,7 +62,7 @@ class AgentexSink:
         self._stopping = False
 
     def stopping(self) -> None:
-        """From now on, open writes have their `data`: no END will follow."""
+        """From now on, open writes without a row in the spool have their `data`."""
         self._stopping = True
 
     def skips(self, span: Span) -> str | None:
@@ -103,27 +110,32 @@ class AgentexSink:
         # response was lost. Or an id is used in two traces.
         if not _addressable(span.id):
             return _STORED
-        await self._require_own(span)
+        await self._stored(span)
         self._repaired("exists")
-        response = await self._patch(span, hidden_merge=hidden_merge)
-        if _says(response, 404, _UNKNOWN_ID):
-            # POST finds the span but PATCH does not: the read replica lags (docs/upstreams.md A2).
-            raise Unavailable("HTTP 404 right after a duplicate", 404)
-        return response
+        return await self._patch_stored(span, hidden_merge=hidden_merge)
 
     async def _add(self, span: Span, *, hidden_merge: bool) -> Response:
-        if hash(span.key) not in self._opened:
-            await self._require_own(span)
-        response = await self._patch(span, hidden_merge=hidden_merge)
-        if _says(response, 404, _UNKNOWN_ID):
-            raise Unavailable("HTTP 404 for a span that is stored", 404)
-        return response
+        """PATCH what a supplement adds to the stored span: its END may have come elsewhere."""
+        stored = await self._stored(span)
+        if stored is not None:
+            span = only(span, stored.lacks)
+            if not payloads_in_memory(span):
+                return _STORED
+        return await self._patch_stored(span, hidden_merge=hidden_merge)
 
     async def _open(self, span: Span) -> Response:
-        response = await self._post(to_json(span, leave_out=0 if self._stopping else DATA))
+        # With a spool, the START is still there for its END after a restart.
+        whole = self._stopping and span.stored is None
+        response = await self._post(to_json(span, leave_out=0 if whole else DATA))
         if _says(response, 400, _EXISTS):
-            await self._require_own(span)
+            stored = await self._stored(span)
             response = _STORED
+            if stored is not None:
+                # By a request whose response was lost, or by its END, without what is only here.
+                lacks = stored.lacks if whole or stored.ended else stored.lacks & ~DATA
+                adds = only(span, lacks)
+                if payloads_in_memory(adds):
+                    response = await self._patch_stored(adds, hidden_merge=False)
         if response.taken:
             self._opened[hash(span.key)] = None
             if len(self._opened) > _MAX_OPENED:
@@ -147,23 +159,34 @@ class AgentexSink:
             response = await self._client.request(b"PATCH", target, body, expected=_is_step)
         return response
 
-    async def _require_own(self, span: Span) -> None:
-        """Raise `IdTaken` if the stored span with this id belongs to another trace."""
+    async def _patch_stored(self, span: Span, *, hidden_merge: bool) -> Response:
+        response = await self._patch(span, hidden_merge=hidden_merge)
+        if _says(response, 404, _UNKNOWN_ID):
+            # Another request has just found the span: the read replica lags (docs/upstreams.md A2).
+            raise Unavailable("HTTP 404 for a span that is stored", 404)
+        return response
+
+    async def _stored(self, span: Span) -> StoredSpan | None:
+        """The stored span with this id; None if the server does not show it.
+
+        Raises `IdTaken` if it belongs to another trace.
+        """
         response = await self._client.request(
             b"GET", self._target(span), b"", expected=_is_not_told
         )
         if response.status in _NOT_TOLD:
-            return
+            return None
         if not response.taken:
             error = decide(response)
             if error.about_content:  # of this request, not of the span
                 raise Unavailable(str(error), response.status)
             raise error
-        found = identity(response.body or b"")
+        found = stored_span(response.body or b"")
         if found is None:
             raise Unavailable("HTTP 200 without the ids of a span", response.status)
-        if found != span.key:
+        if found.key != span.key:
             raise IdTaken("the id belongs to a span of another trace", 400)
+        return found
 
     def _target(self, span: Span) -> bytes:
         return self._client.target(f"/spans/{quote(span.id, safe='')}")

@@ -1,42 +1,73 @@
 """The bodies that the Agentex sink sends and reads. Pure."""
 
 import re
+from typing import NamedTuple
 
 import msgspec
 
 from sidecar.spans.raw_json import with_members
-from sidecar.spans.span import Span
+from sidecar.spans.span import ALL_PAYLOADS, PAYLOADS, SUPPLEMENT, Lanes, SdkFields, Span
 
 _text = msgspec.json.encode
 
 
-class _Identity(msgspec.Struct):
+class _Row(msgspec.Struct):
     id: str
     trace_id: str
+    end_time: str | None = None
+    input: msgspec.Raw = msgspec.Raw(b"null")
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    data: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_IDENTITY = msgspec.json.Decoder(_Identity)
+_ROW = msgspec.json.Decoder(_Row)
 _STRING = rb'("(?:[^"\\]|\\.)*")'
-# The server sends these two first (docs/upstreams.md A10).
+# The server sends these two first, and the payloads last (docs/upstreams.md A10).
 _BEGINNING = re.compile(rb'\s*\{\s*"id"\s*:\s*%b\s*,\s*"trace_id"\s*:\s*%b' % (_STRING, _STRING))
+_OPEN = re.compile(rb'"end_time"\s*:\s*null')
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def identity(body: bytes) -> tuple[str, str] | None:
-    """The trace id and the id of the span in a response, of which `body` may be the beginning."""
+class StoredSpan(NamedTuple):
+    """A span as the server shows it: whose it is, and the `PAYLOADS` that it lacks, as bits."""
+
+    key: tuple[str, str]
+    ended: bool
+    lacks: int
+
+
+def stored_span(body: bytes) -> StoredSpan | None:
+    """The span in a response, of which `body` may be only the beginning; None if unknown.
+
+    If its end is missing, an open span is taken to lack everything, and another one nothing.
+    """
     try:
-        found = _IDENTITY.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    else:
-        return found.trace_id, found.id
+        row = _ROW.decode(body)
+    except _NOT_DECODED:
+        return _from_beginning(body)
+    payloads = (bytes(getattr(row, name)) for name in PAYLOADS)
+    lacks = sum((raw == b"null") << index for index, raw in enumerate(payloads))
+    return StoredSpan((row.trace_id, row.id), row.end_time is not None, lacks)
+
+
+def _from_beginning(body: bytes) -> StoredSpan | None:
     beginning = _BEGINNING.match(body)
     if beginning is None:
         return None
     try:
         id_, trace_id = (msgspec.json.decode(text, type=str) for text in beginning.groups())
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _NOT_DECODED:
         return None
-    return trace_id, id_
+    is_open = _OPEN.search(body) is not None
+    return StoredSpan((trace_id, id_), not is_open, ALL_PAYLOADS if is_open else 0)
+
+
+def only(span: Span, which: int) -> Span:
+    """A supplement with the payloads of `span` that have a bit in `which`."""
+    payloads = [getattr(span, name) if which >> n & 1 else b"" for n, name in enumerate(PAYLOADS)]
+    input_, output, data = payloads
+    sdk = SdkFields(int(Lanes.AGENTEX), SUPPLEMENT)
+    return msgspec.structs.replace(span, input=input_, output=output, data=data, sdk=sdk)
 
 
 def repaired(span: Span, *, task_in_data: bool = False) -> Span:

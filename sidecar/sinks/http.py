@@ -22,7 +22,7 @@ from sidecar.http.failures import ConnectTimeout, NoResponse
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
 
 MAX_RETRY_AFTER_S = 300.0  # then the lane probes, whatever the upstream asked for (D7)
-MAX_BODY_BYTES = 8192
+MAX_BODY_BYTES = 256 * 1024
 
 _SUCCESS = range(200, 300)
 # The only statuses with which either API refuses a write (docs/upstreams.md A1, S1.5). All other
@@ -122,7 +122,7 @@ def _number(text: str) -> float | None:
         number = float(text)
     except ValueError:
         return None
-    return number if isfinite(number) else None
+    return number if isfinite(number) and number >= 0 else None
 
 
 def _instant(text: str) -> datetime | None:

@@ -84,6 +84,7 @@ class LaneMetrics:
         self._log = log.bind(sink=sink)
         self._dead_letter_lines = LogRateLimiter()
         self._state_lines = LogRateLimiter()
+        self._route_lines = LogRateLimiter(max_lines=1)
 
     def superseded(self, span: Span, now: float) -> None:
         """An open write was replaced by the complete write of its span."""
@@ -157,9 +158,11 @@ class LaneMetrics:
             wait_s = round(max(pause_s, 0), 1)
             self._log.warning(f"upstream_{state}", error=error, next_attempt_s=wait_s, **not_logged)
 
-    def route_gone(self, error: str) -> None:
+    def route_gone(self, error: str, now: float) -> None:
         """The upstream has no such route any more; said once, until it responds otherwise."""
-        self._log.error("upstream_route_gone", error=error)
+        if (suppressed := self._route_lines.admit(now)) is not None:
+            not_logged = {"not_logged": suppressed} if suppressed else {}
+            self._log.error("upstream_route_gone", error=error, **not_logged)
 
     def repaired_write(self, reason: str) -> None:
         """A write needed more than one request; `reason` is one of `REPAIR_REASONS`."""

@@ -286,3 +286,12 @@ def test_a_hated_write_costs_few_requests() -> None:
         upstream.serve()
     assert {*lane.given_up} == hated
     assert upstream.requests - upstream.failed <= 50 + 4 * 20
+
+
+def test_random_failures_cost_few_requests() -> None:
+    """If one request in ten fails, batches stay large, and nothing is given up."""
+    lane, chance = full_lane(10_000, [10], max_batch=100), random.Random(1)
+    upstream = Upstream(lane, lambda _: chance.random() >= 0.1)
+    upstream.serve()
+    assert lane.given_up == []
+    assert upstream.requests <= 2 * 100

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sidecar.drain.throttle import (
     MAX_PAUSE_S,
+    MAX_PAUSE_SHARE,
     MAX_WAIT_WHILE_STOPPING_S,
     Backoff,
     Grant,
@@ -14,7 +15,7 @@ from sidecar.drain.throttle import (
 from sidecar.sinks import IdTaken, SinkError
 from sidecar.telemetry.outcomes import SinkState
 from tests.drain.test_scheduler import NOW, Lane
-from tests.drain.test_settlement import HTTP_429, REFUSED, fail, sent, waiting
+from tests.drain.test_settlement import GONE, HTTP_429, REFUSED, fail, sent, waiting
 
 INITIAL_S, MAX_S = 0.5, 30.0
 PROBE = Grant(1, is_probe=True)
@@ -52,6 +53,8 @@ def test_a_hold_pauses_the_lane_until_a_response(state: SinkState) -> None:
     throttle.hold(10.0, 10.0, state)
     assert (throttle.state, throttle.probing, throttle.limit) == (state, True, 1)
     assert throttle.paused_until == 10.25
+    for tick in range(2000):  # what gets through now does not count, even if it is more and more
+        throttle.sample(10.0 + (tick / 100) ** 0.5, 1, 8, 0.1)
     throttle.responded(11.0, 0.0)
     assert (throttle.state, throttle.probing) == (SinkState.UP, False)
     assert 1 < throttle.limit < limit
@@ -94,6 +97,8 @@ def test_a_probe_may_be_sent_as_the_pause_begins() -> None:
     """If chance makes the pause that short, the next failure counts."""
     throttle = new_throttle(jitter=0.0)
     assert [hold(throttle, 10.0), hold(throttle, 10.0, 60.0)] == [0.0, 60.0]
+    throttle.hold(10.0, 10.0, SinkState.UNAUTHORIZED)
+    assert throttle.state is SinkState.UNAUTHORIZED
 
 
 def test_a_short_pause_never_ends_a_longer_one() -> None:
@@ -126,13 +131,14 @@ def test_requests_sent_before_the_pause_change_nothing() -> None:
 def test_a_request_sent_before_the_pause_can_only_make_it_longer(
     seconds: float, until: float
 ) -> None:
-    """If its response asks for a pause, that counts from now on, and changes nothing else."""
+    """If its response asks for a pause, that counts from now on, like one that began with it."""
     throttle = new_throttle()
     throttle.hold(5.0, 4.0, SinkState.UNAUTHORIZED, 20.0)
     limit = throttle.limit
     throttle.hold(11.0, 4.9, SinkState.THROTTLED, seconds)
-    assert (throttle.state, throttle.limit) == (SinkState.UNAUTHORIZED, limit)
+    assert (throttle.state, throttle.limit) == (SinkState.THROTTLED, limit)
     assert throttle.paused_until == until
+    assert not throttle.is_lifted_by(4.9)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +168,11 @@ def test_each_pause_that_was_asked_for_starts_anew() -> None:
 
 
 def test_pauses_grow_with_the_outage() -> None:
-    """Each is at most as long as the outage so far, so that a recovery is noticed soon."""
+    """Each is a share of the outage so far at most, so that a recovery is noticed soon."""
     throttle, now, pauses = new_throttle(jitter=0.999), 100.0, []
-    for _ in range(12):
+    for _ in range(40):
         pause_s = hold(throttle, now)
-        assert pause_s <= max(INITIAL_S, now - 100.0)
+        assert pause_s <= max(INITIAL_S, MAX_PAUSE_SHARE * (now - 100.0)) + 1e-9
         pauses.append(pause_s)
         now += pause_s
     assert pauses == sorted(pauses)
@@ -247,18 +253,20 @@ def test_a_response_ends_an_outage(error: SinkError | None) -> None:
     """What waits for a retry may be sent now, except for what is suspected."""
     lane = Lane()
     lane.hold()
-    lane.retry("b", not_before=NOW + 60.0)
-    lane.retry("c", not_before=NOW + 30.0).suspicion = 1
-    lane.retry("d", not_before=NOW - 1.0)
-    batch = sent(lane, "a")
+    lane.retry("a", not_before=NOW - 1.0)
+    lane.retry("b", not_before=NOW + 30.0).suspicion = 1
+    lane.retry("c", not_before=NOW + 40.0).suspicion = 1
+    lane.retry("d", not_before=NOW + 60.0)
+    lane.retry("e", not_before=NOW + 70.0).suspicion = 1
+    batch = sent(lane, "x")
     if error is None:
         lane.settlement.succeeded(batch, NOW, NOW, 1)
     else:
         fail(lane, batch, error)
-    assert lane.given_up == ([] if error is None else ["a"])
+    assert lane.given_up == ([] if error is None else ["x"])
     assert (lane.throttle.state, lane.woken) == (SinkState.UP, [SinkState.UP])
-    assert waiting(lane) == [("b", 0.0), ("c", 30.0), ("d", -1.0)]
-    assert [lane.retries.pop().not_before - NOW for _ in range(3)] == [-1.0, 0.0, 30.0]
+    assert waiting(lane) == [("a", -1.0), ("b", 30.0), ("c", 40.0), ("d", 0.0), ("e", 70.0)]
+    assert [lane.retries.pop().spans[0].id for _ in range(5)] == [*"adbce"]
 
 
 @pytest.mark.parametrize(("sent_at", "lifts"), [(NOW - 2.0, False), (NOW - 1.0, True)])
@@ -270,3 +278,16 @@ def test_a_pause_that_was_asked_for_outlasts_earlier_requests(sent_at: float, li
     assert lane.throttle.probing is not lifts
     assert len(lane.woken) == lifts
     assert lane.queue.depth == 1
+
+
+def test_late_failures_do_not_note_a_missing_route() -> None:
+    """They were sent before a pause that has ended: what gets through now shows the route."""
+    lane = Lane()
+    early = [sent(lane, id_) for id_ in "abcd"]
+    for batch in early[:2]:
+        fail(lane, batch, GONE, sent_at=NOW - 3.0, now=NOW - 2.0)
+    lane.settlement.succeeded(sent(lane, "x"), NOW - 1.5, NOW - 1.0, 1)
+    for batch in early[2:]:
+        fail(lane, batch, GONE, sent_at=NOW - 3.0)
+    assert lane.throttle.state is SinkState.UP
+    assert lane.settlement.route_gone_since is None

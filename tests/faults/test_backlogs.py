@@ -40,7 +40,15 @@ async def away(w: World, how: str) -> AsyncIterator[None]:
         pytest.param(50, 0, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("how", ["refuses", *AWAY])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "refuses",
+        "503",
+        "hangs",
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("401", "a page", "503 later")),
+    ],
+)
 @fast
 async def test_two_thousand_spans_wait(how: str, steady_s: float, max_batch: int) -> None:
     """SGP was away for 8 s: 2,000 spans of 1 KB take 60 requests, and 15 s once it is noticed."""

@@ -30,7 +30,7 @@ ANSWERS: dict[str, Scripted] = {
     "a page": page(200),
     "400": page(400),
 }
-QUICK = {"403", "404", "503 later", "reset", "hang"}
+QUICK = {"403", "404", "503 later", "reset"}
 every_answer = pytest.mark.parametrize(
     "answer",
     [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ANSWERS],
@@ -86,9 +86,10 @@ async def test_one_hated_span(answer: str, when: str, per_s: float) -> None:
                 lines = [line["event"] for line in logs if line.get("sink") == name]
                 assert useless <= 60
                 # Each Retry-After is believed at first: then the lane waits.
-                assert watch.deepest[name] <= per_s * (30 if answer.endswith("later") else 5)
+                waits = answer.endswith("later")
+                assert watch.deepest[name] <= per_s * (30 if waits else 5)
                 assert len(lines) <= 30
-                assert sum(line.startswith("upstream_") for line in lines) <= 12
+                assert sum(line.startswith("upstream_") for line in lines) <= (12 if waits else 8)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,10 @@ async def test_one_in_twenty_is_hated(answer: str, per_s: int) -> None:
         await w.finish(dead=dead)
 
 
-@every_answer
+@pytest.mark.parametrize(
+    "answer",
+    [pytest.param(name, marks=[] if name == "403" else [pytest.mark.slow]) for name in ANSWERS],
+)
 @fast
 async def test_nothing_else_to_send(answer: str) -> None:
     """Two hated spans alone prove nothing about themselves: they are held, and sent later."""

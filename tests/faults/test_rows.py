@@ -53,6 +53,9 @@ async def request_of_the_sdk(w: World, of: Json) -> None:
 
 
 each_route = pytest.mark.parametrize("post", [event, request_of_the_sdk])
+mostly_events = pytest.mark.parametrize(
+    "post", [event, pytest.param(request_of_the_sdk, marks=pytest.mark.slow)]
+)
 
 
 def started(data: object, **fields: Any) -> Json:
@@ -82,7 +85,7 @@ def check(w: World, data: object, post: Post = event) -> None:
 
 
 @each_data
-@each_route
+@mostly_events
 @fast
 async def test_an_end_within_the_hold(post: Post, at_start: object, at_end: object) -> None:
     """It is joined: one write, with the END's `data`."""
@@ -118,7 +121,7 @@ async def end_after_a_restart(w: SpoolWorld, data: object, post: Post) -> None:
 
 @pytest.mark.parametrize("upstreams", [up, pytest.param(down, marks=pytest.mark.slow)])
 @each_data
-@pytest.mark.parametrize("post", [event, pytest.param(request_of_the_sdk, marks=pytest.mark.slow)])
+@mostly_events
 async def test_a_kill_before_the_end(
     tmp_path: Path,
     post: Post,

@@ -74,17 +74,23 @@ MORE = [301, 302, 303, 308, 405, 410, 416, 423, 424, 429, 494, 497, 520, 530, 59
 PAGES = [page(400), page(409), page(422, "text/plain"), page(404), page(403), page(503)]
 
 
-def _answers(*answers: Scripted) -> list[object]:
-    """Each for 5 s, and in the slow tests for 60 s as well."""
+def _answers(*answers: Scripted, seconds: float, slow: bool) -> list[object]:
+    """Parameters: each for so many seconds."""
     names = [str(a if isinstance(a, int) else f"page-{getattr(a, 'status', a)}") for a in answers]
+    marks = [pytest.mark.slow] if slow else []
     return [
         pytest.param(answer, seconds, id=f"{name}-{seconds}", marks=marks)
         for answer, name in zip(answers, names, strict=True)
-        for seconds, marks in ((5, []), (60, [pytest.mark.slow]))
     ]
 
 
-@pytest.mark.parametrize(("answer", "seconds"), _answers(*HOP, *PAGES, *MORE))
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        *_answers(*HOP, *PAGES, seconds=5, slow=False),
+        *_answers(*HOP, *PAGES, *MORE, seconds=60, slow=True),
+    ],
+)
 @fast
 async def test_a_status_of_the_hop(answer: Scripted, seconds: float) -> None:
     """No write becomes a dead letter for it, and all are delivered afterwards."""

@@ -195,8 +195,9 @@ def test_what_makes_room_is_as_new_as_the_last_tick() -> None:
     assert [span.accepted_at for span in bench.written] == [0.0, TTL_S / 2]
 
 
-def test_what_follows_when_the_process_stops_is_as_new_as_the_last_tick(bench: Bench) -> None:
+def test_what_follows_when_the_process_stops_is_as_new_as_the_last_tick() -> None:
     """The process stops without a clock."""
+    bench = Bench(data_follows=AGENTEX)
     kept(bench, data=S)
     bench.tick(TTL_S / 2)
     bench.open_spans.release_all()
@@ -206,8 +207,12 @@ def test_what_follows_when_the_process_stops_is_as_new_as_the_last_tick(bench: B
 # A process that stops.
 
 
-def test_a_process_that_stops_writes_the_data_of_what_is_kept(bench: Bench) -> None:
-    """Behind what is held, which is written with its `data`."""
+@pytest.mark.parametrize("degraded", [False, True])
+def test_a_process_that_stops_writes_the_data_of_what_is_kept(degraded: bool) -> None:
+    """Behind what is held, which is written with its `data`; of what has no row on disk."""
+    spool = RecordingSpool() if degraded else Spool()
+    spool.degraded = degraded
+    bench = Bench(spool, data_follows=AGENTEX)
     kept(bench, data=S)
     bench.start("bare", at=HOLD_S)
     bench.tick(2 * HOLD_S)
@@ -219,15 +224,12 @@ def test_a_process_that_stops_writes_the_data_of_what_is_kept(bench: Bench) -> N
     assert bench.written[2].data == S
 
 
-@pytest.mark.parametrize("pending", [AGENTEX, SGP])
-def test_a_process_that_stops_before_an_open_write_is_settled(bench: Bench, pending: int) -> None:
-    """Without a spool, `data` goes behind it; with one, the next process sends both, in order."""
-    start = kept(bench, settled=False, data=S)
-    if start.stored is not None:
-        start.stored.pending = pending
+@pytest.mark.parametrize("settled", [False, True])
+def test_whether_data_follows_when_the_process_stops(bench: Bench, settled: bool) -> None:
+    """Without a spool, it goes behind the open write; with one, the START waits on disk."""
+    start = kept(bench, settled=settled, data=S)
     bench.open_spans.release_all()
-    waits_for_it = start.stored is not None and pending == AGENTEX
-    kinds = ["open"] if waits_for_it else ["open", "supplement"]
+    kinds = ["open", "supplement"] if start.stored is None else ["open"]
     assert bench.states() == (KEPT, kinds, (0, 0, 1))
 
 
@@ -238,8 +240,9 @@ def test_a_start_stays_known_while_the_process_stops(bench: Bench) -> None:
     if isinstance(bench.spool, RecordingSpool):
         assert not any(bench.spool.starts)
         assert (bench.spool.retired, bench.spool.replaced) == ([], [])
+    follows = ["supplement"] if start.stored is None else []
     end = bench.end()
-    assert bench.states() == (None, ["open", "supplement", "complete"], (0, 0, 2))
+    assert bench.states() == (None, ["open", *follows, "complete"], (0, 0, 2))
     assert (end.input, end.data, start.holders) == (INPUT, S, 0)
 
 

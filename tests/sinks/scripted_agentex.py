@@ -21,9 +21,11 @@ def error(status: int, message: str) -> Response:
     return Response(status, json.dumps({"message": message, "code": status, "data": None}).encode())
 
 
-def found(trace_id: str = "t1", id_: str = "s1") -> Response:
-    """The response to a GET of a span."""
-    return Response(200, json.dumps({"id": id_, "trace_id": trace_id, "name": "turn"}).encode())
+def found(trace_id: str = "t1", id_: str = "s1", **fields: Any) -> Response:
+    """The response to a GET of a span, which is open and without payloads if `fields` has none."""
+    row = {"id": id_, "trace_id": trace_id, "name": "turn", "end_time": None}
+    payloads = {"input": None, "output": None, "data": None}
+    return Response(200, json.dumps({**row, **payloads, **fields}).encode())
 
 
 OK = Response(200)

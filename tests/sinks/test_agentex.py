@@ -5,7 +5,9 @@ import pytest
 from sidecar.sinks import IdTaken, Misdirected, Refused, RouteGone, SinkError, Unavailable
 from sidecar.sinks import agentex as module
 from sidecar.sinks.http import Response
+from sidecar.spans.span import Stored
 from tests.sinks.scripted_agentex import (
+    DATA,
     EXISTS,
     FAILED,
     GET,
@@ -23,7 +25,7 @@ from tests.sinks.scripted_agentex import (
     error,
     found,
 )
-from tests.support.spans import make_span
+from tests.support.spans import END_TIME, make_span
 
 GONE = "this server has no spans API any more: unset agentex.base_url"
 
@@ -40,6 +42,16 @@ async def test_an_open_write_has_no_data_until_the_process_stops() -> None:
     assert [body["data"] for body in server.bodies] == [None, {"d": 1}]
     assert [body["input"] for body in server.bodies] == [{"q": 1}] * 2
     assert list(server.bodies[0]) == list(server.bodies[1])
+
+
+async def test_an_open_write_on_disk_has_no_data_when_the_process_stops() -> None:
+    """After a restart, its END may still follow."""
+    server = Server()
+    server.sink.stopping()
+    start = make_span("s1", complete=False, data=DATA)
+    start.stored = Stored(1, 0)
+    assert await server.send(start) == [POST]
+    assert server.bodies[-1]["data"] is None
 
 
 async def test_a_complete_write_has_its_data() -> None:
@@ -93,10 +105,47 @@ async def test_an_open_write_whose_response_was_lost() -> None:
 
 async def test_an_open_write_that_exists_is_done() -> None:
     """It was stored, but its response was lost: its END is a PATCH."""
-    server = Server(EXISTS, found())
+    server = Server(EXISTS, found(input={"q": 1}))
     assert await server.start() == [POST, GET]
     assert await server.end() == [PATCH]
     assert (server.repaired, server.failures) == ({}, [])
+
+
+async def test_an_open_write_that_exists_adds_what_is_missing() -> None:
+    """But not `data`, which its END stores whole; that is a PATCH."""
+    server = Server(EXISTS, found())
+    assert await server.start() == [POST, GET, PATCH]
+    assert server.bodies[-1] == {"trace_id": "t1", "input": {"q": 1}}
+    assert await server.end() == [PATCH]
+    assert (server.repaired, server.failures) == ({}, [])
+
+
+@pytest.mark.parametrize("has_row", [False, True])
+@pytest.mark.parametrize("stopping", [False, True])
+@pytest.mark.parametrize("end_time", [None, END_TIME])
+async def test_when_an_open_write_that_exists_adds_data(
+    end_time: str | None, stopping: bool, has_row: bool
+) -> None:
+    """If the span has ended elsewhere, or the process stops and nothing of it is on disk."""
+    server = Server(EXISTS, found(end_time=end_time, input={}))
+    if stopping:
+        server.sink.stopping()
+    start = make_span("s1", complete=False, data=DATA)
+    start.stored = Stored(1, 0) if has_row else None
+    if end_time is not None or (stopping and not has_row):
+        assert await server.send(start) == [POST, GET, PATCH]
+        assert server.bodies[-1] == {"trace_id": "t1", "data": {"d": 1}}
+    else:
+        assert await server.send(start) == [POST, GET]
+
+
+async def test_an_open_write_that_exists_whose_addition_fails_is_not_remembered() -> None:
+    """It is tried again; an END that comes first is a POST."""
+    server = Server(EXISTS, found(), FAILED)
+    with pytest.raises(Unavailable):
+        await server.start()
+    assert server.requests == [POST, GET, PATCH]
+    assert await server.end() == [POST]
 
 
 async def test_an_unknown_span_is_created() -> None:
@@ -192,9 +241,9 @@ async def test_a_span_whose_trace_can_not_be_read_is_tried_again(
 async def test_a_server_without_a_spans_api(status: int) -> None:
     """The error says so in words; the write is not to blame."""
     gone = Response(status, b'{"detail":"Not Found"}')
-    server = Server(OK, gone, gone, gone)
+    server = Server(OK, gone, gone)
     await server.start()
-    for send in (server.start, server.end, server.supplement):
+    for send in (server.start, server.end):
         with pytest.raises(RouteGone) as raised:
             await send()
         assert str(raised.value) == f"HTTP {status}: {GONE}"
@@ -217,3 +266,10 @@ async def test_a_refusal_is_not_repaired() -> None:
     with pytest.raises(Refused):
         await server.end()
     assert server.requests == [POST]
+
+
+async def test_what_an_open_write_adds_may_be_unknown_for_a_while() -> None:
+    """The read replica lags: the START is stored, so it is sent again and not given up."""
+    server = Server(EXISTS, found(), UNKNOWN_ID)
+    assert await server.start() == [POST, GET, PATCH]
+    assert server.failures == [404]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.sinks.agentex_bodies import identity, patch_body, repaired, without_data
+from sidecar.sinks.agentex_bodies import patch_body, repaired, stored_span, without_data
 from tests.sinks.scripted_agentex import added
 from tests.support.spans import END_TIME, START_TIME, make_span
 
@@ -18,6 +18,12 @@ MEMBERS: dict[str, Any] = {
     "data": [{"id": "no"}],
 }
 NAMES = ["s1", "", "träce 日本 😀", 'a"b\\c/d', "\x00\x1f\n\u2028", "\\", '","trace_id":"t2']
+
+
+def identity(body: bytes) -> tuple[str, str] | None:
+    """Whose span a response shows, if that is known."""
+    found = stored_span(body)
+    return None if found is None else found.key
 
 
 def dumped(members: dict[str, Any], **options: Any) -> bytes:
@@ -166,3 +172,24 @@ def test_a_nul_in_a_text_column(data: bytes, expected: object) -> None:
     stored = repaired(span)
     assert (stored.name, stored.task_id, json.loads(stored.data)) == ("a\ufffdb", None, expected)
     assert (span.name, span.task_id, span.data) == ("a\0b", "k\0", data)
+
+
+@pytest.mark.parametrize(
+    ("rest", "ended", "lacks"),
+    [
+        (b'"end_time":null,"input":{},"output":null,"data":null}', False, 6),
+        (b'"end_time":"2026-01-02T03:04:06Z","input":null,"output":[],"data":{}}', True, 1),
+        (b'"end_time":"2026-01-02T03:04:06Z","input":{"a":1},"output":{},"data":{}}', True, 0),
+        (b'"end_time":null,"input":{"text":"cut', False, 7),
+        (
+            b'"end_time":"2026-01-02T03:04:06Z","input":{"\\"end_time\\":null":1,"text":"cut',
+            True,
+            0,
+        ),
+        (b'"name":"cut', True, 0),
+    ],
+)
+def test_what_a_stored_span_lacks(rest: bytes, ended: bool, lacks: int) -> None:
+    """Nulls, as bits; if the end is missing, an open span may lack everything, another nothing."""
+    found = stored_span(b'{"id":"s","trace_id":"t",' + rest)
+    assert found == (("t", "s"), ended, lacks)

@@ -9,6 +9,7 @@ from tests.sinks.scripted_agentex import (
     EXISTS,
     FAILED,
     GET,
+    NO_ROUTE,
     OK,
     PATCH,
     POST,
@@ -62,9 +63,9 @@ async def test_data_that_can_not_be_merged_is_left_out(text: str) -> None:
 
 
 async def test_the_data_of_a_supplement_that_can_not_be_merged_is_left_out() -> None:
-    """Its other payloads are stored."""
-    server = await opened(error(500, NOT_MERGED[0]))
-    assert await server.supplement() == [PATCH, PATCH]
+    """Its other payloads are stored, if the server did not show that it has `data`."""
+    server = Server(NO_ROUTE, error(500, NOT_MERGED[0]))
+    assert await server.supplement() == [GET, PATCH, PATCH]
     assert server.bodies[-1] == {"trace_id": "t1", "input": {"q": 1}}
     assert server.repaired == {"data_not_merged": 1}
 
@@ -147,11 +148,11 @@ async def test_an_unknown_task_of_an_open_write_is_left_to_its_end() -> None:
 @pytest.mark.parametrize("suspicion", [3, 5, 8])
 async def test_suspicion_alone_changes_nothing(suspicion: int) -> None:
     """The cause may be over: the first request is whole, whatever happened before."""
-    server = await opened()
-    assert await server.supplement(suspicion=suspicion, task_id="k") == [PATCH]
+    server = await opened(found())
+    assert await server.supplement(suspicion=suspicion, task_id="k") == [GET, PATCH]
     assert await server.end(suspicion=suspicion, task_id="k") == [PATCH]
     assert await server.end(suspicion=suspicion, task_id="k") == [POST]
-    sent = [(body["task_id"], body["data"]) for body in server.bodies[1:]]
+    sent = [(body["task_id"], body["data"]) for body in server.bodies[2:]]
     assert sent == [("k", DATA_AGAIN)] * 3
     assert server.repaired == {}
 
@@ -240,8 +241,8 @@ async def test_a_hidden_failure_of_a_span_that_exists() -> None:
 
 async def test_a_hidden_failure_of_a_supplement() -> None:
     """It is written without its `data`, rather than not at all."""
-    server = await opened(Response(500))
-    assert await server.supplement(suspicion=5) == [PATCH, PATCH]
+    server = await opened(found(), Response(500))
+    assert await server.supplement(suspicion=5) == [GET, PATCH, PATCH]
     assert server.bodies[-1] == {"trace_id": "t1", "input": {"q": 1}}
     assert server.repaired == {"data_not_merged": 1}
 

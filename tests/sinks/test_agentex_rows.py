@@ -167,7 +167,7 @@ async def test_the_data_of_a_start_follows_after_its_ttl(post: Post, data: objec
         await w.drained()
         row = w.agentex.spans["s"]
         assert (row["input"], row["data"], row["end_time"]) == (INPUT, data, None)
-        assert [request.method for request in w.agentex.requests] == ["POST", "PATCH"]
+        assert [request.method for request in w.agentex.requests] == ["POST", "GET", "PATCH"]
         await post(w, ended(None, input=None))
         await w.drained()
         row = w.agentex.spans["s"]

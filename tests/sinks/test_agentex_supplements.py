@@ -1,5 +1,7 @@
 """The Agentex sink: supplements, which add payloads to a span that is stored already."""
 
+from typing import Any
+
 import pytest
 
 from sidecar.sinks import IdTaken, RouteGone, SinkError, Unavailable
@@ -7,7 +9,6 @@ from sidecar.sinks.http import Response
 from tests.sinks.scripted_agentex import (
     EXISTS,
     GET,
-    NO_ROUTE,
     NOT_TOLD,
     OK,
     PATCH,
@@ -21,22 +22,22 @@ from tests.sinks.scripted_agentex import (
     added,
     found,
 )
+from tests.support.spans import END_TIME
 
-BODY = {"trace_id": "t1", "input": {"q": 1}, "data": {"d": 1}}
+BODY: dict[str, Any] = {"trace_id": "t1", "input": {"q": 1}, "data": {"d": 1}}
 
 
 async def test_of_a_span_that_was_opened() -> None:
-    """A PATCH and nothing else, with `data` even if the open write had it; its END is a PATCH."""
-    server = Server()
+    """It asks first what is missing, as the END may have come elsewhere; its END is a PATCH."""
+    server = Server(OK, found())
     await server.start()
-    server.sink.stopping()
-    assert await server.supplement() == [PATCH]
+    assert await server.supplement() == [GET, PATCH]
     assert server.bodies[-1] == BODY
     assert await server.end() == [PATCH]
 
 
 async def test_of_a_span_that_this_sink_did_not_open() -> None:
-    """It asks first whose span it is, each time, and remembers nothing: an END is still a POST."""
+    """It asks first, each time, and remembers nothing: an END is still a POST."""
     server = Server(found(), OK, found())
     for _ in range(2):
         assert await server.supplement() == [GET, PATCH]
@@ -45,13 +46,22 @@ async def test_of_a_span_that_this_sink_did_not_open() -> None:
     assert (server.repaired, server.failures) == ({}, [])
 
 
-async def test_of_a_span_that_has_ended() -> None:
-    """Its END was accepted, so that it is not remembered any more."""
-    server = Server()
-    await server.start()
-    await server.end()
-    server.replies.append(found())
+@pytest.mark.parametrize("end_time", [None, END_TIME])
+@pytest.mark.parametrize("missing", ["input", "data"])
+async def test_only_what_is_missing_is_added(missing: str, end_time: str | None) -> None:
+    """Whether the span has ended or not; what is stored may be newer, even if it is empty."""
+    stored: dict[str, Any] = {"input": {}, "output": {}, "data": {}, missing: None}
+    server = Server(found(end_time=end_time, **stored))
     assert await server.supplement() == [GET, PATCH]
+    assert server.bodies[-1] == {"trace_id": "t1", missing: BODY[missing]}
+
+
+@pytest.mark.parametrize("end_time", [None, END_TIME])
+async def test_nothing_is_sent_if_nothing_is_missing(end_time: str | None) -> None:
+    """It is done: no PATCH, not even for its task."""
+    server = Server(found(end_time=end_time, input={}, data=[]))
+    assert await server.supplement(task_id="k") == [GET]
+    assert (server.repaired, server.failures) == ({}, [])
 
 
 async def test_of_a_span_that_can_not_be_addressed() -> None:
@@ -67,14 +77,13 @@ async def test_it_has_the_task() -> None:
 
 
 async def test_an_unknown_task_is_moved_into_its_data() -> None:
-    """As for other writes; whose span it is is asked again, unless it was opened."""
+    """As for other writes; it asks again."""
     server = Server(found(), UNKNOWN_TASK, found())
     assert await server.supplement(task_id="k") == [GET, PATCH, GET, PATCH]
     assert server.bodies[-1] == {**BODY, "data": {"task_id": "k", "d": 1}}
     assert (server.repaired, server.failures) == ({"unknown_task": 1}, [])
-    server = Server(OK, UNKNOWN_TASK)
-    await server.start()
-    assert await server.supplement(task_id="k", data=b"") == [PATCH, PATCH]
+    server = Server(found(), UNKNOWN_TASK, found())
+    assert await server.supplement(task_id="k", data=b"") == [GET, PATCH, GET, PATCH]
     assert server.bodies[-1] == {**BODY, "data": {"task_id": "k"}}
 
 
@@ -137,18 +146,20 @@ async def test_it_creates_nothing() -> None:
 
 async def test_a_span_that_was_opened_may_be_unknown_for_a_while() -> None:
     """The server's replica lags behind; the span is still remembered."""
-    server = Server(OK, UNKNOWN_ID)
+    server = Server(OK, UNKNOWN_ID, UNKNOWN_ID, found())
     await server.start()
     with pytest.raises(Unavailable) as raised:
         await server.supplement()
     assert not isinstance(raised.value, RouteGone)
-    assert await server.supplement() == [PATCH]
+    assert await server.supplement() == [GET, PATCH]
     assert await server.end() == [PATCH]
 
 
-async def test_a_server_without_a_spans_api() -> None:
+@pytest.mark.parametrize("status", [404, 405])
+async def test_a_server_without_a_spans_api(status: int) -> None:
     """It does not tell whose span it is, and then has no route for the PATCH either."""
-    server = Server(NO_ROUTE, NO_ROUTE)
+    gone = Response(status, b'{"detail":"Not Found"}')
+    server = Server(gone, gone)
     with pytest.raises(RouteGone):
         await server.supplement()
     assert server.requests == [GET, PATCH]

@@ -273,14 +273,3 @@ def test_data_that_can_not_be_read_is_counted_as_lost(tmp_path: Path) -> None:
         process.check()
         process.finish()
     assert rows_on_disk(tmp_path) == Backlog([], [])
-
-
-def test_data_is_sent_soon_after_the_process_begins_to_stop(tmp_path: Path) -> None:
-    """Although no request comes that would have it written to disk; only the START stays there."""
-    with process_in(tmp_path, accepting=True) as process:
-        keep(process, dropped=False)
-        process.admission.release_held()
-        process.pass_time(SOON_S)
-        assert data_of(process) == [SAID, SAID]
-        process.kill(disk_call_done=False)
-    assert rows_on_disk(tmp_path) == Backlog([(1, 0)], [])
