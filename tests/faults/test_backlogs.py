@@ -51,7 +51,7 @@ async def away(w: World, how: str) -> AsyncIterator[None]:
 )
 @fast
 async def test_two_thousand_spans_wait(how: str, steady_s: float, max_batch: int) -> None:
-    """SGP was away for 8 s: 2,000 spans of 1 KB take 60 requests, and 15 s once it is noticed."""
+    """SGP was away for 8 s: 2,000 spans of 1 KB take 60 requests and 15 s at most."""
     async with world(sgp__max_batch=max_batch, sgp__timeout_s="5") as w:
         await w.feed(steady_s, per_s=3)
         async with away(w, how):
@@ -62,8 +62,5 @@ async def test_two_thousand_spans_wait(how: str, steady_s: float, max_batch: int
         back, before = now(), len(w.sgp.requests)
         await w.until(lambda: not w.lane("sgp")["depth"])
         assert len(w.sgp.requests) - before <= 60
-        noticed = next(r.at for r in w.sgp.requests[before:] if r.status == 200)
-        assert now() - noticed <= 15
-        # The probes are apart by at most the time that it was away.
-        assert now() - back <= (15 if max_batch == 500 else 20)
+        assert now() - back <= 15
         await w.finish()
