@@ -16,8 +16,9 @@ class Findings(NamedTuple):
     """What speaks against a batch that failed, against the upstream, or against the settings.
 
     `contradicted`: another batch has succeeded since this one last failed. `failures`: the lane's
-    consecutive ones, this one included; `new_failures`: those of batches that had not failed
-    before. `breaker_is_open`: most writes are refused, so the settings are suspected.
+    consecutive ones that were not contradicted; `new_failures`: the consecutive ones of batches
+    that had not failed before. `breaker_is_open`: most writes are refused, so the settings are
+    suspected.
     """
 
     contradicted: bool = False
@@ -54,10 +55,10 @@ class Evidence:
             self._poison_detector.refused(batch)
             counts = alone and isinstance(error, Refused | TooLarge)
             return Findings(breaker_is_open=counts and self._breaker.refused())
-        self._failures += 1
-        self._new_failures += not batch.failures
         poison = self._poison_detector
         contradicted = poison.failed(batch) and error.reached
+        self._failures += not contradicted
+        self._new_failures += not batch.failures
         if contradicted and alone and poison.most_succeed:
             batch.suspicion += 1
         return Findings(contradicted, self._failures, self._new_failures)

@@ -91,7 +91,8 @@ def table(about: str, wait_s: float, case: Case) -> Outcome:
         (alone and counted > 0 and not case.probing, RetryAt(AT)),
         (split, Split(AT)),
         (waits, Hold(SinkState.THROTTLED, WAIT_S)),
-        (refuses_all and (case.failures >= 2 or case.probing), Hold(state)),
+        # A failure that others contradict does not count.
+        (refuses_all and (case.failures - case.others_pass >= 2 or case.probing), Hold(state)),
         (refuses_all, RetryAt(AT)),
         (outage or case.probing, Hold(SinkState.DOWN)),
         (several, Split(AT)),
@@ -115,6 +116,7 @@ def failed_in(case: Case, *, reached: bool, verdict: bool) -> tuple[Batch, Findi
     for _ in range(case.failures - 1):
         earlier = new_batch()
         earlier.attempts = earlier.failures = int(not case.new)
+        earlier.successes_seen = 100  # nobody has succeeded since it last failed
         evidence.failed(earlier, Unavailable("HTTP 500", 500))
     error = Refused if verdict else Unavailable
     return batch, evidence.failed(batch, error("", reached=reached))
