@@ -11,8 +11,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from sidecar.drain import settlement
-from sidecar.drain.failures import RetryAt, Split
 from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.drain.scheduler import Scheduler
 from sidecar.queue import span_queue
@@ -20,7 +18,6 @@ from sidecar.queue.join import EndedSpans
 from sidecar.queue.open_span import OpenSpan
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.queue.span_queue import SpanQueue
-from sidecar.sinks import SinkError
 from sidecar.spans.span import Span, Stored
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Changes
@@ -113,13 +110,6 @@ def keep_all(right: Right, self: SpanQueue, span: Span) -> None:
     self._budget.used = held
 
 
-def split_by_verdicts_only(
-    right: Right, error: SinkError, batch: Batch, *arguments: object, **named: Any
-) -> object:
-    meant = right(error, batch, *arguments, **named)
-    return RetryAt(named["at"]) if isinstance(meant, Split) and not error.about_content else meant
-
-
 def inherited(right: Right, self: Batch) -> object:
     halves = right(self)
     for half in halves:
@@ -169,10 +159,6 @@ BUGS: dict[str, tuple[str, Plant]] = {
     "a late START is written": ("delivery", replaced(EndedSpans, "add", nothing)),
     "an END is not filled from its START": ("kill", wrapped(OpenSpans, "_end", without_start)),
     "half of a batch is lost": ("delivery", wrapped(RetryQueue, "add", lose_a_half)),
-    "only a verdict splits a batch": (
-        "delivery",
-        wrapped(settlement, "meaning", split_by_verdicts_only),
-    ),
     "a write is blamed for the failures of its batch": (
         "delivery",
         wrapped(Batch, "halves", inherited),
