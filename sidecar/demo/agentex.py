@@ -84,6 +84,8 @@ class AgentexStandIn(StandIn):
 
     def reply_lightly(self, request: Recorded) -> Answer:
         """Count the write, and check only whether the span exists."""
+        if request.method == "GET":
+            return detail(405, "Method Not Allowed")  # nothing is stored that could be shown
         span = _LIGHT.decode(request.body)
         if request.method == "POST":
             if span.id in self.writes:
