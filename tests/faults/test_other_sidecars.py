@@ -5,13 +5,13 @@ The other sidecar is played by a client of the stand-in. An orderly restart is a
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from tests.support.faults import Json, World, end, fast, span, start, world
+from tests.support.one_span import started
 from tests.support.spans import END_TIME
 from tests.support.spool import EAGER, spool_world
 
@@ -23,11 +23,6 @@ DATA = [
     ([{"a": 1}], [{"k": 1}]),
 ]
 each_data = pytest.mark.parametrize(("at_start", "at_end"), DATA)
-
-
-def started(data: object = None, **fields: Any) -> Json:
-    """A START."""
-    return span("s", end_time=None, output=None, data=data, **fields)
 
 
 async def elsewhere(w: World, method: str, row: Json) -> None:

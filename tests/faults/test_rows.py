@@ -5,30 +5,29 @@ tests/sinks/test_agentex_rows.py has the simple cases at Agentex.
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pytest
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import Answer, Recorded, Reset, ResetMidBody, Scripted
-from tests.support.faults import Json, World, end, fast, page, span, start, world
+from tests.support.faults import World, end, fast, page, start, world
+from tests.support.one_span import (
+    PAIRS,
+    Post,
+    each_route,
+    ended,
+    event,
+    request_of_the_sdk,
+    started,
+)
 from tests.support.spans import END_TIME
 from tests.support.spool import EAGER, SpoolWorld, depths, down, spool_world, up
 
-# `data` of a START and of its END.
 DATA = [
-    ([{"a": 1}], {"k": 1}),
-    ([{"a": 1}], [{"a": 1}, {"b": 2}]),
-    ({"k": 1}, [{"a": 1}]),
-    ([{"a": 1}], []),
-    ({"a": 1}, {}),
-    ({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}, "z": None}),
-    ({"k": 1}, [{"a": 1, "b": 2}]),
-    (None, {"k": 1}),
-    (None, [{"a": 1}]),
+    *PAIRS,
     (None, [{"a": 1, "b": 2}]),
     (None, []),
     (None, {}),
@@ -38,34 +37,9 @@ DATA = [
     ([], {"k": None}),
 ]
 each_data = pytest.mark.parametrize(("at_start", "at_end"), DATA)
-Post: TypeAlias = Callable[[World, Json], Awaitable[None]]
-
-
-async def event(w: World, of: Json) -> None:
-    """Post an event."""
-    await w.post(start(of) if of["end_time"] is None else end(of))
-
-
-async def request_of_the_sdk(w: World, of: Json) -> None:
-    """Post what the SDK sends to Agentex itself: a START is a POST, its END a PATCH."""
-    method, path = ("POST", "/spans") if of["end_time"] is None else ("PATCH", "/spans/s")
-    assert (await w.running.request(method, path, json=of)).status == 200
-
-
-each_route = pytest.mark.parametrize("post", [event, request_of_the_sdk])
 mostly_events = pytest.mark.parametrize(
     "post", [event, pytest.param(request_of_the_sdk, marks=pytest.mark.slow)]
 )
-
-
-def started(data: object, **fields: Any) -> Json:
-    """A START."""
-    return span("s", end_time=None, output=None, data=data, **fields)
-
-
-def ended(data: object, **fields: Any) -> Json:
-    """An END."""
-    return span("s", data=data, **fields)
 
 
 def check(w: World, data: object, post: Post = event) -> None:

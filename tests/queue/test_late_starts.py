@@ -9,7 +9,6 @@ import pytest
 
 from sidecar.queue import join
 from sidecar.spans.span import ALL_PAYLOADS, SdkFields
-from sidecar.spool.spool import Spool
 from tests.support.open_spans import (
     AGENTEX,
     ALL,
@@ -22,12 +21,7 @@ from tests.support.open_spans import (
 )
 
 S = b'{"s":1}'
-
-
-@pytest.fixture(params=[Spool, RecordingSpool])
-def bench(request: pytest.FixtureRequest) -> Bench:
-    """A bench, without and with a spool, one of whose lanes gets open writes without `data`."""
-    return Bench(request.param(), data_follows=AGENTEX)
+DATA_FOLLOWS = AGENTEX
 
 
 @pytest.mark.parametrize("has", range(ALL_PAYLOADS))

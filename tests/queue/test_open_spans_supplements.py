@@ -25,12 +25,7 @@ from tests.support.open_spans import (
 from tests.support.spans import make_span
 
 S = b'{"s":1}'
-
-
-@pytest.fixture(params=[Spool, RecordingSpool])
-def bench(request: pytest.FixtureRequest) -> Bench:
-    """A bench, without and with a spool, one of whose lanes gets open writes without `data`."""
-    return Bench(request.param(), data_follows=AGENTEX)
+DATA_FOLLOWS = AGENTEX
 
 
 # A START that is forgotten.

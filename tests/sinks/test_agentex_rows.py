@@ -5,31 +5,25 @@ Agentex is enabled.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
 from sidecar.demo.behaviours import Reset
 from tests.support.faults import Json, World, end, fast, span, start, world
+from tests.support.one_span import (
+    PAIRS,
+    Post,
+    each_route,
+    ended,
+    started,
+)
 from tests.support.spans import END_TIME
 
 HOLD_S, TTL_S = 2.0, 60.0
 INPUT, OUTPUT = {"prompt": "input of s"}, {"text": "output of s"}
-# `data` of a START and of its END. Merged by the server, each END would lose what it says.
-DATA = [
-    ([{"a": 1}], {"k": 1}),
-    ([{"a": 1}], [{"a": 1}, {"b": 2}]),
-    ({"k": 1}, [{"a": 1}]),
-    ([{"a": 1}], []),
-    ({"a": 1}, {}),
-    ({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}, "z": None}),
-    ({"k": 1}, [{"a": 1, "b": 2}]),  # the server takes the list for pairs: {"k": 1, "a": "b"}
-    (None, {"k": 1}),
-    (None, [{"a": 1}]),
-]
-Post: TypeAlias = Callable[[World, Json], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -38,30 +32,6 @@ async def agentex_world(**settings: Any) -> AsyncIterator[World]:
     settings = {"queue__start_hold_s": HOLD_S, "queue__open_span_ttl_s": TTL_S, **settings}
     async with world(without=("SGP_API_KEY",), **settings) as made:
         yield made
-
-
-async def event(w: World, of: Json) -> None:
-    """Post an event."""
-    await w.post(start(of) if of["end_time"] is None else end(of))
-
-
-async def request_of_the_sdk(w: World, of: Json) -> None:
-    """Post what the SDK sends to Agentex itself: a START is a POST, its END a PATCH."""
-    method, path = ("POST", "/spans") if of["end_time"] is None else ("PATCH", "/spans/s")
-    assert (await w.running.request(method, path, json=of)).status == 200
-
-
-ROUTES = pytest.mark.parametrize("post", [event, request_of_the_sdk])
-
-
-def started(data: object, **fields: Any) -> Json:
-    """A START."""
-    return span("s", end_time=None, output=None, data=data, **fields)
-
-
-def ended(data: object, **fields: Any) -> Json:
-    """An END."""
-    return span("s", data=data, **fields)
 
 
 def check(w: World, data: object, *requests: str) -> None:
@@ -81,8 +51,8 @@ def repaired(w: World) -> Json:
 # A span that has ended.
 
 
-@pytest.mark.parametrize(("at_start", "at_end"), DATA)
-@ROUTES
+@pytest.mark.parametrize(("at_start", "at_end"), PAIRS)
+@each_route
 @fast
 async def test_an_ended_span_has_the_data_of_its_end(
     post: Post, at_start: object, at_end: object
@@ -98,7 +68,7 @@ async def test_an_ended_span_has_the_data_of_its_end(
         assert repaired(w) == {}
 
 
-@pytest.mark.parametrize(("at_start", "at_end"), DATA)
+@pytest.mark.parametrize(("at_start", "at_end"), PAIRS)
 @fast
 async def test_the_response_to_the_open_write_was_lost(at_start: object, at_end: object) -> None:
     """It was stored nevertheless; the END finds it, and its `data` is stored whole."""
@@ -112,7 +82,7 @@ async def test_the_response_to_the_open_write_was_lost(at_start: object, at_end:
         assert repaired(w) == {"exists": 1}
 
 
-@ROUTES
+@each_route
 @fast
 async def test_an_end_without_data_has_that_of_its_start(post: Post) -> None:
     """And without input, the START's."""
@@ -157,7 +127,7 @@ async def stored_elsewhere(w: World, of: Json) -> None:
 
 
 @pytest.mark.parametrize("data", [{"a": 1}, [{"a": 1}], {}, []])
-@ROUTES
+@each_route
 @fast
 async def test_the_data_of_a_start_follows_after_its_ttl(post: Post, data: object) -> None:
     """The span never ends, as far as this sidecar knows; an END that comes then adds the rest."""
@@ -176,7 +146,7 @@ async def test_the_data_of_a_start_follows_after_its_ttl(post: Post, data: objec
 
 
 @pytest.mark.parametrize("sent", [False, True])
-@pytest.mark.parametrize(("at_start", "at_end"), DATA)
+@pytest.mark.parametrize(("at_start", "at_end"), PAIRS)
 @fast
 async def test_an_end_that_comes_while_the_data_of_its_start_waits(
     sent: bool, at_start: object, at_end: object
@@ -218,7 +188,7 @@ async def test_the_data_of_a_start_is_sent_when_the_process_stops(held: bool, da
 
 
 @pytest.mark.parametrize("data", [{"a": 1}, [{"a": 1}]])
-@ROUTES
+@each_route
 @fast
 async def test_a_late_start_adds_what_its_end_lacks(post: Post, data: object) -> None:
     """The END keeps what it said; nothing else of the span changes."""
@@ -233,7 +203,7 @@ async def test_a_late_start_adds_what_its_end_lacks(post: Post, data: object) ->
         assert w.agentex.history["s"] == ["complete", "open"]
 
 
-@ROUTES
+@each_route
 @fast
 async def test_a_late_start_does_not_change_what_its_end_said(post: Post) -> None:
     """Neither input nor `data`."""
