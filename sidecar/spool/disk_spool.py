@@ -8,8 +8,8 @@ and the disk is tried again every few seconds. Changes that could not be written
 restart does not send settled writes again. The spool never contains credentials.
 """
 
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -23,42 +23,80 @@ from sidecar.spans.span import (
     shared_payloads,
     to_row,
 )
+from sidecar.spool.pages import MAX_ROW_RATIO, row_bytes
 from sidecar.spool.rows import COMPLETE, OPEN, Row, StoredRow
-from sidecar.spool.spool import Gone
+from sidecar.spool.spool import Gone, SpoolStatus
 from sidecar.spool.sqlite_file import SpoolFile
 from sidecar.spool.writer import SpoolWriter
 
 log = structlog.get_logger()
 
-# Estimated overhead of a row besides its body: keys, and unused space in its page.
+# Memory that a row takes besides its body until it is written.
 ROW_BYTES = 256
 
 
 class DiskSpool(SpoolWriter):
-    """Durable writes. `all_lanes` has the bits of all lanes, `wall_clock` returns Unix time."""
+    """Durable writes. `all_lanes` has the bits of all lanes."""
 
-    def __init__(
-        self, file: SpoolFile, all_lanes: int, wall_clock: Callable[[], float] = time.time
-    ) -> None:
-        super().__init__(file)
+    def __init__(self, file: SpoolFile, all_lanes: int) -> None:
+        super().__init__(file, all_lanes)
         self._all_lanes = all_lanes
-        self._wall_clock = wall_clock
+        self.spare = self.room.spare
         # Open writes that a lane has put off, by row.
         self._put_off: dict[int, Stored] = {}
-        # Replaced rows that lanes have put off and will still load -> the bits of these lanes.
+        # Rows that lanes have put off but no longer need -> the bits of these lanes.
         self._superseded: dict[int, int] = {}
 
-    def fits(self, size: int) -> bool:
-        # Up to a quarter of the pages of a large body may be unused.
-        more = self.adding + size
-        return self.degraded or self.file.used + more + more // 4 <= self.file.capacity
+    def status(self) -> SpoolStatus:
+        file = self.file
+        return SpoolStatus(
+            self.degraded,
+            file.size,
+            file.max_bytes,
+            file.used / file.capacity,
+            file.rows,
+            self._errors,
+            file.moved_aside,
+        )
+
+    def is_roomy(self, size: int) -> bool:
+        # A lane's bytes are an upper bound, at most a fifth above what is used.
+        taken = 1.25 * (self.file.used + self._adding_on_disk)
+        return not self.degraded and taken + MAX_ROW_RATIO * size <= self.room.limit
+
+    def fits(self, spans: Sequence[Span], size: int) -> bool:
+        left = self.file.capacity - self._taken
+        if self.degraded or MAX_ROW_RATIO * size <= left:
+            return True
+        return sum(row_bytes(span.size) for span in spans) <= left
+
+    @property
+    def _taken(self) -> int:
+        return self.file.used + self._adding_on_disk
+
+    @property
+    def is_tight(self) -> bool:
+        return self.file.capacity - self._taken < self.spare
+
+    @property
+    def lane_limit(self) -> int:
+        return sys.maxsize if self.degraded else self.room.limit
+
+    def lane_bytes(self, lane: int) -> int:
+        return self.room.used(lane)
+
+    def cost(self, span: Span, start: Span | None = None) -> int:
+        if self.degraded:
+            return 0
+        cost = row_bytes(span.size)
+        return cost if start is None or start.stored is None else cost + start.stored.bytes
 
     def add(self, span: Span, start: Span | None = None) -> None:
         if self.degraded:
             if start is not None:
                 self.replace(start)
             return
-        base = shared = dropped = 0
+        base = shared = dropped = base_bytes = 0
         if start is not None and (stored := start.stored) is not None:
             if stored.unreadable or not self.has_row(stored.row):
                 self.replace(start)
@@ -66,29 +104,64 @@ class DiskSpool(SpoolWriter):
                 if span.is_supplement:  # its payloads may be on disk only
                     dropped = stored.dropped & DATA
                 base, shared = stored.row, shared_payloads(span, start) | dropped
+                base_bytes = stored.bytes
                 self._mark_replaced(stored)
-        row = self._last_row = self._last_row + 1
-        lanes = span.lanes & self._all_lanes
-        span.stored = Stored(row, lanes, dropped=dropped)
+        seq = self._last_row = self._last_row + 1
         kind = OPEN if span.end_time is None and not span.is_supplement else COMPLETE
-        born = self._wall_clock() - (self._loop.time() - span.accepted_at)
+        lanes, taken = span.lanes & self._all_lanes, span.lanes
         body = to_row(span, leave_out=shared)
-        self._changes.added.append(Row(row, kind, lanes, base, shared, born, body))
+        size = row_bytes(len(body))
+        total, born = size + base_bytes, span.accepted_at
+        row = Row(seq, kind, lanes, base, shared, taken, span.account, total, born, body)
+        span.stored = Stored(seq, lanes, dropped=dropped, bytes=total)
+        self._changes.added.append(row)
+        self.room.charge(lanes, total)
         self.adding += len(body) + ROW_BYTES
+        self._adding_on_disk += size
         if span.is_supplement:
             self._schedule()  # no request waits for it
 
     def _mark_replaced(self, stored: Stored) -> None:
         """Lanes that have yet to load the row will skip it: they have a newer write."""
+        if not stored.replaced:
+            self._uncharge(stored, stored.pending)
         stored.replaced = True
-        if self._put_off.pop(stored.row, None) is not None:
-            self._superseded[stored.row] = stored.put_off
+        self._skip(stored, stored.put_off)
+
+    def _uncharge(self, stored: Stored, lanes: int) -> None:
+        if self.has_row(stored.row):
+            self.room.charge(lanes, -stored.bytes)
+
+    def _skip(self, stored: Stored, lanes: int) -> None:
+        if lanes:
+            self._superseded[stored.row] = self._superseded.get(stored.row, 0) | lanes
+            self._not_put_off(stored, lanes)
+
+    def _not_put_off(self, stored: Stored, lanes: int) -> None:
+        stored.put_off &= ~lanes
+        if not stored.put_off:
+            del self._put_off[stored.row]
 
     def replace(self, start: Span) -> None:
         if (stored := start.stored) is not None:
             self._changes.removed.append(stored.row)
             self._unwritten.pop(stored.row, None)
             self._mark_replaced(stored)
+            self._schedule()
+
+    def release(self, stored: Stored, lanes: int) -> None:
+        lanes &= 0 if stored.replaced else stored.pending
+        if not lanes:
+            return
+        self._skip(stored, stored.put_off & lanes)
+        self._uncharge(stored, lanes)
+        stored.pending &= ~lanes
+        added = self._changes.added
+        if added:
+            released = (*added[-1].released, (stored.row, lanes))
+            added[-1] = added[-1]._replace(released=released)
+        else:  # the END is in memory only
+            self._changes.settled.append((stored.row, lanes))
             self._schedule()
 
     def retire(self, start: Span) -> None:
@@ -99,6 +172,7 @@ class DiskSpool(SpoolWriter):
     def settled(self, stored: Stored, lane: int) -> None:
         if stored.pending & lane and not stored.replaced:
             self._changes.settled.append((stored.row, lane))
+            self._uncharge(stored, lane)
             stored.pending &= ~lane
             self._schedule()
 
@@ -121,34 +195,36 @@ class DiskSpool(SpoolWriter):
             self._superseded[row] = superseded & ~lane
         if superseded & lane:
             return Gone.SUPERSEDED
-        span = None if read is None else self._decoded(read)
         # An open write is still known to the open spans, which see here what becomes of it.
         stored = self._put_off.get(row) if lane else None
         if stored is not None:
-            stored.put_off &= ~lane
-            if not stored.put_off:
-                del self._put_off[row]
-            if span is None:
-                stored.pending &= ~lane
-                stored.unreadable = True
+            self._not_put_off(stored, lane)
+        else:
+            stored = Stored(row, bytes=0 if read is None else read.size)
+        span = None if read is None else self._decoded(read)
         if span is None:
             if self.has_row(row):
                 log.error("spool_row_unreadable", seq=row)
                 self._errors += 1
             # It is deleted once no lane will load it any more.
             self._changes.retired.append(row)
-            self._changes.settled.append((row, lane))
+            self.settled(stored, lane)
+            stored.unreadable = True
             self._schedule()
             return Gone.UNREADABLE
-        span.stored = stored or Stored(row)
+        span.stored = stored
         return span
 
     def _decoded(self, row: StoredRow) -> Span | None:
         """The span of a row; None if it is damaged."""
+        born = row.born
+        if row.seq <= self._earlier_rows:
+            born = self._opened_at  # only time that this process has seen counts (D30)
         try:
-            span = from_row(row.body, self._loop.time() - max(0.0, self._wall_clock() - row.born))
+            span = from_row(row.body, born, row.account)
             if row.shared:
                 copy_payloads(span, from_row(row.base or b"", 0.0), row.shared)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None  # the text of the error has content
+        span.lanes &= row.taken
         return span

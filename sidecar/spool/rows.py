@@ -15,10 +15,16 @@ class SpoolInUse(Exception):
     """Another sidecar uses the directory."""
 
 
-class Row(NamedTuple):
-    """A write to store. `lanes` has the bits of the lanes that have not settled it.
+class FilesGone(OSError):
+    """The files were removed or replaced. The connection still has what was in them."""
 
-    Payloads with a bit in `shared` are null in `body`, and are those of the row `base`; 0 for none.
+
+class Row(NamedTuple):
+    """A write to store: the columns of `writes` in their order, then those of `bodies`.
+
+    `lanes` has the bits of the lanes that have not settled it, `taken` those of the lanes that took
+    it. Payloads with a bit in `shared` are null in `body`, and are those of the row `base`; 0 for
+    none. `released` has open rows that the same transaction settles, each with bits of lanes.
     """
 
     seq: int
@@ -26,8 +32,12 @@ class Row(NamedTuple):
     lanes: int
     base: int
     shared: int
-    born: float  # when it was accepted, in Unix time: loop time means nothing after a restart
+    taken: int
+    account: int
+    size: int  # bytes on disk, see `row_bytes`, with those of the base
+    born: float  # loop time at which it was accepted: it means nothing to another process
     body: bytes  # JSON, see `to_row`
+    released: tuple[tuple[int, int], ...] = ()
 
 
 class Changes(NamedTuple):
@@ -37,6 +47,7 @@ class Changes(NamedTuple):
     removed: list[int]
     retired: list[int]  # open rows whose END is no longer expected
     settled: list[tuple[int, int]]  # (seq, lane bit)
+    accounts: tuple[tuple[int, str], ...] = ()  # (number, id), needed by added rows
 
     def condensed(self) -> "Changes":
         """The same, without rows both added and removed, and without changes to removed rows."""
@@ -46,12 +57,14 @@ class Changes(NamedTuple):
             [seq for seq in self.removed if seq not in added],
             [seq for seq in self.retired if seq not in removed],
             [pair for pair in self.settled if pair[0] not in removed],
+            self.accounts,
         )
 
     def split(self, max_bytes: int) -> list["Changes"]:
         """The same changes as transactions of at most `max_bytes` of bodies, or one larger row.
 
-        The last transaction has everything that is not an added row.
+        The last transaction has everything that is not an added row, except for the accounts,
+        which are in the first.
         """
         parts: list[list[Row]] = [[]]
         size = 0
@@ -61,7 +74,13 @@ class Changes(NamedTuple):
                 parts.append([])
                 size = len(row.body)
             parts[-1].append(row)
-        return [*(Changes(rows, [], [], []) for rows in parts[:-1]), self._replace(added=parts[-1])]
+        split = [
+            *(Changes(rows, [], [], []) for rows in parts[:-1]),
+            self._replace(added=parts[-1]),
+        ]
+        split[-1] = split[-1]._replace(accounts=())
+        split[0] = split[0]._replace(accounts=self.accounts)
+        return split
 
     def followed_by(self, later: "Changes") -> "Changes":
         """These changes, then those of `later`."""
@@ -74,29 +93,36 @@ class Changes(NamedTuple):
 
 
 class StoredRow(NamedTuple):
-    """A row read from the file, with the body of its base if it has one."""
+    """A row read from the file, with the body of its base if it has one.
+
+    The body is empty if only the rest of the row can be read.
+    """
 
     seq: int
     shared: int
+    taken: int
+    account: int
+    size: int  # bytes on disk
     born: float
     body: bytes
     base: bytes | None
 
 
 class PackedRows:
-    """(seq, lanes) of many rows in 9 bytes each: a backlog may have a million."""
+    """(seq, lanes, account) of many rows in 10 bytes each: a backlog may have a million."""
 
-    def __init__(self, rows: Iterable[tuple[int, int]]) -> None:
-        self._seqs, self._lanes = array("q"), array("B")
-        for seq, lanes in rows:
+    def __init__(self, rows: Iterable[tuple[int, int, int]]) -> None:
+        self._seqs, self._lanes, self._accounts = array("q"), array("B"), array("B")
+        for seq, lanes, account in rows:
             self._seqs.append(seq)
             self._lanes.append(lanes)
+            self._accounts.append(account)
 
     def __len__(self) -> int:
         return len(self._seqs)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._seqs, self._lanes, strict=True)
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        return zip(self._seqs, self._lanes, self._accounts, strict=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PackedRows | list) and list(self) == list(other)
@@ -105,7 +131,8 @@ class PackedRows:
 
 
 class Backlog(NamedTuple):
-    """The rows of a file when it was opened, oldest first."""
+    """The rows of a file when it was opened, oldest first, and the ids of their accounts."""
 
-    open_rows: PackedRows | list[tuple[int, int]]
-    complete_rows: PackedRows | list[tuple[int, int]]
+    open_rows: PackedRows | list[tuple[int, int, int]]
+    complete_rows: PackedRows | list[tuple[int, int, int]]
+    accounts: dict[int, str]

@@ -24,7 +24,8 @@ class SpoolStatus(NamedTuple):
 
     `bytes` is the size of the files, `limit_bytes` is `spool.max_bytes`, `writes` counts rows.
     `used_ratio`: share of the room in use, which unlike `bytes` falls when writes are settled.
-    `errors` counts disk failures, `moved_aside` unreadable files that were renamed.
+    `errors` counts disk failures, `moved_aside` files that were renamed: unreadable ones, and those
+    that replaced a file in use.
     """
 
     degraded: bool = False
@@ -43,6 +44,7 @@ class Spool:
     degraded = False  # whether new writes are in memory only because the disk fails
     adding = 0  # bytes in memory that are waiting to be written
     max_row_bytes = sys.maxsize  # of a write; a larger one would not fit in the log
+    spare = 0  # bytes that are in no lane's `lane_limit`
 
     async def open(
         self, on_backlog: Callable[[Backlog], None], on_durable: Callable[[], None]
@@ -56,8 +58,12 @@ class Spool:
     async def run(self) -> None:
         """Write changes to disk until cancelled."""
 
-    async def shrink(self) -> None:
-        """Return free pages to the file system if the file is large and little of it is used."""
+    def tick(self) -> None:
+        """Have the writer look after the file; call it about every second.
+
+        It notices files that were removed, and returns free pages to the file system if the file is
+        large and little of it is used.
+        """
 
     async def close(self) -> None:
         """Write pending changes and close the file. If degraded, try the disk once more."""
@@ -66,9 +72,34 @@ class Spool:
         """What operators see."""
         return SpoolStatus()
 
-    def fits(self, size: int) -> bool:  # noqa: ARG002
-        """Whether `size` more bytes stay within `spool.max_bytes`."""
+    def is_roomy(self, size: int) -> bool:  # noqa: ARG002
+        """Whether spans of `size` bytes in memory certainly fit, in every lane."""
+        return False
+
+    def fits(self, spans: Sequence[Span], size: int) -> bool:  # noqa: ARG002
+        """Whether `spans`, of `size` bytes in memory, stay within `spool.max_bytes`."""
         return True
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether less than a tenth of the file is free."""
+        return False
+
+    @property
+    def lane_limit(self) -> int:
+        """Bytes on disk that belong to each lane (D22)."""
+        return sys.maxsize
+
+    def lane_bytes(self, lane: int) -> int:  # noqa: ARG002
+        """Bytes on disk of the rows that the lane with this bit has not settled."""
+        return 0
+
+    def cost(self, span: Span, start: Span | None = None) -> int:  # noqa: ARG002
+        """About how many bytes `add` would charge each lane that takes the write."""
+        return 0
+
+    def name_account(self, number: int, id_: str) -> None:
+        """Remember the id of an account: it is on disk as soon as rows that have its number."""
 
     def add(self, span: Span, start: Span | None = None) -> None:
         """Add a write, which gets a row unless the disk fails.
@@ -84,6 +115,12 @@ class Spool:
 
     def retire(self, start: Span) -> None:
         """No longer expect an END: the row is deleted once every lane has settled it."""
+
+    def release(self, stored: Stored, lanes: int) -> None:
+        """The lanes with these bits no longer need an open write, unlike others: they have its END.
+
+        Call it right after `add` of the END: one transaction has both.
+        """
 
     def settled(self, stored: Stored, lane: int) -> None:
         """Record that the lane with this bit has settled the write."""

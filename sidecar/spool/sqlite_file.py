@@ -1,37 +1,29 @@
 """The spool's file: SQLite in WAL mode, so that we need no crash recovery of our own (D16).
 
-A row is one write: its JSON (`bodies`), its kind, and the lanes that have not settled it
-(`writes.lanes`, one bit each). An open row stays until its END arrives, so that an END that omits
-fields can be filled in even after a restart. It is then the base of the complete row: payloads that
-the END did not change are stored only in the base, and both rows are deleted together. Bodies are
-in a separate table, so that settling a write touches no payload page.
+A row is one write: its JSON, its kind, and the lanes that have not settled it. An open row stays
+until its END arrives, so that an END that omits fields can be filled in even after a restart. It is
+then the base of the complete row: payloads that the END did not change are stored only in the base,
+and both rows are deleted together.
 
 Every method blocks and may raise `sqlite3.Error` or `OSError`. `SpoolWriter` calls them on its
 thread.
 """
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
-from sidecar.spool.rows import (
-    BASE,
-    COMPLETE,
-    OPEN,
-    Backlog,
-    Changes,
-    PackedRows,
-    SpoolInUse,
-    StoredRow,
-)
+from sidecar.spool import schema
+from sidecar.spool.files import DirectoryLock, named, sync
+from sidecar.spool.pages import PAGE
+from sidecar.spool.rows import Backlog, Changes, FilesGone, StoredRow
+from sidecar.spool.statements import content_at_fault, execute, transaction
 
-VERSION = 1
-PAGE = 16 * 1024
 # Share of spool.max_bytes reserved for the write-ahead log; the database gets the rest.
 LOG_SHARE = 0.25
 MAX_LOG_BYTES = 128 * 2**20
@@ -39,6 +31,15 @@ MAX_LOG_BYTES = 128 * 2**20
 CHECKPOINT_SHARE = 0.5
 # Shares of the log for the largest row, and for the bodies of one transaction.
 ROW_SHARE, TRANSACTION_SHARE = 0.25, 0.125
+
+_WITH_BODY = (
+    "SELECT w.seq, w.shared, w.taken, w.account, w.bytes, b.born, b.body, base.body FROM writes w "
+    "JOIN bodies b ON b.seq = w.seq LEFT JOIN bodies base ON base.seq = w.base WHERE w.seq = ?"
+)
+_WITHOUT_BODY = "SELECT seq, shared, taken, account, bytes, 0.0, x'', x'' FROM writes WHERE seq = ?"
+
+# A log that is not the one of the connection.
+_UNKNOWN = (0, 0)
 
 log = structlog.get_logger()
 
@@ -50,16 +51,24 @@ class SpoolFile:
         self._directory = Path(directory)
         self.max_bytes = max_bytes
         self._path = self._directory / "spool.db"
+        self._log_path = self._directory / "spool.db-wal"
+        self._copy_path = self._directory / "spool.db.copy"
         self._log_bytes = int(min(MAX_LOG_BYTES, max_bytes * LOG_SHARE))
         self.max_row_bytes = int(self._log_bytes * ROW_SHARE)
         self.transaction_bytes = int(self._log_bytes * TRANSACTION_SHARE)
         self._pages = max(8, (max_bytes - self._log_bytes) // PAGE)
         self._sync = "FULL" if sync_full else "NORMAL"
         self._connection: sqlite3.Connection | None = None
-        self._lock: int | None = None
+        self._lock = DirectoryLock(self._directory)
+        # What the paths of the database and its log named when it was opened.
+        self._opened: list[tuple[int, int] | None] = []
+        self._was_open = False
+        self.accounts: dict[int, str] = {}  # those that this process has named
         self.moved_aside = 0
+        self.lost = 0  # how often a file was left behind whose rows can't be read
         self.rows = 0
         self.last_seq = 0  # highest row number when the file was opened
+        self.owed: list[tuple[int, int]] = []  # lanes and bytes when it was opened
         self.used = 0  # bytes of the pages that hold rows
         self.size = 0  # bytes of the files, including the log
 
@@ -68,45 +77,48 @@ class SpoolFile:
         """Maximum of `used`."""
         return self._pages * PAGE
 
-    def _lock_directory(self) -> None:
-        if self._lock is not None:
-            return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._directory / "spool.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise SpoolInUse(
-                f"spool.path {self._directory} is in use by another sidecar: "
-                "give each sidecar its own directory"
-            ) from None
-        self._lock = descriptor
-
     def open(self) -> Backlog:
-        """Open or create the file, and return its rows. An unreadable file is moved aside.
+        """Open the file, create it, or open it again, and return its rows.
 
+        An unreadable file is moved aside. Files that were removed while open are written again.
         Raises `SpoolInUse` if another sidecar uses the directory.
         """
-        self._lock_directory()
+        self._lock.acquire()
         try:
+            if self._connection is not None and self._named_now() != self._opened:
+                return self._write_again(self._connection)
+            self.close()
             return self._open()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise  # the disk is at fault, not the content
-            self.close()
-            self._move_aside(str(error))
-            return self._open()
+            if not content_at_fault(error):
+                raise
+            return self._leave_behind(str(error))
 
     def recreate(self, why: str) -> None:
         """Move aside a file that can be opened but no longer written to, and create a new one."""
+        self._leave_behind(why)
+
+    def _leave_behind(self, why: str) -> Backlog:
         self.close()
         self._move_aside(why)
-        self._open()
+        self.lost += 1
+        return self._open()
 
     def _open(self) -> Backlog:
+        with suppress(OSError):
+            self._copy_path.unlink(missing_ok=True)
+        created, backlog = self._connect()
+        self.lost += created and self._was_open  # it was removed while it was closed
+        self._was_open = True
+        if not (created or self.rows):
+            # The pages of deleted rows still have their content.
+            with suppress(OSError):
+                self._delete()
+            _, backlog = self._connect()
+        return backlog
+
+    def _connect(self) -> tuple[bool, Backlog]:
+        """Connect to the file. Returns whether it was created, and its rows."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(
             self._path,
@@ -114,7 +126,21 @@ class SpoolFile:
             check_same_thread=False,
             cached_statements=0,  # a cached statement keeps copies of the values bound to it
         )
+        try:
+            created = self._set_up(connection)
+            backlog = schema.backlog(connection)
+            self.owed = schema.owed(connection)
+            totals = connection.execute("SELECT count(*), coalesce(max(seq), 0) FROM writes")
+            self.rows, self.last_seq = totals.fetchone()
+            self._measure(connection)
+            self._opened = self._named_now()
+        except BaseException:
+            connection.close()
+            raise
         self._connection = connection
+        return created, backlog
+
+    def _set_up(self, connection: sqlite3.Connection) -> bool:
         for pragma in (
             f"page_size = {PAGE}",
             # Debian's SQLite overwrites freed pages with zeros by default.
@@ -124,32 +150,39 @@ class SpoolFile:
             "journal_mode = WAL",
             f"synchronous = {self._sync}",
             "cache_size = -2048",
-            f"max_page_count = {self._pages}",
             f"wal_autocheckpoint = {max(1, int(self._log_bytes * CHECKPOINT_SHARE) // PAGE)}",
             f"journal_size_limit = {self._log_bytes // 2}",
         ):
             connection.execute(f"PRAGMA {pragma}")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and version != VERSION:
-            raise sqlite3.DatabaseError(f"format version {version}, expected {VERSION}")
-        if not tables:
-            connection.executescript(
-                "BEGIN;"
-                "CREATE TABLE writes (seq INTEGER PRIMARY KEY, kind INTEGER, lanes INTEGER,"
-                " base INTEGER, shared INTEGER);"
-                "CREATE TABLE bodies (seq INTEGER PRIMARY KEY, born REAL, body BLOB);"
-                f"PRAGMA user_version = {VERSION};"
-                "COMMIT;"
-            )
-        query = "SELECT seq, lanes FROM writes WHERE kind = ? ORDER BY seq"
-        backlog = Backlog(
-            PackedRows(connection.execute(query, (OPEN,))),
-            PackedRows(connection.execute(query, (COMPLETE,))),
-        )
-        totals = connection.execute("SELECT count(*), coalesce(max(seq), 0) FROM writes")
-        self.rows, self.last_seq = totals.fetchone()
-        self._measure(connection)
+        created = schema.prepare(connection)
+        # Set only now, because an upgrade must not fail for want of room.
+        connection.execute(f"PRAGMA max_page_count = {self._pages}")
+        schema.renumber(connection, self.accounts.copy())
+        return created
+
+    def _write_again(self, old: sqlite3.Connection) -> Backlog:
+        """Write what only the connection has to a new file, and continue with that one."""
+        (rows,) = old.execute("SELECT count(*) FROM writes").fetchone()
+        self._copy_path.unlink(missing_ok=True)
+        os.close(os.open(self._copy_path, os.O_RDWR | os.O_CREAT, 0o600))
+        old.execute("VACUUM INTO ?", (str(self._copy_path),))
+        sync(self._copy_path)
+        if named(self._path) not in (None, *self._opened[:1]):
+            self._move_aside("replaced by another file")
+        self._log_path.unlink(missing_ok=True)
+        self._copy_path.replace(self._path)
+        self._opened = [named(self._path), _UNKNOWN]  # if it fails now, nobody else replaced it
+        sync(self._directory)
+        try:
+            _, backlog = self._connect()
+        except (sqlite3.Error, OSError) as error:
+            raise sqlite3.OperationalError(f"the new file can't be used: {error}") from error
+        if self.rows != rows:
+            self.close()
+            self._connection, self._opened[1] = old, _UNKNOWN
+            raise sqlite3.OperationalError("the new file does not have every row")
+        # It removes no file of the new one: SQLite sees that its own is not at that path any more.
+        old.close()
         return backlog
 
     def _move_aside(self, why: str) -> None:
@@ -162,42 +195,47 @@ class SpoolFile:
         log.error("spool_moved_aside", path=str(self._path), stamp=stamp, reason=why)
 
     def apply(self, changes: Changes) -> None:
-        """Apply `changes`, of at most `transaction_bytes`, in one transaction: all or none."""
+        """Apply `changes`, of at most `transaction_bytes`, in one transaction: all or none.
+
+        Raises `FilesGone` if they were written to files that the next process will not find.
+        """
         connection = self._connected()
-        connection.execute("BEGIN")
-        try:
-            more = _execute(connection, changes)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        with transaction(connection):
+            more = execute(connection, changes)
         self.rows += more
         self._measure(connection)
+        if self._named_now() != self._opened or not self._lock.is_held:
+            raise FilesGone(f"files in {self._directory} were removed or replaced")
+
+    def _named_now(self) -> list[tuple[int, int] | None]:
+        return [named(self._path), named(self._log_path)]
 
     def read(self, seqs: Iterable[int], max_bytes: int) -> list[StoredRow | None]:
         """Read rows until `max_bytes` is reached; None for one that is not there or unreadable."""
-        connection = self._connected()
         found: list[StoredRow | None] = []
         size = 0
-        query = (
-            "SELECT w.seq, w.shared, b.born, b.body, base.body FROM writes w "
-            "JOIN bodies b ON b.seq = w.seq LEFT JOIN bodies base ON base.seq = w.base "
-            "WHERE w.seq = ?"
-        )
         for seq in seqs:
             if size >= max_bytes:
                 break
-            try:
-                row = connection.execute(query, (seq,)).fetchone()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise
-                row = None  # a damaged page: this row is lost, others may be readable
-            found.append(None if row is None else StoredRow(*row))
+            # If a page of the body is damaged, what the lanes owe for it is still known.
+            row = self._row(_WITH_BODY, seq) or self.without_body(seq)
+            found.append(row)
             if row is not None:
-                size += len(row[3]) + len(row[4] or b"")
+                size += len(row.body) + len(row.base or b"")
         return found
+
+    def without_body(self, seq: int) -> StoredRow | None:
+        """Read a row except for its body."""
+        return self._row(_WITHOUT_BODY, seq)
+
+    def _row(self, query: str, seq: int) -> StoredRow | None:
+        try:
+            row = self._connected().execute(query, (seq,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            if not content_at_fault(error):
+                raise
+            return None  # a damaged page: this row is lost, others may be readable
+        return None if row is None else StoredRow(*row)
 
     def _measure(self, connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -207,7 +245,7 @@ class SpoolFile:
 
     def _log_size(self) -> int:
         try:
-            return self._path.with_name(self._path.name + "-wal").stat().st_size
+            return self._log_path.stat().st_size
         except FileNotFoundError:
             return 0
 
@@ -224,62 +262,23 @@ class SpoolFile:
             connection, self._connection = self._connection, None
             connection.close()
 
+    def finish(self) -> None:
+        """Close the file for good. It is deleted if no row is left, so that no content is."""
+        connection = self._connection
+        if connection is not None and not connection.execute("SELECT 1 FROM writes").fetchone():
+            self._delete()
+        self.close()
+
+    def _delete(self) -> None:
+        self.close()
+        self._log_path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
     def unlock(self) -> None:
         """Release the lock on the directory."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             raise sqlite3.OperationalError("the spool is closed")
         return self._connection
-
-
-# Many rows per statement, because this thread releases the GIL for each statement and then waits
-# for the event loop to give it back.
-_ROWS_PER_INSERT = 64
-_IN_SEQS = "seq IN (SELECT value FROM json_each(?))"
-_SETTLED = f"{_IN_SEQS} AND lanes = 0 AND kind = {COMPLETE}"
-
-
-def _execute(connection: sqlite3.Connection, changes: Changes) -> int:
-    """Execute `changes`. Returns how many more rows there are.
-
-    Rows that are there already are left alone: a commit that reported an error may have lasted.
-    """
-    execute = connection.execute
-    more = 0
-    for start in range(0, len(changes.added), _ROWS_PER_INSERT):
-        rows = changes.added[start : start + _ROWS_PER_INSERT]
-        values = ",".join(["(?,?,?,?,?)"] * len(rows))
-        insert = f"INSERT OR IGNORE INTO writes VALUES {values}"
-        more += execute(insert, [v for row in rows for v in row[:5]]).rowcount
-        values = ",".join(["(?,?,?)"] * len(rows))
-        parameters = [value for row in rows for value in (row.seq, row.born, row.body)]
-        execute(f"INSERT OR IGNORE INTO bodies VALUES {values}", parameters)
-    if bases := [row.base for row in changes.added if row.base]:
-        execute(f"UPDATE writes SET kind = {BASE} WHERE {_IN_SEQS}", [_json(bases)])
-    if changes.retired:
-        execute(f"UPDATE writes SET kind = {COMPLETE} WHERE {_IN_SEQS}", [_json(changes.retired)])
-    masks: dict[int, int] = {}
-    for seq, bit in changes.settled:
-        masks[seq] = masks.get(seq, 0) | bit
-    for mask in set(masks.values()):
-        seqs = [seq for seq, bits in masks.items() if bits == mask]
-        execute(f"UPDATE writes SET lanes = lanes & ~? WHERE {_IN_SEQS}", [mask, _json(seqs)])
-    deleted = changes.removed
-    # A complete row that every lane has settled is deleted with its base. An open row stays until
-    # its END arrives.
-    if candidates := [*changes.retired, *masks]:
-        query = f"SELECT seq, base FROM writes WHERE {_SETTLED}"
-        settled = execute(query, [_json(candidates)])
-        deleted = deleted + [seq for row in settled for seq in row if seq]
-    if deleted:
-        execute(f"DELETE FROM bodies WHERE {_IN_SEQS}", [_json(deleted)])
-        more -= execute(f"DELETE FROM writes WHERE {_IN_SEQS}", [_json(deleted)]).rowcount
-    return more
-
-
-def _json(seqs: Iterable[int]) -> str:
-    return f"[{','.join(map(str, seqs))}]"

@@ -16,9 +16,11 @@ from typing import TypeVar
 import structlog
 
 from sidecar.process.alarm import Alarm
-from sidecar.spool.rows import Backlog, Changes, Row, SpoolInUse, StoredRow
-from sidecar.spool.spool import Spool, SpoolStatus
+from sidecar.spool.room import LaneRoom, unsettled
+from sidecar.spool.rows import Backlog, Changes, FilesGone, Row, SpoolInUse, StoredRow
+from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
+from sidecar.spool.statements import content_at_fault
 
 log = structlog.get_logger()
 
@@ -40,19 +42,23 @@ _T = TypeVar("_T")
 
 
 class SpoolWriter(Spool):
-    """Owns the thread of `file`. `run` is the only task that writes."""
+    """Owns the thread of `file`. `run` is the only task that writes.
+
+    `room` has what is on disk for each of `all_lanes`.
+    """
 
     is_configured = True
 
-    def __init__(self, file: SpoolFile) -> None:
+    def __init__(self, file: SpoolFile, all_lanes: int) -> None:
         self.file = file
+        self.room = LaneRoom(all_lanes, file.capacity)
         self.max_row_bytes = file.max_row_bytes
         self._on_backlog: Callable[[Backlog], None]  # both are arguments of `open`
         self._on_durable: Callable[[], None]
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._changes = Changes([], [], [], [])
-        self.adding = 0
+        self.adding = self._adding_on_disk = 0
         # Rows that could not be written. Kept, because there may be no other copy in memory.
         self._unwritten: dict[int, Row] = {}
         self._waiters: list[asyncio.Future[None]] = []
@@ -61,12 +67,18 @@ class SpoolWriter(Spool):
         self._writing: asyncio.Task[None] | None = None
         self._alarm = Alarm(self._wake.set)
         self._last_row = 0  # highest row number assigned
-        # Rows up to `_gone` are in files that were moved aside, except for the `_survivors`.
-        self._moved_aside = self._gone = 0
+        self._earlier_rows = 0  # the highest one of an earlier process
+        # Rows up to `_gone` were lost with their files, except for the `_survivors`.
+        self._lost_files = self._gone = 0
         self._survivors = frozenset[int]()
         self._durable = 0  # every row up to this number is on disk
         self._opened = False
+        self._opened_at = 0.0  # loop time
         self.degraded = False
+        # What was removed can be written again at once, while its content is still there.
+        self._at_once = False
+        self._ticked = False
+        self._named_account = bool(file.accounts)  # since the last transaction
         self._errors = 0
 
     async def open(
@@ -80,34 +92,29 @@ class SpoolWriter(Spool):
 
     async def _open(self) -> None:
         backlog = await self._on_thread(self.file.open)
-        self._look_for_moved_aside()
+        self._look_for_lost_rows()
         if not self._opened:
-            self._opened = True
-            self._durable = self._last_row = self.file.last_seq
+            self._opened, self._opened_at = True, self._loop.time()
+            self._earlier_rows = self._durable = self._last_row = self.file.last_seq
+            self.room.reset(self.file.owed)
+            self.file.accounts = backlog.accounts | self.file.accounts
             self._on_backlog(backlog)
 
-    def _look_for_moved_aside(self) -> None:
-        if self.file.moved_aside > self._moved_aside:
-            self._moved_aside = self.file.moved_aside
+    def _look_for_lost_rows(self) -> None:
+        if self.file.lost > self._lost_files:
+            self._lost_files = self.file.lost
             self._gone, self._survivors = self._last_row, frozenset(self._unwritten)
+            self.room.reset(unsettled(self._unwritten.values(), self._changes.settled))
+
+    def name_account(self, number: int, id_: str) -> None:
+        self.file.accounts[number] = id_
+        self._named_account = True
 
     def has_row(self, row: int) -> bool:
         return row > self._gone or row in self._survivors
 
     def is_written(self, row: int) -> bool:
         return self.has_row(row) and row not in self._unwritten
-
-    def status(self) -> SpoolStatus:
-        file = self.file
-        return SpoolStatus(
-            self.degraded,
-            file.size,
-            file.max_bytes,
-            file.used / file.capacity,
-            file.rows,
-            self._errors,
-            file.moved_aside,
-        )
 
     async def commit(self) -> None:
         # Not only for what was added: the rows of a write under way are not on disk yet.
@@ -139,7 +146,7 @@ class SpoolWriter(Spool):
     async def _write_until_stopped(self) -> None:
         while not self._stopping.is_set():
             await self._wake.wait()
-            if self.degraded:
+            if self.degraded and not self._at_once:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_S):
                         await self._stopping.wait()
@@ -149,15 +156,18 @@ class SpoolWriter(Spool):
                 await asyncio.sleep(GROUP_S)
             if not self._stopping.is_set():
                 await self._write()
+                if self._ticked:
+                    self._ticked = False
+                    await self._shrink()
 
     async def _write(self) -> None:
         """Write all changes, after a disk failure also what it left unwritten."""
         self._wake.clear()
         self._alarm.cancel()
+        self._at_once = False
         waiters, self._waiters = self._waiters, []
         try:
             if self.degraded:
-                await self._on_thread(self.file.close)
                 await self._open()
             await self._apply()
         except (*_DISK_ERRORS, SpoolInUse) as error:
@@ -167,13 +177,19 @@ class SpoolWriter(Spool):
                 self.degraded = False
                 log.info("spool_recovered", durability="disk")
         finally:
-            _release(waiters)
+            if self._at_once:
+                self._waiters[:0] = waiters  # their rows may still get to disk
+            else:
+                _release(waiters)
             self._on_durable()
 
     async def _apply(self) -> None:
         """Write all changes in transactions; those that fail are kept."""
         changes, self._changes = self._changes, Changes([], [], [], [])
-        size, last_row = self.adding, self._last_row
+        size, on_disk, last_row = self.adding, self._adding_on_disk, self._last_row
+        if self._named_account or self.degraded:  # then the file may be a new one
+            self._named_account = False
+            changes = changes._replace(accounts=tuple(self.file.accounts.items()))
         for row in changes.removed:
             self._unwritten.pop(row, None)
         changes.added[:0] = sorted(self._unwritten.values())
@@ -189,26 +205,29 @@ class SpoolWriter(Spool):
                 self._unwritten |= {row.seq: row for row in part.added if row.seq not in removed}
             # The last part has everything that is not an added row.
             self._changes = parts[-1]._replace(added=[]).followed_by(self._changes)
-            if self.degraded and _is_unreadable(error):
+            if self.degraded and content_at_fault(error):
                 await self._on_thread(self.file.recreate, str(error))
-                self._look_for_moved_aside()
+                self._look_for_lost_rows()
             raise
         self._durable = last_row
         self.adding = max(0, self.adding - size)
+        self._adding_on_disk = max(0, self._adding_on_disk - on_disk)
 
     def _degrade(self, error: Exception) -> None:
         """Count a failure of the disk, and keep new writes in memory only from now on."""
         self._errors += 1
         if not self.degraded:
             self.degraded = True
+            self._at_once = isinstance(error, FilesGone)
             log.error("spool_degraded", error=str(error), durability="memory")
         # Rows added during the failed write are kept, as are its own.
         removed = set(self._changes.removed)
         self._unwritten |= {r.seq: r for r in self._changes.added if r.seq not in removed}
         self._changes.added.clear()
-        self.adding = 0
-        waiters, self._waiters = self._waiters, []
-        _release(waiters)
+        self.adding = self._adding_on_disk = 0
+        if not self._at_once:
+            waiters, self._waiters = self._waiters, []
+            _release(waiters)
         self._on_durable()
         self._wake.set()
 
@@ -229,6 +248,8 @@ class SpoolWriter(Spool):
                 failures += not self.degraded
                 self._degrade(error)
                 await asyncio.sleep(RETRY_S)
+        with suppress(*_DISK_ERRORS):
+            return [await self._on_thread(self.file.without_body, rows[0])]
         return [None]
 
     async def _unwritten_row(self, row: Row) -> StoredRow:
@@ -238,9 +259,13 @@ class SpoolWriter(Spool):
         elif row.shared:
             (found,) = await self._on_thread(self.file.read, [row.base], 1)
             base = found.body if found is not None else None
-        return StoredRow(row.seq, row.shared, row.born, row.body, base)
+        return StoredRow(row.seq, *row[4:10], base)
 
-    async def shrink(self) -> None:
+    def tick(self) -> None:
+        self._ticked = True
+        self._wake.set()
+
+    async def _shrink(self) -> None:
         size, used = self.file.size, self.file.used
         if self.degraded or used > SMALL_BYTES or size - used < SHRINK_BYTES:
             return
@@ -252,9 +277,11 @@ class SpoolWriter(Spool):
     async def close(self) -> None:
         await self._stop()
         await self._write()
-        await self.shrink()
+        if self._at_once:
+            await self._write()
+        await self._shrink()
         try:
-            await self._on_thread(self.file.close)
+            await self._on_thread(self.file.finish)
         except _DISK_ERRORS as error:
             self._degrade(error)
         self.file.unlock()
@@ -262,12 +289,6 @@ class SpoolWriter(Spool):
 
     def _on_thread(self, call: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
         return self._loop.run_in_executor(self._thread, call, *arguments)
-
-
-def _is_unreadable(error: Exception) -> bool:
-    """Whether the file's content is at fault, and not the disk."""
-    disk = isinstance(error, sqlite3.OperationalError)
-    return isinstance(error, sqlite3.DatabaseError) and not disk
 
 
 def _release(waiters: Sequence[asyncio.Future[None]]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import re
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -131,7 +132,8 @@ async def test_a_full_disk_at_the_end_is_counted(tmp_path: Path) -> None:
     """Writes that are in memory only when the process ends are counted as lost."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     down(agentex, sgp)
-    async with spool_world(tmp_path, agentex, sgp, **EAGER) as w:
+    settings = EAGER | {"dead_letters__path": ""}
+    async with spool_world(tmp_path, agentex, sgp, **settings) as w:
         with no_file_grows_beyond(600_000):
             for number in range(30):
                 await w.post(end(large(f"s{number}")))
@@ -157,12 +159,33 @@ async def test_another_format_version(tmp_path: Path) -> None:
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     async with spool_world(tmp_path, agentex, sgp) as w:
         await assert_works(w, on="disk")
+        await w.post(start(span("open")))
     connection = sqlite3.connect(tmp_path / "spool.db")
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     async with spool_world(tmp_path, agentex, sgp) as w:
         assert await metric(w, "spool_moved_aside_total") == 1
         await assert_works(w, on="disk", id_="newer")
+
+
+async def test_files_removed_under_a_running_sidecar(tmp_path: Path) -> None:
+    """It is noticed within a tick, before anything is posted, and a kill then loses nothing."""
+    path, copy = tmp_path / "a", tmp_path / "b"
+    agentex, sgp = AgentexStandIn(), SgpStandIn()
+    down(agentex, sgp)
+    async with spool_world(path, agentex, sgp, **EAGER) as before:
+        await before.post(*(end(span(f"s{n}")) for n in range(10)))
+        await asyncio.to_thread(shutil.rmtree, path)
+        await before.until(lambda: before.spool.status().errors and not before.spool.degraded)
+        assert await metric(before, "spool_errors_total") == 1
+        await before.post(*(end(span(f"t{n}")) for n in range(5)))
+        assert before.app.status()["durability"] == "disk"
+        await asyncio.to_thread(shutil.copytree, path, copy)  # what a kill would leave
+    up(agentex, sgp)
+    async with spool_world(copy, agentex, sgp, **EAGER) as w:
+        w.accepted |= before.accepted
+        assert w.app.accounting.replayed == 15
+        await w.finish()
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,7 +1,7 @@
-"""The whole sidecar delivers what an earlier version left in its spool.
+"""The whole sidecar delivers what earlier versions left in their spools.
 
-version_1.sql is that spool. The constants and the reader below repeat what format version 1 means:
-taken from the sidecar, they would change with it.
+The .sql files are these spools. The constants and the reader below repeat what format version 1
+means: taken from the sidecar, they would change with it.
 """
 
 import json
@@ -18,15 +18,13 @@ from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from tests.support.faults import Json, end
 from tests.support.spans import END_TIME
-from tests.support.spool import SpoolWorld, spool_world
+from tests.support.spool import SpoolWorld, files_size, spool_world
 
-LEFT_BEHIND = Path(__file__).with_name("version_1.sql").read_text(encoding="utf-8")
+LEFT_BEHIND = ("version_1.sql", "version_1_56dacfc.sql")
 OPEN, COMPLETE, BASE = 0, 1, 2
 AGENTEX, SGP = 1, 2  # bits of `lanes`, and values of `route`
 PAYLOADS = ("input", "output", "data")  # in the order of the bits in `shared`
 COLUMNS = ("id", "trace_id", "name", "start_time", "end_time", "parent_id", "task_id", *PAYLOADS)
-# The rows are old: with the default, a single failed request would make one a dead letter.
-SETTINGS = {"retry__max_age_s": 10**9}
 OUTPUT = {"text": "output of the END"}
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -87,11 +85,12 @@ def rows_in(directory: Path) -> list[Row]:
     return rows
 
 
-@pytest.fixture
-def left(tmp_path: Path) -> list[Row]:
-    """Put the spool of the earlier version into `tmp_path`; returns its rows."""
+@pytest.fixture(params=LEFT_BEHIND)
+def left(tmp_path: Path, request: pytest.FixtureRequest) -> list[Row]:
+    """Put the spool of an earlier version into `tmp_path`; returns its rows."""
+    statements = Path(__file__).with_name(request.param).read_text(encoding="utf-8")
     with closing(sqlite3.connect(tmp_path / "spool.db")) as file:
-        file.executescript(LEFT_BEHIND)
+        file.executescript(statements)
     return rows_in(tmp_path)
 
 
@@ -183,7 +182,7 @@ async def test_each_upstream_gets_what_it_lacks(left: list[Row], tmp_path: Path)
     """Only what a lane had not settled is sent, and only STARTs stay, in case their END comes."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     starts = [row for row in left if row.kind == OPEN]
-    async with spool_world(tmp_path, agentex, sgp, **SETTINGS) as w:
+    async with spool_world(tmp_path, agentex, sgp) as w:
         await w.finish()
         assert set(agentex.spans) == set(due(left, AGENTEX))
         assert {id_ for _, id_ in sgp.spans} == set(due(left, SGP))
@@ -210,8 +209,7 @@ async def test_an_end_without_payloads_gets_those_of_its_start(
     """Whichever lanes had the START before, and whether this process has sent it or holds it."""
     agentex, sgp = AgentexStandIn(), SgpStandIn()
     starts = [row for row in left if row.kind == OPEN]
-    settings = {"queue__start_hold_s": hold_s, **SETTINGS}
-    async with spool_world(tmp_path, agentex, sgp, **settings) as w:
+    async with spool_world(tmp_path, agentex, sgp, queue__start_hold_s=hold_s) as w:
         if hold_s < 1:
             await w.drained()
         for row in starts:
@@ -229,7 +227,7 @@ async def test_an_end_without_payloads_gets_those_of_its_start(
             assert [upstream.history[id_] for id_ in ("open", "sdk-open")] == [sent_open] * 2
             assert [upstream.history[id_] for id_ in ("kept", "sdk-kept")] == [["complete"]] * 2
         await w.until(lambda: w.spool.file.rows == 0)
-    assert rows_in(tmp_path) == []
+    assert files_size(tmp_path) == 0
 
 
 def ended(start: Row) -> Row:

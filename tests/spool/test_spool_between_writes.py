@@ -9,10 +9,10 @@ import pytest
 
 from sidecar.spans.span import Span
 from sidecar.spool.disk_spool import DiskSpool
-from sidecar.spool.rows import Backlog, Changes
+from sidecar.spool.rows import Changes
 from tests.support.delivery import HOLD_S, Process, ScriptedFile, process_in, request
 from tests.support.spans import make_span
-from tests.support.spool import load, rows_on_disk
+from tests.support.spool import backlog, load, rows_on_disk
 
 PROMPT = b'{"p":"%b"}' % (b"x" * 3000)
 # Longer than it takes until a failed disk is tried again.
@@ -61,7 +61,7 @@ def test_a_lane_loads_nothing_before_it_is_written(tmp_path: Path, fails: str) -
         process.loop.held = True
         ids = ("a", "b", "c")
         waiting = request(process, *(make_span(id_, input=PROMPT) for id_ in ids))
-        assert [lane.queue.on_disk for lane in process.lanes] == [3, 3]
+        assert [lane.on_disk for lane in process.lanes] == [3, 3]
         assert process.loop.calls, "a transaction should be under way"
         file.fails_once = fails
         recover(process)  # there is room for what is on disk only
@@ -178,7 +178,7 @@ def test_what_failed_is_written_again_in_order(
         assert loading.result() == ["other"]
         assert written == [2, 3]
         process.kill(disk_call_done=False)
-    assert rows_on_disk(tmp_path) == Backlog([], [(1, 3), (3, 3)])
+    assert rows_on_disk(tmp_path) == backlog([], [(1, 3), (3, 3)])
     with process_in(tmp_path) as process:
         recover(process)
         process.pass_time(1.0)

@@ -12,6 +12,7 @@ from tests.support.spool import (
     added,
     new_span,
     opened_spool,
+    pairs,
     retry_s,
     rows_on_disk,
     running_spool,
@@ -26,7 +27,7 @@ async def test_close_tries_the_disk_once_more(tmp_path: Path) -> None:
             file.failing = {"apply"}
             await added(spool, new_span("one"))
             file.failing = set()
-    assert rows_on_disk(tmp_path).complete_rows == [(1, 3)]
+    assert pairs(rows_on_disk(tmp_path).complete_rows) == [(1, 3)]
 
 
 async def cancelled_in_a_transaction(
@@ -81,7 +82,7 @@ async def test_close_on_a_failing_disk(tmp_path: Path) -> None:
         await added(spool, new_span("one"))
         spool.add(new_span("two"))
         file.failing = {"apply", "shrink", "open"}
-    assert rows_on_disk(tmp_path).complete_rows == [(1, 3)]
+    assert pairs(rows_on_disk(tmp_path).complete_rows) == [(1, 3)]
 
 
 async def test_a_bug_in_the_writer_does_not_keep_close_from_closing(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from tests.support.spool import (
     FlakyFile,
     GatedFile,
     added,
+    backlog,
     load,
     new_span,
     opened_spool,
+    pairs,
     retry_s,
     row,
     rows_on_disk,
@@ -42,7 +44,7 @@ async def test_a_failing_disk_is_reported(tmp_path: Path) -> None:
             await added(spool, new_span("one"))
             await until(lambda: spool.status().errors > 2)
         assert spool.degraded
-        assert spool.fits(2**40)
+        assert spool.fits([], 2**40)
         assert [(line["event"], line["durability"]) for line in logs] == [
             ("spool_degraded", "memory")
         ]
@@ -70,7 +72,7 @@ async def test_what_failed_is_written_later(tmp_path: Path) -> None:
         assert await load(spool, 1, 3) == ["zero"]
         file.failing = set()
         await until(lambda: not spool.degraded)
-    assert list(rows_on_disk(tmp_path).complete_rows)[:2] == [(1, 3), (3, 3)]
+    assert pairs(rows_on_disk(tmp_path).complete_rows)[:2] == [(1, 3), (3, 3)]
 
 
 async def test_writes_added_during_a_failing_transaction_are_kept(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ async def test_writes_added_during_a_failing_transaction_are_kept(tmp_path: Path
         assert await load(spool, row(meanwhile)) == ["meanwhile"]
         file.failing = set()
         await until(lambda: not spool.degraded)
-    assert rows_on_disk(tmp_path).complete_rows == [(1, 3), (2, 3)]
+    assert pairs(rows_on_disk(tmp_path).complete_rows) == [(1, 3), (2, 3)]
 
 
 async def test_the_start_of_an_end_in_memory_leaves_the_disk(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ async def test_the_start_of_an_end_in_memory_leaves_the_disk(tmp_path: Path) -> 
         assert await load(spool, row(starts[1])) == [Gone.UNREADABLE]
         file.failing = set()
         await until(lambda: not spool.degraded)
-    assert Backlog([], []) == rows_on_disk(tmp_path)
+    assert backlog([], []) == rows_on_disk(tmp_path)
 
 
 async def test_writes_settled_while_degraded_are_not_sent_again(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ async def test_writes_settled_while_degraded_are_not_sent_again(tmp_path: Path) 
         spool.retire(spans[1])
         file.failing = set()
         await until(lambda: not spool.degraded)
-    assert Backlog([], [(2, 3), (4, 1), (5, 3)]) == rows_on_disk(tmp_path)
+    assert backlog([], [(2, 3), (4, 1), (5, 3)]) == rows_on_disk(tmp_path)
 
 
 async def test_after_recovery_settled_writes_are_deleted_again(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ async def test_a_disk_that_is_missing_at_the_start(tmp_path: Path) -> None:
         await added(spool, new_span("in memory"))
         file.failing = set()
         await until(lambda: not spool.degraded)
-        assert [Backlog([], [(1, 3)])] == found
+        assert [backlog([], [(1, 3)])] == found
         span = new_span("new")
         await added(spool, span)
         assert row(span) == 2

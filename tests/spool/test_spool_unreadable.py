@@ -12,7 +12,7 @@ import structlog
 
 from sidecar.queue.admission import QueueFull
 from sidecar.spans.span import Span
-from sidecar.spool.rows import Backlog, Changes, StoredRow
+from sidecar.spool.rows import Changes, StoredRow
 from sidecar.spool.spool import Gone
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support import delivery
@@ -21,6 +21,7 @@ from tests.support.spans import make_span
 from tests.support.spool import (
     FlakyFile,
     added,
+    backlog,
     load,
     new_span,
     row,
@@ -196,7 +197,7 @@ def test_the_process_starts_although_a_row_is_never_read(
         assert sent(process, "good") == FILLED
         assert len(tries) == given_up
         process.stop()
-    assert rows_on_disk(tmp_path) == Backlog([], [])
+    assert rows_on_disk(tmp_path) == backlog([], [])
 
 
 # A disk that fails.

@@ -11,7 +11,7 @@ import structlog
 from sidecar.process.memory import Trimmer
 from sidecar.spool.rows import OPEN, Backlog, Changes, SpoolInUse, StoredRow
 from sidecar.spool.sqlite_file import SpoolFile
-from tests.support.spool import changes, files_size, make_row
+from tests.support.spool import backlog, changes, files_size, make_row
 
 MIB = 2**20
 
@@ -42,10 +42,10 @@ def test_rows_survive_the_process(tmp_path: Path, sync_full: bool) -> None:
     file = opened(tmp_path, sync_full=sync_full)
     file.apply(changes(make_row(1, kind=OPEN), make_row(2, b"two", lanes=1)))
     file.apply(changes(make_row(3), settled=[(1, 1)]))
-    file, backlog = reopened(file, tmp_path)
-    assert Backlog([(1, 2)], [(2, 1), (3, 3)]) == backlog
+    file, found = reopened(file, tmp_path)
+    assert backlog([(1, 2)], [(2, 1), (3, 3)]) == found
     assert file.rows == 3
-    assert [StoredRow(2, 0, 1.5, b"two", None)] == file.read([2], MIB)
+    assert [StoredRow(2, 0, -1, 0, 0, 1.5, b"two", None)] == file.read([2], MIB)
     file.close()
 
 
@@ -68,9 +68,9 @@ def test_an_end_and_its_start_are_deleted_together(tmp_path: Path) -> None:
     file = opened(tmp_path)
     file.apply(changes(make_row(1, b"start", kind=OPEN, lanes=0)))
     file.apply(changes(make_row(2, b"end", base=1, shared=1)))
-    assert [StoredRow(2, 1, 1.5, b"end", b"start")] == file.read([2], MIB)
-    file, backlog = reopened(file, tmp_path)
-    assert Backlog([], [(2, 3)]) == backlog
+    assert [StoredRow(2, 1, -1, 0, 0, 1.5, b"end", b"start")] == file.read([2], MIB)
+    file, found = reopened(file, tmp_path)
+    assert backlog([], [(2, 3)]) == found
     file.apply(changes(settled=[(2, 1), (2, 2)]))
     assert file.rows == 0
     assert read(file, 1, 2) == [None, None]
@@ -98,8 +98,8 @@ def test_a_failed_transaction_changes_nothing(tmp_path: Path) -> None:
         file.apply(changes(make_row(3), make_row(4, b"x" * 5 * MIB), removed=[1]))
     assert (1, used) == (file.rows, file.used)
     file.apply(changes(make_row(2)))
-    file, backlog = reopened(file, tmp_path)
-    assert Backlog([], [(1, 3), (2, 3)]) == backlog
+    file, found = reopened(file, tmp_path)
+    assert backlog([], [(1, 3), (2, 3)]) == found
     file.close()
 
 
@@ -111,8 +111,8 @@ def test_a_row_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
     for _ in range(2):
         file.apply(changes(start, end, make_row(3), settled=[(3, 1)]))
         assert (file.rows, read(file, 1, 2, 3)) == (3, [1, 2, 3])
-    file, backlog = reopened(file, tmp_path)
-    assert Backlog([], [(2, 3), (3, 2)]) == backlog
+    file, found = reopened(file, tmp_path)
+    assert backlog([], [(2, 3), (3, 2)]) == found
     file.close()
 
 
@@ -207,8 +207,8 @@ def test_another_version_is_moved_aside(tmp_path: Path) -> None:
     file.apply(changes(make_row(1)))
     file._connected().execute("PRAGMA user_version = 99")
     with structlog.testing.capture_logs() as logs:
-        file, backlog = reopened(file, tmp_path)
-    assert Backlog([], []) == backlog
+        file, found = reopened(file, tmp_path)
+    assert backlog([], []) == found
     assert "99" in logs[0]["reason"]
     file.close()
 
@@ -227,7 +227,7 @@ def test_a_kill_inside_a_transaction(tmp_path: Path) -> None:
     connection.execute("ROLLBACK")
     file.close()
     file = SpoolFile(str(tmp_path / "two"), 64 * MIB, sync_full=False)
-    assert Backlog([], [(1, 3), (2, 3)]) == file.open()
+    assert backlog([], [(1, 3), (2, 3)]) == file.open()
     assert file.read([3], MIB) == [None]
     file.close()
 
@@ -243,7 +243,7 @@ def test_a_power_loss_that_truncates_the_log(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "file", tmp_path / str(cut))
         os.truncate(tmp_path / str(cut) / "spool.db-wal", size * cut // 40)
         torn = SpoolFile(str(tmp_path / str(cut)), 64 * MIB, sync_full=False)
-        states.add(tuple(seq for seq, _ in torn.open().complete_rows))
+        states.add(tuple(seq for seq, *_ in torn.open().complete_rows))
         assert torn.moved_aside == 0
         torn.close()
     file.close()

@@ -4,6 +4,7 @@ import random
 import shutil
 import sqlite3
 import tempfile
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sidecar.spool.rows import BASE, COMPLETE, OPEN, Changes, Row, StoredRow
+from sidecar.spool.pages import row_bytes
+from sidecar.spool.rows import BASE, COMPLETE, OPEN, Changes, FilesGone, Row, StoredRow
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.spool import changes, files_size, make_row
 
@@ -29,6 +31,8 @@ class Kept(NamedTuple):
     lanes: int
     base: int
     shared: int
+    account: int
+    size: int
     body: bytes
 
 
@@ -39,21 +43,29 @@ def applied(model: Model, transaction: Changes) -> Model:
     """The model after a transaction."""
     rows = dict(model)
     for row in transaction.added:
-        rows[row.seq] = Kept(row.kind, row.lanes, row.base, row.shared, row.body)
+        kept = Kept(row.kind, row.lanes, row.base, row.shared, row.account, row.size, row.body)
+        rows[row.seq] = kept
     for base in {row.base for row in transaction.added} & set(rows):
         rows[base] = rows[base]._replace(kind=BASE)
     for seq in transaction.retired:
         if seq in rows:
             rows[seq] = rows[seq]._replace(kind=COMPLETE)
-    for seq, bit in transaction.settled:
+    settled = [*transaction.settled, *(pair for row in transaction.added for pair in row.released)]
+    for seq, lanes in settled:
         if seq in rows:
-            rows[seq] = rows[seq]._replace(lanes=rows[seq].lanes & ~bit)
+            rows[seq] = rows[seq]._replace(lanes=rows[seq].lanes & ~lanes)
     deleted = set(transaction.removed)
-    for seq in {*transaction.retired, *(seq for seq, _ in transaction.settled)}:
-        kept = rows.get(seq)
-        if kept is not None and not kept.lanes and kept.kind == COMPLETE:
-            deleted |= {seq, kept.base}
+    for seq in {*transaction.retired, *(seq for seq, _ in settled)}:
+        found = rows.get(seq)
+        if found is not None and not found.lanes and found.kind == COMPLETE:
+            deleted |= {seq, found.base}
     return {seq: row for seq, row in rows.items() if seq not in deleted}
+
+
+def with_accounts(transaction: Changes) -> Changes:
+    """The transaction, with the accounts of its rows."""
+    numbers = {row.account for row in transaction.added}
+    return transaction._replace(accounts=tuple((n, f"account {n}") for n in numbers))
 
 
 class SpoolFileMachine(RuleBasedStateMachine):
@@ -76,7 +88,7 @@ class SpoolFileMachine(RuleBasedStateMachine):
     def begin(self, sync_full: bool) -> None:
         """Open a directory that does not exist yet."""
         self.file = SpoolFile(str(self.directory), LIMIT, sync_full=sync_full)
-        assert self.file.open() == ([], [])
+        assert self.file.open() == ([], [], {})
 
     def _seqs(self, data: st.DataObject, kind: int | None = None) -> list[int]:
         known = [seq for seq, row in self.model.items() if kind in (None, row.kind)]
@@ -93,7 +105,11 @@ class SpoolFileMachine(RuleBasedStateMachine):
             base = next((seq for seq in starts if seq not in taken), 0) if kind == COMPLETE else 0
             body = self.random.randbytes(size)
             shared = self.seq % 8 if base else 0
-            rows.append(make_row(self.seq, body, kind=kind, lanes=lanes, base=base, shared=shared))
+            cost = row_bytes(size) + (self.model[base].size if base else 0)
+            row = make_row(self.seq, body, kind=kind, lanes=lanes, base=base, shared=shared)
+            released = ((data.draw(st.sampled_from(starts)), lanes),) if starts and not base else ()
+            account = self.seq % 3
+            rows.append(row._replace(account=account, size=cost, released=released))
         return rows
 
     def _drawn(self, data: st.DataObject) -> Changes:
@@ -104,7 +120,7 @@ class SpoolFileMachine(RuleBasedStateMachine):
         # A row is used only once: as a base, or retired, or removed.
         retired = [seq for seq in self._seqs(data, OPEN) if seq not in bases]
         removed = [seq for seq in self._seqs(data, OPEN) if seq not in bases]
-        return changes(*added, removed=removed, retired=retired, settled=settled)
+        return with_accounts(changes(*added, removed=removed, retired=retired, settled=settled))
 
     @rule(data=st.data(), times=st.integers(1, 2))
     def apply(self, data: st.DataObject, times: int) -> None:
@@ -148,6 +164,23 @@ class SpoolFileMachine(RuleBasedStateMachine):
         self.file.unlock()
         self._open()
 
+    @rule(removed=st.sets(st.sampled_from(["spool.db", "spool.db-wal", "spool.lock"]), min_size=1))
+    def remove(self, removed: set[str]) -> None:
+        """Files are removed: the next transaction reports it, and is in the new files as well."""
+        for name in removed:
+            (self.directory / name).unlink()
+        self.seq += 1
+        transaction = with_accounts(changes(make_row(self.seq, size=row_bytes(2))))
+        try:
+            self.file.apply(transaction)
+        except FilesGone:
+            self.model = applied(self.model, transaction)
+        except sqlite3.OperationalError as error:
+            assert "full" in str(error)  # noqa: PT017 (most do not fail)
+        else:
+            raise AssertionError("nobody noticed")
+        self._open()
+
     @rule()
     def kill(self) -> None:
         """Kill the process: the next one finds the files as they are."""
@@ -178,16 +211,18 @@ class SpoolFileMachine(RuleBasedStateMachine):
         old.unlock()
 
     def _open(self) -> None:
-        assert self.file.open() == self._backlog(self.model)
-        assert self.file.moved_aside == 0
-
-    @staticmethod
-    def _backlog(model: Model) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        rows = sorted(model.items())
-        opens, completes = (
-            [(seq, row.lanes) for seq, row in rows if row.kind == kind] for kind in (OPEN, COMPLETE)
+        opened, complete = (
+            [(seq, r.lanes, r.account) for seq, r in sorted(self.model.items()) if r.kind == kind]
+            for kind in (OPEN, COMPLETE)
         )
-        return opens, completes
+        accounts = {row.account: f"account {row.account}" for row in self.model.values()}
+        assert self.file.open() == (opened, complete, accounts)
+        assert (self.file.moved_aside, self.file.lost) == (0, 0)
+        owed = Counter[int]()
+        for row in self.model.values():
+            if row.kind != BASE:
+                owed[row.lanes] += row.size
+        assert dict(self.file.owed) == owed
 
     @invariant()
     def same(self) -> None:
@@ -203,7 +238,10 @@ class SpoolFileMachine(RuleBasedStateMachine):
         expected = []
         for seq, row in self.model.items():
             base = self.model.get(row.base)
-            expected.append(StoredRow(seq, row.shared, 1.5, row.body, base and base.body))
+            base_body = base and base.body
+            expected.append(
+                StoredRow(seq, row.shared, -1, row.account, row.size, 1.5, row.body, base_body)
+            )
         assert found == expected
 
     def teardown(self) -> None:

@@ -8,14 +8,15 @@ import pytest
 
 from sidecar.queue.supplement import supplement
 from sidecar.spans.span import DATA, Lanes, Span, drop_payloads
-from sidecar.spool.rows import Backlog
 from tests.support.delivery import HOLD_S, TTL_S, Process, ScriptedFile, process_in, request
 from tests.support.spans import make_span
 from tests.support.spool import (
     DEADLINE_S,
     FlakyFile,
     added,
+    backlog,
     new_span,
+    pairs,
     row,
     rows_on_disk,
     running_spool,
@@ -68,7 +69,7 @@ async def test_the_next_process_finds_a_complete_row(tmp_path: Path) -> None:
         settle(spool, start, 1, 2)
         spool.add(supplement(start, DATA, AGENTEX, start.accepted_at), start)
         await spool.commit()
-    assert rows_on_disk(tmp_path) == Backlog([], [(2, AGENTEX)])
+    assert rows_on_disk(tmp_path) == backlog([], [(2, AGENTEX)])
 
 
 async def test_a_supplement_on_disk_is_as_old_as_it_is(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def keep(process: Process, *, dropped: bool = True) -> None:
     start = open_spans.started(("t1", "s"))
     assert start is not None
     if dropped:
-        open_spans.make_room(process.budget.available + 1)
+        open_spans.idle.make_room(process.budget.available + 1)
     assert (start.holders, start.data) == (1, b"" if dropped else SAID)
     assert data_of(process) == [None, SAID]
 
@@ -126,7 +127,7 @@ def keep(process: Process, *, dropped: bool = True) -> None:
 @contextmanager
 def next_process(before: Process, directory: Path) -> Iterator[Process]:
     """A process with the same upstreams, which accept everything by now."""
-    process = Process(before.upstreams, directory, before.wall_clock())
+    process = Process(before.upstreams, directory)
     for upstream in process.upstreams:
         upstream.recover()
     try:
@@ -142,7 +143,7 @@ def assert_finished(process: Process, directory: Path) -> None:
     assert process.lost() == [0, 0]
     process.check()
     process.finish()
-    assert rows_on_disk(directory) == Backlog([], [])
+    assert rows_on_disk(directory) == backlog([], [])
 
 
 @pytest.mark.parametrize("dropped", [False, True])
@@ -196,7 +197,7 @@ def test_data_survives_a_stop_while_the_upstream_is_down(tmp_path: Path, dropped
         keep(process, dropped=dropped)
         process.stop()
         assert process.lost() == [0, 0]
-    assert rows_on_disk(tmp_path).open_rows == [(1, 0)]
+    assert pairs(rows_on_disk(tmp_path).open_rows) == [(1, 0)]
     with next_process(process, tmp_path) as process:
         process.pass_time(2 * TTL_S)
         assert_finished(process, tmp_path)
@@ -272,4 +273,4 @@ def test_data_that_can_not_be_read_is_counted_as_lost(tmp_path: Path) -> None:
         assert process.lost() == [1, 0]
         process.check()
         process.finish()
-    assert rows_on_disk(tmp_path) == Backlog([], [])
+    assert rows_on_disk(tmp_path) == backlog([], [])

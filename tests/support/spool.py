@@ -50,9 +50,29 @@ def make_row(
     lanes: int = ALL_LANES,
     base: int = 0,
     shared: int = 0,
+    account: int = 0,
+    size: int = 0,
+    released: tuple[tuple[int, int], ...] = (),
 ) -> Row:
     """A row, as `DiskSpool` makes it."""
-    return Row(seq=seq, kind=kind, lanes=lanes, base=base, shared=shared, born=1.5, body=body)
+    return Row(seq, kind, lanes, base, shared, -1, account, size, 1.5, body, released)
+
+
+def backlog(
+    open_rows: Iterable[tuple[int, int]],
+    complete_rows: Iterable[tuple[int, int]],
+    accounts: dict[int, str] | None = None,
+) -> Backlog:
+    """The backlog with these rows, as pairs of number and lanes, of the pod's only account."""
+    opened, complete = (
+        [(seq, lanes, 0) for seq, lanes in each] for each in (open_rows, complete_rows)
+    )
+    return Backlog(opened, complete, accounts or {})
+
+
+def pairs(rows: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Number and lanes of the rows of a backlog."""
+    return [(seq, lanes) for seq, lanes, _ in rows]
 
 
 def changes(
@@ -220,7 +240,7 @@ def large(id_: str, size: int = 50_000) -> dict[str, Any]:
 
 def depths(w: SpoolWorld) -> tuple[int, ...]:
     """Depth of each lane."""
-    return tuple(lane.queue.depth for lane in w.app.lanes)
+    return tuple(lane.depth for lane in w.app.lanes)
 
 
 class GatedFile(FlakyFile):
