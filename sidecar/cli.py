@@ -1,8 +1,8 @@
 """The command line: parses the arguments, runs one command and returns its exit code.
 
-Exit codes: 0 success; 1 accepted writes were lost, some dead letters were not delivered (`replay`),
-or nothing is known about the span (`explain`); 2 invalid configuration or arguments; 3 no sidecar
-responds (`top --once`, `explain`).
+Exit codes: 0 success; 1 accepted writes were lost, a dead letter was not delivered (`replay`) or
+could not be read (`replay`, `explain`), or nothing is known about the span (`explain`); 2 invalid
+configuration or arguments; 3 no sidecar responds (`top --once`, `explain`).
 """
 
 import argparse
@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import uvloop
@@ -20,12 +21,19 @@ from sidecar.app import App
 from sidecar.config import Config, ConfigError, redacted
 from sidecar.config_load import load
 from sidecar.lanes import NO_UPSTREAM, UPSTREAMS
-from sidecar.operate import explain, top
+from sidecar.operate import explain, letters, top
 
 LOST = 1
 USAGE = 2
 # Bounds of `top --every`.
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
+
+# Why `replay` does not send some letters, by outcome.
+_NOT_SENT = {
+    "off": "that upstream is not enabled in this configuration: pass --config, or --to URL",
+    "other_account": "they belong to another account than the one in use",
+    "skipped": "open writes are not sent where they could replace a finished span",
+}
 
 Command = argparse.ArgumentParser
 
@@ -177,17 +185,20 @@ def _replay(arguments: argparse.Namespace) -> int:
 
     config = load(arguments.config, os.environ)
     logs.configure(config.log)
+    file, sink = arguments.file, arguments.sink
     if arguments.dry_run:
-        for line in replay.listing(arguments.file, arguments.sink):
-            print(line)
-        return 0
-    if arguments.to:
-        done = asyncio.run(replay.through(arguments.file, arguments.sink, arguments.to))
+        done = Counter[str]()
+        for letter in letters.read(file, sink, done):
+            print(letter)
+    elif arguments.to:
+        done = asyncio.run(replay.through(file, sink, arguments.to))
     else:
-        done = asyncio.run(replay.directly(arguments.file, arguments.sink, config, os.environ))
-    print(", ".join(f"{name} {count}" for name, count in sorted(done.items())) or "no letters")
-    if done["off"]:
-        hint = "that upstream is not enabled in this configuration: pass --config, or --to URL"
-        print(f"sidecar: {done['off']} not sent: {hint}", file=sys.stderr)
-    failed = done.total() - done["accepted"] - done["forwarded"] - done["skipped"]
-    return LOST if failed else 0
+        done = asyncio.run(replay.directly(file, sink, config, os.environ))
+    done = +done  # without zeros
+    if done or not arguments.dry_run:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))
+        print(counts or "no letters", file=sys.stderr if arguments.dry_run else sys.stdout)
+    for outcome, hint in _NOT_SENT.items():
+        if done[outcome]:
+            print(f"sidecar: {done[outcome]} not sent: {hint}", file=sys.stderr)
+    return LOST if done.keys() - {"accepted", "forwarded", "skipped"} else 0

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.sinks import Refused
+from sidecar.sinks.dead_letters import DeadLetters
+from tests.support.spans import make_span
+
 pytestmark = pytest.mark.process
 
 BASE = {
@@ -98,3 +102,43 @@ async def test_usage(arguments: list[str]) -> None:
     code, _, err = await outcome(*arguments)
     assert code == 2
     assert "usage: sidecar" in err
+
+
+async def test_replay_of_a_damaged_file(tmp_path: Path) -> None:
+    """Exit code 1 for a bad line, which is located on standard error; 2 for no file at all."""
+    file = tmp_path / "letters.jsonl"
+    DeadLetters(str(file), 10_000).add("sgp", make_span("a"), "refused", Refused("", 422))
+    listed = await outcome("replay", str(file), "--dry-run")
+    assert (listed[0], listed[1].split()[-1], listed[2]) == (0, "a", "")
+    with file.open("ab") as torn:
+        torn.write(b'{"time":"secret')
+    bad = f"sidecar: {file}:2: not a dead letter\n"
+    again = await outcome("replay", str(file), "--dry-run")
+    assert again == (1, listed[1], f"{bad}unreadable 1\n")
+    off = "sidecar: 1 not sent: that upstream is not enabled"
+    code, out, err = await outcome("replay", str(file), AGENTEX_BASE_URL="http://127.0.0.1:9")
+    assert (code, out) == (1, "off 1, unreadable 1\n")
+    assert err.startswith(bad + off)
+    code, _, err = await outcome("replay", str(tmp_path / "none"))
+    assert (code, "No such file" in err) == (2, True)
+
+
+async def test_replay_of_what_is_not_sent_again(tmp_path: Path) -> None:
+    """An open write to SGP is skipped, which is said, with exit code 0."""
+    file = tmp_path / "letters.jsonl"
+    open_write = make_span("a", complete=False)
+    DeadLetters(str(file), 10_000).add("sgp", open_write, "shutdown", Refused("", 0))
+    code, out, err = await outcome("replay", str(file), "--to", "http://127.0.0.1:9")
+    assert (code, out) == (0, "skipped 1\n")
+    assert err.startswith("sidecar: 1 not sent: open writes")
+
+
+async def test_replay_under_another_account(tmp_path: Path) -> None:
+    """Exit code 1: the letter belongs to another account than `sgp.account_id`."""
+    file = tmp_path / "letters.jsonl"
+    dead = DeadLetters(str(file), 10_000, lambda _: "acme")
+    dead.add("sgp", make_span("a"), "refused", Refused("", 422))
+    environ = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "other"}
+    code, out, err = await outcome("replay", str(file), **environ)
+    assert (code, out) == (1, "other_account 1\n")
+    assert err.startswith("sidecar: 1 not sent: they belong to another account")

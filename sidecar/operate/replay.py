@@ -3,11 +3,20 @@
 With `--to`, it posts each letter to a running sidecar, on the route by which it first arrived. An
 event of `/v1/spans` therefore goes to every upstream again, which is safe because writes are
 idempotent. Without `--to`, it builds its own lanes and sends each letter only to the upstream that
-refused it.
+it was for.
 
 An open write is not sent again where it might replace a finished row, because its END may have
 been delivered since (docs/upstreams.md S3). It is sent only when replaying directly to Agentex,
-which never replaces a row on a POST.
+which never replaces a row on a POST. The same is true of a supplement, which has no route.
+
+No letter is sent under another account than its own (D25). Directly, `sgp.account_id` must be that
+account, or empty; a running sidecar is told which one it must be. A letter without an account goes
+where `sgp.account_id` says, or to the sidecar's only account.
+
+What became of the letters is counted. Sent: `accepted` by the sidecar, `forwarded` to the upstream.
+Not sent on purpose: `skipped`. Anything else makes the exit code 1: `rejected` by the sidecar,
+`dead_lettered` again, `left` when the time was over or the sidecar did not respond,
+`other_account`, `off` (the upstream is not enabled) and `unreadable`.
 """
 
 import asyncio
@@ -15,18 +24,21 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
-from pathlib import Path
 
 import aiohttp
 import msgspec
 import structlog
 
-from sidecar.config import Config, ConfigError
-from sidecar.lanes import Lane, build_lanes
+from sidecar.config import Config
+from sidecar.credentials import Accounts
+from sidecar.drain.lane import Lane
+from sidecar.lanes import build_lanes
+from sidecar.operate import letters
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.sinks.dead_letters import DeadLetter, DeadLetters
+from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.sinks.sgp import batch_as_sent
-from sidecar.spans.span import Lanes, Span, from_row, to_json
+from sidecar.spans.decode import NOT_DECODED
+from sidecar.spans.span import Lanes, Span, to_json
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.recent import Recent
 
@@ -37,67 +49,41 @@ _BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 log = structlog.get_logger()
 
 
-class _Id(msgspec.Struct):
-    id: str
+class _Reply(msgspec.Struct):
+    accepted: int | None = None
+    detail: list[msgspec.Raw] | str = ""
 
 
-class _Event(msgspec.Struct):
-    event_type: str
-    span: msgspec.Raw
-
-
-_LETTER = msgspec.json.Decoder(DeadLetter)
-_EVENT = msgspec.json.Decoder(_Event)
-_ID = msgspec.json.Decoder(_Id)
-
-
-def _letters(path: str, sink: str | None) -> Iterator[DeadLetter]:
-    """Yield the letters of one sink or of all; raises ConfigError when the file can't be used."""
-    try:
-        with Path(path).open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    letter = _LETTER.decode(line)
-                except msgspec.MsgspecError:
-                    raise ConfigError(f"{path}:{number}: not a dead letter") from None
-                if sink in {None, letter.sink}:
-                    yield letter
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-
-
-def listing(path: str, sink: str | None) -> Iterator[str]:
-    """Yield one line per letter, oldest first: what, where and why, never the content.
-
-    `sink` selects the letters of one sink. Raises ConfigError when the file can't be used.
-    """
-    for letter in _letters(path, sink):
-        event = _EVENT.decode(letter.event)
-        yield (
-            f"{letter.time}  {letter.sink:8} {letter.reason:10} {letter.status or '-':>4}  "
-            f"{event.event_type:5}  {_ID.decode(event.span).id}"
-        )
+_REPLY = msgspec.json.Decoder(_Reply)
 
 
 async def through(path: str, sink: str | None, to: str) -> Counter[str]:
     """Send the letters through the sidecar whose listener is at `to`; count the outcomes."""
     done: Counter[str] = Counter()
-    by_route: defaultdict[int, list[Span]] = defaultdict(list)
-    for letter in _letters(path, sink):
-        span = _span(letter)
-        if span is None or span.end_time is None:
-            done["rejected" if span is None else "skipped"] += 1
+    groups: defaultdict[tuple[int, str], list[Span]] = defaultdict(list)
+    for head, span in letters.read(path, sink, done):
+        if span.end_time is None:
+            done["skipped"] += 1
         else:
-            by_route[0 if span.sdk is None else span.sdk.lane].append(span)
-    async with aiohttp.ClientSession(to.rstrip("/")) as session:
-        for route, spans in by_route.items():
-            for batch in _batches(spans, 1 if route == Lanes.AGENTEX else PER_REQUEST):
-                async with asyncio.timeout(DEADLINE_S):
-                    accepted = await _post(session, route, batch)
-                done["accepted"] += accepted
-                done["rejected"] += len(batch) - accepted
+            route = 0 if span.sdk is None else span.sdk.lane
+            groups[route, head.account].append(span)
+            done["left"] += 1
+    refused: Counter[int] = Counter()
+    try:
+        async with aiohttp.ClientSession(to.rstrip("/")) as session:
+            for (route, account), spans in groups.items():
+                for batch in _batches(spans, 1 if route == Lanes.AGENTEX else PER_REQUEST):
+                    async with asyncio.timeout(DEADLINE_S):
+                        status, accepted = await _post(session, route, account, batch)
+                    outcome = "other_account" if status == HTTPStatus.CONFLICT else "rejected"
+                    done["left"] -= len(batch)
+                    done["accepted"] += accepted
+                    done[outcome] += len(batch) - accepted
+                    refused[status] += len(batch) - accepted
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        print(f"sidecar: {to}: {str(error) or type(error).__name__}", file=sys.stderr)
+    for status, count in sorted((+refused).items()):
+        print(f"sidecar: {to}: HTTP {status} for {count} letters", file=sys.stderr)
     return done
 
 
@@ -115,14 +101,6 @@ def _batches(spans: Sequence[Span], max_spans: int) -> Iterator[list[Span]]:
         yield batch
 
 
-def _span(letter: DeadLetter) -> Span | None:
-    """Return the write of a letter; None when it can't be decoded."""
-    try:
-        return from_row(bytes(_EVENT.decode(letter.event).span), 0.0)
-    except msgspec.MsgspecError:
-        return None
-
-
 def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
     """Return method, path and body for the route that `spans` arrived on."""
     if route == Lanes.AGENTEX:
@@ -133,69 +111,82 @@ def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
     return "POST", "/v1/spans", b"[%b]" % b",".join(events)
 
 
-async def _post(session: aiohttp.ClientSession, route: int, spans: Sequence[Span]) -> int:
-    """Send `spans` to their route, and return how many were accepted."""
+async def _post(
+    session: aiohttp.ClientSession, route: int, account: str, spans: Sequence[Span]
+) -> tuple[int, int]:
+    """Send `spans` to their route; returns the status, and how many were accepted."""
     method, path, body = _request(route, spans)
     headers = {"Content-Type": "application/json"}
+    if account:
+        # Use this account, and refuse the request if the spans would go out under another one.
+        headers |= {"x-selected-account-id": account, "x-trace-sidecar-account": account}
     while True:
-        try:
-            async with session.request(method, path, data=body, headers=headers) as response:
-                if response.status in _BUSY:
-                    await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
-                    continue
-                result = await response.json()
-                if response.status == HTTPStatus.OK:
-                    return len(spans)
-                if "accepted" in result:
-                    return int(result["accepted"])
-                if response.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-                    return len(spans) - len(result.get("detail", spans))
-                raise ConfigError(f"{path}: HTTP {response.status}")
-        except aiohttp.ClientError as error:
-            raise ConfigError(f"{path}: {type(error).__name__}") from None
+        async with session.request(method, path, data=body, headers=headers) as response:
+            status = response.status
+            if status in _BUSY:
+                await asyncio.sleep(float(response.headers.get("Retry-After", "1")))
+                continue
+            try:
+                reply = _REPLY.decode(await response.read())
+            except NOT_DECODED:
+                raise ValueError(f"HTTP {status} without JSON") from None
+        if status == HTTPStatus.OK:
+            return status, len(spans)
+        # At SGP's route, `detail` lists the items that are bad.
+        good = len(spans) - len(reply.detail) if isinstance(reply.detail, list) else 0
+        return status, good if reply.accepted is None else reply.accepted
 
 
 async def directly(
     path: str, sink: str | None, config: Config, environ: Mapping[str, str]
 ) -> Counter[str]:
-    """Send each letter to the upstream that refused it, and count the outcomes.
+    """Send each letter to the upstream that it was for, and count the outcomes.
 
     A letter that is refused again becomes a new dead letter, as `config.dead_letters` says.
     """
-    letters = list(_letters(path, sink))
-    again = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
-    budget = MemoryBudget(sys.maxsize)  # all letters are in memory anyway
-    built = build_lanes(config, environ, budget, again, Spool(), Recent())
-    lanes = {lane.sink.name: lane for lane in built}
-    for each in built:
-        each.sink.stopping()  # no END follows a START: what it says is in its letter
-    now = asyncio.get_running_loop().time()
     done: Counter[str] = Counter()
-    for letter in letters:
-        span = _span(letter)
-        lane = lanes.get(letter.sink)
-        if lane is None or span is None:
-            done["off" if lane is None else "rejected"] += 1
-        elif span.end_time is None and letter.sink != "agentex":
+    configured = config.sgp.account_id
+    accounts = Accounts(configured, by_request=config.sgp.relay)
+    found = list(letters.read(path, sink, done, accounts.number_of))
+    again = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes, accounts.id_of)
+    budget = MemoryBudget(sys.maxsize)  # all letters are in memory anyway
+    built = build_lanes(config, environ, budget, again, Spool(), Recent(), accounts)
+    lanes = {lane.name: lane for lane in built}
+    for each in built:
+        each.stopping()  # no END follows a START: what it says is in its letter
+    now = asyncio.get_running_loop().time()
+    for head, span in found:
+        lane = lanes.get(head.sink)
+        if lane is None:
+            done["off"] += 1
+        elif head.sink == "sgp" and not _is_ours(head.account, configured):
+            done["other_account"] += 1
+        elif span.end_time is None and head.sink != "agentex":
             done["skipped"] += 1
         else:
             span.accepted_at = now
-            lane.drain.put(span)
+            lane.put(span)
     await _drain(built)
     for lane in built:
         totals = lane.totals()
         done["dead_lettered"] += totals["dead_lettered"]
-        done["forwarded"] += totals["forwarded"] + totals["superseded"] + totals["skipped"]
-        done["left"] += lane.drain.abandon()
-        await lane.sink.close()
+        done["forwarded"] += totals["forwarded"] + totals["superseded"]
+        done["skipped"] += totals["skipped"]
+        done["left"] += totals["depth"]
+        await lane.close_connections()
     return done
+
+
+def _is_ours(account: str, configured: str) -> bool:
+    """Whether a letter may be sent; if no account is configured, only under its own."""
+    return account in {"", configured} if configured else bool(account)
 
 
 async def _drain(lanes: Sequence[Lane]) -> None:
     try:
         async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
             for lane in lanes:
-                tasks.create_task(lane.drain.run())
-                lane.drain.close()
+                tasks.create_task(lane.run())
+                lane.close()
     except TimeoutError:
         log.warning("replay_gave_up", after_s=DEADLINE_S)

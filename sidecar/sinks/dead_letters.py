@@ -1,12 +1,19 @@
-"""Dead letters: writes that an upstream will never accept, kept in a bounded file for inspection.
+"""Dead letters: writes that are not delivered, kept in a bounded file.
 
-JSON lines: `time`, `sink`, `reason`, `status`, and the write as an event, so that `sidecar replay`
-can send it again. There are at most two files: at half of `max_bytes` the current file replaces the
-older one, whose lines are counted as dropped. Without a path, nothing is kept. Either way, span ids
-and reasons are logged, within a rate limit. A disk failure never stops the lane.
+An upstream will never accept them, or the process ended first (`keep`). JSON lines: `time`, `sink`,
+`reason`, `status`, `account` (the id of the span's account, if it is known), and the write as an
+event, so that `sidecar replay` can send it again. There are at most two files: at half of
+`max_bytes` the current file replaces the older one, whose lines are counted as dropped. Without a
+path, nothing is kept. Either way, span ids and reasons are logged, within a rate limit.
+
+A disk failure never stops the lane, and damages one letter at most: a write that fails is undone,
+and a letter always begins on a line of its own. What is in the file is looked up for every letter,
+because operators move it away, and `sidecar replay` may append to it, too.
 """
 
 import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,30 +26,33 @@ from sidecar.spans.span import Span, to_row
 log = structlog.get_logger()
 
 
-class Head(msgspec.Struct):
+class Head(msgspec.Struct, omit_defaults=True):
     """The metadata of a dead letter, without the content of the write."""
 
     time: str
     sink: str
     reason: str
     status: int
+    account: str = ""
 
 
-class DeadLetter(Head):
-    """A dead letter: its metadata, and the write as an event of docs/api.md."""
-
-    event: msgspec.Raw
+class _NoRoom(OSError):
+    """The letter does not fit, whatever the state of the disk."""
 
 
 class DeadLetters:
-    """Appends to the file at `path`, created with the first letter; "" keeps no letters."""
+    """Appends to the file at `path`, created with the first letter; "" keeps no letters.
 
-    def __init__(self, path: str, max_bytes: int) -> None:
+    `account_id` returns the id of the account with the number `Span.account`, "" if unknown.
+    """
+
+    def __init__(
+        self, path: str, max_bytes: int, account_id: Callable[[int], str] = lambda _: ""
+    ) -> None:
         self._path = Path(path) if path else None
+        self._older = Path(path + ".1")
         self._half = max_bytes // 2
-        self._size = 0
-        if self._path is not None and self._path.exists():
-            self._size = self._path.stat().st_size
+        self._account_id = account_id
         self.dropped = 0  # letters deleted to make room for newer ones
         self.errors = 0  # letters that could not be written
 
@@ -50,32 +60,96 @@ class DeadLetters:
         """Append one write that the upstream of `sink` will never accept."""
         if self._path is None:
             return
-        kind = b"start" if span.end_time is None else b"end"
-        head = msgspec.json.encode(
-            Head(datetime.now(UTC).isoformat(timespec="milliseconds"), sink, reason, error.status)
-        )
-        line = b'%b,"event":{"event_type":"%b","span":%b}}\n' % (head[:-1], kind, to_row(span))
         try:
-            self._append(self._path, line)
+            self._append(self._path, self._letter(sink, span, reason, error.status), may_drop=True)
         except OSError as failure:
-            self.errors += 1
-            log.error(  # noqa: TRY400 (a traceback would add nothing)
-                "dead_letter_not_kept", span_id=span.id, error=failure.strerror
-            )
+            self._failed(span, failure)
 
-    def _append(self, path: Path, line: bytes) -> None:
-        if self._size and self._size + len(line) > self._half:
-            older = path.with_name(path.name + ".1")
-            dropped = 0
-            if older.exists():
-                with older.open("rb") as file:
-                    dropped = sum(1 for _ in file)
-            path.replace(older)
-            self.dropped += dropped
-            self._size = 0
-        if len(line) > self._half:
-            raise OSError(0, "larger than half of dead_letters.max_bytes")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(line)
-        self._size += len(line)
+    def keep(
+        self, sink: str, spans: Sequence[Span], reason: str, time_left: Callable[[], float]
+    ) -> list[Span]:
+        """Append the writes that are left when the process ends; returns those that were kept.
+
+        Complete writes come first: an open one can't always be replayed. No older letter is dropped
+        for them. It ends at the first failure of the disk, and when `time_left` (seconds) is over.
+        """
+        kept: list[Span] = []
+        if self._path is None:
+            return kept
+        for span in sorted(spans, key=lambda span: span.end_time is None):
+            if time_left() <= 0:
+                break
+            try:
+                self._append(self._path, self._letter(sink, span, reason, 0), may_drop=False)
+            except _NoRoom:
+                continue  # a smaller one may fit
+            except OSError as failure:
+                self._failed(span, failure)
+                break
+            kept.append(span)
+        return kept
+
+    def _letter(self, sink: str, span: Span, reason: str, status: int) -> bytes:
+        kind = b"start" if span.end_time is None else b"end"
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        head = Head(time, sink, reason, status, self._account_id(span.account))
+        return b'%b,"event":{"event_type":"%b","span":%b}}\n' % (
+            msgspec.json.encode(head)[:-1],
+            kind,
+            to_row(span),
+        )
+
+    def _failed(self, span: Span, failure: OSError) -> None:
+        self.errors += 1
+        log.error("dead_letter_not_kept", span_id=span.id, error=failure.strerror)
+
+    def _append(self, path: Path, letter: bytes, *, may_drop: bool) -> None:
+        if len(letter) > self._half:
+            raise _NoRoom(0, "larger than half of dead_letters.max_bytes")
+        size = _size(path)
+        # The letter may need a newline in front of it.
+        if size and size + 1 + len(letter) > self._half:
+            self._rotate(path, may_drop=may_drop)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            _write(descriptor, letter)
+        finally:
+            os.close(descriptor)
+
+    def _rotate(self, path: Path, *, may_drop: bool) -> None:
+        dropped = 0
+        if _size(self._older):
+            if not may_drop:
+                raise _NoRoom(0, "would replace older letters")
+            with self._older.open("rb") as file:
+                dropped = sum(1 for _ in file)
+        path.replace(self._older)
+        self.dropped += dropped
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _write(descriptor: int, letter: bytes) -> None:
+    """Append a letter on a line of its own, or leave the file as it was.
+
+    Where that is impossible, or a process was killed while it wrote, the file ends in part of a
+    letter: the next one begins on a new line.
+    """
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        letter = b"\n" + letter
+    left = memoryview(letter)
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except OSError:
+        with suppress(OSError):
+            # Unless another process has appended since.
+            if os.fstat(descriptor).st_size == size + len(letter) - len(left):
+                os.ftruncate(descriptor, size)
+        raise

@@ -1,6 +1,7 @@
 """SIGTERM during faults: within the grace period everything is delivered or counted as lost.
 
-At its end `world` checks that `App.run` returned False exactly if something was lost.
+Where there are dead letters, what is left goes there: see test_dead_letters.py. At its end `world`
+checks that `App.run` returned False exactly if something was lost.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ def accounted_for(w: World) -> int:
 @fast
 async def test_slow_upstreams(spans: int) -> None:
     """At 5 s per request, ten spans are delivered in time; of a thousand, the rest is lost."""
-    async with world(shutdown__grace_s=GRACE_S) as w:
+    async with world(shutdown__grace_s=GRACE_S, dead_letters__path="") as w:
         for upstream in w.upstreams:
             upstream.latency_s = 5.0
         await w.post(*[end(span(f"s{number}")) for number in range(spans)])
@@ -54,7 +55,7 @@ async def test_slow_upstreams(spans: int) -> None:
 @fast
 async def test_hung_upstreams() -> None:
     """The upstreams hang: the process ends after the grace period and reports what is lost."""
-    async with world(shutdown__grace_s=GRACE_S) as w:
+    async with world(shutdown__grace_s=GRACE_S, dead_letters__path="") as w:
         for upstream in w.upstreams:
             upstream.rule = lambda _: Hang()
         await w.feed(5)
@@ -65,7 +66,7 @@ async def test_hung_upstreams() -> None:
 @fast
 async def test_a_second_signal() -> None:
     """A second signal ends the process immediately; further ones are harmless."""
-    async with world(shutdown__grace_s=3600) as w:
+    async with world(shutdown__grace_s=3600, dead_letters__path="") as w:
         for upstream in w.upstreams:
             upstream.rule = lambda _: Hang()
         await w.feed(5)
@@ -156,7 +157,7 @@ async def test_an_outage_that_ends_in_time() -> None:
 @fast
 async def test_stop_during_an_outage() -> None:
     """The upstreams refuse connections: all waiting writes are counted as lost."""
-    async with world(shutdown__grace_s=GRACE_S) as w:
+    async with world(shutdown__grace_s=GRACE_S, dead_letters__path="") as w:
         for upstream in w.upstreams:
             await upstream.stop()
         await w.feed(10)
