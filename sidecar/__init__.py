@@ -23,8 +23,9 @@ forwarded, superseded by a newer write of its span, skipped on purpose, a dead l
 or lost with a counted reason. The accounting adds them up; its imbalance is a metric that reads 0.
 
 When an upstream fails, its lane keeps its writes and retries; the other lane is not affected. A
-refused batch is halved until the bad write is alone; that write becomes a dead letter. What does
-not fit in memory waits on disk, or is refused with 429.
+refused batch is halved until the bad write is alone; that write becomes a dead letter. Each lane
+has its own room, in memory or on disk. What does not fit is not taken for that upstream, and
+counted; if no lane has room, the request is refused with 429.
 
 On shutdown, the process stays open while agents are still sending, refuses new events, releases
 held STARTs, drains within the grace period, and leaves the rest in the spool or counts it as lost.
@@ -34,7 +35,9 @@ Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queu
     event            the START or the END of a span, as an agent posts it
     write            what a lane delivers: open (a START alone), complete (with the END), or a
                      supplement (payloads that a stored span lacks)
-    lane             the queue, drain and sink of one upstream
+    lane             the queues, drains and sinks of one upstream
+    account, branch  a tenant of SGP; the parts of a lane that serve one account
+    room             the bytes, in memory or on disk, that a lane may hold
     upstream, sink   the remote system; our code that talks to it
     depth            writes of a lane that are not settled: waiting, in flight or on disk
     linger           how long a batch can wait to fill
@@ -42,7 +45,7 @@ Words we use (OpenTelemetry Collector: listener = receiver, queue = sending queu
     hold             delay a START for a while, so that its END can join it; also keep a
                      lane's writes while its upstream refuses everything
     spool            the SQLite file of accepted events and unsettled writes
-    dead letter      a write that its upstream will never accept, kept in a file for `replay`
+    dead letter      a write that is not delivered, kept in a file for `replay`
     accounting       the counts of events and writes, which must balance (D15)
 
 References: `D7` is a decision in docs/architecture.md; `A7` (Agentex) and `S1.4` (SGP) are sections

@@ -14,7 +14,8 @@ import structlog
 
 from sidecar import __version__
 from sidecar.config import Config, ConfigError
-from sidecar.lanes import NO_UPSTREAM, build_lanes, enabled_lanes
+from sidecar.credentials import Accounts
+from sidecar.lanes import KEEP_S, NO_UPSTREAM, build_lanes, enabled_lanes
 from sidecar.listener.listener import Listener
 from sidecar.listener.refusals import Limits
 from sidecar.operate import admin
@@ -27,11 +28,10 @@ from sidecar.process.exit_report import ExitReport, report_directory
 from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.recovery import SpoolRecovery
+from sidecar.recovery import SpoolRecovery, new_spool
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.sizes import AUTO
 from sidecar.spool.rows import SpoolInUse
-from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
 from sidecar.telemetry.metrics import IntakeMetrics
 from sidecar.telemetry.recent import Recent
@@ -57,18 +57,23 @@ class App:
         self.budget = MemoryBudget(
             automatic_max_bytes(limit) if max_bytes == AUTO else int(max_bytes)
         )
-        dead_letters = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes)
-        self.spool = self._new_spool()
+        self.accounts = Accounts(config.sgp.account_id, by_request=config.sgp.relay)
+        dead_letters = DeadLetters(
+            config.dead_letters.path, config.dead_letters.max_bytes, self.accounts.id_of
+        )
+        self.spool = new_spool(config.spool, int(enabled_lanes(config)), config.sgp.account_id)
+        self.accounts.registered = self.spool.name_account
         self.recent = Recent()
         self.lanes = build_lanes(
-            config, environ, self.budget, dead_letters, self.spool, self.recent
+            config, environ, self.budget, dead_letters, self.spool, self.recent, self.accounts
         )
         if not self.lanes:
             raise ConfigError(NO_UPSTREAM)
         self.accounting = IntakeAccounting()
         intake_metrics = self._intake_metrics = IntakeMetrics(self.accounting, self.recent)
+        intake_metrics.watch(self.accounts)
         self.admission = Admission(
-            [lane.drain for lane in self.lanes],
+            self.lanes,
             self.budget,
             self.accounting,
             self.spool,
@@ -81,13 +86,19 @@ class App:
             else None
         )
         self._recovery = SpoolRecovery(
-            self.spool, self.lanes, self.admission, self.accounting, int(enabled_lanes(config))
+            self.spool,
+            self.lanes,
+            self.admission,
+            self.accounting,
+            self.accounts,
+            int(enabled_lanes(config)),
         )
         self.listener = Listener(
             self.admission,
             Limits(self.budget, config.listener.max_body, config.listener.body_timeout_s),
             intake_metrics,
             self.lanes,
+            self.accounts,
             hosts=config.listener.hosts,
             pass_through=self.pass_through,
             max_connections=max_agent_connections(
@@ -100,8 +111,8 @@ class App:
         self._collector = SidecarCollector(
             intake_metrics,
             self.lanes,
+            self.admission,
             self.budget,
-            open_spans=lambda: len(self.admission.open_spans),
             clock=self._loop.time,
             memory_limit=limit,
             dead_letters=dead_letters,
@@ -114,6 +125,7 @@ class App:
             self.admission,
             intake_metrics,
             self.lanes,
+            self.accounts,
             self.budget,
             self.spool,
             memory_limit=limit,
@@ -125,17 +137,6 @@ class App:
         self._failed = self.listener.failed
         self._stop = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None
-
-    def _new_spool(self) -> Spool:
-        section = self._config.spool
-        if not section.path:
-            return Spool()
-        # Only here, because they load sqlite3: 1 MiB.
-        from sidecar.spool.disk_spool import DiskSpool  # noqa: PLC0415
-        from sidecar.spool.sqlite_file import SpoolFile  # noqa: PLC0415
-
-        file = SpoolFile(section.path, section.max_bytes, sync_full=section.sync == "full")
-        return DiskSpool(file, int(enabled_lanes(self._config)))
 
     def stop(self) -> None:
         """Stop in order; a second call ends the grace period immediately (D10)."""
@@ -168,7 +169,7 @@ class App:
     async def _work(self, tasks: asyncio.TaskGroup, started: asyncio.Event | None) -> None:
         shutdown = self._config.shutdown
         self._loop.set_exception_handler(self._on_loop_error)
-        drains = [tasks.create_task(lane.drain.run()) for lane in self.lanes]
+        drains = [tasks.create_task(lane.run()) for lane in self.lanes]
         running = (
             self._housekeeping(),
             self._raise_failure(),
@@ -186,7 +187,7 @@ class App:
         self.listener.stop()  # 1. refuse new events with 503
         self.admission.release_held()  # 2. no END will arrive for a held START
         for lane in self.lanes:
-            lane.drain.close()  # 3. no more writes will be queued
+            lane.close()  # 3. no more writes will be queued
         await asyncio.wait(drains)  # 4. forward what is queued
         for task in background:
             task.cancel()
@@ -216,10 +217,12 @@ class App:
         if self.pass_through is not None:
             await self.pass_through.close()
         await self.spool.close()
+        keep_until = self._loop.time() + KEEP_S
         for lane in self.lanes:
-            lane.metrics.lost(lane.drain.abandon(), "shutdown")
-            await lane.sink.close()
-        totals = {lane.sink.name: lane.totals() for lane in self.lanes}
+            lane.abandon(self._loop.time, keep_until)
+        for lane in self.lanes:
+            await lane.close_connections()
+        totals = {lane.name: lane.totals() for lane in self.lanes}
         lost = sum(total["lost"] for total in totals.values())
         self._exit_report.write(lost)
         log.info("stopped", lost=lost, events=self._status.events(), writes=totals)
@@ -233,7 +236,7 @@ class App:
             self.status,
             self._status.history,
             about=Explainer(
-                self.recent, self.admission.open_spans, self.lanes, self._loop.time
+                self.recent, self.admission, self.lanes, self.accounts, self._loop.time
             ).about,
             ready=lambda: not self.listener.stopping,
             crowded=lambda: self._intake_metrics.crowded("admin", self._loop.time()),
@@ -256,7 +259,7 @@ class App:
                 version=__version__,
                 listener=[f"http://{bracketed(h)}:{self.ports['listener']}" for h in hosts],
                 admin_port=self.ports["admin"],
-                sinks=[lane.sink.name for lane in self.lanes],
+                sinks=[lane.name for lane in self.lanes],
                 queue_max_bytes=self.budget.limit,
             )
             yield
@@ -278,10 +281,10 @@ class App:
             trimmer.observe(self.budget.used)
             for lane in self.lanes:
                 lane.refresh()
-            await self.spool.shrink()
+            self.spool.tick()
 
     def _depth(self) -> int:
-        return sum(lane.queue.depth for lane in self.lanes)
+        return sum(lane.depth for lane in self.lanes)
 
     def status(self) -> dict[str, Any]:
         """What `/status` shows."""

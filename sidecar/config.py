@@ -143,7 +143,7 @@ class RetryConfig(_Section, frozen=True):
 
 
 class DeadLettersConfig(_Section, frozen=True):
-    """The file for writes that an upstream will never accept; without a path, none are kept."""
+    """The file for writes that are not delivered; without a path, none are kept."""
 
     path: str = ""
     max_bytes: Size = Size(64 * 2**20)

@@ -1,4 +1,4 @@
-"""Builds the lanes: each is the queue, drain, sink, credentials and metrics of one upstream."""
+"""Builds the lanes: each is the queues, drains, sinks, credentials and metrics of one upstream."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -7,8 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 from sidecar.config import AgentexConfig, Config, SgpConfig
-from sidecar.credentials import Credentials, Secret
+from sidecar.credentials import ACCOUNT_HEADER, KEY_HEADER, Accounts, Credentials, Secret
 from sidecar.drain.failures import RetryPolicy
+from sidecar.drain.lane import Branch, Lane
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain
 from sidecar.http.client import HttpClient
@@ -28,53 +29,14 @@ from sidecar.telemetry.recent import Recent
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
 # down must leave memory for the other one's writes (DECISIONS.md 15).
 LANE_SHARE = 0.25
+# How long to write what is left when the process ends to the dead letters, all lanes together.
+KEEP_S = 0.5
 NO_UPSTREAM = (
     "no upstream is enabled: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
     "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
 )
 # Set in Temporal workers, where a span's START and END can reach different pods (D20).
 _TEMPORAL_VARIABLES = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """The parts that serve one upstream."""
-
-    sink: Sink
-    credentials: Credentials
-    queue: SpanQueue
-    throttle: Throttle
-    drain: Drain
-    metrics: LaneMetrics
-
-    def offer(self, headers: Mapping[bytes, bytes]) -> None:
-        """Use the credentials that came with an agent's request, if none are configured."""
-        if self.credentials.offer(headers):
-            self.drain.probe()
-
-    def refresh(self) -> None:
-        """Read a key file again if it has changed; call it periodically."""
-        if self.credentials.refresh():
-            self.drain.probe()
-
-    @property
-    def imbalance(self) -> int:
-        """Writes unaccounted for; a nonzero value is a bug."""
-        return self.metrics.accounting.imbalance(self.queue.depth)
-
-    def totals(self) -> dict[str, int]:
-        """The lane's accounting (D15), as `/status` and the last log line show it."""
-        accounting = self.metrics.accounting
-        return {
-            "written": accounting.written,
-            "forwarded": accounting.forwarded.total(),
-            "superseded": accounting.superseded,
-            "skipped": accounting.skipped.total(),
-            "dead_lettered": accounting.dead_lettered.total(),
-            "lost": accounting.lost.total(),
-            "depth": self.queue.depth,
-            "imbalance": self.imbalance,
-        }
 
 
 def _agentex_enabled(config: Config) -> bool:
@@ -95,9 +57,10 @@ def build_lanes(
     dead_letters: DeadLetters,
     spool: Spool,
     recent: Recent,
+    accounts: Accounts,
 ) -> list[Lane]:
     """Build the lanes that `config` enables. `environ`: the pod's variables, for SGP's metadata."""
-    builder = _Builder(config, environ, budget, dead_letters, spool, recent)
+    builder = _Builder(config, environ, budget, dead_letters, spool, recent, accounts)
     return [each.build(builder) for each in UPSTREAMS if each.enabled(config)]
 
 
@@ -118,8 +81,14 @@ class _Builder:
     dead_letters: DeadLetters
     spool: Spool
     recent: Recent
+    accounts: Accounts
 
     def agentex(self) -> Lane:
+        metrics = self._metrics("agentex")
+        # A key names an agent, not a tenant, so there is one branch for all accounts (D25).
+        return self._lane(Lanes.AGENTEX, metrics, lambda _: self._agentex(metrics), one=True)
+
+    def _agentex(self, metrics: LaneMetrics) -> Branch:
         section = self.config.agentex
         credentials = Credentials(
             {"x-agent-api-key": section.api_key},
@@ -129,21 +98,29 @@ class _Builder:
             # Without authentication, Agentex needs no key but still refuses a wrong one.
             required=bool(section.api_key_file),
         )
-        metrics = LaneMetrics("agentex", LaneAccounting(), self.recent)
-        client = _client(section, credentials, metrics)
-        sink = AgentexSink(client, metrics.repaired_write)
-        return self._lane(sink, credentials, metrics, Lanes.AGENTEX, section, 0.0)
+        sink = AgentexSink(_client(section, credentials, metrics), metrics.repaired_write)
+        return self._branch(0, sink, credentials, metrics, Lanes.AGENTEX, section, 0.0)
 
     def sgp(self) -> Lane:
-        section = self.config.sgp
+        metrics = self._metrics("sgp")
+        lane = self._lane(Lanes.SGP, metrics, partial(self._sgp, metrics))
+        self.accounts.named.append(lane.name_account)
+        return lane
+
+    def _sgp(self, metrics: LaneMetrics, account: int) -> Branch:
+        section, accounts = self.config.sgp, self.accounts
+        # The configured key is for the configured account, if there is one.
+        own = account == 0 or accounts.by_request
         credentials = Credentials(
-            {"x-api-key": section.api_key, "x-selected-account-id": Secret(section.account_id)},
-            key_header="x-api-key",
-            key_file=section.api_key_file,
-            relay=section.relay,
+            {
+                KEY_HEADER: section.api_key if own else Secret(""),
+                ACCOUNT_HEADER: Secret(accounts.id_of(account)),
+            },
+            key_header=KEY_HEADER,
+            key_file=section.api_key_file if own else "",
+            relay=section.relay and own,
             required=True,
         )
-        metrics = LaneMetrics("sgp", LaneAccounting(), self.recent)
         open_writes = section.open_writes
         if open_writes == "auto":
             open_writes = not any(self.environ.get(name) for name in _TEMPORAL_VARIABLES)
@@ -154,22 +131,38 @@ class _Builder:
             enrichment=enrichment(self.environ),
             open_writes=open_writes,
         )
-        return self._lane(sink, credentials, metrics, Lanes.SGP, section, section.linger_s)
+        linger_s = section.linger_s
+        return self._branch(account, sink, credentials, metrics, Lanes.SGP, section, linger_s)
+
+    def _metrics(self, name: str) -> LaneMetrics:
+        return LaneMetrics(name, LaneAccounting(), self.recent, self.accounts.id_of)
 
     def _lane(
         self,
+        bit: Lanes,
+        metrics: LaneMetrics,
+        build: Callable[[int], Branch],
+        *,
+        one: bool = False,
+    ) -> Lane:
+        share = int(self.budget.limit * LANE_SHARE)
+        return Lane(int(bit), metrics, share, build, self.dead_letters, one_branch=one)
+
+    def _branch(
+        self,
+        account: int,
         sink: Sink,
         credentials: Credentials,
         metrics: LaneMetrics,
         bit: Lanes,
         section: AgentexConfig | SgpConfig,
         linger_s: float,
-    ) -> Lane:
+    ) -> Branch:
         retry = self.config.retry
         backoff = Backoff(retry.initial_s, retry.max_s)
-        share = int(self.budget.limit * LANE_SHARE)
-        accounting = metrics.accounting
-        queue = SpanQueue(self.budget, accounting, int(bit), spool=self.spool, share=share)
+        queue = SpanQueue(
+            self.budget, metrics.accounting, int(bit), spool=self.spool, account=account
+        )
         throttle = Throttle(
             backoff,
             section.max_concurrency,
@@ -186,7 +179,7 @@ class _Builder:
             linger_s=linger_s,
             dead_letter=partial(self.dead_letters.add, sink.name),
         )
-        return Lane(sink, credentials, queue, throttle, drain, metrics)
+        return Branch(account, sink, credentials, queue, throttle, drain)
 
 
 def _client(

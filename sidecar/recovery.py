@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from sidecar.lanes import Lane
+from sidecar.config import SpoolConfig
+from sidecar.credentials import Accounts
+from sidecar.drain.lane import Lane
 from sidecar.queue.admission import Admission
 from sidecar.queue.span_queue import MAX_ROWS_PER_LOAD
 from sidecar.spans.span import Span
@@ -31,6 +33,24 @@ EVERY_S = 1.0
 log = structlog.get_logger()
 
 
+def new_spool(section: SpoolConfig, lane_bits: int, account_id: str) -> Spool:
+    """The configured spool; without a path, none.
+
+    `lane_bits` has those of all lanes. `account_id`: the configured account, if there is one.
+    """
+    if not section.path:
+        return Spool()
+    # Only here, because they load sqlite3: 1 MiB.
+    from sidecar.spool.disk_spool import DiskSpool  # noqa: PLC0415
+    from sidecar.spool.schema import CONFIGURED  # noqa: PLC0415
+    from sidecar.spool.sqlite_file import SpoolFile  # noqa: PLC0415
+
+    file = SpoolFile(section.path, section.max_bytes, sync_full=section.sync == "full")
+    if account_id:
+        file.accounts[CONFIGURED] = account_id
+    return DiskSpool(file, lane_bits)
+
+
 class SpoolRecovery:
     """Hands a spool's backlog to `lanes` and `admission`; `lane_bits` has those of all lanes."""
 
@@ -40,18 +60,20 @@ class SpoolRecovery:
         lanes: Sequence[Lane],
         admission: Admission,
         accounting: IntakeAccounting,
+        accounts: Accounts,
         lane_bits: int,
     ) -> None:
         self._spool = spool
         self._lanes = lanes
         self._admission = admission
         self._accounting = accounting
+        self._accounts = accounts
         self._lane_bits = lane_bits
         self._loop = asyncio.get_running_loop()
         # Found but not yet recovered. A disk that was failing at startup may yield another later.
         self._backlogs: list[Backlog] = []
-        # Rows of STARTs that are still to be loaded, and the lanes that have not settled them.
-        self._open_rows: dict[int, int] = {}
+        # Rows of STARTs that are still to be loaded: (lanes that have not settled it, account).
+        self._open_rows: dict[int, tuple[int, int]] = {}
 
     async def start(self) -> None:
         """Open the spool and recover its backlog; raises `SpoolInUse`.
@@ -65,7 +87,7 @@ class SpoolRecovery:
 
     def _wake_lanes(self) -> None:
         for lane in self._lanes:
-            lane.drain.wake()
+            lane.wake()
 
     async def run(self) -> None:
         """Recover what the disk yields later, until cancelled."""
@@ -77,27 +99,26 @@ class SpoolRecovery:
         """Recover the backlog found since the last call, and what is left of an earlier one."""
         while self._backlogs:
             backlog = self._backlogs.pop()
+            self._accounts.restore(backlog.accounts)
             for lane in self._lanes:
-                bit = lane.queue.bit
-                lane.queue.recover(row for row, lanes in backlog.complete_rows if lanes & bit)
-                lane.drain.wake()
+                lane.recover(backlog.complete_rows)
             self._accounting.replayed += len(backlog.complete_rows)
             self._accounting.written += len(backlog.complete_rows)
-            self._open_rows |= backlog.open_rows
+            self._open_rows |= {row: (lanes, account) for row, lanes, account in backlog.open_rows}
             writes, open_spans = self._spool.status().writes, len(backlog.open_rows)
             log.info("spool_recovered", writes=writes, open_spans=open_spans)
         while self._open_rows:
             rows = list(islice(self._open_rows, MAX_ROWS_PER_LOAD))
             outcomes = await self._spool.load(rows, RECOVERED_BYTES)
             for row, outcome in zip(rows, outcomes, strict=False):
-                self._recover_start(row, self._open_rows.pop(row) & self._lane_bits, outcome)
+                lanes, account = self._open_rows.pop(row)
+                self._recover_start(row, lanes & self._lane_bits, account, outcome)
 
-    def _recover_start(self, row: int, pending: int, outcome: Span | Gone) -> None:
+    def _recover_start(self, row: int, pending: int, account: int, outcome: Span | Gone) -> None:
         if isinstance(outcome, Span) and outcome.stored is not None:
             outcome.stored.pending = pending
             outcome.accepted_at = self._loop.time()
             self._admission.recover(outcome)
             return
         for lane in self._lanes:  # it is not readable: each lane will see that and count it
-            if pending & lane.queue.bit:
-                lane.queue.recover([row])
+            lane.recover([(row, pending, account)])

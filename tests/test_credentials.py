@@ -50,10 +50,19 @@ def test_missing_headers() -> None:
 def test_an_agent_supplies_what_is_not_configured() -> None:
     """Each header that is not configured comes from the agent; configured ones stay."""
     credentials = sgp(account="mine")
-    theirs = received({KEY: "theirs", ACCOUNT: "theirs", "authorization": "theirs"})
+    theirs = received({KEY: "theirs", ACCOUNT: "mine", "authorization": "theirs"})
     assert credentials.offer(theirs)
     assert credentials.headers() == {KEY: "theirs", ACCOUNT: "mine"}
     assert not credentials.offer(theirs)
+
+
+def test_the_key_of_another_account_is_not_used() -> None:
+    """A request that names another account than the configured one brings no key."""
+    credentials = sgp(account="mine")
+    assert not credentials.offer(received({KEY: "theirs", ACCOUNT: "theirs"}))
+    assert credentials.headers() is None
+    assert credentials.offer(received({KEY: "ours"}))
+    assert credentials.headers() == {KEY: "ours", ACCOUNT: "mine"}
 
 
 def test_the_last_one_is_used() -> None:

@@ -45,6 +45,8 @@ PURE = [
     "queue/span_queue",
     "queue/memory_budget",
     "queue/disk_fifo",
+    "spool/pages",
+    "spool/room",
     "spool/rows",
     "telemetry/accounting",
     "telemetry/outcomes",

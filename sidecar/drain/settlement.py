@@ -89,8 +89,9 @@ class Settlement:
                 throttle.hold(now, sent_at, state, seconds, since=self._failing_since)
                 if throttle.probing:  # and not a late failure, after others got through
                     self._note_route(error, now)
+                pause_s = throttle.paused_until - now
                 self._metrics.state_changed(
-                    throttle.state, now, str(error), throttle.paused_until - now
+                    throttle.state, now, str(error), pause_s, account=self._queue.account
                 )
                 # Once the pause is over, it may be the probe.
                 self._again(now if throttle.probing else at, batch)
@@ -118,7 +119,7 @@ class Settlement:
         self.route_gone_since, self._route_gone_logged = None, False
         if self._throttle.is_lifted_by(sent_at):
             self._throttle.responded(now, self._backlog())
-            self._metrics.state_changed(SinkState.UP, now)
+            self._metrics.state_changed(SinkState.UP, now, account=self._queue.account)
             self._retry_queue.bring_forward(now, suspects=False)
             self._wake()
 

@@ -1,4 +1,4 @@
-"""The drain of one lane: workers send the batches that the scheduler forms.
+"""The drain of one account in one lane: workers send the batches that the scheduler forms.
 
 In: a `SpanQueue` and a `Sink`. Every write is settled in the end: it is forwarded, superseded, or
 becomes a dead letter. Nothing else in the sidecar retries (D7). The spans of a failed batch stay in
@@ -30,7 +30,7 @@ ROUTE_GONE_S = 600.0
 
 
 class Drain:
-    """Forwards one lane's writes.
+    """Forwards the writes of one queue.
 
     `linger_s`: how long a batch may wait to fill, in seconds. `dead_letter` is called with
     each write given up on, the reason, and the error.
@@ -49,10 +49,6 @@ class Drain:
     ) -> None:
         self._sink = sink
         self._queue = queue
-        self.bit = queue.bit  # the lane's bit in `Span.lanes`
-        self.ready = queue.ready  # writes that a batch could take now
-        self.data_follows = sink.data_follows
-        self.stopping = sink.stopping
         self._throttle = throttle
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
@@ -121,7 +117,7 @@ class Drain:
     @property
     def backlog(self) -> int:
         """Writes that are waiting although the upstream is up: the drain may lack CPU time."""
-        return 0 if self._throttle.probing else len(self.ready)
+        return 0 if self._throttle.probing else len(self._queue.ready)
 
     def wake(self) -> None:
         """Look for work in the next iteration of the event loop."""
@@ -155,8 +151,8 @@ class Drain:
         where = self._queue.where(id_)
         return None if where is None else {"waits_for": where}
 
-    def abandon(self) -> int:
-        """Give up when the process ends; returns how many writes are lost."""
+    def abandon(self) -> tuple[list[Span], int]:
+        """Give up when the process ends; returns what is not on disk (`SpanQueue.abandon`)."""
         self._done.set()
         self._alarm.cancel()
         return self._queue.abandon()

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from sidecar.credentials import Accounts
+from sidecar.drain.lane import Lane
 from sidecar.http.messages import Discard, Flow, Receiver, Request, Response
 from sidecar.http.server import HttpServer
-from sidecar.lanes import Lane
 from sidecar.listener.host_check import HostCheck
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.refusals import Limits, Refusal, stopping
@@ -47,16 +48,17 @@ class Listener:
         limits: Limits,
         metrics: IntakeMetrics,
         lanes: Sequence[Lane],
+        accounts: Accounts,
         *,
         hosts: Sequence[str],
         pass_through: "PassThrough | None",
         max_connections: int,
     ) -> None:
         self._metrics = metrics
-        self._ingest = Ingest(admission, metrics, lanes, limits)
+        self._ingest = Ingest(admission, metrics, lanes, limits, accounts)
         self._host_check = HostCheck(hosts)
         self._own = IngestRoute(admission.open_spans.started)
-        enabled = {lane.queue.bit for lane in lanes}
+        enabled = {lane.bit for lane in lanes}
         sgp = SgpRoute(enabled=Lanes.SGP in enabled)
         self._agentex = AgentexRoute(enabled=Lanes.AGENTEX in enabled)
         self._routes: dict[tuple[str, str], Route] = {

@@ -7,6 +7,7 @@ hold more than `queue.max_bytes`. Each route formats a `Refusal` as a response b
 from http import HTTPStatus
 from typing import NamedTuple
 
+from sidecar.credentials import AccountRefused, AnotherAccount, TooManyAccounts
 from sidecar.http.messages import Request
 from sidecar.queue.memory_budget import MemoryBudget
 
@@ -48,11 +49,21 @@ def ended_early() -> Refusal:
     return Refusal(HTTPStatus.BAD_REQUEST, "the body ended early", "malformed")
 
 
+def of_account(error: AccountRefused) -> Refusal:
+    """The spans can't go out under the account of the request (D25)."""
+    status = HTTPStatus.BAD_REQUEST
+    if isinstance(error, AnotherAccount):
+        status = HTTPStatus.CONFLICT
+    elif isinstance(error, TooManyAccounts):
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    return Refusal(status, str(error), "account")
+
+
 def no_room() -> Refusal:
-    """There is no room for the request right now; the agent can retry."""
+    """No upstream has room for the request right now; the agent can retry."""
     error = (
-        "no room in memory (queue.max_bytes) or in the spool (spool.max_bytes, or its disk fails); "
-        "none of this request's events were accepted"
+        "no room in memory (queue.max_bytes) or in the spool (spool.max_bytes, or its disk fails) "
+        "for any upstream; none of this request's events were accepted"
     )
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
 

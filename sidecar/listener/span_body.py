@@ -62,7 +62,7 @@ class SpanBody:
         budget.reading += len(chunk)
         if self._size > max_body:
             self._give_up(too_large(max_body))
-        elif budget.used + budget.reading > budget.limit:
+        elif not budget.has_room_for_bodies():
             self._give_up(no_room())
 
     def _give_up(self, error: Refusal | MalformedBody) -> None:

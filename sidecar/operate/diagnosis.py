@@ -14,7 +14,7 @@ Answer = tuple[str, str, str]  # level, answer, supporting facts
 
 # The oldest write is late after this many seconds, and very late after the second number.
 LATE_S, VERY_LATE_S = 5.0, 60.0
-# Share of queue.max_bytes or spool.max_bytes at which agents will soon be refused.
+# Share of a lane's room, or of memory or the spool, from which it will soon be full.
 NEARLY_FULL = 0.8
 # An upstream that is up is too slow when this many seconds of work are waiting for it.
 BACKLOG_S = 2.0
@@ -44,25 +44,54 @@ def answers(report: Json) -> list[dict[str, str]]:
 
 
 def _losing(report: Json) -> Answer:
+    found = list(_losses(report))
+    if found:
+        return _worst_first(found)
+    total = report["events"]["received"] + report["events"]["replayed"]
+    return OK, "No", f"all {total:,} events are accounted for"
+
+
+def _losses(report: Json) -> Iterator[Answer]:
     sinks = report["sinks"]
     off = abs(report["events"]["imbalance"]) + sum(abs(s["imbalance"]) for s in sinks.values())
     if off:
         detail = f"{off:,} unaccounted for: this is a bug, please report it"
-        return BAD, "The accounting does not balance", detail
+        yield BAD, "The accounting does not balance", detail
     if any(sink["lost"] for sink in sinks.values()):
-        return BAD, "Yes", f"lost writes: {_by_reason(sinks, 'lost')}"
+        yield BAD, "Yes", f"lost writes: {_by_reason(sinks, 'lost')}"
+    for name, sink in sinks.items():
+        if sink["not_taken_per_s"]:
+            yield BAD, f"Yes, at {_NAMES[name]}", _not_taking(_NAMES[name], sink)
     if report["intake"]["rejected_per_s"]:
         rate, now = report["intake"]["rejected_per_s"], report["intake"]["rejected_now"]
         reasons = ", ".join(reason.replace("_", " ") for reason in now)
         # Without room, events are lost unless agents retry. Other refusals are for agents to fix.
         level = BAD if "no_room" in now else WARN
-        return level, "Events are being rejected", f"{rate:,.1f} refusals per second: {reasons}"
+        yield level, "Events are being rejected", f"{rate:,.1f} refusals per second: {reasons}"
+    before = {name: s for name, s in sinks.items() if s["not_taken"] and not s["not_taken_per_s"]}
+    if before:
+        yield WARN, "Not now", f"writes not taken earlier: {_by_reason(before, 'not_taken')}"
     if any(sink["dead_lettered"] for sink in sinks.values()):
-        return WARN, "Dead letters", f"writes set aside: {_by_reason(sinks, 'dead_lettered')}"
+        yield WARN, "Dead letters", f"writes set aside: {_by_reason(sinks, 'dead_lettered')}"
     if report["spool"] is not None and report["spool"]["degraded"]:
-        return WARN, "Not yet", "the spool's disk can't be used: a crash would lose what is waiting"
-    total = report["events"]["received"] + report["events"]["replayed"]
-    return OK, "No", f"all {total:,} events are accounted for"
+        yield WARN, "Not yet", "the spool's disk can't be used: a crash would lose what is waiting"
+
+
+def _not_taking(title: str, sink: Json) -> str:
+    trouble = _trouble(title, sink)
+    cause = f" because {trouble}" if trouble else ""
+    rate, so_far = sink["not_taken_per_s"], sink["not_taken"]
+    detail = f"its room is full{cause}: {rate:,.1f} writes per second are not taken, "
+    detail += f"{so_far:,} so far"
+    ends = sink["not_taken_by_reason"]["end_of_open"]
+    return f"{detail}, {ends:,} of them ENDs of spans that it shows as running" if ends else detail
+
+
+def _worst_first(found: list[Answer]) -> Answer:
+    # The sort is stable: equally bad findings stay in their order.
+    found.sort(key=lambda finding: finding[0] is not BAD)
+    (level, answer, detail), *others = found
+    return level, answer, "; ".join([detail, *(f"{head}: {tail}" for _, head, tail in others)])
 
 
 def _by_reason(sinks: Json, what: str) -> str:
@@ -98,10 +127,7 @@ def _why(report: Json) -> Answer:
         names = [_NAMES[name] for name in report["sinks"]]
         verb = "are up" if len(names) > 1 else "is up"
         return OK, "All is well", f"{' and '.join(names)} {verb}; there is capacity to spare"
-    # The sort is stable: among equally bad findings, the upstreams come first.
-    found.sort(key=lambda finding: finding[0] is not BAD)
-    (level, answer, detail), *others = found
-    return level, answer, "; ".join([detail, *(f"{head}: {tail}" for _, head, tail in others)])
+    return _worst_first(found)
 
 
 def _findings(report: Json) -> Iterator[Answer]:
@@ -110,24 +136,64 @@ def _findings(report: Json) -> Iterator[Answer]:
     for name, sink in report["sinks"].items():
         title = _NAMES[name]
         backlog = BACKLOG_S * max(1.0, sink["forwarded_per_s"])
-        if not sink["has_credential"]:
-            yield BAD, f"{title} has no credential", "waiting for a key file or an agent's key"
-        elif sink["state"] != "up":
+        trouble = _trouble(title, sink)
+        if trouble and not sink["has_credential"]:
+            yield BAD, trouble, "waiting for a key file or an agent's key"
+        elif trouble:
             error, wait = sink["last_error"], sink["next_attempt_s"]
             cause = f"{error['text']}; " if error else ""
             when = f"in {duration(wait)}" if wait else "now"
-            yield BAD, f"{title} {_STATES[sink['state']]}", f"{cause}next attempt {when}"
+            yield BAD, trouble, f"{cause}next attempt {when}"
         elif sink["oldest_write_age_s"] >= BACKLOG_S and sink["depth"] > backlog:
             limit = sink["concurrency_limit"]
             detail = f"{sink['depth']:,} writes waiting, at most {limit:,} concurrent requests"
             yield WARN, f"{title} is slower than the agents", detail
+    yield from _room(report)
     spool = report["spool"]
-    for what, part in (("Memory for spans", report["queue"]), ("The spool", spool)):
-        if part is not None and part["bytes"] >= NEARLY_FULL * part["limit_bytes"]:
-            share = part["bytes"] / part["limit_bytes"]
-            yield BAD, f"{what} is {share:.0%} full", "events are rejected once it is full"
     if spool is not None and spool["degraded"]:
         yield BAD, "The spool's disk can't be used", "new events are kept in memory only"
+
+
+def _trouble(title: str, sink: Json) -> str:
+    """What keeps an upstream from accepting writes, "" if nothing does."""
+    if not sink["has_credential"]:
+        missing = [each for each in sink["accounts"] if not each["has_credential"]]
+        return f"{title} has no credential{_of(missing, ' for')}"
+    if sink["state"] == "up":
+        return ""
+    refused = [each for each in sink["accounts"] if each["state"] == "unauthorized"]
+    if sink["state"] == "unauthorized" and (of := _of(refused, " of")):
+        return f"{title} refuses the key{of}"
+    return f"{title} {_STATES[sink['state']]}"
+
+
+def _of(accounts: list[Json], word: str) -> str:
+    ids = [each["id"] for each in accounts if each["id"]]
+    return f"{word} account{'s' if len(ids) > 1 else ''} {', '.join(ids)}" if ids else ""
+
+
+def _room(report: Json) -> Iterator[Answer]:
+    sinks = report["sinks"]
+    full = {
+        name: sink["lane_bytes"] / sink["lane_limit_bytes"]
+        for name, sink in sinks.items()
+        if sink["lane_bytes"] >= NEARLY_FULL * sink["lane_limit_bytes"]
+    }
+    for name, share in full.items():
+        others = [_NAMES[other] for other in sinks if other != name]
+        effect = "once it is full, agents get 429"
+        if others:
+            verb = "is" if len(others) == 1 else "are"
+            effect = f"once it is full, {_NAMES[name]} gets no new spans; "
+            effect += f"{' and '.join(others)} {verb} not affected"
+        yield BAD, f"The room for {_NAMES[name]} is {share:.0%} full", effect
+    if full or "no_room" not in report["intake"]["rejected_now"]:
+        return
+    # No lane is full, but memory or the disk is: of open spans, or of bodies that are arriving.
+    for what, part in (("Memory for spans", report["queue"]), ("The spool", report["spool"])):
+        if part is not None and part["bytes"] >= NEARLY_FULL * part["limit_bytes"]:
+            share = part["bytes"] / part["limit_bytes"]
+            yield BAD, f"{what} is {share:.0%} full", "requests that do not fit get 429"
 
 
 def duration(seconds: float) -> str:

@@ -6,20 +6,23 @@ port), and the dead-letter file. Never shows content.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
-from sidecar.lanes import Lane
-from sidecar.queue.open_spans import OpenSpans
+from sidecar.config import ConfigError
+from sidecar.credentials import Accounts
+from sidecar.drain.lane import Lane
+from sidecar.operate import letters
+from sidecar.queue.admission import Admission
 from sidecar.telemetry.recent import Recent
 
-# Exit codes.
+# Exit codes. UNKNOWN also if a dead letter could not be read: it may be about the span.
 KNOWN, UNKNOWN, NO_SIDECAR = 0, 1, 3
 TIMEOUT_S = 10.0
 
@@ -29,25 +32,37 @@ class Explainer:
     """Explains spans of one running sidecar; `clock` is loop time in seconds."""
 
     recent: Recent
-    open_spans: OpenSpans
+    admission: Admission
     lanes: Sequence[Lane]
+    accounts: Accounts
     clock: Callable[[], float]
 
     def about(self, id_: str) -> dict[str, Any]:
-        """Return `{"id", "start", "lanes": {sink: …}, "recent": [{"ago_s", "what", …}]}`.
+        """Return `{"id", "accounts", "start", "lanes": {sink: …}, "recent": [{"ago_s", …}]}`.
 
-        `start` says where its START is kept, or is null. A sink's value says what a write of the
-        span is waiting for in memory, or is null.
+        `accounts` has the ids of the accounts that `lanes` and `recent` name: more than one if
+        several have a span with this id. `start` says where its START is kept, or is null. A sink's
+        value says what a write of the span is waiting for in memory, or is null.
         """
         now = self.clock()
+        lanes = {lane.name: lane.waits_for(id_) for lane in self.lanes}
+        recent = [
+            {
+                "ago_s": round(now - at, 3),
+                "what": what,
+                "sink": sink,
+                "detail": detail,
+                "account": self.accounts.id_of(account) or None,
+            }
+            for at, _, what, sink, detail, account in self.recent.about(id_)
+        ]
+        named = {each["account"] for each in (*recent, *lanes.values()) if each is not None}
         return {
             "id": id_,
-            "start": self.open_spans.state_of(id_),
-            "lanes": {lane.sink.name: lane.drain.waits_for(id_) for lane in self.lanes},
-            "recent": [
-                {"ago_s": round(now - at, 3), "what": what, "sink": sink, "detail": detail}
-                for at, _, what, sink, detail in self.recent.about(id_)
-            ],
+            "accounts": sorted(named - {None}),
+            "start": self.admission.open_spans.state_of(id_),
+            "lanes": lanes,
+            "recent": recent,
         }
 
 
@@ -58,12 +73,13 @@ def run(id_: str, url: str, dead_letters: str, *, as_json: bool) -> int:
     except (URLError, HTTPException, OSError, ValueError) as error:
         print(f"sidecar: {url}: {_why(error)}", file=sys.stderr)
         return NO_SIDECAR
-    known["dead_letters"] = list(_letters(dead_letters, id_))
+    unreadable: Counter[str] = Counter()
+    known["dead_letters"] = list(_letters(dead_letters, id_, unreadable))
     if as_json:
         print(json.dumps(known, indent=2))
     else:
         print("\n".join(_lines(known)))
-    return KNOWN if _is_known(known) else UNKNOWN
+    return KNOWN if _is_known(known) and not unreadable else UNKNOWN
 
 
 def _ask(url: str, id_: str) -> dict[str, Any]:
@@ -79,18 +95,26 @@ def _why(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error) or type(error).__name__
 
 
-def _letters(path: str, id_: str) -> Iterator[str]:
-    from sidecar.operate.replay import listing  # noqa: PLC0415 (it loads aiohttp)
-
+def _letters(path: str, id_: str, counts: Counter[str]) -> Iterator[str]:
     for each in (f"{path}.1", path) if path else ():
-        if Path(each).exists():
-            yield from (line for line in listing(each, None) if line.endswith(f"  {id_}"))
+        try:
+            found = letters.read(each, None, counts)
+            yield from (str(letter) for letter in found if letter.span.id == id_)
+        except ConfigError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                counts["unreadable"] += 1
+                print(f"sidecar: {error}", file=sys.stderr)
 
 
 def _lines(known: Mapping[str, Any]) -> Iterator[str]:
-    yield f"span {known['id']}"
+    accounts = known["accounts"]
+    of = f" of account {accounts[0]}" if len(accounts) == 1 else ""
+    yield f"span {known['id']}{of}"
+    several = len(accounts) > 1
     for each in known["recent"]:
-        yield f"  {each['ago_s']:>10.3f} s ago  {each['sink']:8} {each['what']} ({each['detail']})"
+        of = f" of account {each['account']}" if several and each["account"] else ""
+        what = f"{each['what']} ({each['detail']}){of}"
+        yield f"  {each['ago_s']:>10.3f} s ago  {each['sink']:8} {what}"
     if known["start"]:
         yield f"  now: its START is {known['start']}"
     for sink, waits in known["lanes"].items():
@@ -98,7 +122,8 @@ def _lines(known: Mapping[str, Any]) -> Iterator[str]:
             more = ""
             if "next_attempt_s" in waits:
                 more = f" in {waits['next_attempt_s']} s, after {waits['failures']} failures"
-            yield f"  now: {sink} is waiting for {waits['waits_for']}{more}"
+            of = f" of account {waits['account']}" if several and waits["account"] else ""
+            yield f"  now: {sink} is waiting for {waits['waits_for']}{more}{of}"
     yield from (f"  dead letter: {line}" for line in known["dead_letters"])
     if not _is_known(known):
         yield "  unknown: it never arrived here, or it was settled long ago"

@@ -18,8 +18,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from sidecar import __version__
-from sidecar.lanes import Lane
+from sidecar.drain.lane import Lane
 from sidecar.operate.status import oldest_age
+from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.spool.spool import Spool
@@ -44,6 +45,8 @@ _GAUGES = {
     "spool_degraded": ("1 while the spool's disk can't be used",),
     "queue_bytes": ("Bytes of accepted spans in memory",),
     "queue_limit_bytes": ("Limit of queue_bytes",),
+    "lane_bytes": ("Bytes that count against the lane's limit", "sink"),
+    "lane_limit_bytes": ("Limit of lane_bytes", "sink"),
     "open_spans": ("Spans whose END has not arrived",),
     "memory_limit_bytes": ("The container's memory limit, 0 for none",),
     "build_info": ("Always 1; the label is the running version", "version"),
@@ -56,6 +59,8 @@ _COUNTERS = {
     "crowded_connections": ("Connections that found all places of their port taken", "port"),
     "passed_through_requests": ("Requests passed through to SGP", "outcome"),
     "joined_events": ("Events merged into another event of their span",),
+    "offered_writes": ("Writes for the lane, whether it has room or not", "sink"),
+    "not_taken_writes": ("Writes that the lane has no room for", "sink", "reason"),
     "written_writes": ("Writes passed to the lane", "sink"),
     "forwarded_writes": ("Writes that the upstream accepted", "sink", "kind"),
     "superseded_writes": ("Writes replaced by a newer write of their span", "sink"),
@@ -97,8 +102,8 @@ class SidecarCollector(Collector):
 
     intake: IntakeMetrics
     lanes: Sequence[Lane]
+    admission: Admission
     budget: MemoryBudget
-    open_spans: Callable[[], int]
     clock: Callable[[], float]
     memory_limit: int | None
     dead_letters: DeadLetters
@@ -120,10 +125,10 @@ class SidecarCollector(Collector):
 
     def _values(self) -> dict[str, Value]:
         intake, accounting, now = self.intake, self.intake.accounting, self.clock()
-        spool = self.spool.status()
+        spool, rooms = self.spool.status(), self.admission.rooms
 
         def by_sink(read: Callable[[Lane], Value]) -> dict[str, Value]:
-            return {lane.sink.name: read(lane) for lane in self.lanes}
+            return {lane.name: read(lane) for lane in self.lanes}
 
         return {
             "accounting_imbalance": by_sink(lambda lane: lane.imbalance)
@@ -138,9 +143,11 @@ class SidecarCollector(Collector):
             "ingest_duration_seconds": intake.seconds,
             "passed_through_requests": intake.passed,
             "joined_events": accounting.joined,
-            "queue_depth": by_sink(lambda lane: lane.queue.depth),
-            "in_flight": by_sink(lambda lane: lane.queue.in_flight),
-            "concurrency_limit": by_sink(lambda lane: lane.throttle.limit),
+            "queue_depth": by_sink(lambda lane: lane.depth),
+            "in_flight": by_sink(lambda lane: lane.in_flight),
+            "concurrency_limit": by_sink(lambda lane: lane.concurrency_limit),
+            "offered_writes": by_sink(lambda lane: lane.metrics.accounting.offered),
+            "not_taken_writes": by_sink(lambda lane: lane.metrics.accounting.not_taken),
             "written_writes": by_sink(lambda lane: lane.metrics.accounting.written),
             "forwarded_writes": by_sink(lambda lane: lane.metrics.accounting.forwarded),
             "superseded_writes": by_sink(lambda lane: lane.metrics.accounting.superseded),
@@ -149,9 +156,7 @@ class SidecarCollector(Collector):
             "upstream_requests": by_sink(lambda lane: lane.metrics.requests),
             "retries": by_sink(lambda lane: lane.metrics.retries),
             "repaired_writes": by_sink(lambda lane: lane.metrics.repaired),
-            "sink_state": by_sink(
-                lambda lane: {state: lane.metrics.state is state for state in SinkState}
-            ),
+            "sink_state": by_sink(lambda lane: {state: lane.state is state for state in SinkState}),
             "delivery_delay_seconds": by_sink(lambda lane: lane.metrics.delay),
             "upstream_request_duration_seconds": by_sink(lambda lane: lane.metrics.request_seconds),
             "batch_spans": by_sink(lambda lane: lane.metrics.batch_spans),
@@ -166,7 +171,9 @@ class SidecarCollector(Collector):
             "spool_replayed_events": accounting.replayed,
             "queue_bytes": self.budget.used,
             "queue_limit_bytes": self.budget.limit,
-            "open_spans": self.open_spans(),
+            "lane_bytes": by_sink(lambda lane: rooms.used(lane.room)),
+            "lane_limit_bytes": by_sink(lambda _: rooms.limit_now),
+            "open_spans": len(self.admission.open_spans),
             "dead_letters_dropped": self.dead_letters.dropped,
             "dead_letter_errors": self.dead_letters.errors,
             "memory_limit_bytes": self.memory_limit or 0,

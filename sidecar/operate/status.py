@@ -14,11 +14,13 @@ from typing import Any
 
 from sidecar import __version__
 from sidecar.config import Config, redacted
-from sidecar.lanes import Lane
+from sidecar.credentials import Accounts
+from sidecar.drain.lane import Branch, Lane
 from sidecar.operate.diagnosis import answers
 from sidecar.operate.history import SAMPLE_S, History, Window, quantile
 from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.queue.room import Rooms
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.metrics import DELAY_S, UPSTREAM_S, Failure, IntakeMetrics
 from sidecar.telemetry.outcomes import SinkState
@@ -40,6 +42,7 @@ class Status:
     admission: Admission
     metrics: IntakeMetrics
     lanes: Sequence[Lane]
+    accounts: Accounts
     budget: MemoryBudget
     spool: Spool
     memory_limit: int | None
@@ -49,7 +52,8 @@ class Status:
     def __post_init__(self, now: float) -> None:
         self._started_at = self._sampled_at = now
         self._lag_s = 0.0
-        self._lanes = {lane.sink.name: _Watched(lane) for lane in self.lanes}
+        rooms = self.admission.rooms
+        self._lanes = {lane.name: _Watched(lane, rooms, self.accounts) for lane in self.lanes}
         # Events accepted, seconds of CPU, refusals by reason.
         self._recent = Window(_RATE_READINGS)
         self._read_counters(now)
@@ -137,9 +141,11 @@ class Status:
 class _Watched:
     """A lane with its recent rates and quantiles."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, rooms: Rooms, accounts: Accounts) -> None:
         self._lane = lane
-        # Writes forwarded, requests made, requests failed.
+        self._rooms = rooms
+        self._accounts = accounts
+        # Writes forwarded, writes not taken, requests made, requests failed.
         self._recent = Window(_RATE_READINGS)
         self._requests = Window(_QUANTILE_READINGS)
         self._delays = Window(_QUANTILE_READINGS)
@@ -150,19 +156,21 @@ class _Watched:
         metrics = self._lane.metrics
         requests = metrics.requests.total()
         failed = requests - metrics.requests["ok"]
-        self._recent.add(now, (metrics.accounting.forwarded.total(), requests, failed))
+        accounting = metrics.accounting
+        writes = accounting.forwarded.total(), accounting.not_taken.total()
+        self._recent.add(now, (*writes, requests, failed))
         # A state that came and went between two samples must show in the second one.
-        self._worst = max(self._worst, _STATES.index(self._lane.throttle.state))
+        self._worst = max(self._worst, _STATES.index(self._lane.state))
 
     def sample(self, now: float) -> dict[str, float | None]:
         """Return the lane's part of one row of the history."""
         lane, worst = self._lane, self._worst
-        self._worst = _STATES.index(lane.throttle.state)
+        self._worst = _STATES.index(lane.state)
         self._requests.add(now, lane.metrics.request_seconds.counts)
         self._requests_of_sample.add(now, lane.metrics.request_seconds.counts)
         self._delays.add(now, lane.metrics.delay.counts)
         return {
-            "depth": lane.queue.depth,
+            "depth": lane.depth,
             "forwarded_per_s": self._recent.rates()[0],
             "request_s": quantile(UPSTREAM_S, self._requests_of_sample.growth(), 0.5),
             "age_s": oldest_age(lane, now),
@@ -171,18 +179,24 @@ class _Watched:
 
     def report(self, now: float) -> dict[str, Any]:
         lane, accounting = self._lane, self._lane.metrics.accounting
-        forwarded, requests, failed = self._recent.rates()
+        forwarded, not_taken, requests, failed = self._recent.rates()
         durations = self._requests.growth(lane.metrics.request_seconds.counts)
         delays = self._delays.growth(lane.metrics.delay.counts)
+        overridden = {"overridden_accounts": list(self._accounts.overridden)}
         return {
-            "state": lane.throttle.state,
-            "next_attempt_s": round(max(0.0, lane.throttle.paused_until - now), 3),
+            "state": lane.state,
+            "next_attempt_s": _pause(lane.worst, now),
             "last_error": _error(lane.metrics.failure, now),
-            "in_flight": lane.queue.in_flight,
-            "on_disk": lane.queue.on_disk,
-            "concurrency_limit": lane.throttle.limit,
+            "in_flight": lane.in_flight,
+            "on_disk": lane.on_disk,
+            "concurrency_limit": lane.concurrency_limit,
             "oldest_write_age_s": round(oldest_age(lane, now), 3),
-            "has_credential": lane.credentials.headers() is not None,
+            "has_credential": lane.has_credential,
+            "accounts": [self._account(branch, now) for branch in lane.branches.values()],
+            **(overridden if lane.has_accounts else {}),
+            "lane_bytes": self._rooms.used(lane.room),
+            "lane_limit_bytes": self._rooms.limit_now,
+            "not_taken_per_s": round(not_taken, 2),
             "forwarded_per_s": round(forwarded, 2),
             "requests_per_s": round(requests, 2),
             "failed_requests_per_s": round(failed, 2),
@@ -192,6 +206,7 @@ class _Watched:
             "delay_p95_s": _rounded(quantile(DELAY_S, delays, 0.95)),
             "retries": lane.metrics.retries,
             **lane.totals(),
+            "not_taken_by_reason": dict(accounting.not_taken),
             "forwarded_by_kind": dict(accounting.forwarded),
             "skipped_by_reason": dict(accounting.skipped),
             "dead_lettered_by_reason": dict(accounting.dead_lettered),
@@ -200,11 +215,26 @@ class _Watched:
             "requests_by_outcome": dict(lane.metrics.requests),
         }
 
+    def _account(self, branch: Branch, now: float) -> dict[str, Any]:
+        id_ = self._accounts.id_of(branch.account) if self._lane.has_accounts else ""
+        return {
+            "id": id_ or None,
+            "state": branch.throttle.state,
+            "depth": branch.queue.depth,
+            "has_credential": branch.credentials.headers() is not None,
+            "next_attempt_s": _pause(branch, now),
+        }
+
 
 def oldest_age(lane: Lane, now: float) -> float:
     """Return the age of the oldest write of `lane` that is not settled, 0 for none."""
-    oldest = lane.queue.oldest()
+    oldest = lane.oldest()
     return 0.0 if oldest is None else now - oldest
+
+
+def _pause(branch: Branch, now: float) -> float:
+    """Seconds until the next attempt."""
+    return round(max(0.0, branch.throttle.paused_until - now), 3)
 
 
 def _error(failure: Failure | None, now: float) -> dict[str, Any] | None:

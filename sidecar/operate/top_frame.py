@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
 
-from sidecar.operate.diagnosis import BAD, OK, WARN, duration
+from sidecar.operate.diagnosis import BAD, NEARLY_FULL, OK, WARN, duration
 
 Json = Mapping[str, Any]
 
@@ -89,12 +89,25 @@ def _intake(report: Json) -> Iterator[Line]:
     if spool is not None:
         broken = "   its disk can't be used" if spool["degraded"] else ""
         yield Line(f"spool       {_meter(spool)}{broken}", BAD if broken else "")
+    yield from _rooms(report["sinks"])
 
 
 def _meter(part: Json) -> str:
     share = part["bytes"] / part["limit_bytes"]
-    bar = "#" * round(min(1.0, share) * 20)
-    return f"[{bar:.<20}] {size(part['bytes'])} of {size(part['limit_bytes'])}"
+    return f"{_bar(share, 20)} {size(part['bytes'])} of {size(part['limit_bytes'])}"
+
+
+def _bar(share: float, width: int) -> str:
+    return f"[{'#' * round(min(1.0, share) * width):.<{width}}]"
+
+
+def _rooms(sinks: Json) -> Iterator[Line]:
+    """Show each lane's share of its room; the limit is the same for all."""
+    shares = {name: sink["lane_bytes"] / sink["lane_limit_bytes"] for name, sink in sinks.items()}
+    meters = [f"{name} {_bar(share, 8)} {share:>4.0%}" for name, share in shares.items()]
+    limit = size(next(iter(sinks.values()))["lane_limit_bytes"])
+    level = BAD if max(shares.values()) >= NEARLY_FULL else ""
+    yield Line(f"room        {'   '.join(meters)}  of {limit}", level)
 
 
 def _lanes(sinks: Json) -> Iterator[Line]:
@@ -119,6 +132,19 @@ def _lanes(sinks: Json) -> Iterator[Line]:
             wait = sink["next_attempt_s"]
             soon = f"; next attempt {f'in {duration(wait)}' if wait else 'now'}"
             yield Line(f"  {text}{'' if level == OK else soon}", "soft")
+        if sink["not_taken"]:
+            reasons = sink["not_taken_by_reason"].items()
+            counts = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in reasons if n)
+            yield Line(f"  not taken: {counts}", WARN)
+        if len(sink["accounts"]) > 1:
+            yield from map(_account, sink["accounts"])
+
+
+def _account(account: Json) -> Line:
+    state = account["state"] if account["has_credential"] else "no credential"
+    level = _STATES.get(state, BAD)
+    waiting = f"  account {account['id'] or '-'}  {state}  {account['depth']:,} waiting"
+    return Line(waiting, "soft" if level == OK else level)
 
 
 def _accounting(report: Json) -> Iterator[Line]:

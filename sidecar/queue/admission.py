@@ -1,7 +1,8 @@
 """Admission: accepts all valid events of a request or none, and passes them to the open spans.
 
-In: the spans of one request. Out: writes in the lanes. Memory stays within the budget: a request
-that does not fit is refused, and nothing accepted earlier is dropped to make room (D3, D4).
+In: the spans of one request. Out: writes in the lanes that have room for all of them (D22). Memory
+stays within the budget: a request for which no lane has room is refused, and nothing accepted
+earlier is dropped to make room (D3, D4).
 """
 
 import asyncio
@@ -11,9 +12,10 @@ from typing import Protocol
 from sidecar.process.alarm import Alarm
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.open_spans import OpenSpans
+from sidecar.queue.room import Room, Rooms
 from sidecar.spans.span import Span, Stored, total_size
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.accounting import IntakeAccounting
+from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
 
 # A request waits one iteration of the event loop for every `BACKLOG` writes that are waiting for a
 # healthy upstream, at most `MAX_ROUNDS`: agents are slowed down by milliseconds, never blocked.
@@ -26,10 +28,9 @@ LOAD_S = 2.0
 class Lane(Protocol):
     """What admission needs from a lane."""
 
-    @property
-    def bit(self) -> int:
-        """The lane's bit in `Span.lanes`."""
-        ...
+    bit: int  # the lane's bit in `Span.lanes`
+    room: Room
+    accounting: LaneAccounting
 
     @property
     def ready(self) -> Sized:
@@ -50,17 +51,21 @@ class Lane(Protocol):
         """Add a write to the lane's queue."""
         ...
 
+    def not_taken(self, span: Span, start: Span | None) -> None:
+        """Count a write that the lane has no room for. `start` is the START of an END, if known."""
+        ...
+
     def stopping(self) -> None:
         """No END will follow the open writes that are sent from now on."""
         ...
 
 
 class QueueFull(Exception):
-    """There is no room for the request right now."""
+    """No lane has room for the request right now."""
 
 
 class RequestTooLarge(Exception):
-    """The request would not fit into an empty queue."""
+    """The request would not fit into an empty lane."""
 
 
 class Admission:
@@ -82,6 +87,8 @@ class Admission:
         self._loop = asyncio.get_running_loop()
         self._hold_s = hold_s
         self._alarm = Alarm(self._tick)
+        rooms = [lane.room for lane in lanes]
+        self._bits = sum(lane.bit for lane in lanes)
         self.open_spans = OpenSpans(
             self._write,
             budget,
@@ -91,30 +98,54 @@ class Admission:
             ttl_s=ttl_s,
             data_follows=sum(lane.bit for lane in lanes if lane.data_follows),
         )
-        self.limit = budget.limit  # `queue.max_bytes`
-        self._max = budget.available
+        for room in rooms:
+            room.promises = self.open_spans.promises
+        self.rooms = Rooms(rooms, budget, spool, self.open_spans.known)
+        self.limit = self.rooms.limit  # bytes of a request
+        # Bytes in memory up to which every lane has room; with a spool, room is on disk.
+        self._any_lane = 0 if spool.is_configured else self.rooms.limit
         if spool.is_configured:
             budget.reserve(lambda: spool.adding)
+            self.limit = min(budget.available, spool.lane_limit)
         self.last_taken_at = self._loop.time()
 
-    def take(self, spans: Sequence[Span]) -> None:
-        """Take all events of a request, or none: raises `QueueFull` or `RequestTooLarge`."""
-        self._require_room(spans, 0)
+    def take(self, spans: Sequence[Span]) -> int:
+        """Take all events of a request, or none: raises `QueueFull` or `RequestTooLarge`.
+
+        Returns the bits of the lanes that take them; -1 for all that they are for.
+        """
+        lanes = self._require_room(spans, 0)
+        if lanes != -1:
+            for span in spans:
+                span.lanes &= lanes
         for span in spans:
             self.open_spans.take(span)
         now = self.last_taken_at = self._loop.time()
         # A held START is due long before a kept one, for which the alarm may be set.
         if self._alarm.due > now + self._hold_s:
             self._arm()
+        return lanes
 
-    def _require_room(self, spans: Sequence[Span], needed: int) -> None:
-        """Make room for `spans` and `needed` bytes more, or raise."""
+    def _require_room(self, spans: Sequence[Span], needed: int) -> int:
+        """Make room for `spans` and `needed` bytes more, or raise; returns the lanes' bits."""
         size = total_size(spans)
-        row = self._spool.max_row_bytes
-        if size + needed > self._max or (size > row and any(span.size > row for span in spans)):
+        spool, idle = self._spool, self.open_spans.idle
+        row = spool.max_row_bytes
+        if size + needed > self.limit or (size > row and any(span.size > row for span in spans)):
             raise RequestTooLarge
-        if not (self._spool.fits(size) and self.open_spans.make_room(size + needed, spans)):
+        lanes = -1
+        # What the open spans keep for a lane may come on top of what the lane has.
+        if 2 * (self._budget.used + size) > self._any_lane and not spool.is_roomy(size):
+            if spool.is_tight:
+                idle.make_room_on_disk()
+            lanes = self.rooms.taking(spans)
+            if not lanes & spans[0].addressed_to & self._bits:  # all have the same address
+                raise RequestTooLarge if self.rooms.is_too_large(spans) else QueueFull
+            if not spool.fits(spans, size):
+                raise QueueFull
+        if not idle.make_room(size + needed, spans):
             raise QueueFull
+        return lanes
 
     def must_wait(self) -> bool:
         """Whether a response has to wait for the disk, or for drains that can't keep up."""
@@ -125,17 +156,18 @@ class Admission:
                 return True
         return False
 
-    async def take_durably(self, spans: Sequence[Span]) -> None:
+    async def take_durably(self, spans: Sequence[Span]) -> int:
         """Like `take`, but return only when the events are on disk, if there is a spool."""
-        if needed := self.open_spans.needed(spans):
-            await self._take_with_payloads(spans, needed)
+        if needed := self.open_spans.idle.needed(spans):
+            lanes = await self._take_with_payloads(spans, needed)
         else:
-            self.take(spans)
+            lanes = self.take(spans)
         await self._spool.commit()
+        return lanes
 
     async def _take_with_payloads(
         self, spans: Sequence[Span], needed: Sequence[tuple[Span, Stored]]
-    ) -> None:
+    ) -> int:
         """Take `spans` once the payloads that they need from their STARTs are in memory.
 
         Raises `QueueFull` if the disk does not return them in time: a START that was accepted is
@@ -143,8 +175,10 @@ class Admission:
         """
         self._require_room(spans, sum(stored.dropped_bytes for _, stored in needed))
         starts = [start for span in spans if (start := self.open_spans.started(span.join_key))]
+        idle = self.open_spans.idle
         for start in starts:  # so that no other request makes room of them
             self._budget.hold(start)
+            idle.discard(start.join_key)
         waiting = total_size(spans)
         self._budget.reading += waiting
         try:
@@ -152,12 +186,12 @@ class Admission:
                 for start, stored in needed:
                     (loaded,) = await self._spool.load([stored.row], 1)
                     if isinstance(loaded, Span):
-                        self.open_spans.restore(start, loaded)
+                        idle.restore(start, loaded)
                     else:
                         stored.unreadable = True
             self._budget.reading -= waiting
             waiting = 0
-            self.take(spans)
+            return self.take(spans)
         except TimeoutError:
             raise QueueFull from None
         finally:
@@ -188,11 +222,22 @@ class Admission:
         self.open_spans.release_all()
         self._alarm.cancel()
 
-    def _write(self, span: Span) -> None:
-        to_all = span.sdk is None and span.stored is None
+    def _write(self, span: Span, start: Span | None, missed_by: int) -> None:
+        """Pass a write to the lanes that take it. `start` is the START of an END, if known.
+
+        Of the others, those with a bit in `missed_by` would need it; they count it.
+        """
+        stored, lanes = span.stored, span.lanes
+        pending, missing = lanes if stored is None else lanes & stored.pending, 0
+        if lanes != -1:
+            missing = span.addressed_to & ~lanes & missed_by
         for lane in self._lanes:
-            if to_all or span.lanes & lane.bit:
+            if pending & lane.bit:
+                lane.accounting.offered += 1
                 lane.put(span)
+            elif missing & lane.bit:
+                lane.accounting.offered += 1
+                lane.not_taken(span, start)
 
     def _arm(self) -> None:
         due = self.open_spans.next_due()

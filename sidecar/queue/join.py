@@ -45,6 +45,8 @@ class EndedSpans:
         self.signatures: OrderedDict[int, int] = OrderedDict()
         # Hash of a key -> bits of the `PAYLOADS` that an END without a START has left open.
         self._lacking: dict[int, int] = {}
+        # Hash of a key -> bits of the lanes that had no room for its END, if there are any.
+        self._not_taken: dict[int, int] = {}
 
     def is_repeat(self, key: Key, end: Span) -> bool:
         """Whether `end` repeats an END that was filled in from its START."""
@@ -59,6 +61,21 @@ class EndedSpans:
             if len(signatures) > MAX_REMEMBERED:
                 forgotten, _ = signatures.popitem(last=False)
                 self._lacking.pop(forgotten, None)
+                self._not_taken.pop(forgotten, None)
+
+    def taken(self, key: Key, end: Span) -> None:
+        """An END is about to be written: remember which lanes had no room for any of its span."""
+        lanes, addressed_to = end.lanes, end.addressed_to
+        if lanes == addressed_to and not self._not_taken:
+            return
+        hashed = hash(key)
+        missed = self._not_taken.pop(hashed, 0 if hashed in self.signatures else addressed_to)
+        if missed & ~lanes:
+            self._not_taken[hashed] = missed & ~lanes
+
+    def not_taken_by(self, key: Key) -> int:
+        """Bits of the lanes that had no room for the END of a span; 0 if it has not ended."""
+        return self._not_taken.get(hash(key), 0) if self._not_taken else 0
 
     def add_unjoined(self, key: Key, end: Span) -> None:
         """A span has ended whose START is unknown."""

@@ -4,7 +4,7 @@ from enum import Enum
 
 import msgspec
 
-from sidecar.spans.span import DATA, Span
+from sidecar.spans.span import DATA, SUPPLEMENT, Span
 
 
 class State(Enum):
@@ -18,11 +18,19 @@ HELD, KEPT = State  # looking up a member takes longer than a global
 
 
 class OpenSpan(msgspec.Struct, gc=False, eq=False):
-    """A START without an END."""
+    """A START without an END.
+
+    `due` is the loop time at which its `hold_s` or `ttl_s` is over, and `state` is None once it has
+    left the open spans. The lanes with a bit in `promised_to` keep room for `promised` bytes; that
+    which gets its `data` later, also for `following` bytes.
+    """
 
     start: Span
-    due: float  # loop time at which its `hold_s` or `ttl_s` is over
-    state: State | None = HELD  # None once it has left the open spans
+    due: float
+    state: State | None = HELD
+    promised: int = 0
+    following: int = 0
+    promised_to: int = 0
 
     @property
     def is_settled(self) -> bool:
@@ -44,3 +52,13 @@ class OpenSpan(msgspec.Struct, gc=False, eq=False):
         """Whether payloads of its START are only on disk."""
         stored = self.start.stored
         return stored is not None and stored.dropped > 0
+
+
+def following(start: Span) -> int:
+    """Bytes of the write in which the `data` of a START follows its open write; 0 without `data`.
+
+    A lane needs them besides those of the open write, which it may not have sent yet.
+    """
+    if not start.data:
+        return 0
+    return start.size - len(start.input) - len(start.output) + len(SUPPLEMENT)

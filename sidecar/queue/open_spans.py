@@ -21,46 +21,43 @@ A process that stops acts as if `hold_s` were over.
 *Settled* means that no lane has the open write any more; otherwise the START stays for another
 `ttl_s`, so that its END goes behind the open write and keeps what the START said.
 
-A START's payloads are in memory, and with a spool on disk, too. If room is needed, those that no
-lane holds leave memory, oldest first: with a spool only the payloads, which come back for the END;
-without one (or while its disk fails) a KEPT start becomes unknown.
+An END that only some lanes have room for leaves its START to the others, for another END: a repeat
+is written for these only. If room is needed, a START that no lane holds leaves (idle_spans.py).
 
 No I/O and no clock: callers pass `now`, loop time in seconds.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
 
+from sidecar.queue.idle_spans import IdleSpans
 from sidecar.queue.join import EndedSpans, fill
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.queue.open_span import HELD, KEPT, OpenSpan
+from sidecar.queue.open_span import HELD, KEPT, OpenSpan, following
 from sidecar.queue.supplement import supplement
 from sidecar.spans.span import (
+    ALL_PAYLOADS,
     DATA,
     Key,
     Span,
-    Stored,
     copy_payloads,
     drop_payloads,
-    missing_payloads,
 )
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting
-
-# STARTs that `make_room` scans: under overload it runs for every request.
-_MAX_SCANNED = 256
 
 
 class OpenSpans:
     """All STARTs without an END. Each is kept for at least `ttl_s` after it was written.
 
-    `data_follows`: the bit of the lane that gets open writes without `data`, or 0.
+    `data_follows`: the bit of the lane that gets open writes without `data`, or 0. `write` is
+    called with a write; its START, if it is an END and that is known; and the bits of the lanes
+    that would miss it.
     """
 
     def __init__(
         self,
-        write: Callable[[Span], None],
+        write: Callable[[Span, Span | None, int], None],
         budget: MemoryBudget,
         accounting: IntakeAccounting,
         spool: Spool,
@@ -72,6 +69,8 @@ class OpenSpans:
         self._spool = spool
         self._data_follows = data_follows
         self._write = write
+        # Bytes that sets of lanes keep room for, by the lanes' bits.
+        self.promises: defaultdict[int, int] = defaultdict(int)
         self._budget = budget
         self._accounting = accounting
         self._hold_s = hold_s
@@ -80,8 +79,7 @@ class OpenSpans:
         self._spans: OrderedDict[Key, OpenSpan] = OrderedDict()
         # When held STARTs are due, in order. It may name spans that are no longer held.
         self._holds: deque[tuple[float, Key]] = deque()
-        # Those with a row in the spool and payloads in memory, in the order of acceptance.
-        self._droppable: OrderedDict[Key, OpenSpan] = OrderedDict()
+        self.idle = IdleSpans(self._spans, budget, spool, self._retire)
         self._ended = EndedSpans()
         self._ticked_at = 0.0
 
@@ -105,16 +103,22 @@ class OpenSpans:
                 self._hold(key, span)
                 return
             # If written now, it would replace the finished row at SGP (docs/upstreams.md S3).
-            adds = self._ended.added_by(key, span)
-            if adds and self._data_follows & span.addressed_to:
+            follows = self._data_follows & span.lanes & ~self._ended.not_taken_by(key)
+            if follows and (adds := self._ended.added_by(key, span)):
                 self._accounting.written += 1
                 self._supplement(span, adds)
                 return
         elif known.state is HELD:
             earlier = known.start
             fill(span, earlier)
+            if earlier.lanes & ~span.lanes and span.size > earlier.size and earlier.stored is None:
+                # Some lanes have room for the earlier one only; the END carries the changes.
+                copy_payloads(span, earlier, ALL_PAYLOADS)
             span.accepted_at = earlier.accepted_at
+            # Not where its END was taken: the span would be reopened.
+            span.lanes = (span.lanes & (self._ended.not_taken_by(key) or -1)) | earlier.lanes
             known.start = span
+            self._promise(known, span.lanes, span.size, following(span))
             self._add(key, known)
             self._spool.replace(earlier)
             self._budget.release(earlier)
@@ -122,7 +126,12 @@ class OpenSpans:
         self._accounting.joined += 1
 
     def _hold(self, key: Key, start: Span) -> None:
-        open_span = self._spans[key] = OpenSpan(start, start.accepted_at + self._hold_s)
+        # `_promise`, in place: each function on this path costs (DECISIONS.md 32).
+        lanes, size, follows = start.lanes, start.size, following(start) if start.data else 0
+        due = start.accepted_at + self._hold_s
+        open_span = self._spans[key] = OpenSpan(start, due, HELD, size, follows, lanes)
+        self.promises[lanes] += size
+        self.promises[lanes & self._data_follows] += follows
         self._holds.append((open_span.due, key))
         self._accounting.held += 1
         self._add(key, open_span)
@@ -132,40 +141,68 @@ class OpenSpans:
         self._budget.hold(start)
         self._spool.add(start)
         if start.stored is not None:
-            self._droppable[key] = open_span
+            self.idle.add(key, open_span)
+
+    def _promise(self, open_span: OpenSpan, lanes: int, size: int, follows: int) -> None:
+        """Have the lanes with a bit in `lanes` keep this room for an open span, and no others."""
+        promises, before, to = self.promises, open_span.promised_to, self._data_follows
+        promises[before] -= open_span.promised
+        promises[before & to] -= open_span.following
+        promises[lanes] += size
+        promises[lanes & to] += follows
+        open_span.promised, open_span.following, open_span.promised_to = size, follows, lanes
 
     def _end(self, span: Span) -> None:
         key = span.join_key
         known = self._spans.get(key)
-        if known is None:
-            if self._ended.is_repeat(key, span):
-                # Sent as is, it would erase, upstream, what was filled in the first time.
+        missed_by = self._ended.not_taken_by(key)
+        if known is None and self._ended.is_repeat(key, span):
+            # Sent as is, it would erase, upstream, what was filled in the first time.
+            span.lanes &= missed_by
+            if not span.lanes:
                 self._accounting.joined += 1
                 return
+        start = None if known is None else known.start
+        self._ended.taken(key, span)
+        if known is None:
             self._ended.add_unjoined(key, span)
             self._spool.add(span)
         else:
-            start = known.start
-            self._ended.add(key, fill(span, start))
-            if known.state is HELD:
-                self._accounting.held -= 1
-                self._accounting.joined += 1
-            self._spool.add(span, start)
-            self._forget(key, known)
+            self._ended.add(key, fill(span, known.start))
+            if known.start.lanes & ~span.lanes:
+                self._stay(known, span)
+            else:
+                if known.state is HELD:
+                    self._accounting.held -= 1
+                    self._accounting.joined += 1
+                self._spool.add(span, start)
+                self._forget(key, known)
         self._accounting.written += 1
-        self._write(span)
+        self._write(span, start, missed_by or -1)
+
+    def _stay(self, known: OpenSpan, end: Span) -> None:
+        """`end` has no room in lanes that have its START, which stays for these."""
+        start = known.start
+        self._spool.add(end)
+        if start.stored is not None:
+            self._spool.release(start.stored, end.lanes)
+        start.lanes &= ~end.lanes
+        self._promise(known, start.lanes, known.promised, known.following)
 
     def _forget(self, key: Key, open_span: OpenSpan) -> None:
         del self._spans[key]
         open_span.state = None
-        if self._droppable:
-            self._droppable.pop(key, None)
+        promises, before = self.promises, open_span.promised_to
+        promises[before] -= open_span.promised
+        promises[before & self._data_follows] -= open_span.following
+        if self.idle.spans:
+            self.idle.discard(key)
         self._budget.release(open_span.start)
 
     def _retire(self, open_span: OpenSpan) -> None:
         """Forget a START without an END, which is settled; its `data` follows."""
         start = open_span.start
-        if open_span.has_data and self._data_follows & start.addressed_to:
+        if open_span.has_data and self._data_follows & start.lanes:
             self._supplement(start, DATA, replaced=start)
         else:
             self._spool.retire(start)
@@ -176,17 +213,22 @@ class OpenSpans:
         now = max(start.accepted_at, self._ticked_at)
         added = supplement(start, which, self._data_follows, now)
         self._spool.add(added, replaced)
-        self._write(added)
+        self._write(added, None, -1)
 
     def _keep(self, key: Key) -> None:
         """Write a START as open, if it is still held."""
         open_span = self._spans.get(key)
         if open_span is None or open_span.state is not HELD:
             return
-        open_span.state, open_span.due = KEPT, open_span.start.accepted_at + self._ttl_s
+        start = open_span.start
+        open_span.state, open_span.due = KEPT, start.accepted_at + self._ttl_s
+        self._promise(open_span, start.lanes, 0, open_span.following)
         self._accounting.held -= 1
         self._accounting.written += 1
-        self._write(open_span.start)
+        self.idle.discard(key)
+        self._write(start, None, self._ended.not_taken_by(key) or -1)
+        if start.holders == 1:  # no lane took it
+            self.idle.add(key, open_span)
 
     def next_due(self) -> float | None:
         """Loop time at which `tick` has work to do, or None."""
@@ -221,65 +263,22 @@ class OpenSpans:
             self._keep(self._holds.popleft()[1])
         for start in kept:
             # What has a row is still there after a restart, for its END.
-            if lane & start.addressed_to and start.stored is None:
+            if lane & start.lanes and start.stored is None:
                 self._supplement(start, DATA)
-
-    def make_room(self, size: int, spans: Sequence[Span] = ()) -> bool:
-        """Let payloads or STARTs leave memory until `size` bytes fit; returns whether they do.
-
-        The STARTs of `spans` stay: these need them.
-        """
-        if size <= self._budget.available:
-            return True
-        needed = {span.join_key for span in spans}
-        candidates = [*islice(self._droppable.values(), _MAX_SCANNED)]
-        candidates += islice(self._spans.values(), _MAX_SCANNED)
-        for open_span in candidates:
-            start, stored = open_span.start, open_span.start.stored
-            key = start.join_key
-            if start.holders > 1 or open_span.state is None or key in needed:
-                continue
-            if stored is not None:
-                self._droppable.pop(key, None)
-                if not self._spool.has_row(stored.row):
-                    continue
-                before = start.size
-                drop_payloads(start, stored)
-                self._budget.resized(start, before)
-            elif open_span.state is KEPT:
-                self._retire(open_span)
-            if size <= self._budget.available:
-                return True
-        return False
 
     def state_of(self, id_: str) -> str | None:
         """State of the START with this id, or None. Scans all STARTs."""
-        known = self._spans.values()
-        return next(
-            (each.state.value for each in known if each.start.id == id_ and each.state), None
-        )
+        states = (each.state for each in self._spans.values() if each.start.id == id_)
+        return next((state.value for state in states if state), None)
+
+    def known(self, key: Key) -> OpenSpan | None:
+        """The open span with this `join_key`, or None."""
+        return self._spans.get(key)
 
     def started(self, key: Key) -> Span | None:
         """The START with this `join_key`, or None."""
         open_span = self._spans.get(key)
         return None if open_span is None else open_span.start
-
-    def needed(self, spans: Sequence[Span]) -> list[tuple[Span, Stored]]:
-        """STARTs with payloads that are only on disk and that an END among `spans` needs."""
-        pairs = ((self.started(span.join_key), missing_payloads(span)) for span in spans)
-        found = [(start, start.stored, missing) for start, missing in pairs if start is not None]
-        return [(start, at) for start, at, missing in found if at and at.dropped & missing]
-
-    def restore(self, start: Span, loaded: Span) -> None:
-        """Put the payloads of `start` back into memory, if it is still open."""
-        open_span = self._spans.get(start.join_key)
-        if start.stored is None or open_span is None or open_span.start is not start:
-            return
-        before = start.size
-        copy_payloads(start, loaded, start.stored.dropped)
-        start.stored.dropped = start.stored.dropped_bytes = 0
-        self._budget.resized(start, before)
-        self._droppable[start.join_key] = open_span
 
     def recover(self, start: Span) -> None:
         """Take a START that an earlier process left in the spool. Its payloads stay on disk."""
@@ -292,7 +291,8 @@ class OpenSpans:
             drop_payloads(start, start.stored)
         self._budget.hold(start)
         open_span = self._spans[key] = OpenSpan(start, start.accepted_at + self._hold_s)
-        if start.lanes:
+        if start.pending:
+            self._promise(open_span, start.pending, start.size, following(start))
             self._accounting.replayed += 1
             self._accounting.held += 1
             self._holds.append((open_span.due, key))

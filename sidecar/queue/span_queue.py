@@ -1,6 +1,6 @@
-"""The queue of one lane: a FIFO of writes, keyed by span.
+"""The queue of one account in one lane: a FIFO of writes, keyed by span.
 
-With a spool, writes beyond the lane's share of memory wait on disk (`OnDiskFifo`), queued after
+With a spool, writes beyond its share of memory wait on disk (`OnDiskFifo`), queued after
 everything in memory, until `refill` loads them.
 
 In: `put` a write. Out: `take` a batch, then `settle` each of its writes; a retry sends the same
@@ -14,7 +14,14 @@ from collections.abc import Iterable, Mapping
 
 from sidecar.queue.disk_fifo import OnDiskFifo
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.spans.span import Key, Span, Stored, is_partial_duplicate, payloads_in_memory
+from sidecar.spans.span import (
+    Key,
+    Span,
+    Stored,
+    is_partial_duplicate,
+    payloads_in_memory,
+    total_size,
+)
 from sidecar.spool.spool import Gone, Spool
 from sidecar.telemetry.accounting import LaneAccounting
 
@@ -23,10 +30,10 @@ MAX_ROWS_PER_LOAD = 256
 
 
 class SpanQueue:
-    """Writes of one lane; `bit` is the lane's.
+    """Writes of one account, by its number, in one lane; `bit` is the lane's.
 
-    `ready` has the writes that a batch could take now, in order. `share` is the lane's limit on
-    bytes in memory, beyond which its writes wait in `spool`.
+    `ready` has the writes that a batch could take now, in order. `share` is the limit on bytes in
+    memory, beyond which writes wait in `spool`.
     """
 
     def __init__(
@@ -37,12 +44,14 @@ class SpanQueue:
         *,
         spool: Spool,
         share: int = 0,
+        account: int = 0,
     ) -> None:
         self._budget = budget
         self._accounting = accounting
         self.bit = bit
+        self.account = account
         self._spool = spool
-        self._share = share if spool.is_configured else 0
+        self.share = share
         self._waiting: OrderedDict[Key, Span] = OrderedDict()
         self.ready: Mapping[Key, Span] = self._waiting
         self._in_flight: dict[Key, Span] = {}
@@ -53,9 +62,9 @@ class SpanQueue:
         self._on_disk = OnDiskFifo()
         self._bytes = 0
         self.waiting_bytes = 0
-        if self._share:
+        if spool.is_configured:
             # What the lane may still load from disk must fit, however many events arrive.
-            budget.reserve(lambda: max(0, self._share - self._bytes))
+            budget.reserve(lambda: max(0, self.share - self._bytes))
 
     @property
     def depth(self) -> int:
@@ -71,7 +80,9 @@ class SpanQueue:
     @property
     def needs_refill(self) -> bool:
         """Whether `refill` should load writes from disk now."""
-        return 2 * self._bytes < self._share and bool(self._on_disk)
+        # If all that is in memory only waits for a retry, others have to get their turn (D23).
+        enough = self.share // 2 if self._waiting else self.share
+        return self._bytes < enough and bool(self._on_disk)
 
     @property
     def in_flight(self) -> int:
@@ -90,6 +101,21 @@ class SpanQueue:
         """Whether a write of the same span is in memory."""
         key = span.key
         return key in self._waiting or key in self._in_flight or key in self._deferred
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the writes in memory."""
+        return self._bytes
+
+    def replaceable(self, span: Span) -> int | None:
+        """Bytes of the writes that one of this span replaces; None if no write of it is here."""
+        key = span.key
+        found = [*self._deferred.get(key, ())]
+        if key in self._waiting:
+            found.append(self._waiting[key])
+        if not found and key not in self._in_flight:
+            return None
+        return total_size([each for each in found if each.end_time is None])
 
     def where(self, id_: str) -> str | None:
         """What a write of span `id_` is waiting for, or None. Scans every write in memory."""
@@ -120,19 +146,21 @@ class SpanQueue:
     def _goes_to_disk(self, span: Span, stored: Stored) -> bool:
         if stored.dropped:
             return True
-        full = self._on_disk or self._bytes + span.size > self._share
+        full = self._on_disk or self._bytes + span.size > self.share
         return bool(full) and self._spool.has_row(stored.row)
 
     def recover(self, rows: Iterable[int]) -> None:
         """Add writes that an earlier process left on disk, by row number."""
         before = len(self._on_disk)
         self._on_disk.extend(rows)
-        self._accounting.written += len(self._on_disk) - before
+        added = len(self._on_disk) - before
+        self._accounting.offered += added
+        self._accounting.written += added
 
     async def refill(self) -> None:
         """Load the next writes from disk."""
         rows = self._on_disk.first(MAX_ROWS_PER_LOAD)
-        outcomes = await self._spool.load(rows, max(1, self._share // 4), self.bit)
+        outcomes = await self._spool.load(rows, max(1, self.share // 4), self.bit)
         self._on_disk.drop(len(outcomes))
         for outcome in outcomes:
             if outcome is Gone.SUPERSEDED:
@@ -230,8 +258,11 @@ class SpanQueue:
             if not deferred:
                 del self._deferred[key]
 
-    def abandon(self) -> int:
-        """Drop all writes from memory at shutdown. Returns how many of them are not on disk."""
+    def abandon(self) -> tuple[list[Span], int]:
+        """Drop all writes from memory at shutdown. Returns those that are not on disk.
+
+        The number counts more of them: writes of which only the number of a lost row is known.
+        """
         left = [*self._in_flight.values(), *self._waiting.values()]
         left += [span for deferred in self._deferred.values() for span in deferred]
         for writes in (self._in_flight, self._waiting, self._deferred):
@@ -239,20 +270,22 @@ class SpanQueue:
         self._deferred_count = 0
         rows = self._on_disk.first(len(self._on_disk))
         self._on_disk.drop(len(rows))
-        lost = 0
+        on_disk = [row for row in rows if self._spool.is_written(row)]
+        missing = len(rows) - len(on_disk)
+        lost: list[Span] = []
         for span in left:
             self._budget.release(span)
             self._bytes -= span.size
-            if span.stored is None:
-                lost += 1
-            elif span.stored.replaced:
+            stored = span.stored
+            if stored is not None and stored.replaced:
                 self._accounting.superseded += 1
+            elif stored is not None and self._spool.is_written(stored.row):
+                on_disk.append(stored.row)
             else:
-                rows.append(span.stored.row)
-        on_disk = [row for row in rows if self._spool.is_written(row)]
+                lost.append(span)
         self._on_disk.extend(on_disk)
         self.waiting_bytes = 0
-        return lost + len(rows) - len(on_disk)
+        return lost, missing
 
 
 def _both_needed(earlier: Span, later: Span) -> bool:

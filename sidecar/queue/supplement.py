@@ -15,5 +15,6 @@ def supplement(start: Span, which: int, lane: int, now: float) -> Span:
     """
     trace = start.key, start.name, start.start_time, None, start.parent_id, start.task_id
     added = Span(*trace, b"", b"", b"", now, sdk=SdkFields(lane, SUPPLEMENT))
+    added.lanes, added.account = lane, start.account
     copy_payloads(added, start, which)
     return added

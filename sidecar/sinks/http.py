@@ -25,6 +25,7 @@ MAX_RETRY_AFTER_S = 300.0  # then the lane probes, whatever the upstream asked f
 MAX_BODY_BYTES = 256 * 1024
 
 _SUCCESS = range(200, 300)
+_UNAUTHORIZED = HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN
 # The only statuses with which either API refuses a write (docs/upstreams.md A1, S1.5). All other
 # 4xx, and redirects, are about the hop, and `Misdirected`: a proxy, a gateway, a wrong base URL.
 _DECISIONS: dict[int, type[SinkError]] = {
@@ -178,7 +179,12 @@ class UpstreamClient:
         try:
             raw = await self._http.exchange(head, body, keep_body=method == b"GET")
             response = parse_response(raw)
-            fine = response.taken or expected(response)
+            fine = response.taken
+            if fine:
+                self._credentials.accepted(headers)
+            elif response.status in _UNAUTHORIZED:
+                self._credentials.refused(headers)
+            fine = fine or expected(response)
             outcome = "ok" if fine else decide(response).outcome
         except TimeoutError as late:
             outcome = "timeout"

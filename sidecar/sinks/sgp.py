@@ -128,7 +128,7 @@ def _batch(spans: Sequence[Span], enrichment: tuple[bytes, bytes]) -> bytes:
 
 
 def _head(span: Span, parts: list[bytes]) -> None:
-    trace_id, id_ = span.key
+    trace_id, id_ = span.key[:2]
     parts += (
         b'{"id":',
         _text(id_),

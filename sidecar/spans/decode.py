@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
-from sidecar.spans.span import Key, SdkFields, Span, WireSpan, measure
+from sidecar.spans.span import Key, SdkFields, Span, WireSpan, measure, span_key
 from sidecar.spans.validation import (
     MAX_ID_BYTES,
     TOO_DEEP,
@@ -78,11 +78,17 @@ Started = Callable[[Key], Span | None]
 
 
 def decode(
-    body: bytes, now: float, *, ndjson: bool = False, started: Started = lambda _: None
+    body: bytes,
+    now: float,
+    *,
+    ndjson: bool = False,
+    started: Started = lambda _: None,
+    account: int = 0,
 ) -> Decoded:
     """Decode a whole body in one pass, or event by event if anything in it is invalid.
 
     `now` is loop time in seconds. `started` returns the START of a span whose END is in `body`.
+    `account` is the number of the account that the spans belong to.
     Raises `MalformedBody` if the body is not JSON.
     """
     array = not ndjson and (body if body[:1] > b" " else body.lstrip())[:1] == b"["
@@ -93,8 +99,8 @@ def decode(
             elif array:
                 events = _MANY.decode(body)
             else:
-                return Decoded([_checked(_ONE.decode(body), now, started)], [])
-            return Decoded([_checked(event, now, started) for event in events], [])
+                return Decoded([_checked(_ONE.decode(body), now, started, account)], [])
+            return Decoded([_checked(event, now, started, account) for event in events], [])
         except (*NOT_DECODED, EventError):
             # Usually a single invalid event, or a lone surrogate that can be repaired.
             pass
@@ -105,7 +111,7 @@ def decode(
         items: Iterable[bytes] = filter(bytes.strip, repaired.split(b"\n"))
     else:
         items = _items(repaired, array=array)
-    return _one_by_one(items, now, started)
+    return _one_by_one(items, now, started, account)
 
 
 def _items(body: bytes, *, array: bool) -> Iterable[bytes]:
@@ -134,12 +140,12 @@ def _items_of_deep_array(body: bytes) -> Iterable[bytes]:
         raise MalformedBody(f"{TOO_DEEP} and never closed")
 
 
-def _one_by_one(items: Iterable[bytes], now: float, started: Started) -> Decoded:
+def _one_by_one(items: Iterable[bytes], now: float, started: Started, account: int) -> Decoded:
     decoded = Decoded([], [])
     for position, item in enumerate(items):
         try:
             if is_utf8(item):
-                decoded.spans.append(_checked(_ONE.decode(item), now, started))
+                decoded.spans.append(_checked(_ONE.decode(item), now, started, account))
                 continue
             rejection = Rejection(position, None, _NOT_UTF8, "malformed")
         except EventError as error:
@@ -166,26 +172,32 @@ def _reason(error: Exception) -> str:
     return f"not JSON: {error}"
 
 
-def _checked(event: _WireEvent, now: float, started: Started) -> Span:
+def _checked(event: _WireEvent, now: float, started: Started, account: int) -> Span:
     """The span of a valid event. Raises `EventError` or `FieldError` (docs/api.md)."""
     wire = event.span
     if event.event_type == "end":
         if wire.end_time is None:
             raise FieldError("end_time", 'is required in an "end" event')
-        return validated_span(wire, now, start=started((wire.trace_id, wire.id)))
+        key = span_key(wire.trace_id, wire.id, account) if account else (wire.trace_id, wire.id)
+        return validated_span(wire, now, None, started(key), account)
     if event.event_type != "start":
         raise EventError('event_type must be "start" or "end"')
     wire.end_time = None
-    return validated_span(wire, now)
+    return validated_span(wire, now, None, None, account)
 
 
 def validated_span(
-    wire: WireSpan, now: float, sdk: SdkFields | None = None, start: Span | None = None
+    wire: WireSpan,
+    now: float,
+    sdk: SdkFields | None = None,
+    start: Span | None = None,
+    account: int = 0,
 ) -> Span:
     """The validated span of `wire`: open if it has no `end_time`. Raises `FieldError`.
 
     `now` is loop time in seconds. `sdk` is None for an event, which goes to all lanes. A payload
-    equal to that of its `start` is neither checked nor stored a second time.
+    equal to that of its `start` is neither checked nor stored a second time. `account` is the
+    number of its account.
     """
     end = wire.end_time
     started, begin = checked_time(wire.start_time, "start_time")
@@ -195,7 +207,7 @@ def validated_span(
             raise FieldError("end_time", "is before span.start_time")
     check_ids(wire.id, wire.trace_id, wire.parent_id, wire.name, wire.task_id)
     span = Span(
-        (wire.trace_id, wire.id),
+        span_key(wire.trace_id, wire.id, account) if account else (wire.trace_id, wire.id),
         wire.name,
         begin,
         end,
@@ -205,7 +217,10 @@ def validated_span(
         validated_payload(wire.output, "output", b"" if start is None else start.output),
         validated_payload(wire.data, "data", b"" if start is None else start.data),
         now,
-        sdk=sdk,
     )
+    if sdk is not None:
+        span.sdk, span.lanes = sdk, sdk.lane
+    if account:
+        span.account = account
     span.size = measure(span)
     return span

@@ -55,7 +55,8 @@ class Stored(msgspec.Struct, gc=False, eq=False):
     `row` is the row's number. `pending` has the bits of the lanes that have not settled it, and
     `put_off`, for an open write, those of the lanes that have only its number. `replaced`: a newer
     write of the span takes its place. `unreadable`: the row is damaged. `dropped` has the bits of
-    the `PAYLOADS` that are no longer in memory, of `dropped_bytes` together.
+    the `PAYLOADS` that are no longer in memory, of `dropped_bytes` together. `bytes` is what the
+    row takes on disk.
     """
 
     row: int
@@ -65,18 +66,20 @@ class Stored(msgspec.Struct, gc=False, eq=False):
     unreadable: bool = False
     dropped: int = 0
     dropped_bytes: int = 0
+    bytes: int = 0
 
 
 class Span(msgspec.Struct, gc=False, eq=False):
     """What an agent said about one span: open (only its START is known) or complete.
 
-    `key` is its identity, the trace id and the id: an id is unique only within its trace
-    (docs/upstreams.md S1.4.8). Payloads are raw JSON bytes, empty for null. `size` is its bytes in
-    memory, `accepted_at` the loop time of its 202. `sdk` is None for an event, which goes to every
-    lane. All lanes share the object: `holders` is its reference count for `MemoryBudget`.
+    `key` is its identity, see `span_key`. Payloads are raw JSON bytes, empty for null. `size` is
+    its bytes in memory, `accepted_at` the loop time of its 202. `sdk` is None for an event, which
+    goes to every lane. `lanes` has the bits of the lanes that take it, -1 for all lanes. `account`
+    is the number of its account (accounts.py). All lanes share the object: `holders` is its
+    reference count for `MemoryBudget`.
     """
 
-    key: tuple[str, str]
+    key: Key
     name: str
     start_time: str
     end_time: str | None
@@ -90,6 +93,8 @@ class Span(msgspec.Struct, gc=False, eq=False):
     sdk: SdkFields | None = None
     stored: Stored | None = None
     holders: int = 0
+    lanes: int = -1
+    account: int = 0
 
     @property
     def id(self) -> str:
@@ -110,13 +115,13 @@ class Span(msgspec.Struct, gc=False, eq=False):
         return "open" if self.end_time is None else "complete"
 
     @property
-    def lanes(self) -> int:
+    def pending(self) -> int:
         """The bits of the lanes that it has to be written to."""
-        return self.addressed_to if self.stored is None else self.addressed_to & self.stored.pending
+        return self.lanes if self.stored is None else self.lanes & self.stored.pending
 
     @property
     def addressed_to(self) -> int:
-        """The bits of the lanes that it is for, settled or not."""
+        """The bits of the lanes that it is for, whether they take it or not."""
         return -1 if self.sdk is None else self.sdk.lane
 
     @property
@@ -125,9 +130,17 @@ class Span(msgspec.Struct, gc=False, eq=False):
         return self.sdk is not None and self.sdk.extra == SUPPLEMENT
 
 
+def span_key(trace_id: str, id_: str, account: int = 0) -> Key:
+    """The identity of a span: its trace id and id, and the number of its account unless that is 0.
+
+    An id is unique only within its trace (docs/upstreams.md S1.4.8), and within its account (D25).
+    """
+    return (trace_id, id_, f"account {account}") if account else (trace_id, id_)
+
+
 def measure(span: Span) -> int:
     """Bytes of `span` in memory."""
-    trace_id, _ = span.key
+    trace_id = span.key[0]
     chars = len(span.name) + len(trace_id) + len(span.parent_id or "") + len(span.task_id or "")
     payloads = len(span.input) + len(span.output) + len(span.data)
     if span.sdk is not None:
@@ -164,7 +177,7 @@ def to_json(span: Span, leave_out: int = 0) -> bytes:
 
     Payloads are copied in as raw bytes. Those with a bit in `leave_out` (see `PAYLOADS`) are null.
     """
-    trace_id, id_ = span.key
+    trace_id, id_ = span.key[:2]
     return b"".join(
         (
             b'{"id":',
@@ -201,13 +214,13 @@ def to_row(span: Span, leave_out: int = 0) -> bytes:
     return b'%b,"route":%d,"extra":{%b}}' % (body[:-1], sdk.lane, sdk.extra)
 
 
-def from_row(body: bytes, accepted_at: float) -> Span:
+def from_row(body: bytes, accepted_at: float, account: int = 0) -> Span:
     """The span that `to_row` encoded. `accepted_at` is loop time in seconds."""
     wire = _ROW.decode(body)
     payloads = [bytes(getattr(wire, field)) for field in PAYLOADS]
     input_, output, data = (b"" if raw == _NULL else raw for raw in payloads)
     span = Span(
-        (wire.trace_id, wire.id),
+        span_key(wire.trace_id, wire.id, account),
         wire.name,
         wire.start_time,
         wire.end_time,
@@ -218,6 +231,8 @@ def from_row(body: bytes, accepted_at: float) -> Span:
         data,
         accepted_at,
         sdk=SdkFields(wire.route, bytes(wire.extra)[1:-1]) if wire.route else None,
+        lanes=wire.route or -1,
+        account=account,
     )
     span.size = measure(span)
     return span
@@ -272,4 +287,5 @@ def drop_payloads(span: Span, stored: Stored) -> None:
 
 def total_size(spans: Sequence[Span]) -> int:
     """Total bytes of `spans` in memory."""
-    return sum(map(_size, spans))
+    total: int = sum(map(_size, spans))
+    return total

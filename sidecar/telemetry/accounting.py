@@ -1,6 +1,7 @@
 """Accounts for every event and every write, as plain integers (D15).
 
 Events: `received + replayed = joined + held + written`. Writes, per lane:
+`offered = written + not_taken`, and
 `written = forwarded + superseded + skipped + dead_lettered + lost + depth`. The counters on the two
 sides are kept in different places, so that a loss shows as a nonzero imbalance.
 """
@@ -11,8 +12,11 @@ from dataclasses import dataclass, field
 
 KINDS = ("open", "complete")
 SKIP_REASONS = ("open_writes_off", "unaddressable_id", "route_gone")
-DEAD_LETTER_REASONS = ("refused", "too_large", "failing", "expired", "id_taken")
+DEAD_LETTER_REASONS = ("refused", "too_large", "failing", "expired", "id_taken", "shutdown")
 LOSS_REASONS = ("shutdown", "spool")
+# Why a lane does not take a write: it is full. The second: the upstream keeps showing the span as
+# running, because the lane has taken its START.
+NOT_TAKEN_REASONS = ("no_room", "end_of_open")
 
 
 def zeros(names: Sequence[str]) -> Counter[str]:
@@ -46,12 +50,19 @@ class IntakeAccounting:
 class LaneAccounting:
     """What became of the writes of one lane."""
 
+    offered: int = 0
     written: int = 0
     superseded: int = 0
+    not_taken: Counter[str] = field(default_factory=lambda: zeros(NOT_TAKEN_REASONS))
     forwarded: Counter[str] = field(default_factory=lambda: zeros(KINDS))
     skipped: Counter[str] = field(default_factory=lambda: zeros(SKIP_REASONS))
     dead_lettered: Counter[str] = field(default_factory=lambda: zeros(DEAD_LETTER_REASONS))
     lost: Counter[str] = field(default_factory=lambda: zeros(LOSS_REASONS))
+
+    @property
+    def offer_imbalance(self) -> int:
+        """Writes that were neither taken nor refused; a nonzero value is a bug."""
+        return self.offered - self.written - self.not_taken.total()
 
     def imbalance(self, depth: int) -> int:
         """Writes unaccounted for if `depth` are in the lane; a nonzero value is a bug."""

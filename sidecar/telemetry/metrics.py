@@ -6,13 +6,14 @@ reads them at scrape time. No metric is labelled with anything from a span's con
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
 import structlog
 
+from sidecar.credentials import Accounts
 from sidecar.spans.span import Span
 from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting, zeros
 from sidecar.telemetry.log_rate_limiter import LogRateLimiter
@@ -66,13 +67,20 @@ class Histogram:
 
 
 class LaneMetrics:
-    """Metrics of one lane."""
+    """Metrics of one lane. `account_id` returns the id of an account, given its number."""
 
-    def __init__(self, sink: str, accounting: LaneAccounting, recent: Recent) -> None:
+    def __init__(
+        self,
+        sink: str,
+        accounting: LaneAccounting,
+        recent: Recent,
+        account_id: Callable[[int], str] = lambda _: "",
+    ) -> None:
         self.sink = sink
         self._note = recent.note
         self.accounting = accounting
-        self.state = SinkState.UP
+        self.account_id = account_id
+        self.states: dict[int, SinkState] = {}  # of the accounts that are not up
         self.failure: Failure | None = None  # the most recent one
         self.retries = 0
         self.repaired = zeros(REPAIR_REASONS)
@@ -85,11 +93,12 @@ class LaneMetrics:
         self._dead_letter_lines = LogRateLimiter()
         self._state_lines = LogRateLimiter()
         self._route_lines = LogRateLimiter(max_lines=1)
+        self._not_taken_lines = LogRateLimiter(max_lines=1)
 
     def superseded(self, span: Span, now: float) -> None:
         """An open write was replaced by the complete write of its span."""
         self.accounting.superseded += 1
-        self._note((now, span.id, "superseded", self.sink, span.kind))
+        self._note((now, span.id, "superseded", self.sink, span.kind, span.account))
 
     def forwarded(self, batch: Sequence[Span], now: float) -> None:
         """The upstream accepted `batch`; `now` is loop time in seconds."""
@@ -98,23 +107,31 @@ class LaneMetrics:
             kind = KINDS[span.end_time is not None]
             self.accounting.forwarded[kind] += 1
             self.delay.observe(now - span.accepted_at)
-            self._note((now, span.key[1], "forwarded", self.sink, kind))
+            self._note((now, span.key[1], "forwarded", self.sink, kind, span.account))
 
     def skipped(self, span: Span, reason: str, now: float) -> None:
         """A write is deliberately not sent to this upstream."""
-        self._note((now, span.id, "skipped", self.sink, reason))
+        self._note((now, span.id, "skipped", self.sink, reason, span.account))
+
+    def not_taken(self, span: Span, reason: str, now: float) -> None:
+        """The lane has no room for a write; `reason` is one of `NOT_TAKEN_REASONS`."""
+        self.accounting.not_taken[reason] += 1
+        self._note((now, span.id, "not taken", self.sink, reason, span.account))
+        if (suppressed := self._not_taken_lines.admit(now)) is not None:
+            not_logged = {"not_logged": suppressed} if suppressed else {}
+            self._log.error("writes_not_taken", reason=reason, **not_logged)
 
     def failed(self, batch: Sequence[Span], outcome: str, text: str, now: float) -> None:
         """The upstream did not accept `batch`; `outcome` is one of `OUTCOMES`."""
         self.failure = Failure(outcome, text, now)
         for span in batch:
-            self._note((now, span.id, "not accepted", self.sink, text))
+            self._note((now, span.id, "not accepted", self.sink, text, span.account))
 
     def dead_lettered(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:
         """The lane gave up on these writes: count and log them, here and nowhere else."""
         self.accounting.dead_lettered[reason] += len(spans)
         for span in spans:
-            self._note((now, span.id, "dead letter", self.sink, reason))
+            self._note((now, span.id, "dead letter", self.sink, reason, span.account))
             if (suppressed := self._dead_letter_lines.admit(now)) is None:
                 continue
             self._log.error(
@@ -125,6 +142,14 @@ class LaneMetrics:
                 kind=span.kind,
                 **({"not_logged": suppressed} if suppressed else {}),
             )
+
+    def kept(self, spans: Sequence[Span], reason: str, now: float) -> None:
+        """The process ended before these writes were delivered, but they are dead letters now."""
+        self.accounting.dead_lettered[reason] += len(spans)
+        for span in spans:
+            self._note((now, span.id, "dead letter", self.sink, reason, span.account))
+        if spans:
+            self._log.warning("dead_letters_kept", count=len(spans), reason=reason)
 
     def lost(self, count: int, reason: str) -> None:
         """Accepted writes were lost: count and log them."""
@@ -143,15 +168,26 @@ class LaneMetrics:
         self.batch_bytes.observe(size)
 
     def state_changed(
-        self, state: SinkState, now: float, error: str = "", pause_s: float = 0.0
+        self,
+        state: SinkState,
+        now: float,
+        error: str = "",
+        pause_s: float = 0.0,
+        *,
+        account: int = 0,
     ) -> None:
-        """The upstream is in `state`; logged only if that is a change, and at a bounded rate."""
-        if state is self.state:
+        """The upstream is in `state` for an account.
+
+        Logged only if that is a change, and at a bounded rate.
+        """
+        if state is self.states.get(account, SinkState.UP):
             return
-        self.state = state
+        self.states[account] = state
         if (suppressed := self._state_lines.admit(now)) is None:
             return
-        not_logged = {"not_logged": suppressed} if suppressed else {}
+        not_logged: dict[str, object] = {"not_logged": suppressed} if suppressed else {}
+        if account:
+            not_logged["account"] = self.account_id(account)
         if state is SinkState.UP:
             self._log.info("upstream_up", **not_logged)
         else:
@@ -191,7 +227,16 @@ class IntakeMetrics:
             log.info("intake_taking")
         for span in spans:
             event = "start" if span.end_time is None else "end"
-            self.recent.note((now, span.key[1], "accepted", "", event))
+            self.recent.note((now, span.key[1], "accepted", "", event, span.account))
+
+    def watch(self, accounts: Accounts) -> None:
+        """Log each account that comes, and each that the configured one overrides, once."""
+
+        def seen(_: int, id_: str) -> None:
+            log.info("account_seen", account=id_, accounts=len(accounts.ids))
+
+        accounts.seen = seen
+        accounts.replaced = lambda id_: log.warning("account_overridden", account=id_)
 
     def refused(self, reason: str, now: float) -> None:
         """A request was refused, possibly before its body was read."""

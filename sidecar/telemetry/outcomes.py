@@ -31,9 +31,31 @@ OUTCOMES = (
 # Why a write needed more than one request: what the upstream said to the first.
 REPAIR_REASONS = ("exists", "unknown_id", "unknown_task", "data_not_merged")
 # Why an event, or a whole request, was refused.
-REJECT_REASONS = ("malformed", "invalid", "too_large", "no_room", "stopping", "unsupported")
+REJECT_REASONS = (
+    "malformed",
+    "invalid",
+    "too_large",
+    "no_room",
+    "stopping",
+    "unsupported",
+    "account",
+)
 # How a request that was passed through to SGP ended.
 PASS_THROUGH_OUTCOMES = ("answered", "unreachable", "timeout", "broken", "aborted")
 PORTS = ("listener", "admin")
 # Status codes that the agents' port responds with.
-STATUS_CODES = ("200", "202", "400", "403", "404", "405", "408", "413", "415", "422", "429", "503")
+STATUS_CODES = (
+    "200",
+    "202",
+    "400",
+    "403",
+    "404",
+    "405",
+    "408",
+    "409",
+    "413",
+    "415",
+    "422",
+    "429",
+    "503",
+)

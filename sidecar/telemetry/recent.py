@@ -19,13 +19,14 @@ class Decision(NamedTuple):
     what: str
     sink: str
     detail: str | int
+    account: int = 0  # its number
 
 
 class Recent:
     """The ring buffer."""
 
     def __init__(self) -> None:
-        self._ring: deque[tuple[float, str, str, str, str | int]] = deque(maxlen=CAPACITY)
+        self._ring: deque[tuple[float, str, str, str, str | int, int]] = deque(maxlen=CAPACITY)
         # The ring's own method, because it is called for every event and every write.
         self.note = self._ring.append
 

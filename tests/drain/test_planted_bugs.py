@@ -11,13 +11,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from sidecar.credentials import Account, Accounts, Credentials
+from sidecar.drain.lane import Lane
 from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.drain.scheduler import Scheduler
 from sidecar.queue import span_queue
+from sidecar.queue.admission import Admission
+from sidecar.queue.idle_spans import IdleSpans
 from sidecar.queue.join import EndedSpans
 from sidecar.queue.open_span import OpenSpan
 from sidecar.queue.open_spans import OpenSpans
+from sidecar.queue.room import Room, Rooms
 from sidecar.queue.span_queue import SpanQueue
+from sidecar.spans import decode
 from sidecar.spans.span import Span, Stored
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Changes
@@ -25,6 +31,9 @@ from sidecar.spool.spool import Gone
 from sidecar.spool.sqlite_file import SpoolFile
 from sidecar.spool.writer import SpoolWriter
 from tests.drain.test_delivery import DeliveryMachine, DiskMachine, KillMachine
+from tests.drain.test_lane import AccountsMachine
+from tests.queue.test_admission_lanes import AwayMachine
+from tests.test_accounts import InterleavedRequests, KeysInTurn
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -123,7 +132,97 @@ def retries_first(right: Right, self: Scheduler, now: float) -> Batch | float | 
     return step
 
 
-MACHINES = {"delivery": DeliveryMachine, "kill": KillMachine, "disk": DiskMachine}
+def take_for_all(right: Right, self: Admission, spans: list[Span]) -> int:
+    lanes: int = right(self, spans)
+    for span in spans:
+        span.lanes = span.addressed_to
+    return lanes
+
+
+def write_for_all(right: Right, self: Admission, span: Span, *more: object) -> None:
+    span.lanes = span.addressed_to
+    right(self, span, *more)
+
+
+def forget_start(_: Right, self: OpenSpans, known: OpenSpan, end: Span) -> None:
+    known.state = None
+    self._spool.add(end)
+    self._forget(end.join_key, known)
+
+
+def keep_promise(
+    right: Right, self: OpenSpans, known: OpenSpan, lanes: int, size: int, follows: int
+) -> None:
+    if not lanes:
+        known.promised_to = 0
+    right(self, known, lanes, size, follows)
+
+
+def no_promise(right: Right, self: OpenSpans, known: OpenSpan, *_: int) -> None:
+    right(self, known, 0, 0, 0)
+
+
+def spare_for_each(right: Right, self: Rooms, spans: list[Span]) -> int:
+    rooms = self._rooms
+    lanes = 0
+    for room in rooms:
+        self._rooms = [room]
+        lanes |= right(self, spans) & room.bit
+    self._rooms = rooms
+    return -1 if lanes == sum(room.bit for room in rooms) else lanes
+
+
+def only_together(right: Right, self: Rooms, spans: list[Span]) -> int:
+    lanes: int = right(self, spans)
+    return lanes if lanes == -1 else 0
+
+
+def spare_for_starts(right: Right, self: Rooms, room: Room, span: Span) -> object:
+    needed = right(self, room, span)
+    return needed._replace(ends=needed.ends + needed.rest, rest=0)
+
+
+def unfilled(_: Right, __: Rooms, span: Span) -> int:
+    return span.size
+
+
+def not_counted_at_all(_: Right, self: Lane, *__: object) -> None:
+    self.accounting.offered -= 1
+
+
+def first_branch(_: Right, self: Lane, span: Span) -> None:
+    self.branches[0].drain.put(span)
+
+
+def one_key_for_all(right: Right, self: Lane, headers: object, _: object) -> None:
+    right(self, headers, 0)
+
+
+def of_nobody(right: Right, trace_id: str, id_: str, _: int = 0) -> object:
+    return right(trace_id, id_, 0)
+
+
+def withdraw_at_once(_: Right, self: Accounts, account: Account) -> None:
+    if account.id not in self._accepted and account.number == max(self.ids, default=-1):
+        self.ids.pop(account.number)
+
+
+def forget_the_old_key(right: Right, self: Credentials, headers: object) -> bool:
+    changed: bool = right(self, headers)
+    if changed:
+        self._accepted = None
+    return changed
+
+
+MACHINES: dict[str, type[RuleBasedStateMachine]] = {
+    "delivery": DeliveryMachine,
+    "kill": KillMachine,
+    "disk": DiskMachine,
+    "away": AwayMachine,
+    "accounts": AccountsMachine,
+    "requests": InterleavedRequests,
+    "keys": KeysInTurn,
+}
 BUGS: dict[str, tuple[str, Plant]] = {
     "a settle is forgotten": ("kill", replaced(DiskSpool, "settled", nothing)),
     "one lane settles for both": ("kill", wrapped(DiskSpool, "settled", settle_for_all)),
@@ -140,7 +239,7 @@ BUGS: dict[str, tuple[str, Plant]] = {
     "a replaced START is not deleted": ("kill", replaced(DiskSpool, "replace", nothing)),
     "payloads that were dropped are not loaded again": (
         "kill",
-        replaced(OpenSpans, "restore", nothing),
+        replaced(IdleSpans, "restore", nothing),
     ),
     "a row that is put off forgets its START": ("disk", replaced(DiskSpool, "put_off", nothing)),
     "what could not be written is forgotten": (
@@ -173,6 +272,41 @@ BUGS: dict[str, tuple[str, Plant]] = {
         replaced(span_queue, "_both_needed", lambda *_: False),
     ),
     "memory is not released": ("delivery", wrapped(SpanQueue, "_drop", keep_all)),
+    "a full lane takes every write": ("delivery", wrapped(Admission, "_write", write_for_all)),
+    "a full lane takes every event": ("delivery", wrapped(Admission, "take", take_for_all)),
+    "an END without room has its START forgotten": (
+        "delivery",
+        wrapped(OpenSpans, "_stay", forget_start),
+    ),
+    "promised room is never free again": ("delivery", wrapped(OpenSpans, "_promise", keep_promise)),
+    "nothing is promised": ("delivery", wrapped(OpenSpans, "_promise", no_promise)),
+    "two lanes use the same spare room": ("delivery", wrapped(Rooms, "taking", spare_for_each)),
+    "STARTs use the spare room": ("away", wrapped(Rooms, "_in_memory", spare_for_starts)),
+    "an END needs no room for its START's payloads": (
+        "delivery",
+        wrapped(Rooms, "_filled", unfilled),
+    ),
+    "a write that is not taken is not counted": (
+        "delivery",
+        wrapped(Lane, "not_taken", not_counted_at_all),
+    ),
+    "a request is refused if one lane is full": ("away", wrapped(Rooms, "taking", only_together)),
+    "a repeated END is joined for lanes without it": (
+        "delivery",
+        replaced(EndedSpans, "not_taken_by", lambda *_: 0),
+    ),
+    "idle STARTs stay in memory": ("away", replaced(IdleSpans, "make_room", lambda *_: True)),
+    "all accounts share a branch": ("accounts", wrapped(Lane, "_put", first_branch)),
+    "all accounts share a key": ("accounts", wrapped(Lane, "offer", one_key_for_all)),
+    "spans of two accounts are joined": ("accounts", wrapped(decode, "span_key", of_nobody)),
+    "an account is withdrawn while another request uses it": (
+        "requests",
+        wrapped(Accounts, "withdraw", withdraw_at_once),
+    ),
+    "a new key replaces one that was accepted": (
+        "keys",
+        wrapped(Credentials, "offer", forget_the_old_key),
+    ),
 }
 
 # A few hundred examples find these: a minute altogether.
@@ -182,6 +316,8 @@ RARE = {
     "a START is forgotten before its open write is sent",
     "half of a batch is lost",
     "a supplement replaces the END",
+    "STARTs use the spare room",
+    "a damaged row is not counted",
 }
 
 

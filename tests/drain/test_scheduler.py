@@ -48,7 +48,7 @@ class Lane:
             self.evidence,
             RetryPolicy(backoff, MAX_AGE_S, MAX_ATTEMPTS, lambda: jitter),
             self.metrics,
-            wake=lambda: self.woken.append(self.metrics.state),
+            wake=lambda: self.woken.append(self.throttle.state),
             backlog=lambda: self.scheduler.backlog,
             dead_letter=lambda span, _reason, _error: self.given_up.append(span.id),
         )

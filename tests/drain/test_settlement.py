@@ -178,7 +178,7 @@ def test_a_batch_that_expires_holds_the_lane(
     retries = lane.metrics.retries
     fail(lane, sent(lane, *"abc"[:writes], accepted_at=OLD), error)
     assert lane.given_up == [*"abc"[:writes]]
-    assert lane.throttle.state is lane.metrics.state is state
+    assert lane.throttle.state is lane.metrics.states[0] is state
     assert lane.throttle.paused_until > NOW
     assert (len(lane.retries), lane.metrics.retries) == (2, retries)
 
@@ -239,9 +239,9 @@ def test_an_open_breaker_keeps_what_is_refused() -> None:
     for number in range(12):
         fail(lane, sent(lane, f"s{number}"), REFUSED)
     assert len(lane.given_up) == 10
-    assert (lane.metrics.state, len(lane.retries)) == (SinkState.BRAKED, 2)
+    assert (lane.metrics.states[0], len(lane.retries)) == (SinkState.BRAKED, 2)
     succeed(lane)
-    assert (lane.metrics.state, len(lane.retries)) == (SinkState.UP, 2)
+    assert (lane.metrics.states[0], len(lane.retries)) == (SinkState.UP, 2)
 
 
 # An upstream without the route.

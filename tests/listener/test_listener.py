@@ -47,7 +47,7 @@ async def test_a_payload_that_an_end_repeats_is_stored_once(app: Running) -> Non
         start = app.app.admission.open_spans.started(("t1", end))
         assert start is not None
         await app.post(make_event(end, kind="end", input={"q": end}, output={}))
-        queue = app.app.lanes[0].queue
+        queue = app.app.lanes[0].branches[0].queue
         writes = [*queue.ready.values(), *queue._in_flight.values()]
         write = next(write for write in writes if write.id == end)
         assert write.end_time is not None
@@ -185,12 +185,12 @@ async def test_readyz(app: Running) -> None:
     assert (await app.request("HEAD", "/readyz")).status == 200
 
 
-async def test_413_for_more_than_an_empty_queue_holds() -> None:
-    """A request that would not fit into an empty queue gets 413; a smaller one is accepted."""
+async def test_413_for_more_than_an_empty_lane_holds() -> None:
+    """A request that would not fit into an empty lane gets 413; a smaller one is accepted."""
     async with running_app(queue__max_bytes="8KiB") as app:
         reply = await app.post([make_event(str(number)) for number in range(9)])
         assert reply.status == 413
-        assert "8192" in reply.body["error"]
+        assert "(7373 bytes)" in reply.body["error"]
         assert (await app.post([make_event(str(number)) for number in range(2)])).status == 202
 
 

@@ -16,6 +16,7 @@ from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.open_spans import OpenSpans
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.spans.decode import decode
+from sidecar.spans.span import Span
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
 
@@ -44,11 +45,14 @@ class Bench:
         self.budget = MemoryBudget(2**34)
         self.queue = SpanQueue(self.budget, LaneAccounting(), 1, spool=Spool())
         self.open_spans = OpenSpans(
-            self.queue.put, self.budget, IntakeAccounting(), Spool(), hold_s=60.0, ttl_s=3600.0
+            self._put, self.budget, IntakeAccounting(), Spool(), hold_s=60.0, ttl_s=3600.0
         )
         self.number = 0
         for _ in range(depth):
             self._pass(self._bodies())
+
+    def _put(self, span: Span, _: Span | None, __: int) -> None:
+        self.queue.put(span)
 
     def _bodies(self) -> tuple[bytes, bytes]:
         self.number += 1

@@ -30,7 +30,7 @@ def test_there_may_be_room_already(bench: Bench) -> None:
     """Then nothing leaves memory."""
     start = kept(bench)
     bench.room(100)
-    assert bench.open_spans.make_room(100)
+    assert bench.open_spans.idle.make_room(100)
     assert (start.input, bench.states()[0]) == (INPUT, KEPT)
 
 
@@ -42,7 +42,7 @@ def test_a_kept_start_leaves_memory_for_room_only_if_settled() -> None:
     bench.settle(*starts[1:])
     bench.start("held", at=HOLD_S)
     bench.room(0)
-    assert bench.open_spans.make_room(starts[1].size + 1)
+    assert bench.open_spans.idle.make_room(starts[1].size + 1)
     assert [bench.open_spans.state_of(id_) for id_ in ("unsettled", "s", "t", "u", "held")] == [
         KEPT,
         None,
@@ -50,7 +50,7 @@ def test_a_kept_start_leaves_memory_for_room_only_if_settled() -> None:
         KEPT,
         HELD,
     ]
-    assert not bench.open_spans.make_room(2**20)
+    assert not bench.open_spans.idle.make_room(2**20)
     assert [bench.open_spans.state_of(id_) for id_ in ("unsettled", "u", "held")] == [
         KEPT,
         None,
@@ -64,7 +64,7 @@ def test_a_start_that_left_for_room_is_unknown() -> None:
     bench = Bench()
     kept(bench)
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     assert payloads(bench.end()) == (b"", OUTPUT)
 
 
@@ -76,7 +76,7 @@ def test_with_a_failing_disk_a_settled_kept_start_leaves_for_room() -> None:
     start = kept(bench)
     assert start.stored is None
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     assert bench.states() == (None, ["open"], (0, 0, 1))
 
 
@@ -96,11 +96,11 @@ def test_payloads_on_disk_leave_memory_oldest_first(state: str) -> None:
         bench.settle(*starts)
     bench.room(0)
     used = bench.budget.used
-    assert bench.open_spans.make_room(5000)
+    assert bench.open_spans.idle.make_room(5000)
     assert [payloads_in_memory(start) for start in starts] == [0, 1, 1]
     assert bench.budget.used == used - (size - starts[0].size) == used - 5008
     assert [bench.open_spans.state_of(id_) for id_ in ("s", "t", "u")] == [state] * 3
-    assert not bench.open_spans.make_room(2**20)
+    assert not bench.open_spans.idle.make_room(2**20)
     assert [payloads_in_memory(start) for start in starts] == [0, 0, 0]
     assert bench.budget.used == sum(start.size for start in starts)
 
@@ -111,7 +111,7 @@ def test_payloads_that_a_lane_has_not_settled_stay_in_memory() -> None:
     (start,) = large(bench, "s")
     bench.tick(HOLD_S)
     bench.room(0)
-    assert not bench.open_spans.make_room(1)
+    assert not bench.open_spans.idle.make_room(1)
     assert payloads_in_memory(start) == 1
 
 
@@ -121,7 +121,7 @@ def test_what_has_ended_is_not_dropped() -> None:
     _, other = large(bench, "s", "t")
     end = bench.end()
     bench.room(0)
-    assert bench.open_spans.make_room(5000)
+    assert bench.open_spans.idle.make_room(5000)
     assert (payloads_in_memory(other), bool(end.input)) == (0, True)
     assert bench.budget.used == other.size + end.size
 
@@ -129,9 +129,11 @@ def test_what_has_ended_is_not_dropped() -> None:
 def restored(bench: Bench, ends: Sequence[Span]) -> list[Span]:
     """Restore the STARTs that `ends` need, as admission does; returns them."""
     assert isinstance(bench.spool, RecordingSpool)
-    needed = bench.open_spans.needed(ends)
+    needed = bench.open_spans.idle.needed(ends)
     for start, stored in needed:
-        bench.open_spans.restore(start, bench.spool.rows[stored.row - 1])
+        bench.budget.hold(start)
+        bench.open_spans.idle.restore(start, bench.spool.rows[stored.row - 1])
+        bench.budget.release(start)
     return [start for start, _ in needed]
 
 
@@ -146,14 +148,14 @@ def test_dropped_payloads_come_back_for_the_end(state: str) -> None:
         bench.settle(start)
     before = bench.budget.used
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     assert start.stored is not None
     assert (start.stored.dropped, start.stored.dropped_bytes) == (1, len(prompt))
     end = make_span("s", input=b"", output=OUTPUT)
     assert restored(bench, [end]) == [start]
     assert (start.input, bench.budget.used) == (prompt, before)
     assert (start.stored.dropped, start.stored.dropped_bytes) == (0, 0)
-    assert not bench.open_spans.needed([end])
+    assert not bench.open_spans.idle.needed([end])
     bench.open_spans.take(end)
     assert payloads(end) == (prompt, OUTPUT)
     assert bench.budget.used == end.size
@@ -166,11 +168,11 @@ def test_restored_payloads_can_be_dropped_again() -> None:
     bench.open_spans.release_all()
     starts = large(bench, "s", "t")
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     restored(bench, [make_span("s", input=b"")])
     bench.room(0)
     for left in ([1, 0], [0, 0]):
-        bench.open_spans.make_room(bench.budget.available + 1)
+        bench.open_spans.idle.make_room(bench.budget.available + 1)
         assert [payloads_in_memory(start) for start in starts] == left
 
 
@@ -179,9 +181,9 @@ def test_only_an_end_that_omits_a_dropped_payload_needs_it() -> None:
     bench = Bench(RecordingSpool())
     large(bench, "s")
     bench.room(0)
-    bench.open_spans.make_room(1)
-    assert not bench.open_spans.needed([make_span("s"), make_span("other", input=b"")])
-    assert bench.open_spans.needed([make_span("s", input=b"")])
+    bench.open_spans.idle.make_room(1)
+    assert not bench.open_spans.idle.needed([make_span("s"), make_span("other", input=b"")])
+    assert bench.open_spans.idle.needed([make_span("s", input=b"")])
 
 
 @pytest.mark.parametrize("sdk", [None, SdkFields(1)])
@@ -190,7 +192,7 @@ def test_the_data_of_an_end_counts(sdk: SdkFields | None) -> None:
     bench = Bench(RecordingSpool())
     bench.start(sdk=sdk, data=b'{"a":1}')
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     has_all: dict[str, Any] = {"input": b"{}", "output": b"{}", "data": b'{"b":2}'}
     end = make_span("s", sdk=sdk, **has_all)
     assert restored(bench, [end]) == []
@@ -204,12 +206,12 @@ def test_payloads_are_not_restored_to_a_start_that_has_left() -> None:
         bench = Bench(RecordingSpool())
         (start,) = large(bench, "s")
         bench.room(0)
-        bench.open_spans.make_room(1)
-        needed = bench.open_spans.needed([make_span("s", input=b"")])
+        bench.open_spans.idle.make_room(1)
+        needed = bench.open_spans.idle.needed([make_span("s", input=b"")])
         take_its_place(bench)
         used = bench.budget.used
         assert isinstance(bench.spool, RecordingSpool)
-        bench.open_spans.restore(needed[0][0], bench.spool.rows[0])
+        bench.open_spans.idle.restore(needed[0][0], bench.spool.rows[0])
         assert (payloads_in_memory(start), bench.budget.used) == (0, used)
 
 

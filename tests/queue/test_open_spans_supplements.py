@@ -102,12 +102,12 @@ def test_a_start_that_leaves_for_room_is_followed(degraded: bool) -> None:
     bench = Bench(spool, data_follows=AGENTEX)
     start = kept(bench, data=S, input=b'"%b"' % (b"x" * 5000))
     bench.room(0)
-    assert not bench.open_spans.make_room(start.size)
+    assert not bench.open_spans.idle.make_room(start.size)
     assert bench.states() == (None, ["open", "supplement"], (0, 0, 1))
     added = bench.written[-1]
     assert adds(added) == {"data": S}
     assert (bench.budget.used, added.stored) == (added.size, None)
-    assert bench.open_spans.make_room(start.size - added.size)
+    assert bench.open_spans.idle.make_room(start.size - added.size)
 
 
 def test_with_a_spool_nothing_follows_for_room() -> None:
@@ -115,7 +115,7 @@ def test_with_a_spool_nothing_follows_for_room() -> None:
     bench = Bench(RecordingSpool(), data_follows=AGENTEX)
     start = kept(bench, data=S)
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     assert bench.states() == (KEPT, ["open"], (0, 0, 1))
     assert payloads_in_memory(start) == 0
     bench.tick(TTL_S)
@@ -132,7 +132,7 @@ def test_payloads_on_a_failing_disk_are_waited_for() -> None:
     bench = Bench(spool, data_follows=AGENTEX)
     kept(bench, data=S)
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     spool.degraded = True
     for round_ in (1, 2):
         bench.tick(round_ * TTL_S)
@@ -186,7 +186,7 @@ def test_what_makes_room_is_as_new_as_the_last_tick() -> None:
     start = kept(bench, data=S)
     bench.tick(TTL_S / 2)
     bench.room(0)
-    bench.open_spans.make_room(start.size)
+    bench.open_spans.idle.make_room(start.size)
     assert [span.accepted_at for span in bench.written] == [0.0, TTL_S / 2]
 
 
@@ -246,6 +246,6 @@ def test_payloads_on_disk_stay_there_when_the_process_stops() -> None:
     bench = Bench(RecordingSpool(), data_follows=AGENTEX)
     kept(bench, data=S)
     bench.room(0)
-    assert bench.open_spans.make_room(1)
+    assert bench.open_spans.idle.make_room(1)
     bench.open_spans.release_all()
     assert bench.states() == (KEPT, ["open"], (0, 0, 1))

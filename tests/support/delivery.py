@@ -16,23 +16,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sidecar.credentials import Credentials
+from sidecar.credentials import ACCOUNT_HEADER, KEY_HEADER, Accounts, Credentials, Secret
 from sidecar.drain.failures import RetryPolicy
+from sidecar.drain.lane import Branch, Lane
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain
-from sidecar.lanes import LANE_SHARE, Lane
-from sidecar.queue.admission import Admission
+from sidecar.http.messages import Request, Response
+from sidecar.lanes import LANE_SHARE
+from sidecar.listener.ingest import Ingest
+from sidecar.listener.refusals import Limits
+from sidecar.listener.routes.ingest import IngestRoute
+from sidecar.queue.admission import Admission, QueueFull
 from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.queue.room import SPARE
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.recovery import SpoolRecovery
-from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
-from sidecar.spans.span import Span
+from sidecar.sinks import Misdirected, Refused, Sink, SinkError, TooLarge, Unauthorized, Unavailable
+from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.spans.span import PAYLOADS, SPAN_OVERHEAD, Span
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Backlog, Changes, StoredRow
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
 from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
-from sidecar.telemetry.metrics import LaneMetrics
+from sidecar.telemetry.metrics import IntakeMetrics, LaneMetrics
 from sidecar.telemetry.recent import Recent
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -46,6 +53,7 @@ MAX_ATTEMPTS = 4
 LIVE_S = 2_000.0
 START_S = 20.0  # the longest that a process may take to open its ports
 ALL_LANES = 3
+OF = "of "  # what the name of a span begins with if the rest of it is its account
 
 OUTCOMES: dict[str, Callable[[], SinkError | None]] = {
     "ok": lambda: None,
@@ -97,12 +105,19 @@ class Whims:
         return next((self.hated[span.id] for span in batch if span.id in self.hated), None)
 
 
+def label(span: Span) -> str:
+    """What a test calls a span: its id, and whose it is (`OF`) if the test says so in its name."""
+    return f"{span.id}{span.name}" if span.name.startswith(OF) else span.id
+
+
 @dataclass(repr=False)
 class Upstream:
-    """A sink whose responses the test chooses one by one, unless `whims` decide.
+    """An upstream whose responses the test chooses one by one, unless `whims` decide.
 
-    `rows` has what it has stored, by id: the kind of the write and its input. `data` has the `data`
-    of each row. `failed_alone` counts the failures of each write that was sent alone.
+    `rows` has what it has stored, by `label`: the kind of the write and its input. `data` has the
+    `data` of each row, and `not_taken` counts the writes that its lane had no room for.
+    `failed_alone` counts the failures of each write that was sent alone. With `keys`, it has
+    accounts, and accepts for each only the keys that it names.
     """
 
     name: str
@@ -117,6 +132,9 @@ class Upstream:
     pending: list[Pending] = field(default_factory=list)
     rows: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
+    not_taken: Counter[str] = field(default_factory=Counter)
+    keys: dict[str, set[str]] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)  # of spans that came without an account
     always_ok: bool = False
 
     def __repr__(self) -> str:
@@ -134,10 +152,10 @@ class Upstream:
     async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
         """Wait until the test responds."""
         del suspicion
-        ids = [span.id for span in batch]
+        ids = [label(span) for span in batch]
         assert ids, "an empty batch was sent"
         assert len(ids) == len(set(ids)), "a span twice in one batch"
-        in_flight = {span.id for request in self.pending for span in request.batch}
+        in_flight = {label(span) for request in self.pending for span in request.batch}
         assert not in_flight.intersection(ids), "a span twice in flight"
         request = Pending(list(batch), asyncio.get_running_loop().create_future())
         if self.always_ok:
@@ -157,15 +175,16 @@ class Upstream:
     def apply(self, request: Pending) -> None:
         """Store a batch, and check the order of its writes."""
         for span in request.batch:
-            before = self.rows.get(span.id)
+            id_ = label(span)
+            before = self.rows.get(id_)
             if span.is_supplement:
-                self.orphans += before is None and span.id not in self.dead
-                self.data.setdefault(span.id, span.data)
+                self.orphans += before is None and id_ not in self.dead
+                self.data[id_] = self.data.get(id_) or span.data
                 continue
             assert not (span.kind == "open" and before is not None and before[0] == "complete")
-            self.rows[span.id] = (span.kind, span.input)
+            self.rows[id_] = (span.kind, span.input)
             if span.end_time is not None or self.stopped or not self.data_follows:
-                self.data[span.id] = span.data
+                self.data[id_] = span.data
 
     def respond(self, request: Pending, outcome: str, *, applied: bool) -> None:
         """Respond to one request; `applied`: store its batch although an error is reported."""
@@ -178,7 +197,7 @@ class Upstream:
             request.response.set_result(None)
         else:
             if len(request.batch) == 1:
-                self.failed_alone[request.batch[0].id] += 1
+                self.failed_alone[label(request.batch[0])] += 1
             request.response.set_exception(error)
 
     def recover(self) -> None:
@@ -191,11 +210,66 @@ class Upstream:
         """Keep the id of a dead letter, which has to have failed alone."""
         del error
         needed = MAX_ATTEMPTS if reason == "failing" else 1
-        assert self.failed_alone[span.id] >= needed, "given up for the failures of others"
-        self.dead.add(span.id)
+        assert self.failed_alone[label(span)] >= needed, "given up for the failures of others"
+        self.dead.add(label(span))
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+@dataclass
+class AccountSink:
+    """What the branch of one account sends through to an `Upstream` with accounts."""
+
+    upstream: Upstream
+    account: int
+    credentials: Credentials
+
+    def __post_init__(self) -> None:
+        self.name, self.max_batch = self.upstream.name, self.upstream.max_batch
+        self.max_batch_bytes = self.upstream.max_batch_bytes
+        self.data_follows = self.upstream.data_follows
+
+    def stopping(self) -> None:
+        """Open writes have their `data` from now on."""
+        self.upstream.stopping()
+
+    def skips(self, span: Span) -> str | None:
+        """Nothing is skipped."""
+        return self.upstream.skips(span)
+
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
+        """Send a batch under the account of the credentials, which has to be that of its spans."""
+        assert {span.account for span in batch} == {self.account}, "a batch of several accounts"
+        headers = self.credentials.headers()
+        if headers is None:
+            raise Unauthorized("no credential")
+        account = headers[ACCOUNT_HEADER]
+        for span in batch:
+            # What came without an account belongs to one, and never to another.
+            owner = span.name.removeprefix(OF) or self.upstream.owners.setdefault(span.id, account)
+            assert owner == account, f"a span of {owner} goes out under {account}"
+        if headers[KEY_HEADER] not in self.upstream.keys[account]:
+            self.credentials.refused(headers)
+            raise Unauthorized("HTTP 401", 401)
+        await self.upstream.send(batch, suspicion=suspicion)
+        self.credentials.accepted(headers)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class RecordingLane(Lane):
+    """A lane that notes which spans it had no room for."""
+
+    upstream: Upstream
+    noted = 0
+
+    def not_taken(self, span: Span, start: Span | None) -> None:
+        """Count it, and remember the span."""
+        super().not_taken(span, start)
+        self.upstream.not_taken[label(span)] += 1
+        self.noted += 1
 
 
 @dataclass
@@ -247,8 +321,8 @@ class DiskLoop(VirtualTimeLoop):
 class ScriptedFile(SpoolFile):
     """A spool file that fails when it is told to, before or after a call has had its effect."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(str(directory), SPOOL_BYTES, sync_full=False)
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        super().__init__(str(directory), max_bytes, sync_full=False)
         self.broken = False
         self.fails_once = ""  # "before" or "after"
 
@@ -290,55 +364,83 @@ class ScriptedFile(SpoolFile):
 
 
 class Process:
-    """One process: everything between the listener and the upstreams, on a loop of its own.
-
-    `born` is the wall clock at its start, in seconds.
-    """
+    """One process: everything between the listener and the upstreams, on a loop of its own."""
 
     def __init__(
-        self, upstreams: Sequence[Upstream], directory: Path | None, born: float = 0.0
+        self,
+        upstreams: Sequence[Upstream],
+        directory: Path | None,
+        spool_bytes: int = SPOOL_BYTES,
     ) -> None:
-        self.born = born
         self.upstreams = upstreams
         for upstream in upstreams:
             upstream.stopped = False
         self.loop = DiskLoop()
-        self.file = None if directory is None else ScriptedFile(directory)
-        self.requests: list[tuple[asyncio.Task[None], Callable[[], None]]] = []
+        self.file = None if directory is None else ScriptedFile(directory, spool_bytes)
+        self.requests: list[tuple[asyncio.Task[int], Callable[[int], None]]] = []
+        self.responses: list[tuple[asyncio.Task[Response], Callable[[Response], None]]] = []
         self.loop.run_until_complete(asyncio.wait_for(self._build(), START_S))
 
     async def _build(self) -> None:
         self.budget = MemoryBudget(MAX_BYTES)
         self.accounting = IntakeAccounting()
         self.spool = Spool()
+        self.accounts = Accounts(by_request=any(upstream.keys for upstream in self.upstreams))
         if self.file is not None:
-            self.spool = DiskSpool(self.file, ALL_LANES, self.wall_clock)
+            self.spool = DiskSpool(self.file, ALL_LANES)
+        self.accounts.registered = self.spool.name_account
         self.lanes = [self._lane(n, upstream) for n, upstream in enumerate(self.upstreams)]
         self.admission = Admission(
-            [lane.drain for lane in self.lanes],
+            self.lanes,
             self.budget,
             self.accounting,
             self.spool,
             hold_s=HOLD_S,
             ttl_s=TTL_S,
         )
+        self.ingest = Ingest(
+            self.admission,
+            IntakeMetrics(self.accounting, Recent()),
+            self.lanes,
+            Limits(self.budget, MAX_BYTES, 60.0),
+            self.accounts,
+        )
         self.recovery = SpoolRecovery(
-            self.spool, self.lanes, self.admission, self.accounting, ALL_LANES
+            self.spool, self.lanes, self.admission, self.accounting, self.accounts, ALL_LANES
         )
         await self.recovery.start()
         running = self.spool.run(), self.recovery.run()
         self.background = [self.loop.create_task(each) for each in running]
-        self.drains = [self.loop.create_task(lane.drain.run()) for lane in self.lanes]
+        self.drains = [self.loop.create_task(lane.run()) for lane in self.lanes]
 
     def _lane(self, number: int, upstream: Upstream) -> Lane:
-        accounting = LaneAccounting()
-        metrics = LaneMetrics(upstream.name, accounting, Recent())
-        backoff = Backoff(0.5, 30.0)
+        metrics = LaneMetrics(upstream.name, LaneAccounting(), Recent())
         share = int(MAX_BYTES * LANE_SHARE) if self.file is not None else 0
-        queue = SpanQueue(self.budget, accounting, 1 << number, spool=self.spool, share=share)
+        build = partial(self._branch, number, upstream, metrics)
+        nowhere = DeadLetters("", 0)
+        lane = RecordingLane(
+            1 << number, metrics, share, build, nowhere, one_branch=not upstream.keys
+        )
+        lane.upstream = upstream
+        if upstream.keys:
+            self.accounts.named.append(lane.name_account)
+        return lane
+
+    def _branch(
+        self, number: int, upstream: Upstream, metrics: LaneMetrics, account: int
+    ) -> Branch:
+        backoff = Backoff(0.5, 30.0)
+        bit = 1 << number
+        queue = SpanQueue(self.budget, metrics.accounting, bit, spool=self.spool, account=account)
         throttle = Throttle(backoff, 4, lambda: 0.5)
+        credentials = Credentials({}, key_header="", relay=False, required=False)
+        sink: Sink = upstream
+        if upstream.keys:
+            names = {KEY_HEADER: Secret(""), ACCOUNT_HEADER: Secret(self.accounts.id_of(account))}
+            credentials = Credentials(names, key_header=KEY_HEADER, relay=True, required=True)
+            sink = AccountSink(upstream, account, credentials)
         drain = Drain(
-            upstream,
+            sink,
             queue,
             throttle,
             RetryPolicy(backoff, 1e9, MAX_ATTEMPTS, lambda: 0.5),
@@ -346,25 +448,50 @@ class Process:
             linger_s=0.1 if number else 0.0,
             dead_letter=upstream.note_dead,
         )
-        no_key = Credentials({}, key_header="", key_file="", relay=False, required=False)
-        return Lane(upstream, no_key, queue, throttle, drain, metrics)
+        return Branch(account, sink, credentials, queue, throttle, drain)
 
-    def wall_clock(self) -> float:
-        """Virtual Unix time, which goes on from one process to the next."""
-        return self.born + self.loop.time()
+    def post(self, spans: Span | Sequence[Span], accepted: Callable[[int], None]) -> None:
+        """Pass the events of a request on as the listener does.
 
-    def post(self, span: Span, accepted: Callable[[], None]) -> None:
-        """Pass an event on as the listener does; `accepted` is called when it is acknowledged.
-
-        Raises `QueueFull` or `RequestTooLarge` if it is refused at once.
+        `accepted` is called when they are acknowledged, with the bits of the lanes that take them.
+        Raises `QueueFull` or `RequestTooLarge` if they are refused at once.
         """
-        span.accepted_at = self.loop.time()
+        spans = [spans] if isinstance(spans, Span) else spans
+        for span in spans:
+            span.accepted_at = self.loop.time()
+        self._receive(sum(span.size - SPAN_OVERHEAD for span in spans))
         if self.file is None:
-            self.admission.take([span])
-            accepted()
+            accepted(self._in_loop(partial(self.admission.take, spans)))
             return
-        task = self.loop.create_task(self.admission.take_durably([span]))
+        task = self.loop.create_task(self.admission.take_durably(spans))
         self.requests.append((task, accepted))
+
+    def _in_loop(self, function: Callable[[], _T]) -> _T:
+        async def call() -> _T:
+            return function()
+
+        return self.loop.run_until_complete(call())
+
+    def _receive(self, size: int) -> None:
+        """The body of a request arrives, as far as it concerns the budget."""
+        self.budget.reading += size
+        fits = self.budget.has_room_for_bodies()
+        self.budget.reading -= size
+        if not fits:
+            raise QueueFull
+
+    def send(
+        self, body: bytes, headers: dict[bytes, bytes], done: Callable[[Response], None]
+    ) -> None:
+        """Send a request to `POST /v1/spans`; `done` is called with its response."""
+        named = {b"content-type": b"application/json"} | headers
+        request = Request("POST", "/v1/spans", "/v1/spans", named)
+        route = IngestRoute(self.admission.open_spans.started)
+        if self.ingest.must_wait():
+            task = self.loop.create_task(self.ingest.respond(route, request, body))
+            self.responses.append((task, done))
+        else:
+            done(self._in_loop(partial(self.ingest.respond_now, route, request, body)))
 
     def run_ready(self) -> None:
         """Run the loop until only time, the disk or an upstream could change anything."""
@@ -373,13 +500,15 @@ class Process:
         for task in [*self.drains, *self.background]:
             if task.done():
                 task.result()
-        waiting = []
-        for task, accepted in self.requests:
-            if not task.done():
-                waiting.append((task, accepted))
-            elif not isinstance(task.exception(), Exception):
-                accepted()
-        self.requests = waiting
+        taken = [each for each in self.requests if each[0].done()]
+        self.requests = [each for each in self.requests if not each[0].done()]
+        for request, accepted in taken:
+            if not isinstance(request.exception(), Exception):
+                accepted(request.result())
+        answered = [each for each in self.responses if each[0].done()]
+        self.responses = [each for each in self.responses if not each[0].done()]
+        for response, done in answered:
+            done(response.result())
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass."""
@@ -391,11 +520,35 @@ class Process:
         assert self.accounting.imbalance == 0
         for lane in self.lanes:
             assert lane.imbalance == 0
+            assert isinstance(lane, RecordingLane)
+            assert lane.accounting.not_taken.total() == lane.noted
         assert 0 <= self.budget.used <= 2 * self.budget.limit
+        opened = self.admission.open_spans._spans.values()
+        for lane in self.lanes:
+            promised = sum(lane.room.promised_to(each) for each in opened)
+            assert lane.room.promised == promised, "room is kept for nothing"
+            queued = sum(span.size for span in in_memory(lane))
+            assert lane.room.used == queued + promised
+        if self.file is None:
+            self._check_rooms()
+
+    def _check_rooms(self) -> None:
+        """No lane has more than its share, but for ENDs; and all together are within the budget."""
+        limit, spare = self.admission.rooms.limit, int(MAX_BYTES * SPARE)
+        assert limit * len(self.lanes) + spare <= MAX_BYTES
+        over = [max(0, lane.room.used - limit) for lane in self.lanes]
+        assert sum(over) <= spare, f"more than the spare room is used: {over}"
+        spans = [each.start for each in self.admission.open_spans._spans.values()]
+        for lane in self.lanes:
+            spans += in_memory(lane)
+        payloads = [getattr(span, name) for span in spans for name in PAYLOADS]
+        used = SPAN_OVERHEAD * len({id(span) for span in spans})
+        used += sum(len(each) for each in {id(payload): payload for payload in payloads}.values())
+        assert used <= MAX_BYTES, "more memory is used than is allowed"
 
     def housekeeping(self) -> None:
         """What the app does every second."""
-        self.loop.create_task(self.spool.shrink())
+        self.spool.tick()
         self.run_ready()
 
     def lost(self) -> list[int]:
@@ -419,7 +572,7 @@ class Process:
         self.run_ready()
         self.admission.release_held()
         for lane in self.lanes:
-            lane.drain.close()
+            lane.close()
         self.pass_time(0.01)
         self._run(self._stop())
         self.check()
@@ -431,7 +584,7 @@ class Process:
         await asyncio.gather(*self.drains, *self.background, return_exceptions=True)
         await self.spool.close()
         for lane in self.lanes:
-            lane.metrics.lost(lane.drain.abandon(), "shutdown")
+            lane.abandon(self.loop.time, 0.0)
 
     def finish(self) -> None:
         """Deliver everything, now that upstreams and disk work, and stop."""
@@ -442,21 +595,26 @@ class Process:
             upstream.recover()
         self.pass_time(LIVE_S)
         for upstream, lane in zip(self.upstreams, self.lanes, strict=True):
-            queue = lane.queue
-            left = {id_ for _, id_ in (*queue._waiting, *queue._in_flight, *queue._deferred)}
-            assert left <= upstream.whims.hated.keys(), "a write that would be taken is not sent"
-            assert left or not lane.queue.depth, "a write is not even in memory"
+            left = in_memory(lane)
+            ids = {span.id for span in left}
+            assert ids <= upstream.whims.hated.keys(), "a write that would be taken is not sent"
+            crowded = sum(span.size for span in left) >= min(
+                branch.queue.share for branch in lane.branches.values()
+            )
+            assert not lane.on_disk or crowded, "a write is not even in memory"
             upstream.whims = Whims()
-            lane.drain.probe()
+            for branch in lane.branches.values():
+                branch.drain.probe()
         self.pass_time(2 * TTL_S)  # kept STARTs are forgotten, and their `data` has followed
         self.admission.release_held()
         for lane in self.lanes:
-            lane.drain.close()
+            lane.close()
         self._run(asyncio.wait_for(_all(self.drains), 10_000))
         assert not self.requests
+        assert not self.responses
         self.check()
         for lane in self.lanes:
-            assert lane.queue.depth == 0
+            assert lane.depth == 0
         self.admission.open_spans.tick(self.loop.time() + 2 * TTL_S)
         assert len(self.admission.open_spans) == 0, "a START was never forgotten"
         assert self.budget.used == 0, "memory was never released"
@@ -474,6 +632,16 @@ class Process:
             self._run(_ended(tasks))
         finally:
             self.loop.close()
+
+
+def in_memory(lane: Lane) -> list[Span]:
+    """All writes of a lane that are in memory."""
+    spans: list[Span] = []
+    for branch in lane.branches.values():
+        queue = branch.queue
+        spans += [*queue._waiting.values(), *queue._in_flight.values()]
+        spans += [span for deferred in queue._deferred.values() for span in deferred]
+    return spans
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -498,7 +666,7 @@ def process_in(directory: Path | None, *, accepting: bool = False) -> Iterator[P
             process.kill(disk_call_done=False)
 
 
-def request(process: Process, *spans: Span, seconds: float = 0.01) -> asyncio.Task[None]:
+def request(process: Process, *spans: Span, seconds: float = 0.01) -> asyncio.Task[int]:
     """A request whose response waits for the disk, `seconds` after it was posted."""
     for span in spans:
         span.accepted_at = process.loop.time()

@@ -214,9 +214,7 @@ class World:
     async def drained(self) -> None:
         """Return once no START is held and no lane has a write."""
         await self.until(
-            lambda: (
-                not (self.app.accounting.held or any(lane.queue.depth for lane in self.app.lanes))
-            )
+            lambda: not (self.app.accounting.held or any(lane.depth for lane in self.app.lanes))
         )
 
     def dead(self) -> Counter[tuple[str, str]]:

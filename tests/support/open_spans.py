@@ -82,10 +82,10 @@ class Bench:
             data_follows=data_follows,
         )
 
-    def write(self, span: Span) -> None:
+    def write(self, span: Span, _: Span | None, __: int) -> None:
         """The lanes that a write is for take it."""
         self.written.append(span)
-        for _ in range(lanes(span)):
+        for ___ in range(lanes(span)):
             self.budget.hold(span)
 
     def settle(self, *spans: Span) -> None:

@@ -36,6 +36,8 @@ def make_span(
         "data": b"",
         "accepted_at": 0.0,
     }
+    if (sdk := fields.get("sdk")) is not None:
+        fields = {"lanes": sdk.lane} | fields
     span = Span(**(values | fields))
     span.size = measure(span)
     return span

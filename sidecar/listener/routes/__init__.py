@@ -4,7 +4,9 @@ A route decodes one kind of request and formats its responses (docs/api.md). Eve
 else is the same for every route: reading the body, admission, the spool and the accounting.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import ClassVar, Protocol, TypeVar
 
 import msgspec
@@ -17,6 +19,8 @@ from sidecar.spans.validation import FieldError
 
 T = TypeVar("T")
 
+NOBODY: Mapping[str, int] = MappingProxyType({})
+
 JSON = "application/json"
 _RETRY_AFTER: Fields = (("Retry-After", "1"),)
 
@@ -26,16 +30,29 @@ class Route(Protocol):
 
     error_key: str
 
+    @property
+    def has_accounts(self) -> bool:
+        """Whether the spans belong to the account that the request names (D25)."""
+        ...
+
     def check(self, request: Request) -> None:
         """Raise `Refusal` if the head alone rules the request out."""
         ...
 
-    def decode(self, request: Request, body: bytes, now: float) -> Decoded:
-        """The spans of `body`; raises `MalformedBody`. `now` is loop time in seconds."""
+    def decode(self, request: Request, body: bytes, now: float, account: int = 0) -> Decoded:
+        """The spans of `body`; raises `MalformedBody`.
+
+        `now` is loop time in seconds, `account` the number of the account that they belong to.
+        """
         ...
 
-    def respond(self, request: Request, decoded: Decoded) -> Response:
-        """The response once the valid spans are accepted."""
+    def respond(
+        self, request: Request, decoded: Decoded, not_taken_for: Mapping[str, int] = NOBODY
+    ) -> Response:
+        """The response once the valid spans are accepted.
+
+        `not_taken_for`: how many of them each lane that is full did not take, by its name.
+        """
         ...
 
 
@@ -43,6 +60,7 @@ class SdkRoute:
     """What the routes of both SDKs share. `not_enabled` says how to enable the upstream."""
 
     not_enabled: ClassVar[str]
+    has_accounts: ClassVar[bool]
     error_key = "detail"  # as both upstreams' servers have it (docs/upstreams.md A1, S1.5)
 
     def __init__(self, *, enabled: bool) -> None:

@@ -5,6 +5,7 @@ fields that the SDK always sends: it is the END of a span, and is joined with th
 START.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from urllib.parse import unquote
 from uuid import uuid4
@@ -12,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from sidecar.http.messages import Request, Response
-from sidecar.listener.routes import JSON, SdkRoute, decoded_body, rejection
+from sidecar.listener.routes import JSON, NOBODY, SdkRoute, decoded_body, rejection
 from sidecar.spans.decode import Decoded, validated_span
 from sidecar.spans.span import Lanes, SdkFields, Span, WireSpan, to_json
 from sidecar.spans.validation import FieldError
@@ -31,17 +32,18 @@ _BODY = msgspec.json.Decoder(_Body)
 class AgentexRoute(SdkRoute):
     """The Agentex SDK's routes."""
 
+    has_accounts = False
     not_enabled = "Agentex is not enabled in this sidecar: set agentex.base_url"
 
-    def decode(self, request: Request, body: bytes, now: float) -> Decoded:
+    def decode(self, request: Request, body: bytes, now: float, account: int = 0) -> Decoded:
         """The single span in the body."""
         wire = decoded_body(_BODY, body)
         try:
-            return Decoded([_span(request, wire, now)], [])
+            return Decoded([_span(request, wire, now, account)], [])
         except FieldError as error:
             return Decoded([], [rejection(0, error)])
 
-    def respond(self, _: Request, decoded: Decoded) -> Response:
+    def respond(self, _: Request, decoded: Decoded, __: Mapping[str, int] = NOBODY) -> Response:
         """The span, or the error for which it was rejected."""
         if decoded.spans:
             return Response(HTTPStatus.OK, to_json(decoded.spans[0]), JSON)
@@ -51,15 +53,15 @@ class AgentexRoute(SdkRoute):
         return Response(HTTPStatus.UNPROCESSABLE_ENTITY, msgspec.json.encode(error), JSON)
 
 
-def _span(request: Request, wire: _Body, now: float) -> Span:
+def _span(request: Request, wire: _Body, now: float, account: int) -> Span:
     if request.method != "PATCH":
         if wire.id is None:
             wire.id = str(uuid4())
-        return validated_span(wire, now, _AGENTEX)
+        return validated_span(wire, now, _AGENTEX, account=account)
     # Unlike the server, we can tell an escaped slash in the id from a plain one.
     wire.id = unquote(request.path.removeprefix(PREFIX))
     if wire.end_time is None:
         # The SDK sends a PATCH only for an END. Any other PATCH would have to reach the server in
         # order, which no queue can guarantee.
         raise FieldError("end_time", "is required in a PATCH: only ENDs are accepted")
-    return validated_span(wire, now, _AGENTEX)
+    return validated_span(wire, now, _AGENTEX, account=account)

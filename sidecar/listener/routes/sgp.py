@@ -6,6 +6,7 @@ repaired (D18): lists are wrapped, an unknown type becomes `CUSTOM`, unusual tim
 Everything else is forwarded unchanged, including unknown members.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -13,11 +14,11 @@ import msgspec
 
 from sidecar.credentials import is_header_safe
 from sidecar.http.messages import Request, Response
-from sidecar.listener.routes import JSON, SdkRoute, decoded_body, rejection
+from sidecar.listener.routes import JSON, NOBODY, SdkRoute, decoded_body, rejection
 from sidecar.sinks.sgp import SPAN_TYPES
 from sidecar.spans.decode import NOT_DECODED, Decoded, Rejection
 from sidecar.spans.raw_json import too_deep
-from sidecar.spans.span import Lanes, SdkFields, Span, measure
+from sidecar.spans.span import Lanes, SdkFields, Span, measure, span_key
 from sidecar.spans.validation import (
     TOO_DEEP,
     FieldError,
@@ -27,6 +28,7 @@ from sidecar.spans.validation import (
     validated_payload,
 )
 
+_SGP = int(Lanes.SGP)
 _NULL = msgspec.Raw(b"null")
 _STATUSES = (b'"SUCCESS"', b'"ERROR"', b'"CANCELED"', b"null")
 
@@ -45,17 +47,18 @@ _TEXT: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 class SgpRoute(SdkRoute):
     """The SGP SDK's route."""
 
+    has_accounts = True
     not_enabled = (
         "SGP is not enabled in this sidecar: set sgp.api_key and sgp.account_id, or sgp.relay"
     )
 
-    def decode(self, _: Request, body: bytes, now: float) -> Decoded:
+    def decode(self, _: Request, body: bytes, now: float, account: int = 0) -> Decoded:
         """The spans of the valid items."""
         shape = "the body must be an object with a list of items"
         decoded = Decoded([], [])
         for position, raw in enumerate(decoded_body(_BATCH, body, shape).items):
             try:
-                decoded.spans.append(_span(_ITEM.decode(raw), now))
+                decoded.spans.append(_span(_ITEM.decode(raw), now, account))
             except FieldError as error:
                 decoded.rejected.append(rejection(position, error))
             except NOT_DECODED:
@@ -63,7 +66,9 @@ class SgpRoute(SdkRoute):
                 decoded.rejected.append(Rejection(position, None, problem, "malformed"))
         return decoded
 
-    def respond(self, request: Request, decoded: Decoded) -> Response:
+    def respond(
+        self, request: Request, decoded: Decoded, __: Mapping[str, int] = NOBODY
+    ) -> Response:
         """The fields that the SDK's response model requires, or the errors and where they are."""
         if decoded.rejected:
             return _refused_items(decoded.rejected)
@@ -98,7 +103,7 @@ def _refused_items(rejected: list[Rejection]) -> Response:
     return Response(status, msgspec.json.encode({"detail": details}), JSON)
 
 
-def _span(members: _Members, now: float) -> Span:
+def _span(members: _Members, now: float, account: int) -> Span:
     id_ = _text_of(members, "id")
     trace_id, name = _required(members, "trace_id"), _required(members, "name")
     parent_id = _text_of(members, "parent_id")
@@ -112,7 +117,7 @@ def _span(members: _Members, now: float) -> Span:
     id_ = str(uuid4()) if id_ is None else id_
     check_ids(id_, trace_id, parent_id, name)
     span = Span(
-        (trace_id, id_),
+        span_key(trace_id, id_, account),
         name,
         start,
         end,
@@ -122,7 +127,9 @@ def _span(members: _Members, now: float) -> Span:
         validated_payload(members.pop("output", _NULL), "output"),
         validated_payload(members.pop("metadata", _NULL), "metadata"),
         now,
-        sdk=SdkFields(int(Lanes.SGP), _extra(members)),
+        sdk=SdkFields(_SGP, _extra(members)),
+        lanes=_SGP,
+        account=account,
     )
     span.size = measure(span)
     return span

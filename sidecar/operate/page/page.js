@@ -13,12 +13,20 @@ let uptime = Infinity;
 let lastResponseAt = null;
 let announced = "";
 
+const reasons = (counts) => Object.entries(counts).filter(([, number]) => number)
+  .map(([reason, number]) => `${count(number)} ${reason.replaceAll("_", " ")}`).join(", ");
+
 class Lane {
   constructor(sink) {
     const name = NAMES[sink] ?? sink;
     this.queue = new Box(`${name} queue`, "waiting", [["oldest", "oldest write"], ["disk", "only on disk"]], "queue join");
     this.drain = new Box("Drain", "/s", [["flight", "writes in flight"], ["limit", "request limit"], ["retries", "batches retried"]], "join");
     this.upstream = new Box(name, null, [["took", "request p50"], ["slow", "request p95"], ["delay", "delivery p95"], ["failed", "failed requests"]], "join upstream");
+    this.room = new Meter();
+    this.roomNote = el("p", { class: "note" });
+    this.queue.root.append(this.room.root, this.roomNote);
+    this.accounts = el("ul", { class: "accounts", "aria-label": `Accounts at ${name}` });
+    this.upstream.root.append(this.accounts);
     this.state = el("span", { class: "state" });
     this.upstream.title.append(this.state);
     const steps = el("ol", { "aria-label": `${name} lane` }, this.queue.root, this.drain.root, this.upstream.root);
@@ -30,6 +38,10 @@ class Lane {
     setText(this.queue.number, count(lane.depth));
     this.queue.terms.show({ oldest: lane.depth ? time(lane.oldest_write_age_s) : "–", disk: count(lane.on_disk) });
     this.queue.flows(eventsPerS > 0);
+    this.room.show(lane.lane_bytes, lane.lane_limit_bytes);
+    setText(this.roomNote, `room ${bytes(lane.lane_bytes)} of ${bytes(lane.lane_limit_bytes)}`);
+    setAttr(this.queue.note, "data-level", lane.not_taken_per_s ? "bad" : "warn");
+    setText(this.queue.note, lane.not_taken ? `not taken: ${reasons(lane.not_taken_by_reason)}` : "");
     setText(this.drain.number, rate(lane.forwarded_per_s));
     this.drain.terms.show({ flight: count(lane.in_flight), limit: count(lane.concurrency_limit), retries: count(lane.retries) });
     this.drain.flows(lane.forwarded_per_s > 0);
@@ -45,6 +57,16 @@ class Lane {
     const next = lane.next_attempt_s ? `next attempt in ${time(lane.next_attempt_s)}` : "next attempt now";
     setAttr(this.upstream.note, "data-level", level);
     setText(this.upstream.note, notUp ? `${last}; ${next}` : last);
+    this.showAccounts(lane.accounts.length > 1 ? lane.accounts : []);
+  }
+
+  showAccounts(accounts) {
+    while (this.accounts.children.length < accounts.length) this.accounts.append(el("li"));
+    accounts.forEach(({ id, state, depth, has_credential: hasKey }, i) => {
+      const item = this.accounts.children[i];
+      setAttr(item, "data-level", hasKey ? LEVELS[state] : "bad");
+      setText(item, `account ${id ?? "–"}: ${hasKey ? state : "no credential"}, ${count(depth)} waiting`);
+    });
   }
 }
 
@@ -73,10 +95,9 @@ class Journey {
     for (const [sink, lane] of Object.entries(this.lanes)) lane.show(status.sinks[sink], intake.events_per_s);
   }
 
-  refusals(reasons) {
-    const counted = Object.entries(reasons).filter(([, number]) => number);
-    if (!counted.length) return "nothing refused so far";
-    return `refused so far: ${counted.map(([reason, number]) => `${count(number)} ${reason.replaceAll("_", " ")}`).join(", ")}`;
+  refusals(counts) {
+    const counted = reasons(counts);
+    return counted ? `refused so far: ${counted}` : "nothing refused so far";
   }
 }
 
@@ -112,8 +133,8 @@ class Accounting {
     this.events = new AccountingTable("Events: received + replayed from the spool = joined + held + written", ["count"], [
       ["received", "received", ""], ["replayed from the spool", "replayed", ""], ["joined", "joined", ""], ["held", "held", ""], ["written", "written", ""], ["difference", "imbalance", "bad"],
     ]);
-    this.writes = new AccountingTable("Writes: written = the sum of their outcomes and what is in the lane", names, [
-      ["written", "written", ""], ["forwarded", "forwarded", ""], ["superseded", "superseded", ""], ["skipped", "skipped", ""], ["dead letters", "dead_lettered", "warn"], ["lost", "lost", "bad"], ["in the lane", "depth", ""], ["difference", "imbalance", "bad"],
+    this.writes = new AccountingTable("Writes: offered = not taken + written; written = the sum of their outcomes and what is in the lane", names, [
+      ["offered", "offered", ""], ["not taken", "not_taken", "bad"], ["written", "written", ""], ["forwarded", "forwarded", ""], ["superseded", "superseded", ""], ["skipped", "skipped", ""], ["dead letters", "dead_lettered", "warn"], ["lost", "lost", "bad"], ["in the lane", "depth", ""], ["difference", "imbalance", "bad"],
     ]);
     byId("accounting").replaceChildren(this.events.root, this.writes.root);
   }
