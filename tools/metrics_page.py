@@ -41,7 +41,8 @@ The accounting balances at any moment, so that loss can't hide:
 
 ```
 events:            received + replayed = joined + held + written
-writes, per sink:  written = forwarded + superseded + skipped + dead_lettered + lost + depth
+writes, per sink:  offered = written + not_taken
+                   written = forwarded + superseded + skipped + dead_lettered + lost + depth
 ```
 
 For each alert, [runbooks.md](runbooks.md) describes what to do.
@@ -65,20 +66,28 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               '(`sink="intake"`), that are unaccounted for.',
               "Must be 0. Anything else is a bug: keep `/status` and the log, and report it."),
         Entry("lost_writes", "Accepted writes that were lost. `shutdown`: the grace period ended "
-              "first, and there was no spool. No scrape sees these; exit code 1 and "
-              "`last_shutdown_lost` report them. `spool`: a row on disk could not be read, or was "
-              "in a file that was set aside.",
-              "`shutdown`: a longer `shutdown.grace_s` or a spool. `spool`: check the disk."),
+              "first, and neither a spool nor the dead letters took them. No scrape sees these; "
+              "exit code 1 and `last_shutdown_lost` report them. `spool`: a row on disk could not "
+              "be read, or was in a file that was set aside.",
+              "`shutdown`: a longer `shutdown.grace_s`, a spool or `dead_letters.path`. `spool`: "
+              "check the disk."),
         Entry("last_shutdown_lost", "Writes that the previous run of this sidecar lost at "
               "shutdown, as recorded on the volume of the spool or of the dead letters; 0 without "
               "such a volume.",
               "A longer `shutdown.grace_s`, within `terminationGracePeriodSeconds`. With a spool, "
               "find out why the rest could not be written to disk."),
-        Entry("dead_lettered_writes", "Writes that an upstream will never accept. `refused`: "
-              "it refused the write. `too_large`: too large even alone. `failing`: sent alone, it "
-              "failed `retry.max_attempts` times while others got through. `expired`: older than "
-              "`retry.max_age_s`. `id_taken`: at Agentex, its id belongs to a span of another "
-              "trace.",
+        Entry("not_taken_writes", "Writes that are lost to this upstream because its room is full. "
+              "The other upstreams get them. `no_room`: of a span that the upstream does not have. "
+              "`end_of_open`: the END of a span whose START the lane took, so that the upstream "
+              "shows the span as running, unless the agent sends the END again.",
+              "Bring the upstream back; if its outages last longer than its room, give it more "
+              "(`queue.max_bytes`, or a spool)."),
+        Entry("dead_lettered_writes", "Writes that were set aside: an upstream will never accept "
+              "them. `refused`: it refused the write. `too_large`: too large even alone. "
+              "`failing`: sent alone, it failed `retry.max_attempts` times while others got "
+              "through. `expired`: older than `retry.max_age_s`. `id_taken`: at Agentex, its id "
+              "belongs to a span of another trace. `shutdown`: left when the process stopped; no "
+              "scrape sees these.",
               "`sidecar replay FILE --dry-run` lists them. `sidecar replay FILE` sends them again "
               "once the cause is fixed."),
         Entry("dead_letters_dropped", "Dead letters deleted from the file to make room for newer "
@@ -128,6 +137,8 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("batch_bytes", "Bytes per request body.", NOTHING),
     )),
     ("Deliveries", (
+        Entry("offered_writes", "Writes for the upstream, whether its lane had room or not.",
+              NOTHING),
         Entry("written_writes", "Writes put into the lane.", NOTHING),
         Entry("forwarded_writes", "Writes that the upstream accepted. `open`: of a START, or the "
               "payloads that follow it; `complete`: with the END.",
@@ -145,8 +156,17 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("queue_depth", "Writes of the lane that are not settled: waiting, in flight or on "
               "disk.", "Growing: check `sink_state` and the upstream's latency."),
         Entry("queue_bytes", "Bytes of accepted spans in memory, counted once however many lanes "
-              "hold them.", "Above 80% of the limit: bring the upstream back, or raise the limit."),
-        Entry("queue_limit_bytes", "`queue.max_bytes`; requests that do not fit get 429.", NOTHING),
+              "hold them. Open spans that no lane holds count too; they leave memory when room is "
+              "needed.", "Nothing; `lane_bytes` shows which upstream fills it."),
+        Entry("queue_limit_bytes", "`queue.max_bytes`.", NOTHING),
+        Entry("lane_bytes", "Bytes that count against the lane's limit: on disk with a spool that "
+              "works, otherwise in memory. A span counts in every lane that it is for, and a START "
+              "counts before it is written.",
+              "Above 80% of the limit: bring the upstream back, or raise the limit."),
+        Entry("lane_limit_bytes", "Each lane's share of `queue.max_bytes`, or of `spool.max_bytes` "
+              "with a spool that works: 45% with two upstreams, 90% with one. ENDs of spans that "
+              "the lane already has may exceed it, into the tenth that is shared. Writes that do "
+              "not fit are not taken for this upstream.", NOTHING),
         Entry("open_spans", "Spans that are remembered because their END has not arrived.",
               "Growing without bound: an agent does not post ENDs. `queue.open_span_ttl_s` bounds "
               "it, except for spans whose open write still waits for an upstream."),
@@ -157,9 +177,9 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "Above 0.1 s: too little CPU. Raise the CPU request; check for throttling."),
     )),
     ("Spool", (
-        Entry("spool_used_ratio", "Share of the spool in use, 0 to 1; at 1 agents get 429. 0 "
-              "without a spool.",
-              "Above 0.8: bring the upstream back, or raise `spool.max_bytes`."),
+        Entry("spool_used_ratio", "Share of the spool in use, 0 to 1. One upstream that is down "
+              "fills its own share only (`lane_bytes`). 0 without a spool.",
+              NOTHING),
         Entry("spool_bytes", "Size of the spool's files, which shrink only some time after their "
               "writes are settled; 0 without a spool.", NOTHING),
         Entry("spool_limit_bytes", "`spool.max_bytes`; 0 without a spool.", NOTHING),
@@ -178,11 +198,13 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("rejected_events", "Refusals by reason: of a single event, or of a whole request, "
               "which counts once. `malformed` (not JSON, or not an event), `invalid` (a value that "
               "can't be delivered), `too_large`, `unsupported` (another content type): the "
-              "agent's fault. `no_room`: full (429). `stopping`: shutting down (503).",
+              "agent's fault. `no_room`: no upstream that the events are for has room (429). "
+              "`stopping`: shutting down (503). `account`: the spans can't go out under the "
+              "account that the request names or needs to name (400, 409, or 503 for a ninth).",
               "The agent's fault: the response body gives the reason. `no_room`: check "
-              "`queue_bytes` and `spool_used_ratio`."),
+              "`lane_bytes`."),
         Entry("ingest_requests", "Agents' requests by response status.",
-              "429: full. Other 4xx: the agent needs a fix."),
+              "429: no upstream has room. Other 4xx: the agent needs a fix."),
         Entry("crowded_connections", "New connections that found all places of their port taken. "
               "Each got the place of the client that had kept the sidecar waiting longest, or was "
               "closed if there was none. `listener`: the agents' port.",

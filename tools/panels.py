@@ -109,6 +109,15 @@ _LOSS = (
         width=4, bad=0.5, none="no kube-state-metrics",
     ),
     Panel(
+        "Not taken",
+        "Writes per second that an upstream does not get because its room is full. no_room: of "
+        "spans that it does not have. end_of_open: ENDs of spans that it will show as running. It "
+        "should be flat at 0.",
+        "lines", "wps",
+        (Query(f"sum by (sink, reason) (rate(not_taken_writes_total{{}}{_RATE}))",
+               "{{sink}}: {{reason}}"),), width=8,
+    ),
+    Panel(
         "Lost and dead-lettered",
         "Lost writes and dead letters per second, by reason. It should be flat at 0.",
         "lines", "wps",
@@ -117,7 +126,7 @@ _LOSS = (
                   "{{sink}} lost: {{reason}}"),
             Query(f"sum by (sink, reason) (rate(dead_lettered_writes_total{{}}{_RATE}))",
                   "{{sink}} dead letter: {{reason}}"),
-        ),
+        ), width=8,
     ),
     Panel(
         "Outcomes of writes",
@@ -130,7 +139,7 @@ _LOSS = (
             Query(f"sum by (sink) (rate(superseded_writes_total{{}}{_RATE}))",
                   "{{sink}} superseded"),
             Query(f"sum by (sink) (rate(skipped_writes_total{{}}{_RATE}))", "{{sink}} skipped"),
-        ),
+        ), width=8,
     ),
 )  # fmt: skip
 
@@ -234,17 +243,32 @@ _RESOURCES = (
          Query("sum(open_spans{})", "open spans")), width=8,
     ),
     Panel(
-        "Queue bytes", "Bytes of accepted spans in memory. At queue.max_bytes agents get 429.",
+        "Lane share", "Share of the room for each upstream that is in use: of the spool, or "
+        "without one of queue.max_bytes. At 100% the upstream gets no new spans; ENDs of spans "
+        "that it has can take a little more.",
+        "lines", "percentunit",
+        (Query("max by (sink) (lane_bytes{} / lane_limit_bytes{})", "{{sink}} worst pod"),
+         Query("avg by (sink) (lane_bytes{} / lane_limit_bytes{})", "{{sink}} mean")), width=8,
+    ),
+    Panel(
+        "Fullest lanes", "The ten fullest rooms: pods and upstreams.",
+        "table", "percentunit",
+        (Query("topk(10, max by (namespace, pod, sink) (lane_bytes{} / lane_limit_bytes{}))"),),
+        width=8, bad=0.8,
+    ),
+    Panel(
+        "Lane bytes", "Bytes that count against the limit of each lane.",
+        "lines", "bytes",
+        (Query("max by (sink) (lane_bytes{})", "{{sink}} worst pod"),
+         Query("min by (sink) (lane_limit_bytes{})", "{{sink}} lowest limit")), width=8,
+    ),
+    Panel(
+        "Queue bytes", "Bytes of accepted spans in memory, counted once for all upstreams. Open "
+        "spans are included, and leave memory when room is needed.",
         "lines", "bytes",
         (Query("max(queue_bytes{})", "worst pod"),
          Query("avg(queue_bytes{})", "mean"),
          Query("min(queue_limit_bytes{})", "lowest limit")), width=8,
-    ),
-    Panel(
-        "Fullest queues", "The ten pods that use the largest share of queue.max_bytes.",
-        "table", "percentunit",
-        (Query("topk(10, max by (namespace, pod) (queue_bytes{} / queue_limit_bytes{}))"),),
-        width=8, bad=0.8,
     ),
     Panel(
         "Memory (RSS)", "Resident memory, and the container's limit (0: none).",
@@ -267,7 +291,7 @@ _RESOURCES = (
         width=8,
     ),
     Panel(
-        "Spool", "Share of the spool in use. At 100% agents get 429.",
+        "Spool", "Share of the spool in use by all upstreams. Each has its own share of it.",
         "lines", "percentunit",
         (Query("max(spool_used_ratio{})", "worst pod"),
          Query("avg(spool_used_ratio{})", "mean")), width=8,

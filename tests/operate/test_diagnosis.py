@@ -19,6 +19,12 @@ SINK = {
     "has_credential": True,
     "forwarded_per_s": 0.0,
     "delay_p95_s": None,
+    "accounts": [{"id": None, "state": "up", "has_credential": True}],
+    "lane_bytes": 0,
+    "lane_limit_bytes": 100,
+    "not_taken": 0,
+    "not_taken_per_s": 0.0,
+    "not_taken_by_reason": {"no_room": 0, "end_of_open": 0},
     "dead_lettered": 0,
     "dead_lettered_by_reason": {"refused": 0},
     "lost": 0,
@@ -33,6 +39,22 @@ HEALTHY = {
     "events": {"received": 2, "replayed": 0, "imbalance": 0},
     "sinks": {"agentex": dict(SINK), "sgp": dict(SINK)},
 }
+
+
+def accounts(*states: tuple[str, str]) -> list[Json]:
+    """The accounts of a sink, by id and state; "" is a missing credential."""
+    return [
+        {"id": id_, "state": state or "up", "has_credential": bool(state)} for id_, state in states
+    ]
+
+
+def not_taken(no_room: int = 0, end_of_open: int = 0, per_s: float = 0.0) -> Json:
+    """The changes of a healthy report after writes that SGP's lane did not take."""
+    return {
+        "sgp__not_taken": no_room + end_of_open,
+        "sgp__not_taken_per_s": per_s,
+        "sgp__not_taken_by_reason": {"no_room": no_room, "end_of_open": end_of_open},
+    }
 
 
 def diagnose(question: int, **changes: object) -> tuple[str, str, str]:
@@ -73,6 +95,21 @@ LOSING = [
         {"agentex__dead_lettered": 1, "agentex__dead_lettered_by_reason": {"too_large": 1}},
         "warn", "Dead letters", "writes set aside: Agentex 1 too large",
     ),
+    (
+        not_taken(no_room=1200, per_s=2.5),
+        "bad", "Yes, at SGP",
+        "its room is full: 2.5 writes per second are not taken, 1,200 so far",
+    ),
+    (
+        not_taken(no_room=2, end_of_open=1, per_s=0.2) | {"sgp__state": "down"},
+        "bad", "Yes, at SGP",
+        ("its room is full because SGP is down: 0.2 writes per second are not taken, 3 so far, "
+         "1 of them ENDs of spans that it shows as running"),
+    ),
+    (
+        not_taken(no_room=2, end_of_open=1),
+        "warn", "Not now", "writes not taken earlier: SGP 2 no room, SGP 1 end of open",
+    ),
 ]  # fmt: skip
 
 
@@ -82,6 +119,26 @@ def test_are_we_losing_anything(changes: Json, level: str, answer: str, detail: 
     found = diagnose(0, **changes)
     assert found[:2] == (level, answer)
     assert found[2].startswith(detail)
+
+
+def test_the_refused_key_behind_a_loss_is_named() -> None:
+    """The account whose key is refused is named where its writes are not taken, too."""
+    changes = not_taken(no_room=1, per_s=0.2)
+    found = diagnose(
+        0,
+        **changes,
+        sgp__state="unauthorized",
+        sgp__accounts=accounts(("acme", "up"), ("umbrella", "unauthorized")),
+    )
+    assert "because SGP refuses the key of account umbrella: " in found[2]
+
+
+def test_every_loss_is_in_the_answer() -> None:
+    """The worst one is the answer; the others are in its details."""
+    letters = {"agentex__dead_lettered": 1, "agentex__dead_lettered_by_reason": {"refused": 1}}
+    found = diagnose(0, **letters, **not_taken(no_room=1, per_s=0.2))
+    assert found[:2] == ("bad", "Yes, at SGP")
+    assert found[2].endswith("; Dead letters: writes set aside: Agentex 1 refused")
 
 
 def test_a_broken_disk_is_a_danger_not_a_loss() -> None:
@@ -117,6 +174,22 @@ WHY: list[tuple[Json, str, str, str]] = [
     ({"agentex__state": "braked"}, "bad", "Agentex is rejecting most writes", "next attempt now"),
     ({"sgp__state": "unauthorized"}, "bad", "SGP is rejecting the credential", "next attempt now"),
     (
+        {
+            "sgp__state": "unauthorized",
+            "sgp__accounts": accounts(("a", "unauthorized"), ("b", "up"), ("c", "unauthorized")),
+        },
+        "bad", "SGP refuses the key of accounts a, c", "next attempt now",
+    ),
+    (
+        {"sgp__has_credential": False, "sgp__accounts": accounts(("a", "up"), ("b", ""))},
+        "bad", "SGP has no credential for account b", "waiting for a key file or an agent's key",
+    ),
+    (
+        {"sgp__lane_bytes": 80},
+        "bad", "The room for SGP is 80% full",
+        "once it is full, SGP gets no new spans; Agentex is not affected",
+    ),
+    (
         {"sgp__has_credential": False},
         "bad", "SGP has no credential", "waiting for a key file or an agent's key",
     ),
@@ -126,8 +199,8 @@ WHY: list[tuple[Json, str, str, str]] = [
         "900 writes waiting, at most 8 concurrent requests",
     ),
     (
-        {"queue": {"bytes": 81, "limit_bytes": 100}},
-        "bad", "Memory for spans is 81% full", "events are rejected once it is full",
+        {"queue": {"bytes": 81, "limit_bytes": 100}, "intake__rejected_now": ["no_room"]},
+        "bad", "Memory for spans is 81% full", "requests that do not fit get 429",
     ),
     ({"ready": False}, "warn", "The sidecar is stopping", "it is forwarding what it still holds"),
 ]  # fmt: skip
@@ -137,6 +210,19 @@ WHY: list[tuple[Json, str, str, str]] = [
 def test_why(changes: Json, level: str, answer: str, detail: str) -> None:
     """Each cause has its own text and level."""
     assert diagnose(2, **changes) == (level, answer, detail)
+
+
+def test_the_room_of_the_only_upstream() -> None:
+    """With one upstream, agents are refused once its room is full."""
+    report: Json = copy.deepcopy(HEALTHY)
+    del report["sinks"]["agentex"]
+    report["sinks"]["sgp"]["lane_bytes"] = 90
+    assert answers(report)[2]["detail"] == "once it is full, agents get 429"
+
+
+def test_memory_that_open_spans_fill_is_no_trouble() -> None:
+    """Open spans leave memory when room is needed; only refusals make it a cause."""
+    assert diagnose(2, queue={"bytes": 99, "limit_bytes": 100})[0] == "ok"
 
 
 def test_the_worst_cause_comes_first() -> None:

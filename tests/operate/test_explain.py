@@ -10,7 +10,9 @@ import pytest
 from sidecar.demo.behaviours import Answer
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.operate import explain
-from tests.support.spans import make_event
+from sidecar.sinks import Refused
+from sidecar.sinks.dead_letters import DeadLetters
+from tests.support.spans import make_event, make_span
 from tests.support.world import NOWHERE, Running, running_app
 
 SGP = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
@@ -84,12 +86,43 @@ async def test_a_dead_letter(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "422" in output
 
 
+@pytest.mark.parametrize("older", [True, False])
+async def test_a_bad_line_among_the_dead_letters(
+    app: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], older: bool
+) -> None:
+    """It is reported, and may have been about the span: the rest is shown, with exit code 1."""
+    file = tmp_path / "letters.jsonl"
+    DeadLetters(str(file), 10_000).add("sgp", make_span("x  s1"), "refused", Refused("", 422))
+    DeadLetters(str(file), 10_000).add("sgp", make_span(), "refused", Refused("", 422))
+    bad = file.with_name("letters.jsonl.1") if older else file
+    with bad.open("ab") as torn:
+        torn.write(b'{"time":"secret')
+    code = await asyncio.to_thread(explain.run, "s1", app.admin_url, str(file), as_json=False)
+    shown = capsys.readouterr()
+    assert code == explain.UNKNOWN
+    assert shown.out.count("dead letter: ") == 1
+    assert "unknown: " not in shown.out
+    assert shown.err == f"sidecar: {bad}:{1 if older else 3}: not a dead letter\n"
+
+
+async def test_dead_letters_that_cannot_be_read(
+    app: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the sidecar knows is shown all the same, with exit code 1."""
+    await app.post(make_event("open"))
+    letters = str(tmp_path)
+    code = await asyncio.to_thread(explain.run, "open", app.admin_url, letters, as_json=False)
+    shown = capsys.readouterr()
+    assert (code, "its START is held" in shown.out) == (explain.UNKNOWN, True)
+    assert f"sidecar: {letters}: " in shown.err
+
+
 async def test_json_for_scripts(app: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` prints the documented keys."""
     await app.post(make_event("open"))
     await asyncio.to_thread(explain.run, "open", app.admin_url, "", as_json=True)
     known = json.loads(capsys.readouterr().out)
-    assert set(known) == {"id", "start", "lanes", "recent", "dead_letters"}
+    assert set(known) == {"id", "accounts", "start", "lanes", "recent", "dead_letters"}
     assert set(known["lanes"]) == {"agentex", "sgp"}
 
 

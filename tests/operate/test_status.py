@@ -36,6 +36,7 @@ NAMED = {
     "series": "NAME",
     "rejected_by_reason": "REASON",
     "requests_by_code": "CODE",
+    "not_taken_by_reason": "REASON",
     "forwarded_by_kind": "KIND",
     "skipped_by_reason": "REASON",
     "dead_lettered_by_reason": "REASON",
@@ -186,7 +187,7 @@ async def test_an_outage_and_its_end() -> None:
 async def test_refused_events_are_reported() -> None:
     """With a full queue, the first answer is that agents are being refused."""
     async with running_app(queue__max_bytes="4KiB") as app:
-        big = {"input": {"text": "x" * 3000}}
+        big = {"input": {"text": "x" * 2000}}
         assert (await app.post(make_event("fits", kind="end", **big))).status == 202
         await asyncio.sleep(2)
         assert (await app.post(make_event("not", kind="end", **big))).status == 429
@@ -215,6 +216,7 @@ def samples(times: list[float]) -> int:
                 app.admission,
                 app.listener._metrics,
                 app.lanes,
+                app.accounts,
                 app.budget,
                 Spool(),
                 memory_limit=None,

@@ -15,9 +15,9 @@ from tests.support.world import running_app
 def test_the_ring_is_bounded() -> None:
     """The newest decision replaces the oldest."""
     recent = Recent()
-    recent.note((0.0, "old", "accepted", "", "start"))
+    recent.note((0.0, "old", "accepted", "", "start", 0))
     for number in range(CAPACITY):
-        recent.note((1.0, "new", "accepted", "", number))
+        recent.note((1.0, "new", "accepted", "", number, 0))
     assert not list(recent.about("old"))
     assert len(list(recent.about("new"))) == CAPACITY
 
