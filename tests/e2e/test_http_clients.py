@@ -98,7 +98,7 @@ async def arrive(
 ) -> None:
     """Post events with a client; assert a 202 for each, and that each arrives once, unchanged."""
     files, inputs = written(folder, text, zipped=zipped)
-    async with pod(folder / "pod", sidecar=True) as here:
+    async with pod(folder / "pod", sidecar=True, SIDECAR_QUEUE__MAX_BYTES="32MiB") as here:
         assert here.life is not None
         made = command(f"{here.life.url}/v1/spans", files)
         assert await asyncio.to_thread(statuses, made) == ["202"] * POSTS

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.kill import Rig
+from tests.support.kill_accounts import KEYS, NOBODY, AccountsRig, check_books, errors
 
 ROUNDS = 50
 
@@ -40,3 +41,41 @@ async def test_kills_and_short_graces_by_turns(tmp_path: Path) -> None:
                 kept += sum(totals["depth"] for totals in last["writes"].values())
         await rig.finish()
         assert kept > 0
+
+
+@pytest.mark.parametrize(
+    ("seed", "longest_s", "spool"),
+    [
+        (1, 0.7, "2MiB"),
+        pytest.param(2, 2.0, "2MiB", marks=pytest.mark.nightly),
+        pytest.param(3, 2.0, "64MiB", marks=pytest.mark.nightly),
+    ],
+)
+async def test_kills_while_lanes_are_full_and_keys_are_refused(
+    tmp_path: Path, seed: int, longest_s: float, spool: str
+) -> None:
+    """What was taken of three accounts arrives, whole, and only ever under its own account's key.
+
+    Whatever happens to the sidecar, to the upstreams, to a key and to the room on disk.
+    """
+    settings = {"SIDECAR_SPOOL__MAX_BYTES": spool}
+    rig = AccountsRig(tmp_path, seed=seed, settings=settings, whole_ends=spool == "2MiB")
+    async with rig.agentex, rig.sgp:
+        for _ in range(ROUNDS):
+            rig.change_the_weather()
+            kill = rig.random.random() < 0.8
+            life = await rig.live(
+                rig.random.uniform(0.1, longest_s), kill=kill, SIDECAR_SHUTDOWN__GRACE_S="0.2"
+            )
+            assert not errors(life)
+            if kill:
+                assert life.code == -signal.SIGKILL
+            else:
+                assert life.code == 0
+                check_books(life)
+        await rig.finish()
+        ids = [sent.id for sent in rig.taken()]
+        assert len(ids) > 10 * ROUNDS
+        assert len(ids) > len(set(ids))  # some were used by two accounts
+        assert {sent.owner for sent in rig.taken()} == {*KEYS, NOBODY}
+        assert rig.not_taken > 0 or spool != "2MiB"

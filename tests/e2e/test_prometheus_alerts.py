@@ -111,8 +111,9 @@ async def test_an_upstream_that_refuses_what_is_sent(prom: Prometheus, tmp_path:
 
 
 async def test_a_shutdown_that_lost_something(prom: Prometheus, tmp_path: Path) -> None:
-    """Without a spool and time, the next run reports what this one could not deliver."""
-    rig = Rig(tmp_path, seed=6, settings=SOON | {"SIDECAR_SPOOL__PATH": ""})
+    """Without a spool, room for dead letters and time, the next run reports what was lost."""
+    nowhere = {"SIDECAR_SPOOL__PATH": "", "SIDECAR_DEAD_LETTERS__MAX_BYTES": "1"}
+    rig = Rig(tmp_path, seed=6, settings=SOON | nowhere)
     async with rig.agentex, rig.sgp:
         rig.agentex.rule = rig.sgp.rule = hang
         async with working(rig) as (life, _):
@@ -126,7 +127,7 @@ async def test_a_shutdown_that_lost_something(prom: Prometheus, tmp_path: Path) 
 
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> None:
-    """Hanging upstreams fill the queue and agents are refused, until the queue empties."""
+    """Hanging upstreams fill their rooms and agents are refused, until there is room again."""
     namespace = f"full-{spool}".lower()
     room = {"SIDECAR_QUEUE__MAX_BYTES": "1MiB", "SIDECAR_AGENTEX__TIMEOUT_S": "1"}
     room |= {"SIDECAR_SGP__TIMEOUT_S": "1", "SIDECAR_SPOOL__PATH": ""}
@@ -134,14 +135,31 @@ async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> 
         room |= {"SIDECAR_QUEUE__MAX_BYTES": "8MiB", "SIDECAR_SPOOL__MAX_BYTES": "2MiB"}
         room["SIDECAR_SPOOL__PATH"] = str(tmp_path / "spool")
     rig = Rig(tmp_path, seed=4, settings=SOON | room)
-    full = "TraceSidecarSpoolNearlyFull" if spool else "TraceSidecarQueueNearLimit"
+    full = "TraceSidecarLaneNearlyFull"
     async with rig.agentex, rig.sgp, working(rig) as (life, posting):
         rig.agentex.rule = rig.sgp.rule = hang
         with prom.scraping(namespace, a=address(life)):
-            await prom.fires("TraceSidecarIntakeRefusing", full, namespace=namespace)
+            refusing = "TraceSidecarIntakeRefusing"
+            await prom.fires(refusing, f"{full} agentex", f"{full} sgp", namespace=namespace)
             posting.cancel()
             rig.agentex.rule = rig.sgp.rule = None
-            await prom.silent("TraceSidecarIntakeRefusing", full, namespace=namespace)
+            await prom.silent(refusing, full, namespace=namespace)
+
+
+async def test_an_upstream_without_room(prom: Prometheus, tmp_path: Path) -> None:
+    """Only the upstream that hangs fills its room and does not get new spans, until it is back."""
+    room = {"SIDECAR_QUEUE__MAX_BYTES": "1MiB", "SIDECAR_SGP__TIMEOUT_S": "1"}
+    rig = Rig(tmp_path, seed=7, settings=SOON | room | {"SIDECAR_SPOOL__PATH": ""})
+    async with rig.agentex, rig.sgp, working(rig) as (life, _):
+        with prom.scraping("room", a=address(life)):
+            await prom.scraped("room")
+            rig.sgp.rule = hang
+            full = ("TraceSidecarLaneNearlyFull", "TraceSidecarWritesNotTaken")
+            await prom.fires(*(f"{name} sgp" for name in full), namespace="room")
+            firing = await prom.firing("room")
+            assert not firing & {("TraceSidecarIntakeRefusing",), *((n, "agentex") for n in full)}
+            rig.sgp.rule = None
+            await prom.silent("TraceSidecarLaneNearlyFull", namespace="room")
 
 
 async def test_a_disk_that_is_away_and_an_agent_that_posts_nonsense(

@@ -29,7 +29,7 @@ async def test_an_outage_of_sgp(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     async with (
         pod(tmp_path / "direct", sidecar=False) as direct,
-        pod(tmp_path / "sidecar", sidecar=True) as ours,
+        pod(tmp_path / "sidecar", sidecar=True, SIDECAR_QUEUE__MAX_BYTES="32MiB") as ours,
         asyncio.TaskGroup() as both,
     ):
         runs = {
