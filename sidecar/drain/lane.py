@@ -66,6 +66,7 @@ class Lane:
         self._dead_letters = dead_letters
         self._loop = asyncio.get_running_loop()
         self._running: asyncio.TaskGroup | None = None
+        self._closing = False
         first = build(0)
         first.queue.share = share
         self.branches = {0: first}
@@ -87,6 +88,8 @@ class Lane:
             for each in self.branches.values():
                 each.queue.share = self._share // len(self.branches)
             self.ready = _Ready(self.branches)
+            if self._closing:
+                found.drain.close()
             if self._running is not None:
                 self._running.create_task(found.drain.run())
         return found
@@ -114,7 +117,7 @@ class Lane:
         self.metrics.not_taken(span, "end_of_open" if shown else "no_room", self._loop.time())
 
     def _queued(self) -> int:
-        return sum(branch.queue.bytes for branch in self.branches.values())
+        return sum([branch.queue.bytes for branch in self.branches.values()])
 
     def _replaceable(self, span: Span) -> int | None:
         branch = self.branches.get(0 if self._one_branch else span.account)
@@ -124,9 +127,12 @@ class Lane:
 
     async def run(self) -> None:
         """Forward until `close` is called and no write is left; raises only on a bug (D13)."""
-        async with asyncio.TaskGroup() as self._running:
-            for branch in self.branches.values():
-                self._running.create_task(branch.drain.run())
+        try:
+            async with asyncio.TaskGroup() as self._running:
+                for branch in self.branches.values():
+                    self._running.create_task(branch.drain.run())
+        finally:
+            self._running = None  # what a slow disk yields now stays there
 
     @property
     def relayed(self) -> tuple[bytes, ...]:
@@ -177,6 +183,7 @@ class Lane:
 
     def close(self) -> None:
         """No more writes will come: forward those left without lingering, then end `run`."""
+        self._closing = True
         for branch in self.branches.values():
             branch.drain.close()
 
@@ -205,10 +212,8 @@ class Lane:
     @property
     def backlog(self) -> int:
         """Writes that are waiting although the upstream is up."""
-        backlog = 0
-        for branch in self.branches.values():  # for every request; a generator is slower
-            backlog += branch.drain.backlog
-        return backlog
+        # A list, because this runs for every request, and a generator is slower.
+        return sum([branch.drain.backlog for branch in self.branches.values()])
 
     @property
     def depth(self) -> int:

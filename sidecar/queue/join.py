@@ -66,8 +66,6 @@ class EndedSpans:
     def taken(self, key: Key, end: Span) -> None:
         """An END is about to be written: remember which lanes had no room for any of its span."""
         lanes, addressed_to = end.lanes, end.addressed_to
-        if lanes == addressed_to and not self._not_taken:
-            return
         hashed = hash(key)
         missed = self._not_taken.pop(hashed, 0 if hashed in self.signatures else addressed_to)
         if missed & ~lanes:

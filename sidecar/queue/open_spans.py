@@ -154,8 +154,7 @@ class OpenSpans:
 
     def _end(self, span: Span) -> None:
         key = span.join_key
-        known = self._spans.get(key)
-        missed_by = self._ended.not_taken_by(key)
+        known, missed_by = self._spans.get(key), self._ended.not_taken_by(key)
         if known is None and self._ended.is_repeat(key, span):
             # Sent as is, it would erase, upstream, what was filled in the first time.
             span.lanes &= missed_by
@@ -163,7 +162,8 @@ class OpenSpans:
                 self._accounting.joined += 1
                 return
         start = None if known is None else known.start
-        self._ended.taken(key, span)
+        if span.lanes != -1 or missed_by:
+            self._ended.taken(key, span)
         if known is None:
             self._ended.add_unjoined(key, span)
             self._spool.add(span)
@@ -192,9 +192,9 @@ class OpenSpans:
     def _forget(self, key: Key, open_span: OpenSpan) -> None:
         del self._spans[key]
         open_span.state = None
-        promises, before = self.promises, open_span.promised_to
-        promises[before] -= open_span.promised
-        promises[before & self._data_follows] -= open_span.following
+        before = open_span.promised_to
+        self.promises[before] -= open_span.promised
+        self.promises[before & self._data_follows] -= open_span.following
         if self.idle.spans:
             self.idle.discard(key)
         self._budget.release(open_span.start)

@@ -45,7 +45,11 @@ class Room:
     @property
     def promised(self) -> int:
         """Bytes that it keeps free for open spans."""
-        return sum(size for to, size in self.promises.items() if to & self.bit)
+        promised = 0
+        for to, size in self.promises.items():  # for many requests; a generator is slower
+            if to & self.bit:
+                promised += size
+        return promised
 
     def promised_to(self, open_span: OpenSpan) -> int:
         """Bytes of `promised` that are kept for an open span."""
@@ -102,13 +106,13 @@ class Rooms:
             limit, spare, needs = self._spool.lane_limit, self._spool.spare, self._on_the_disk
         else:
             limit, spare, needs = self.limit, self._spare, self._in_memory
-        spare = max(0, spare - sum(max(0, self.used(room) - limit) for room in self._rooms))
+        all_used = [self.used(room) for room in self._rooms]
+        spare = max(0, spare - sum([used - limit for used in all_used if used > limit]))
         addressed_to = spans[0].addressed_to  # all events of a request are for the same lanes
         lanes, any_fits = -1, False
-        for room in self._rooms:
+        for room, used in zip(self._rooms, all_used, strict=True):
             if not addressed_to & room.bit:
                 continue
-            used = self.used(room)
             ends = rest = 0
             for span in spans:
                 needed = needs(room, span)

@@ -1,5 +1,6 @@
 """A lane with several accounts: no span goes out under another one, whatever happens (D25)."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -7,8 +8,15 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.credentials import ACCOUNT_HEADER, KEY_HEADER
+from sidecar.config_load import load
+from sidecar.credentials import ACCOUNT_HEADER, KEY_HEADER, Accounts
+from sidecar.drain.lane import Lane
 from sidecar.http.messages import Response
+from sidecar.lanes import build_lanes
+from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.spool.spool import Spool
+from sidecar.telemetry.recent import Recent
 from tests.drain.test_delivery import examples
 from tests.support.delivery import (
     OF,
@@ -191,3 +199,35 @@ TestAccounts.settings = examples(0.3)
 TestSpooledAccounts: Any = SpooledAccountsMachine.TestCase
 TestSpooledAccounts.settings = examples(0.2)
 # Each row has to name its account; and one without, that which was the first in its process.
+
+
+async def test_an_account_that_is_found_after_the_end() -> None:
+    """A slow disk yields rows of another account once the drains have ended: they stay on disk."""
+    lane = lane_of(Accounts(by_request=True))
+    running = asyncio.create_task(lane.run())
+    await asyncio.sleep(0)
+    lane.close()
+    await asyncio.wait_for(running, 10)
+    lane.recover([(1, lane.bit, 1)])
+    assert lane.depth == 1
+    assert set(lane.branches) == {0, 1}
+
+
+async def test_an_account_that_is_found_while_the_lane_ends() -> None:
+    """Its drain ends as well, instead of waiting for more writes."""
+    lane = lane_of(Accounts(by_request=True))
+    running = asyncio.create_task(lane.run())
+    await asyncio.sleep(0)
+    lane.close()
+    lane.branch(1)
+    await asyncio.wait_for(running, 10)
+
+
+def lane_of(accounts: Accounts) -> Lane:
+    """The lane of SGP."""
+    environ = {"SIDECAR_SGP__RELAY": "true", "SGP_CLIENT_BASE_URL": "http://127.0.0.1:9"}
+    letters, budget = DeadLetters("", 0), MemoryBudget(2**20)
+    (lane,) = build_lanes(
+        load(None, environ), environ, budget, letters, Spool(), Recent(), accounts
+    )
+    return lane
