@@ -193,7 +193,7 @@ class InterleavedRequests(RuleBasedStateMachine):
         assert not self.named or self.named == ids[:1]
         for number, id_ in self.owners.items():
             if id_ in self.ever_accepted or any(each.id == id_ for each in self.open):
-                assert self.accounts.ids[number] == id_, "spans go out under another account"
+                assert self.accounts.id_of(number) == id_, "spans go out under another account"
         if not self.open and not self.ever_accepted:
             assert ids == []
 

@@ -24,7 +24,7 @@ from sidecar.queue.open_spans import OpenSpans
 from sidecar.queue.room import Room, Rooms
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.spans import decode
-from sidecar.spans.span import Span, Stored
+from sidecar.spans.span import Key, Span, Stored
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Changes
 from sidecar.spool.spool import Gone
@@ -150,16 +150,14 @@ def forget_start(_: Right, self: OpenSpans, known: OpenSpan, end: Span) -> None:
     self._forget(end.join_key, known)
 
 
-def keep_promise(
-    right: Right, self: OpenSpans, known: OpenSpan, lanes: int, size: int, follows: int
-) -> None:
-    if not lanes:
-        known.promised_to = 0
-    right(self, known, lanes, size, follows)
+def keep_promise(right: Right, self: OpenSpans, key: Key, known: OpenSpan) -> None:
+    known.promised_to = 0
+    right(self, key, known)
 
 
-def no_promise(right: Right, self: OpenSpans, known: OpenSpan, *_: int) -> None:
-    right(self, known, 0, 0, 0)
+def no_promise(right: Right, self: OpenSpans, key: Key, start: Span) -> None:
+    right(self, key, start)
+    self._promise(self._spans[key], 0, 0, 0)
 
 
 def spare_for_each(right: Right, self: Rooms, spans: list[Span]) -> int:
@@ -278,8 +276,8 @@ BUGS: dict[str, tuple[str, Plant]] = {
         "delivery",
         wrapped(OpenSpans, "_stay", forget_start),
     ),
-    "promised room is never free again": ("delivery", wrapped(OpenSpans, "_promise", keep_promise)),
-    "nothing is promised": ("delivery", wrapped(OpenSpans, "_promise", no_promise)),
+    "promised room is never free again": ("delivery", wrapped(OpenSpans, "_forget", keep_promise)),
+    "nothing is promised": ("delivery", wrapped(OpenSpans, "_hold", no_promise)),
     "two lanes use the same spare room": ("delivery", wrapped(Rooms, "taking", spare_for_each)),
     "STARTs use the spare room": ("away", wrapped(Rooms, "_in_memory", spare_for_starts)),
     "an END needs no room for its START's payloads": (
