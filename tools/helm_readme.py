@@ -68,10 +68,10 @@ def _items(lines: list[str]) -> str | None:
 
 def settings() -> Iterator[Value]:
     """Yield the settings of config.example.toml that the library chart allows."""
-    schema = json.loads((LIBRARY / "values.schema.json").read_text())
+    schema = json.loads((LIBRARY / "values.schema.json").read_text(encoding="utf-8"))
     sections = schema["properties"]["config"]["properties"]
     section = ""
-    for line in (ROOT / "config.example.toml").read_text().splitlines():
+    for line in (ROOT / "config.example.toml").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             section = line[1 : line.index("]")]
         elif (match := _SETTING.fullmatch(line)) and match[1] in sections.get(section, {}).get(
@@ -100,18 +100,18 @@ def filled(readme: Path) -> str:
             rows, prefix = settings(), match[3]
         else:
             name, _, prefix = match[3].partition(" ")
-            rows = values((readme.parent / name).read_text())
+            rows = values((readme.parent / name).read_text(encoding="utf-8"))
         return match[1] + table(rows, prefix) + match[4]
 
-    return _BLOCK.sub(fill, readme.read_text())
+    return _BLOCK.sub(fill, readme.read_text(encoding="utf-8"))
 
 
 def main(arguments: list[str]) -> int:
     """Write the tables, or with --check report those out of date."""
-    stale = [readme for readme in READMES if filled(readme) != readme.read_text()]
+    stale = [readme for readme in READMES if filled(readme) != readme.read_text(encoding="utf-8")]
     for readme in stale:
         if "--check" not in arguments:
-            readme.write_text(filled(readme))
+            readme.write_text(filled(readme), encoding="utf-8")
         sys.stdout.write(f"{readme.relative_to(ROOT)}\n")
     return 1 if stale and "--check" in arguments else 0
 

@@ -62,14 +62,14 @@ def render(helm: str, template: str) -> str:
         (chart / "charts").mkdir()
         (chart / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
         (chart / "templates").mkdir()
-        (chart / "Chart.yaml").write_text(CHART)
-        (chart / "values.yaml").write_text(VALUES)
+        (chart / "Chart.yaml").write_text(CHART, encoding="utf-8")
+        (chart / "values.yaml").write_text(VALUES, encoding="utf-8")
         workload = '{{- define "workload" -}}\n' + WORKLOAD + "{{- end }}\n"
-        (chart / "templates/_workload.tpl").write_text(workload)
-        (chart / "templates/file.yaml").write_text(template)
+        (chart / "templates/_workload.tpl").write_text(workload, encoding="utf-8")
+        (chart / "templates/file.yaml").write_text(template, encoding="utf-8")
         command = [helm, "template", "any", str(chart)]
         # The caller names the program.
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")  # noqa: S603
     text = done.stdout
     kept = [line for line in text.splitlines() if line not in {"---", ""}]
     return HEADER + "\n".join(line for line in kept if not line.startswith("# Source:")) + "\n"
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.write_text(render(helm, template))
+            path.write_text(render(helm, template), encoding="utf-8")
         except subprocess.CalledProcessError as error:
             return error.returncode
     return 0

@@ -205,14 +205,22 @@ def _is_retryable(status: int) -> bool:
 
 
 def _rejected(response: Response) -> list[str]:
-    """The reason for each event that the sidecar rejected; these texts contain no span content."""
+    """The reason for each event that the sidecar rejected; these texts contain no span content.
+
+    What is not printable is escaped, because the agent logs them, perhaps to a terminal.
+    """
     if response.status not in {HTTPStatus.ACCEPTED, HTTPStatus.BAD_REQUEST}:
         return []
     try:
         body: Any = json.loads(response.body)
-        return [str(item["error"])[:_MAX_ERROR_CHARS] for item in body.get("rejected", ())]
+        return [_visible(str(item["error"])) for item in body.get("rejected", ())]
     except (ValueError, TypeError, KeyError, AttributeError):
         return []
+
+
+def _visible(text: str) -> str:
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return shown[:_MAX_ERROR_CHARS]
 
 
 def _format_counts(counts: Counter[str]) -> str:

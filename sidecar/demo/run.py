@@ -7,8 +7,9 @@ accounting balances.
 
 import asyncio
 import signal
-import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 import aiohttp
 
@@ -19,6 +20,8 @@ from sidecar.config_load import load
 from sidecar.demo.agent import SampleAgent
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
+from sidecar.operate.top_frame import UNKNOWN, size
+from sidecar.process.terminal import show
 
 CONVERSATIONS = 20
 CONCURRENT = 5
@@ -48,10 +51,10 @@ async def run_demo(*, forever: bool) -> int:
             running.result()
         listener = f"http://127.0.0.1:{app.ports['listener']}"
         admin = f"http://127.0.0.1:{app.ports['admin']}"
-        _print(f"agents post to {listener}/v1/spans; open {admin}/ or {admin}/metrics")
+        show(f"agents post to {listener}/v1/spans; open {admin}/ or {admin}/metrics")
         session = await stack.enter_async_context(aiohttp.ClientSession())
         agent = SampleAgent(session, listener)
-        lines = asyncio.create_task(_lines(app, session, admin))
+        lines = asyncio.create_task(_lines(session, admin))
         await _work(agent, stop, forever=forever)
         app.stop()
         nothing_lost = await running
@@ -90,24 +93,23 @@ async def _work(agent: SampleAgent, stop: asyncio.Event, *, forever: bool) -> No
             workers.create_task(worker(CONVERSATIONS // CONCURRENT))
 
 
-async def _lines(app: App, session: aiohttp.ClientSession, admin: str) -> None:
+async def _lines(session: aiohttp.ClientSession, admin: str) -> None:
     while True:
-        async with session.get(f"{admin}/metrics") as response:
-            metrics = await response.text()
-        rss = next(
-            float(line.split()[1])
-            for line in metrics.splitlines()
-            if line.startswith("process_resident_memory_bytes ")
-        )
-        lanes = "   ".join(
-            f"{name}: forwarded {lane['forwarded']:5} queued {lane['depth']:4}"
-            for name, lane in app.status()["sinks"].items()
-        )
-        _print(
-            f"received {app.accounting.received:6} events   {lanes}   "
-            f"RSS of this process {rss / 2**20:5.1f} MiB"
-        )
+        async with session.get(f"{admin}/status") as response:
+            show(_line(await response.json()))
         await asyncio.sleep(LINE_EVERY_S)
+
+
+def _line(status: Mapping[str, Any]) -> str:
+    lanes = "   ".join(
+        f"{name}: forwarded {lane['forwarded']:5} queued {lane['depth']:4}"
+        for name, lane in status["sinks"].items()
+    )
+    rss = status["memory"]["rss_bytes"]
+    return (
+        f"received {status['events']['received']:6} events   {lanes}   "
+        f"RSS of this process {UNKNOWN if rss is None else size(rss)}"
+    )
 
 
 def _summary(
@@ -115,27 +117,22 @@ def _summary(
 ) -> int:
     status = app.status()
     events = status["events"]
-    _print("")
-    _print(f"the agent created {agent.spans} spans; {agent.refused} posts were refused")
-    _print(
+    show("")
+    show(f"the agent created {agent.spans} spans; {agent.refused} posts were refused")
+    show(
         f"events: received {events['received']} = joined {events['joined']} + held "
         f"{events['held']} + written {events['written']}"
     )
     imbalance = events["imbalance"]
     for name, lane in status["sinks"].items():
         imbalance += abs(lane["imbalance"])
-        _print(
+        show(
             f"{name}: written {lane['written']} = forwarded {lane['forwarded']} + superseded "
             f"{lane['superseded']} + skipped {lane['skipped']} + dead-lettered "
             f"{lane['dead_lettered']} + lost {lane['lost']} + depth {lane['depth']}"
         )
     arrived = {"agentex": len(agentex.spans), "sgp": len(sgp.spans)}
-    _print(f"spans that reached the stand-ins: {arrived}")
+    show(f"spans that reached the stand-ins: {arrived}")
     good = nothing_lost and not imbalance and set(arrived.values()) == {agent.spans}
-    _print("the accounting balances; nothing was lost" if good else "SOMETHING IS WRONG: see above")
+    show("the accounting balances; nothing was lost" if good else "SOMETHING IS WRONG: see above")
     return 0 if good else 1
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -5,7 +5,7 @@ port), and the dead-letter file. Never shows content.
 """
 
 import json
-import sys
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from sidecar.config import ConfigError
 from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
 from sidecar.operate import letters
+from sidecar.process.terminal import complain, show, show_json
 from sidecar.queue.admission import Admission
 from sidecar.telemetry.recent import Recent
 
@@ -68,18 +69,27 @@ class Explainer:
 
 def run(id_: str, url: str, dead_letters: str, *, as_json: bool) -> int:
     """Query the sidecar at `url` and the dead-letter file, print, and return the exit code."""
+    # An argument is in the locale's encoding, an id in UTF-8.
+    id_ = os.fsencode(id_).decode(errors="replace")
     try:
-        known = _ask(url, id_)
-    except (URLError, HTTPException, OSError, ValueError) as error:
-        print(f"sidecar: {url}: {_why(error)}", file=sys.stderr)
+        answer = _ask(url, id_)
+    except (URLError, HTTPException, OSError, ValueError, RecursionError) as error:
+        complain(f"{url}: {_why(error)}")
         return NO_SIDECAR
     unreadable: Counter[str] = Counter()
-    known["dead_letters"] = list(_letters(dead_letters, id_, unreadable))
+    found = list(_letters(dead_letters, id_, unreadable))
+    try:
+        known = {**answer, "dead_letters": found}
+        lines, is_known = list(_lines(known)), _is_known(known)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        complain(f"{url}: /explain is not an answer from this version of the sidecar")
+        return NO_SIDECAR
     if as_json:
-        print(json.dumps(known, indent=2))
+        show_json(known, indent=2)
     else:
-        print("\n".join(_lines(known)))
-    return KNOWN if _is_known(known) and not unreadable else UNKNOWN
+        for line in lines:
+            show(line)
+    return KNOWN if is_known and not unreadable else UNKNOWN
 
 
 def _ask(url: str, id_: str) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def _letters(path: str, id_: str, counts: Counter[str]) -> Iterator[str]:
         except ConfigError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 counts["unreadable"] += 1
-                print(f"sidecar: {error}", file=sys.stderr)
+                complain(str(error))
 
 
 def _lines(known: Mapping[str, Any]) -> Iterator[str]:

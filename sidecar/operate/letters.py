@@ -5,7 +5,6 @@ error and counted; the others are read all the same. So is a letter that could c
 request: its event is not what an agent could have sent. No content is ever printed.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import msgspec
 from sidecar.config import ConfigError
 from sidecar.credentials import is_header_safe
 from sidecar.lanes import UPSTREAMS
+from sidecar.process.terminal import complain
 from sidecar.sinks.dead_letters import Head
 from sidecar.spans.decode import NOT_DECODED
 from sidecar.spans.span import PAYLOADS, Span, from_row
@@ -79,7 +79,7 @@ def read(
                     letter = _decoded(line, number_of)
                 except ValueError as error:
                     counts["unreadable"] += 1
-                    print(f"sidecar: {path}:{number}: {error}", file=sys.stderr)
+                    complain(f"{path}:{number}: {error}")
                     continue
                 if sink in {None, letter.head.sink}:
                     yield letter

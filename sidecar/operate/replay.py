@@ -34,8 +34,9 @@ from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
 from sidecar.lanes import build_lanes
 from sidecar.operate import letters
+from sidecar.process.terminal import complain
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.sinks.sgp import batch_as_sent
 from sidecar.spans.decode import NOT_DECODED
 from sidecar.spans.span import Lanes, Span, to_json
@@ -81,9 +82,9 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
                     done[outcome] += len(batch) - accepted
                     refused[status] += len(batch) - accepted
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        print(f"sidecar: {to}: {str(error) or type(error).__name__}", file=sys.stderr)
+        complain(f"{to}: {str(error) or type(error).__name__}")
     for status, count in sorted((+refused).items()):
-        print(f"sidecar: {to}: HTTP {status} for {count} letters", file=sys.stderr)
+        complain(f"{to}: HTTP {status} for {count} letters")
     return done
 
 
@@ -150,9 +151,11 @@ async def directly(
     found = list(letters.read(path, sink, done, accounts.number_of))
     again = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes, accounts.id_of)
     budget = MemoryBudget(sys.maxsize)  # all letters are in memory anyway
-    built = build_lanes(config, environ, budget, again, Spool(), Recent(), accounts)
+    writer = LetterWriter(again)
+    built = build_lanes(config, environ, budget, writer, Spool(), Recent(), accounts)
     lanes = {lane.name: lane for lane in built}
     for each in built:
+        await each.refresh()
         each.stopping()  # no END follows a START: what it says is in its letter
     now = asyncio.get_running_loop().time()
     for head, span in found:

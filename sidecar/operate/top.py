@@ -20,6 +20,7 @@ from typing import Any, Never, TextIO
 
 from sidecar.operate.diagnosis import BAD, duration
 from sidecar.operate.top_frame import WIDTH, Line, frame
+from sidecar.process.terminal import complain, draw, show_json
 
 LOSING = 1
 NO_SIDECAR = 3
@@ -48,14 +49,12 @@ def top(url: str, *, once: bool, as_json: bool, every_s: float) -> int:
             return _once(sidecar, out, as_json=as_json)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         if as_json:
-            _stream(sidecar, out, every_s)
+            _stream(sidecar, every_s)
         _watch(sidecar, out, every_s)
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # The reader closed the pipe (`| head`). Without this, Python's flush at exit would fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-        return 0
+        return 0  # the reader closed the pipe (`| head`)
 
 
 class _Sidecar:
@@ -90,12 +89,12 @@ class _Sidecar:
                 body = response.read(_MAX_BYTES)
         except urllib.error.HTTPError as error:
             raise Unreachable(f"{self._url}{path} returns HTTP {error.code}") from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             cause = getattr(error, "reason", error)
             raise Unreachable(f"{self._url} does not respond ({type(cause).__name__})") from None
         try:
             decoded: Json = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unreachable(f"{self._url}{path} is not JSON") from None
         return decoded
 
@@ -105,22 +104,22 @@ def _once(sidecar: _Sidecar, out: TextIO, *, as_json: bool) -> int:
         report = sidecar.report()
         lines = sidecar.frame(report)
     except Unreachable as error:
-        sys.stderr.write(f"sidecar: {error}\n")
+        complain(str(error))
         return NO_SIDECAR
-    shown = [json.dumps(report)] if as_json else _shown(lines, out)
-    out.writelines(f"{line}\n" for line in shown)
-    out.flush()
+    if as_json:
+        show_json(report)
+    else:
+        draw("".join(f"{line}\n" for line in _shown(lines, out)), out)
     return LOSING if report["answers"][0]["level"] == BAD else 0
 
 
-def _stream(sidecar: _Sidecar, out: TextIO, every_s: float) -> Never:
+def _stream(sidecar: _Sidecar, every_s: float) -> Never:
     while True:
         try:
             report = sidecar.report()
         except Unreachable as error:
             report = {"away": str(error)}
-        out.write(json.dumps(report) + "\n")
-        out.flush()
+        show_json(report)
         sleep(every_s)
 
 
@@ -131,7 +130,7 @@ def _watch(sidecar: _Sidecar, out: TextIO, every_s: float) -> Never:
     signal.signal(signal.SIGWINCH, lambda *_: resized.put(None))
     enter, leave = (_ENTER, _LEAVE) if out.isatty() else ("", "")
     try:
-        out.write(enter)
+        draw(enter, out)
         while True:
             try:
                 lines = latest = sidecar.frame(sidecar.report())
@@ -146,18 +145,17 @@ def _watch(sidecar: _Sidecar, out: TextIO, every_s: float) -> Never:
                     resized.get(timeout=every_s)
                     _show(lines, out)
     finally:
-        out.write(leave)
-        out.flush()
+        draw(leave, out)
 
 
 def _show(lines: Sequence[Line], out: TextIO) -> None:
     """Write one frame: in a terminal over the previous one, otherwise after it."""
     if out.isatty():
         shown = _shown(lines[: _size(out)[1]], out)
-        out.write(_HOME + (_END_OF_LINE + "\r\n").join(shown) + _END_OF_LINE + _END_OF_SCREEN)
+        text = (_END_OF_LINE + "\r\n").join(shown)
+        draw(_HOME + text + _END_OF_LINE + _END_OF_SCREEN, out)
     else:
-        out.write("\n".join(_shown(lines, out)) + "\n\n")
-    out.flush()
+        draw("\n".join(_shown(lines, out)) + "\n\n", out)
 
 
 def _shown(lines: Sequence[Line], out: TextIO) -> list[str]:

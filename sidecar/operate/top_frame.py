@@ -10,10 +10,12 @@ from textwrap import wrap
 from typing import Any
 
 from sidecar.operate.diagnosis import BAD, NEARLY_FULL, OK, WARN, duration
+from sidecar.process.terminal import visible
 
 Json = Mapping[str, Any]
 
 WIDTH = 80  # lines are cut in narrower terminals
+UNKNOWN = "unknown"  # without /proc (macOS), the process does not know its resident memory
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 45  # characters, 20 seconds each
 _TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}
@@ -32,7 +34,7 @@ class Line:
 
     def show(self, width: int, *, color: bool) -> str:
         """Return at most `width` columns, with no control sequences except our own colors."""
-        text = "".join(c if c.isprintable() else "?" for c in self.text)[:width]
+        text = visible(self.text)[:width]
         if not color or not self.style:
             return text
         at = self.styled or len(text)
@@ -52,13 +54,13 @@ def frame(report: Json, history: Json | None) -> list[Line]:
 
 
 def _head(report: Json) -> Line:
-    memory = report["memory"]
+    rss = report["memory"]["rss_bytes"]
     parts = [
         "trace sidecar",
         str(report["host"]),
         f"version {report['version']}",
         f"up {duration(report['uptime_s'])}",
-        *([size(memory["rss_bytes"])] if memory["rss_bytes"] else []),
+        f"memory {UNKNOWN}" if rss is None else size(rss),
         f"{report['cpu']:.1%} CPU",
     ]
     return Line("  ".join(parts), "strong", len(parts[0]))
@@ -173,9 +175,9 @@ def _sparks(report: Json, history: Json) -> Iterator[Line]:
         rows.append((f"{name} oldest", f"{name}.age_s", duration))
     for title, series, shown in rows:
         values = history["series"][series]
-        highest = max((value for value in values if value is not None), default=0.0)
-        spark = _spark(values, highest, history["kept"])
-        yield Line(f"{title:<16}{spark}  max {shown(highest)}")
+        highest = max((value for value in values if value is not None), default=None)
+        spark = _spark(values, highest or 0.0, history["kept"])
+        yield Line(f"{title:<16}{spark}  max {UNKNOWN if highest is None else shown(highest)}")
 
 
 def _spark(values: Sequence[float | None], highest: float, kept: int) -> str:

@@ -30,7 +30,7 @@ def container_limit(root: Path = _CGROUP, own: Path = _OWN) -> int | None:
     for top, path, name in _groups(own):
         for folder in (path, *path.parents):
             try:
-                text = (root / top / folder / name).read_text().strip()
+                text = (root / top / folder / name).read_text(encoding="utf-8").strip()
             except OSError:
                 continue
             if text.isdigit() and int(text) < _NO_LIMIT:
@@ -42,7 +42,7 @@ def _groups(own: Path) -> list[tuple[str, Path, str]]:
     """For each cgroup version: the hierarchy, our cgroup's path in it, the limit's file name."""
     v1, v2 = Path(), Path()
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     for line in lines:

@@ -54,7 +54,9 @@ def enrichment(environ: Mapping[str, str]) -> tuple[bytes, bytes]:
     if _COMMIT.fullmatch(commit):
         known["__commit_sha__"] = commit
     defaults = b"" if known["__acp_type__"] else b'"__acp_type__":"async"'
-    overrides = {"__source__": "agentex"} | {key: value for key, value in known.items() if value}
+    # A variable need not be UTF-8: it is then told as far as it is.
+    valid = {key: value.encode(errors="replace").decode() for key, value in known.items() if value}
+    overrides = {"__source__": "agentex"} | valid
     return defaults, _text(overrides)[1:-1]
 
 

@@ -183,6 +183,16 @@ def test_rejected_events_are_counted_by_reason() -> None:
         assert (sender.sent, sender.dropped) == (1, {"rejected: span.name is empty": 2})
 
 
+def test_a_reason_is_visible_in_a_terminal() -> None:
+    """What is not printable in a reason is escaped, because the agent logs it."""
+    body = b'{"accepted":0,"rejected":[{"error":"\\u001b[31m\\n\\u007f\\u202e\\ud800 \xc3\xa9"}]}'
+    with scripted((400, {}, body)) as sidecar:
+        sender = Sender(sidecar.url)
+        sender.send(event("a"))
+        assert sender.flush(DEADLINE_S)
+        assert sender.dropped == {r"rejected: \x1b[31m\n\x7f\u202e\ud800 é": 1}
+
+
 @pytest.mark.parametrize("status", [301, 403, 404, 415])
 def test_other_responses_drop_the_batch_only(status: int) -> None:
     """A response that no retry can change, or not a sidecar's, drops that batch and no more."""

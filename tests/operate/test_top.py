@@ -112,11 +112,22 @@ async def test_sparklines_have_one_width() -> None:
     assert memory.count("█") == 45
 
 
+async def test_what_is_not_known() -> None:
+    """Without /proc, memory is unknown, now and in the history."""
+    status, past = await report(history=True)
+    assert past is not None
+    status["memory"]["rss_bytes"] = None
+    past["series"]["rss_bytes"] = [None] * 3
+    lines = [line.text for line in frame(status, past)]
+    assert "  memory unknown  " in lines[0]
+    assert [line for line in lines if line.startswith("memory  ")][1].endswith("  max unknown")
+
+
 def test_a_line_has_no_control_characters() -> None:
-    """Control characters are shown as question marks, and long lines are cut."""
+    """Control characters are escaped, and long lines are cut."""
     line = Line("a\x1b[2Jb\nc", "bad", 1)
-    assert line.show(80, color=False) == "a?[2Jb?c"
-    assert line.show(4, color=True) == "\x1b[1;31ma\x1b[0m?[2"
+    assert line.show(80, color=False) == r"a\x1b[2Jb\nc"
+    assert line.show(6, color=True) == "\x1b[1;31ma\x1b[0m" + r"\x1b["
 
 
 @pytest.mark.parametrize(

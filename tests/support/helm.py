@@ -31,7 +31,7 @@ def helm(*arguments: str | Path, values: Json = None) -> Done:
     """Run helm; the result has any exit code. `values` go to standard input, for `--values -`."""
     command: list[str | Path] = [parts.go_tool(*HELM), *arguments]
     text = json.dumps(values or {}, ensure_ascii=False)
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return subprocess.run(command, input=text, capture_output=True, encoding="utf-8", check=False)
 
 
 def kustomize(folder: Path) -> list[Json]:
@@ -39,7 +39,7 @@ def kustomize(folder: Path) -> list[Json]:
     program = parts.go_tool(*KUSTOMIZE)
     # A test's folder refers to folders of the repository outside it.
     command: list[str | Path] = [program, "build", "--load-restrictor=LoadRestrictionsNone", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert not done.returncode, done.stderr
     return documents(done.stdout)
 
@@ -49,7 +49,7 @@ def judge(do: str, **request: Json) -> Json:
     python = parts.venv("helm", *JUDGES)
     command = json.dumps({"do": do, **request})
     done = subprocess.run(
-        [python, JUDGE], input=command, capture_output=True, text=True, check=False
+        [python, JUDGE], input=command, capture_output=True, encoding="utf-8", check=False
     )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
@@ -137,10 +137,11 @@ def consumer(folder: Path, files: dict[str, str], alias: str = "sidecar") -> Pat
     (folder / "templates").mkdir()
     (folder / "Chart.yaml").write_text(
         "apiVersion: v2\nname: agent\nversion: 1.0.0\ndependencies:\n"
-        f'  - {{name: trace-sidecar-lib, alias: {alias}, version: ">=0.0.0-0", repository: ""}}\n'
+        f'  - {{name: trace-sidecar-lib, alias: {alias}, version: ">=0.0.0-0", repository: ""}}\n',
+        encoding="utf-8",
     )
     for name, text in files.items():
-        (folder / "templates" / name).write_text(text)
+        (folder / "templates" / name).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -169,5 +170,5 @@ def chart_with_files(folder: Path) -> Path:
     (chart / "charts/trace-sidecar-lib").symlink_to(LIBRARY)
     for name, text in (("files/rules.yaml", RULES), ("dashboards/one.json", DASHBOARD)):
         (chart / name).parent.mkdir()
-        (chart / name).write_text(text)
+        (chart / name).write_text(text, encoding="utf-8")
     return chart

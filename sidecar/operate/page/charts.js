@@ -78,9 +78,11 @@ function moveCursor(ago) {
 
 class Chart {
   // `format` formats a value; `state` names the series of the upstream's states; `limit` returns
-  // the value that must not be reached.
-  constructor(title, name, series, format, { state = null, limit = () => null } = {}) {
-    Object.assign(this, { title, name, series, format, state, limit });
+  // the value that must not be reached; `missing` stands for a value that there is not.
+  constructor(title, name, series, format, { state = null, limit = () => null, missing = "–" } = {}) {
+    Object.assign(this, { title, name, series, state, limit });
+    this.format = (value) => (value === undefined || value === null ? missing : format(value));
+    this.highest = null;
     this.now = el("b");
     this.svg = el("svg", { preserveAspectRatio: "none", tabindex: "0", role: "slider", "aria-valuemin": "0" });
     this.max = el("span");
@@ -115,10 +117,10 @@ class Chart {
     const { values } = this;
     const known = values.filter((value) => value !== null);
     const limit = this.limit();
-    this.highest = known.length ? Math.max(...known) : 0;
+    this.highest = known.length ? Math.max(...known) : null;
     // A limit far above the values would flatten the curve.
     const shown = limit !== null && limit < 2 * this.highest;
-    const top = Math.max(this.highest, shown ? limit : 0) * 1.08 || 1;
+    const top = Math.max(this.highest ?? 0, shown ? limit : 0) * 1.08 || 1;
     const left = past.kept - values.length;
     const y = (value) => (HEIGHT * (1 - value / top)).toFixed(1);
     let curve = "";
@@ -171,7 +173,7 @@ class Chart {
     const { values } = this;
     const at = values.length - 1 - (cursor ?? 0);
     const value = values[at];
-    const text = value === undefined || value === null ? "–" : this.format(value);
+    const text = this.format(value);
     setText(this.now, text);
     if (this.hair) {
       const x = past.kept - 1 - (cursor ?? 0);
@@ -183,6 +185,6 @@ class Chart {
     setAttr(this.svg, "aria-label", `${this.name}, last 15 minutes`);
     setAttr(this.svg, "aria-valuemax", String(Math.max(0, values.length - 1)));
     setAttr(this.svg, "aria-valuenow", String(Math.max(0, at)));
-    setAttr(this.svg, "aria-valuetext", `${when} ${text}, highest ${this.format(this.highest ?? 0)}`);
+    setAttr(this.svg, "aria-valuetext", `${when} ${text}, highest ${this.format(this.highest)}`);
   }
 }

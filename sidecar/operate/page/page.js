@@ -150,7 +150,7 @@ function buildCharts(limits) {
   const group = (title, ...row) => el("div", { class: "group" }, el("h3", {}, title), el("div", { class: "row" }, ...row.map((chart) => chart.root)));
   const groups = [group("Process",
     new Chart("Events accepted", "Events accepted per second", "events_per_s", (value) => `${rate(value)}/s`),
-    new Chart("RSS", "Resident memory", "rss_bytes", bytes, { limit: () => limits.rss }),
+    new Chart("RSS", "Resident memory", "rss_bytes", bytes, { limit: () => limits.rss, missing: "unknown" }),
     new Chart("Span memory", "Memory for spans", "queue_bytes", bytes, { limit: () => limits.queue }),
     new Chart("CPU", "Share of one CPU core", "cpu", percent))];
   for (const sink of limits.sinks) {
@@ -210,7 +210,7 @@ function show(status) {
   view.limits.rss = status.memory.limit_bytes;
   view.limits.queue = status.queue.limit_bytes;
   const { memory } = status;
-  const rss = memory.rss_bytes === null ? "" : ` · ${bytes(memory.rss_bytes)}${memory.limit_bytes ? ` of ${bytes(memory.limit_bytes)}` : ""} memory`;
+  const rss = memory.rss_bytes === null ? " · memory unknown" : ` · ${bytes(memory.rss_bytes)}${memory.limit_bytes ? ` of ${bytes(memory.limit_bytes)}` : ""} memory`;
   setText(byId("process"), `${status.host} · version ${status.version} · up ${time(status.uptime_s)}${rss} · ${percent(status.cpu)} CPU`);
   status.answers.forEach((answer, i) => view.answers[i].show(answer));
   view.journey.show(status);
