@@ -12,9 +12,10 @@ from msgspec import Meta
 
 from sidecar.credentials import Secret, is_header_safe
 from sidecar.process.addresses import parse_base_url
-from sidecar.sizes import AUTO, Size
 
 MIN_SPOOL_BYTES = 2**20
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]iB|[KM]B|B|)")
 # The user name and the password that a URL can contain.
 _USER = re.compile(r"^(\w+://)[^/]*@")
 
@@ -26,6 +27,32 @@ Positive = Annotated[float, Meta(gt=0)]
 
 class ConfigError(ValueError):
     """The configuration is invalid; the message names the key and the reason."""
+
+
+class Size(int):
+    """A number of bytes, configured as `"64MiB"`; `"auto"`, where allowed, is -1."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Size":
+        """Parse a configured value; raises `ValueError`."""
+        if value == "auto":
+            return AUTO
+        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError('expected a size such as "64MiB"')
+        return cls(float(match[1]) * _UNITS[match[2]])
+
+    def __str__(self) -> str:
+        """The size in the largest unit that divides it evenly; `parse` accepts it."""
+        if self == AUTO:
+            return "auto"
+        for unit in ("GiB", "MiB", "KiB"):
+            if self and not int(self) % _UNITS[unit]:
+                return f"{int(self) // _UNITS[unit]}{unit}"
+        return f"{int(self)}B"
+
+
+AUTO = Size(-1)
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,11 +209,16 @@ class Config(_Section, frozen=True):
 
 
 def redacted(config: Config) -> dict[str, Any]:
-    """The configuration as plain values for display: secrets are `***`."""
+    """The configuration as plain values for display: secrets are `***`, and all text is UTF-8."""
     values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_displayed)
     for section in values.values():
         if "base_url" in section:
             section["base_url"] = _USER.sub(r"\1***@", section["base_url"])
+        for key, value in section.items():
+            if isinstance(
+                value, str
+            ):  # a path has its bytes as surrogates if the locale lacks them
+                section[key] = value.encode(errors="surrogateescape").decode(errors="replace")
     return values
 
 

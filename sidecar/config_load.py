@@ -1,23 +1,44 @@
 """Loads the configuration from a TOML file, `SIDECAR_*` variables and the pod's own variables.
 
-`SIDECAR_<SECTION>__<KEY>` wins over the file. A variable that an agent pod already has applies only
-if its key is not set. Unknown keys and bad values raise `ConfigError`, which names the key, its
-source and the rule.
+`SIDECAR_<SECTION>__<KEY>`, in capitals, wins over the file. A variable that an agent pod already
+has applies only if its key is not set. Unknown keys and bad values raise `ConfigError`, which names
+the key, its source and the rule. `unknown_variables` finds `SIDECAR_*` variables that set nothing.
+
+All text is UTF-8, whatever the locale.
 """
 
+import os
+import re
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sidecar.config import Config, ConfigError
+from sidecar.config import Config, ConfigError, Size
 from sidecar.credentials import Secret, is_header_safe
 from sidecar.process.addresses import is_local, parse_base_url
-from sidecar.sizes import Size
 
 ENV_PREFIX = "SIDECAR_"
+FILE_VARIABLE = "SIDECAR_CONFIG"
+_KEYS = {
+    f"{ENV_PREFIX}{section.name}__{key.name}".upper(): (section.name, key.name)
+    for section in msgspec.structs.fields(Config)
+    for key in msgspec.structs.fields(section.type)
+}
+VARIABLES = {FILE_VARIABLE, *_KEYS}
+_OF_A_SECTION = tuple({name.partition("__")[0] + "__" for name in _KEYS})
+# Keys that hold a path, in any section.
+_PATHS = ("path", "api_key_file")
+# What Kubernetes tells every pod about a Service whose name begins with "sidecar".
+_SERVICE_LINK = re.compile(
+    r"SIDECAR(_[A-Z0-9_]+)?_"
+    r"(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=\w+://|PORT_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?=)"
+)
+# difflib's ratio from which a name is similar: about one character in four may be wrong.
+_SIMILAR = 0.75
 # Variables that an agent pod already has, and the key that each one is a default for.
 _POD_VARIABLES = {
     "AGENTEX_BASE_URL": ("agentex", "base_url"),
@@ -28,7 +49,7 @@ _POD_VARIABLES = {
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Config:
-    """Load the configuration from the file at `path`, if any, and `environ`.
+    """Load the configuration from the file at `path`, if any, and `environ` (see `environment`).
 
     Raises `ConfigError`.
     """
@@ -42,6 +63,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
                 del given[key]
             if text := environ.get(name, "").strip():
                 given.setdefault(key, text)
+    _encode_paths(values)
     try:
         config = msgspec.convert(values, Config, strict=False, dec_hook=_hook)
     except msgspec.ValidationError as error:
@@ -73,7 +95,7 @@ def _refuse_own_listener(config: Config) -> None:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -81,15 +103,64 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _add_environment(values: dict[str, Any], environ: Mapping[str, str]) -> None:
-    for name, text in sorted(environ.items()):
-        section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
-        if name.startswith(ENV_PREFIX) and separator and text:
+    for name, text in environ.items():
+        if name in _KEYS and text:
+            section, key = _KEYS[name]
             is_list = (section, key) == ("listener", "hosts")
             value = [host.strip() for host in text.split(",")] if is_list else text
             try:
                 values.setdefault(section, {})[key] = value
             except (TypeError, AttributeError):
                 raise ConfigError(f"{name}: {section} is not a section") from None
+    for name, nearest in unknown_variables(environ).items():
+        if name.startswith(_OF_A_SECTION):
+            section = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
+            raise ConfigError(f"{name}: {section} has no such key{did_you_mean(nearest)}")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that look like settings but are none, each with the nearest real name.
+
+    The nearest name is "" if none is similar. Those that Kubernetes sets are left out, as are empty
+    ones, which are unset.
+    """
+    return {
+        name: _nearest(name)
+        for name, text in sorted(environ.items())
+        if text
+        and name not in VARIABLES
+        # Names are in capitals: another case of a real name is a mistake.
+        and (name.startswith(ENV_PREFIX) or name.upper() in VARIABLES)
+        and not _SERVICE_LINK.match(f"{name}={text}")
+    }
+
+
+def _nearest(name: str) -> str:
+    # Without what all names have in common.
+    ends = {known.removeprefix(ENV_PREFIX): known for known in sorted(VARIABLES)}
+    found = get_close_matches(name.upper().removeprefix(ENV_PREFIX), ends, 1, _SIMILAR)
+    return ends[found[0]] if found else ""
+
+
+def did_you_mean(name: str) -> str:
+    """The end of a message about an unknown variable; `name` is the nearest real one, or ""."""
+    return f"; did you mean {name}?" if name else ""
+
+
+def environment() -> dict[str, str]:
+    """Return this process's variables, decoded as UTF-8: Python decodes them by the locale."""
+    return {
+        name.decode("utf-8", "surrogateescape"): text.decode("utf-8", "surrogateescape")
+        for name, text in os.environb.items()
+    }
+
+
+def _encode_paths(values: dict[str, Any]) -> None:
+    """Give each path the form in which Python, under this locale, passes UTF-8 to the system."""
+    for section in values.values():
+        for key in _PATHS:
+            if isinstance(section, dict) and isinstance(path := section.get(key), str):
+                section[key] = os.fsdecode(path.encode("utf-8", "surrogateescape"))
 
 
 def _set_by(place: str, environ: Mapping[str, str], path: str | None) -> str:

@@ -8,10 +8,9 @@ import msgspec
 import pytest
 
 from sidecar.app import App
-from sidecar.config import Config, ConfigError, redacted
+from sidecar.config import AUTO, Config, ConfigError, Size, redacted
 from sidecar.config_load import load
 from sidecar.credentials import Secret
-from sidecar.sizes import AUTO, Size
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 
@@ -124,8 +123,7 @@ BAD = [
     ("shutdown", "grace_s", "soon", "shutdown.grace_s: Expected `float`"),
     ("log", "level", "loud", "log.level: Invalid enum value 'loud'"),
     ("log", "format", "xml", "log.format: Invalid enum value 'xml'"),
-    ("queue", "max_events", "5", "queue: Object contains unknown field `max_events`"),
-    ("queues", "max_bytes", "1MiB", "the top level: Object contains unknown field `queues`"),
+    ("queue", "max_events", "5", "SIDECAR_QUEUE__MAX_EVENTS: queue has no such key"),
 ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.config import ConfigError
-from sidecar.config_load import load
+from sidecar.config_load import load, unknown_variables
 from tests.support.helm import Json, chart_with_files, nested, refusal, template
 
 
@@ -33,7 +33,6 @@ BAD_SETTINGS: list[tuple[str, Json]] = [
     ("retry.max_attempts", 0.5),
     ("log.level", "loud"),
     ("log.colour", "blue"),
-    ("nonsense.key", 1),
 ]
 
 
@@ -45,6 +44,14 @@ def test_what_the_sidecar_would_refuse_is_refused_before(path: str, value: Json)
         load(None, {f"SIDECAR_{section}__{key}".upper(): str(value)})
     assert "values don't meet the specifications" in refusal(
         nested(f"sidecar.config.{path}", value)
+    )
+
+
+def test_an_unknown_section_is_refused() -> None:
+    """The chart refuses what the sidecar would only warn about."""
+    assert unknown_variables({"SIDECAR_NONSENSE__KEY": "1"})
+    assert "values don't meet the specifications" in refusal(
+        nested("sidecar.config.nonsense.key", 1)
     )
 
 
