@@ -1,14 +1,23 @@
-"""docs/logs.md lists exactly the events that the code can log."""
+"""docs/logs.md lists exactly the events that the code can log, and all output takes one way."""
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import sidecar
 from sidecar.telemetry.outcomes import SinkState
 
 PACKAGE = Path(sidecar.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "logs.md"
+# The only modules that may use the standard streams: those of commands that end by themselves, and
+# the one that replaces the streams.
+COMMANDS = {"cli", "operate/top", "process/terminal", "logs"}
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 
 
@@ -38,3 +47,100 @@ def test_the_page_lists_every_event() -> None:
     """The page lists every event with its level."""
     page = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE))
     assert page == logged()
+
+
+def test_only_commands_use_the_standard_streams() -> None:
+    """Everything else logs: a direct write could hang with whoever reads the log (D27)."""
+    users = set()
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            used = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
+            imported = isinstance(node, ast.ImportFrom) and node.module in {"sys", "logging"}
+            stream = re.fullmatch(r"sys\.(__)?std(out|err)(__)?|print|traceback\.print_\w+", used)
+            if stream or imported or used == "os.write":
+                users.add(name)
+    writes_a_descriptor = {"process/log_writer", "sinks/dead_letters"}
+    assert {
+        name for name in users if not name.startswith("demo/")
+    } == COMMANDS | writes_a_descriptor
+
+
+SCRIPT = """
+import asyncio, atexit, logging, sys, threading, warnings
+from sidecar import logs
+from sidecar.config import LogConfig
+
+writer = logs.start(LogConfig(format=sys.argv[1], level=sys.argv[2]))
+atexit.register(writer.drain, 60.0)
+library = logging.getLogger("a.library")
+library.warning("watch %s", "out")
+library.info("too much")
+library.warning("%d spans", "no")
+library.log(35, "100% odd")
+warnings.warn("old", stacklevel=1)
+try:
+    1 / 0
+except ZeroDivisionError:
+    library.exception("two\\nlines")
+
+async def main():
+    asyncio.get_running_loop().call_exception_handler({"message": "in a callback"})
+
+asyncio.run(main())
+print("printed")
+thread = threading.Thread(target=lambda: 1 / 0, name="some-thread")
+thread.start()
+thread.join()
+
+class Finalized:
+    def __del__(self):
+        raise ValueError("unraisable")
+
+Finalized()
+raise RuntimeError("the end")
+"""
+
+
+def output(*arguments: str) -> list[str]:
+    """The lines of a process that does everything that prints, and ends with an exception."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr.splitlines()
+
+
+@pytest.mark.process
+def test_libraries_log_as_we_do() -> None:
+    """Records, warnings and asyncio's errors are lines like ours, with the name of their logger."""
+    lines: list[dict[str, Any]] = [
+        json.loads(line) for line in output("json", "info") if line.startswith("{")
+    ]
+    said = [(line["level"], line["logger"], line["event"]) for line in lines]
+    assert said[:2] == [("warning", "a.library", "watch out"), ("warning", "a.library", "100% odd")]
+    assert said[2][:2] == ("warning", "py.warnings")
+    assert "UserWarning: old" in said[2][2]
+    assert said[3:] == [("error", "a.library", "two\nlines"), ("error", "asyncio", "in a callback")]
+    assert lines[3]["exception"].endswith("ZeroDivisionError: division by zero")
+    assert all(line["timestamp"] for line in lines)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("format_", "level"), [("json", "error"), ("console", "info")])
+def test_everything_printed_comes_out(format_: str, level: str) -> None:
+    """What is printed, and the tracebacks of threads, finalizers and the end of the process."""
+    lines = output(format_, level)
+    assert any("watch out" in line for line in lines) is (level == "info")
+    assert "printed" in lines
+    assert ("TypeError: %d format: a real number is required, not str" in lines) is (
+        level == "info"
+    )
+    assert "Exception in thread some-thread:" in lines
+    assert "ValueError: unraisable" in lines
+    assert lines[-1] == "RuntimeError: the end"
+    assert lines[-3] == "Traceback (most recent call last):"
