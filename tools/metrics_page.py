@@ -220,6 +220,23 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("joined_events", "Events that went out inside another event of their span, "
               "or repeated an earlier one.", NOTHING),
     )),
+    ("Beside the path", (
+        Entry("log_lines_dropped", "Log lines that were not written: whoever reads standard error "
+              "is too slow, hangs or is gone.",
+              "Check the container's log driver, and the disk of the node."),
+        Entry("stalls", "Calls that took far too long, beside the spans' path. `log`: writing log "
+              "lines took longer than 1 s. `disk`: the spool or a dead letter took 3 s, or a key "
+              "file or the exit report 1 s. `dns`: looking up an upstream's name took 5 s. Each "
+              "counts once, as soon as it takes too long.",
+              "See the runbook, [Something hangs](runbooks.md#something-hangs)."),
+        Entry("http_connections", "Open connections of the port. `listener`: the agents' port.",
+              "Stays at a limit (`descriptors_scarce` in the log names them): "
+              "`crowded_connections` tells what to do."),
+        Entry("open_file_descriptors_limit", "The process's limit of open file descriptors; 0 for "
+              "none. At its start, it raises the limit as far as it may.",
+              "Below about 1,500, there is room for fewer connections than usual: raise the "
+              "container's hard limit (`ulimit -Hn`)."),
+    )),
     ("Process", (
         Entry("build_info", "Always 1; the label is the version.", "Count it to count sidecars."),
     )),
@@ -231,7 +248,7 @@ def families() -> list[Metric]:
 
     async def collect() -> list[Metric]:
         app = App(load(None, _BOTH), _BOTH)
-        return [each for each in app.registry.collect() if each.name.startswith(PREFIX)]
+        return [each for each in app.operations.registry.collect() if each.name.startswith(PREFIX)]
 
     return asyncio.run(collect())
 

@@ -30,9 +30,6 @@ from sidecar.http.server import HttpServer
 # Longer than Prometheus' default scrape interval, so that the next scrape reuses its connection.
 IDLE_S = 75.0
 BODY_S = 10.0
-MAX_CONNECTIONS = 256
-# Half of the places can wait for an expensive page; the others are for probes and new connections.
-MAX_WAITING = MAX_CONNECTIONS // 2
 # After an expensive page, its cost is left to the agents this many times over.
 AGENTS_SHARE = 3
 _PAGE = Path(__file__).parent / "page"
@@ -62,6 +59,7 @@ def admin_server(
     about: Callable[[str], dict[str, Any]],
     ready: Callable[[], bool],
     crowded: Callable[[], None],
+    max_connections: int,
 ) -> HttpServer:
     """Return the admin port's server; call it inside a running loop.
 
@@ -100,10 +98,12 @@ def admin_server(
             "/status/history": samples,
             "/explain": explain,
         },
+        # The other half of the places is for probes and new connections.
+        max_waiting=max_connections // 2,
     )
     return HttpServer(
         service.receive,
-        max_connections=MAX_CONNECTIONS,
+        max_connections=max_connections,
         idle_s=IDLE_S,
         body_s=BODY_S,
         refused=lambda status, error: _secured(Response(status, f"{error}\n".encode())),
@@ -121,11 +121,19 @@ class AdminService:
     """Answers GET and HEAD by path. Expensive handlers take turns with the agents' requests.
 
     A handler blocks the loop for milliseconds, so one runs at a time, and then the loop is left to
-    the agents for `AGENTS_SHARE` times as long: operators can use a quarter of it at most.
+    the agents for `AGENTS_SHARE` times as long: operators can use a quarter of it at most. Up to
+    `max_waiting` requests wait for their turn.
     """
 
-    def __init__(self, *, cheap: Mapping[str, Handler], expensive: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        *,
+        cheap: Mapping[str, Handler],
+        expensive: Mapping[str, Handler],
+        max_waiting: int,
+    ) -> None:
         self._cheap, self._expensive = cheap, expensive
+        self._max_waiting = max_waiting
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._next_turn = 0.0  # loop time
@@ -142,7 +150,7 @@ class AdminService:
             answer = Response(HTTPStatus.METHOD_NOT_ALLOWED, b"use GET\n", TEXT, allow)
         elif cheap is not None:
             return Discard(partial(self._handle, cheap, request))
-        elif self._waiting < MAX_WAITING:
+        elif self._waiting < self._max_waiting:
             return Discard(partial(self._handle_in_turn, handler, request))
         else:
             retry = [("Retry-After", "1")]
@@ -187,11 +195,11 @@ def _page() -> tuple[bytes, tuple[str, str]]:
 
     def inlined(tag: re.Match[str]) -> str:
         kind, name = tag.groups()
-        text = (_PAGE / name).read_text()
+        text = (_PAGE / name).read_text(encoding="utf-8")
         hashes[kind].append(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
         return f"<{kind}>{text}</{kind}>"
 
-    html = (_PAGE / "page.html").read_text()
+    html = (_PAGE / "page.html").read_text(encoding="utf-8")
     page = re.sub(r"<(style|script) src=([a-z.]+)></\1>", inlined, html)
     allowed = "; ".join(f"{kind}-src {' '.join(sources)}" for kind, sources in hashes.items())
     # data: is for the icon, which the page draws itself in the color of the worst answer.

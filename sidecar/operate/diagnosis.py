@@ -152,6 +152,9 @@ def _findings(report: Json) -> Iterator[Answer]:
     spool = report["spool"]
     if spool is not None and spool["degraded"]:
         yield BAD, "The spool's disk can't be used", "new events are kept in memory only"
+    if dropped := report["log"]["lines_dropped_lately"]:
+        detail = f"{dropped:,} in the last minute: check what reads the container's log"
+        yield WARN, "Log lines were dropped", detail
 
 
 def _trouble(title: str, sink: Json) -> str:

@@ -48,6 +48,8 @@ _GAUGES = {
     "lane_bytes": ("Bytes that count against the lane's limit", "sink"),
     "lane_limit_bytes": ("Limit of lane_bytes", "sink"),
     "open_spans": ("Spans whose END has not arrived",),
+    "http_connections": ("Open connections of the port", "port"),
+    "open_file_descriptors_limit": ("The process's limit of open descriptors, 0 for none",),
     "memory_limit_bytes": ("The container's memory limit, 0 for none",),
     "build_info": ("Always 1; the label is the running version", "version"),
 }
@@ -74,6 +76,8 @@ _COUNTERS = {
     "spool_replayed_events": ("Events recovered from the spool of an earlier process",),
     "dead_letters_dropped": ("Dead letters deleted to make room for newer ones",),
     "dead_letter_errors": ("Dead letters that could not be written to disk",),
+    "log_lines_dropped": ("Log lines that were not written, because nobody reads them",),
+    "stalls": ("Calls beside the path that took far too long", "what"),
 }
 _HISTOGRAMS = {
     "ingest_duration_seconds": ("From a request's head to its response",),
@@ -98,7 +102,10 @@ Value = float | Histogram | Mapping[str, "Value"]
 
 @dataclass(eq=False)
 class SidecarCollector(Collector):
-    """Turns what was recorded into metric families at each scrape; `clock` is loop time."""
+    """Turns what was recorded into metric families at each scrape; `clock` is loop time.
+
+    `stalls` returns counts by what stalled, `connections` those of each port.
+    """
 
     intake: IntakeMetrics
     lanes: Sequence[Lane]
@@ -108,7 +115,11 @@ class SidecarCollector(Collector):
     memory_limit: int | None
     dead_letters: DeadLetters
     spool: Spool
-    last_shutdown_lost: int
+    last_shutdown_lost: Callable[[], int]
+    lines_dropped: Callable[[], int]
+    stalls: Callable[[], Mapping[str, int]]
+    connections: Callable[[], Mapping[str, int]]
+    descriptors_limit: int
     lag: Histogram = field(init=False, default_factory=lambda: Histogram(LAG_S))
 
     def collect(self) -> Iterator[Metric]:
@@ -135,7 +146,7 @@ class SidecarCollector(Collector):
             | {"intake": accounting.imbalance},
             "oldest_write_age_seconds": by_sink(lambda lane: oldest_age(lane, now)),
             "lost_writes": by_sink(lambda lane: lane.metrics.accounting.lost),
-            "last_shutdown_lost": self.last_shutdown_lost,
+            "last_shutdown_lost": self.last_shutdown_lost(),
             "received_events": {"start": accounting.received_start, "end": accounting.received_end},
             "rejected_events": intake.rejected,
             "ingest_requests": intake.requests,
@@ -176,6 +187,10 @@ class SidecarCollector(Collector):
             "open_spans": len(self.admission.open_spans),
             "dead_letters_dropped": self.dead_letters.dropped,
             "dead_letter_errors": self.dead_letters.errors,
+            "log_lines_dropped": self.lines_dropped(),
+            "stalls": self.stalls(),
+            "http_connections": self.connections(),
+            "open_file_descriptors_limit": self.descriptors_limit,
             "memory_limit_bytes": self.memory_limit or 0,
             "event_loop_lag_seconds": self.lag,
             "build_info": {__version__: 1},

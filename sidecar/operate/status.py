@@ -15,7 +15,8 @@ from typing import Any
 from sidecar import __version__
 from sidecar.config import Config, redacted
 from sidecar.credentials import Accounts
-from sidecar.drain.lane import Branch, Lane
+from sidecar.drain.branch import Branch
+from sidecar.drain.lane import Lane
 from sidecar.operate.diagnosis import answers
 from sidecar.operate.history import SAMPLE_S, History, Window, quantile
 from sidecar.queue.admission import Admission
@@ -47,6 +48,7 @@ class Status:
     spool: Spool
     memory_limit: int | None
     ready: Callable[[], bool]
+    lines_dropped: Callable[[], int]
     now: InitVar[float]
 
     def __post_init__(self, now: float) -> None:
@@ -56,6 +58,7 @@ class Status:
         self._lanes = {lane.name: _Watched(lane, rooms, self.accounts) for lane in self.lanes}
         # Events accepted, seconds of CPU, refusals by reason.
         self._recent = Window(_RATE_READINGS)
+        self._dropped = Window(_QUANTILE_READINGS)
         self._read_counters(now)
         first = self._sample(now)
         self._history = History(list(first))
@@ -78,6 +81,7 @@ class Status:
 
     def _sample(self, now: float) -> dict[str, float | None]:
         """Return one row of the history."""
+        self._dropped.add(now, [self.lines_dropped()])
         events, cpu, *_ = self._recent.rates()
         row = {
             "events_per_s": events,
@@ -111,6 +115,7 @@ class Status:
             "cpu": round(cpu, 4),
             "loop_lag_s": round(self._lag_s, 4),
             "open_spans": len(self.admission.open_spans),
+            "log": self._log(),
             "intake": {
                 "events_per_s": round(events_per_s, 2),
                 "rejected_per_s": round(sum(rejected), 2),
@@ -124,6 +129,13 @@ class Status:
             "config": redacted(self.config),
         }
         return {"answers": answers(report), **report}
+
+    def _log(self) -> dict[str, int]:
+        dropped = self.lines_dropped()
+        return {
+            "lines_dropped": dropped,
+            "lines_dropped_lately": int(self._dropped.growth([dropped])[0]),
+        }
 
     def events(self) -> dict[str, int]:
         """Return the accounting of events (D15)."""
@@ -250,6 +262,6 @@ def _rounded(seconds: float | None) -> float | None:
 def _rss() -> int | None:
     """Resident bytes, as `process_resident_memory_bytes`; None where /proc does not exist."""
     try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(_STATM.read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None

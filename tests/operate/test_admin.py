@@ -89,7 +89,7 @@ async def test_page_and_first_responses_are_small() -> None:
     """The first view needs less than 60 KB in all, with a full history."""
     async with running_app() as app:
         for tick in range(1, 1000):
-            app.app._status.tick(1e9 + tick * 5.0 + tick / 997, 0.0)
+            app.app.operations.tick(1e9 + tick * 5.0 + tick / 997, 0.0)
         total = 0
         for path in ("/", "/status", "/status/history"):
             async with app.client.get(app.admin_url + path) as response:

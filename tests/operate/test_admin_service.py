@@ -7,10 +7,12 @@ import pytest
 
 from sidecar.http.messages import Request, Response
 from sidecar.operate import admin
-from sidecar.operate.admin import AGENTS_SHARE, MAX_WAITING, AdminService, Query
+from sidecar.operate.admin import AGENTS_SHARE, AdminService, Query
 from tests.support.playbook import Wire, sent
 from tests.support.virtual_time import run_virtual
 from tests.support.world import Running, running_app
+
+MAX_WAITING = 8
 
 
 def echo(query: Query) -> Response:
@@ -26,7 +28,9 @@ def bug(_: Query) -> Response:
 def service() -> AdminService:
     """A service with a cheap and an expensive path, and a bug in each kind."""
     return AdminService(
-        cheap={"/": echo, "/bug": bug}, expensive={"/large": echo, "/large/bug": bug}
+        cheap={"/": echo, "/bug": bug},
+        expensive={"/large": echo, "/large/bug": bug},
+        max_waiting=MAX_WAITING,
     )
 
 

@@ -34,6 +34,7 @@ SINK = {
 HEALTHY = {
     "ready": True,
     "spool": None,
+    "log": {"lines_dropped": 5, "lines_dropped_lately": 0},
     "queue": {"bytes": 0, "limit_bytes": 100},
     "intake": {"rejected_per_s": 0.0, "rejected_now": []},
     "events": {"received": 2, "replayed": 0, "imbalance": 0},
@@ -203,6 +204,11 @@ WHY: list[tuple[Json, str, str, str]] = [
         "bad", "Memory for spans is 81% full", "requests that do not fit get 429",
     ),
     ({"ready": False}, "warn", "The sidecar is stopping", "it is forwarding what it still holds"),
+    (
+        {"log__lines_dropped_lately": 1200},
+        "warn", "Log lines were dropped",
+        "1,200 in the last minute: check what reads the container's log",
+    ),
 ]  # fmt: skip
 
 

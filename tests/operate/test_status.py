@@ -221,6 +221,7 @@ def samples(times: list[float]) -> int:
                 Spool(),
                 memory_limit=None,
                 ready=lambda: True,
+                lines_dropped=lambda: 0,
                 now=times[0],
             )
             for now in times[1:]:
