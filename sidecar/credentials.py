@@ -7,7 +7,6 @@ ever shown. The id of an account is not secret.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 KEY_HEADER, ACCOUNT_HEADER = "x-api-key", "x-selected-account-id"
@@ -201,9 +200,10 @@ def _text(headers: Mapping[bytes, bytes], name: str) -> str:
 class Credentials:
     """The credential headers of one upstream.
 
-    `configured` maps header names to secrets, empty where nothing is configured. `key_file` holds
-    the value of `key_header` and is read again when it changes. `relay`: an agent can supply what
-    is not configured. `required`: no request is sent unless all of the headers are known.
+    `configured` maps header names to secrets, empty where nothing is configured. `key_in_file`
+    returns the value of `key_header` that a file has now, if any (sinks/key_file.py). `relay`: an
+    agent can supply what is not configured. `required`: no request is sent unless all of the
+    headers are known.
 
     Of relayed headers, those that the upstream accepted last are kept until it accepts newer ones:
     if it refuses the newest ones, the others are used again, and so on by turns.
@@ -214,15 +214,14 @@ class Credentials:
         configured: Mapping[str, Secret],
         *,
         key_header: str,
-        key_file: str = "",
+        key_in_file: Callable[[], Secret] = lambda: Secret(""),
         relay: bool,
         required: bool,
     ) -> None:
         self._configured = {name: secret for name, secret in configured.items() if secret}
         self._needed = len(configured) if required else 0
         self._key_header = key_header
-        self._key_file = Path(key_file) if key_file else None
-        self._modified = 0.0
+        self._key_in_file = key_in_file
         # The headers that an agent can supply, in lower case.
         self.relayed = tuple(name.encode() for name in configured) if relay else ()
         self._relayed: dict[str, Secret] = {}
@@ -236,18 +235,8 @@ class Credentials:
         return self._headers
 
     def refresh(self) -> bool:
-        """Read the key file again if it has changed; returns whether the headers have."""
-        if self._key_file is None:
-            return False
-        try:
-            modified = self._key_file.stat().st_mtime
-            if modified == self._modified:
-                return False
-            text = self._key_file.read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            return False  # being replaced, or deleted: the last key may still be valid
-        self._modified = modified
-        key = Secret(text if is_header_safe(text) else "")
+        """Use the key that is in the file now; returns whether the headers have changed."""
+        key = self._key_in_file()
         if not key or key == self._configured.get(self._key_header):
             return False
         self._configured[self._key_header] = key

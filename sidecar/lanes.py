@@ -4,21 +4,35 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from ssl import SSLContext
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from sidecar.config import AgentexConfig, Config, SgpConfig
-from sidecar.credentials import ACCOUNT_HEADER, KEY_HEADER, Accounts, Credentials, Secret
+from sidecar.credentials import (
+    ACCOUNT_HEADER,
+    KEY_HEADER,
+    MAX_ACCOUNTS,
+    Accounts,
+    Credentials,
+    Secret,
+)
+from sidecar.drain.branch import Branch
 from sidecar.drain.failures import RetryPolicy
-from sidecar.drain.lane import Branch, Lane
+from sidecar.drain.lane import Lane
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain
 from sidecar.http.client import HttpClient
+from sidecar.http.dialer import tls_context
+from sidecar.process.descriptors import Requests, Shares, share
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Sink
 from sidecar.sinks.agentex import AgentexSink
-from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.dead_letters import LetterWriter
 from sidecar.sinks.http import UpstreamClient
+from sidecar.sinks.key_file import KeyFile
 from sidecar.sinks.sgp import SgpSink, enrichment
 from sidecar.spans.span import Lanes
 from sidecar.spool.spool import Spool
@@ -29,8 +43,6 @@ from sidecar.telemetry.recent import Recent
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
 # down must leave memory for the other one's writes (DECISIONS.md 15).
 LANE_SHARE = 0.25
-# How long to write what is left when the process ends to the dead letters, all lanes together.
-KEEP_S = 0.5
 NO_UPSTREAM = (
     "no upstream is enabled: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
     "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
@@ -54,14 +66,34 @@ def build_lanes(
     config: Config,
     environ: Mapping[str, str],
     budget: MemoryBudget,
-    dead_letters: DeadLetters,
+    letters: LetterWriter,
     spool: Spool,
     recent: Recent,
     accounts: Accounts,
 ) -> list[Lane]:
     """Build the lanes that `config` enables. `environ`: the pod's variables, for SGP's metadata."""
-    builder = _Builder(config, environ, budget, dead_letters, spool, recent, accounts)
+    builder = _Builder(config, environ, budget, letters, spool, recent, accounts)
     return [each.build(builder) for each in UPSTREAMS if each.enabled(config)]
+
+
+def share_descriptors(config: Config) -> tuple[Shares, Config]:
+    """Share out the process's descriptors.
+
+    Returns the shares, and `config` with no more concurrent requests than they allow.
+    """
+    accounts = {"sgp": MAX_ACCOUNTS} if config.sgp.relay else {}  # each has its own client
+    sections = {each.name: getattr(config, each.name) for each in UPSTREAMS if each.enabled(config)}
+    wanted = {
+        name: Requests(section.max_concurrency, accounts.get(name, 1))
+        for name, section in sections.items()
+    }
+    # A connection that is passed through has one of its own to SGP.
+    shares = share(wanted, per_agent=2 if config.listener.pass_through else 1)
+    capped = {
+        name: replace(section, max_concurrency=shares.requests[name])
+        for name, section in sections.items()
+    }
+    return shares, replace(config, **capped)
 
 
 def enabled_lanes(config: Config) -> Lanes:
@@ -78,36 +110,48 @@ class _Builder:
     config: Config
     environ: Mapping[str, str]
     budget: MemoryBudget
-    dead_letters: DeadLetters
+    letters: LetterWriter
     spool: Spool
     recent: Recent
     accounts: Accounts
 
     def agentex(self) -> Lane:
         metrics = self._metrics("agentex")
+        section = self.config.agentex
+        key_file = KeyFile(section.api_key_file)
         # A key names an agent, not a tenant, so there is one branch for all accounts (D25).
-        return self._lane(Lanes.AGENTEX, metrics, lambda _: self._agentex(metrics), one=True)
+        build = partial(self._agentex, metrics, key_file, tls_context(section.base_url))
+        return self._lane(Lanes.AGENTEX, metrics, build, key_file, one=True)
 
-    def _agentex(self, metrics: LaneMetrics) -> Branch:
+    def _agentex(
+        self, metrics: LaneMetrics, key_file: KeyFile, tls: SSLContext | None, _: int
+    ) -> Branch:
         section = self.config.agentex
         credentials = Credentials(
             {"x-agent-api-key": section.api_key},
             key_header="x-agent-api-key",
-            key_file=section.api_key_file,
+            key_in_file=lambda: key_file.key,
             relay=True,
             # Without authentication, Agentex needs no key but still refuses a wrong one.
             required=bool(section.api_key_file),
         )
-        sink = AgentexSink(_client(section, credentials, metrics), metrics.repaired_write)
-        return self._branch(0, sink, credentials, metrics, Lanes.AGENTEX, section, 0.0)
+        client = _client(section, credentials, metrics, tls)
+        sink = AgentexSink(client, metrics.repaired_write)
+        return self._branch(0, sink, client, metrics, Lanes.AGENTEX, section, 0.0)
 
     def sgp(self) -> Lane:
         metrics = self._metrics("sgp")
-        lane = self._lane(Lanes.SGP, metrics, partial(self._sgp, metrics))
+        section = self.config.sgp
+        key_file = KeyFile(section.api_key_file)
+        # Certificates are read once, not on the event loop when another account comes.
+        build = partial(self._sgp, metrics, key_file, tls_context(section.base_url))
+        lane = self._lane(Lanes.SGP, metrics, build, key_file)
         self.accounts.named.append(lane.name_account)
         return lane
 
-    def _sgp(self, metrics: LaneMetrics, account: int) -> Branch:
+    def _sgp(
+        self, metrics: LaneMetrics, key_file: KeyFile, tls: SSLContext | None, account: int
+    ) -> Branch:
         section, accounts = self.config.sgp, self.accounts
         # The configured key is for the configured account, if there is one.
         own = account == 0 or accounts.by_request
@@ -117,22 +161,23 @@ class _Builder:
                 ACCOUNT_HEADER: Secret(accounts.id_of(account)),
             },
             key_header=KEY_HEADER,
-            key_file=section.api_key_file if own else "",
+            key_in_file=lambda: key_file.key if own else Secret(""),
             relay=section.relay and own,
             required=True,
         )
         open_writes = section.open_writes
         if open_writes == "auto":
             open_writes = not any(self.environ.get(name) for name in _TEMPORAL_VARIABLES)
+        client = _client(section, credentials, metrics, tls)
         sink = SgpSink(
-            _client(section, credentials, metrics),
+            client,
             max_batch=section.max_batch,
             max_batch_bytes=section.max_batch_bytes,
             enrichment=enrichment(self.environ),
             open_writes=open_writes,
         )
         linger_s = section.linger_s
-        return self._branch(account, sink, credentials, metrics, Lanes.SGP, section, linger_s)
+        return self._branch(account, sink, client, metrics, Lanes.SGP, section, linger_s)
 
     def _metrics(self, name: str) -> LaneMetrics:
         return LaneMetrics(name, LaneAccounting(), self.recent, self.accounts.id_of)
@@ -142,17 +187,18 @@ class _Builder:
         bit: Lanes,
         metrics: LaneMetrics,
         build: Callable[[int], Branch],
+        key_file: KeyFile,
         *,
         one: bool = False,
     ) -> Lane:
         share = int(self.budget.limit * LANE_SHARE)
-        return Lane(int(bit), metrics, share, build, self.dead_letters, one_branch=one)
+        return Lane(int(bit), metrics, share, build, key_file=key_file, one_branch=one)
 
     def _branch(
         self,
         account: int,
         sink: Sink,
-        credentials: Credentials,
+        client: UpstreamClient,
         metrics: LaneMetrics,
         bit: Lanes,
         section: AgentexConfig | SgpConfig,
@@ -177,16 +223,22 @@ class _Builder:
             RetryPolicy(backoff, retry.max_age_s, retry.max_attempts, random.random),
             metrics,
             linger_s=linger_s,
-            dead_letter=partial(self.dead_letters.add, sink.name),
+            dead_letter=partial(self.letters.add, sink.name),
         )
-        return Branch(account, sink, credentials, queue, throttle, drain)
+        return Branch(account, sink, client.credentials, queue, throttle, drain, client.resolver)
 
 
 def _client(
-    section: AgentexConfig | SgpConfig, credentials: Credentials, metrics: LaneMetrics
+    section: AgentexConfig | SgpConfig,
+    credentials: Credentials,
+    metrics: LaneMetrics,
+    tls: SSLContext | None,
 ) -> UpstreamClient:
     http = HttpClient(
-        section.base_url, timeout_s=section.timeout_s, max_requests=section.max_concurrency
+        section.base_url,
+        tls=tls,
+        timeout_s=section.timeout_s,
+        max_requests=section.max_concurrency,
     )
     return UpstreamClient(http, credentials, metrics.request_ended)
 

@@ -1,12 +1,15 @@
 """Credentials: which one is used, when it changes, and that none is shown."""
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.credentials import Credentials, Secret
+from sidecar.sinks.key_file import KeyFile
 
 KEY, ACCOUNT = "x-api-key", "x-selected-account-id"
 
@@ -92,17 +95,28 @@ def test_without_relay_offers_are_ignored() -> None:
     assert credentials.headers() is None
 
 
+def read(file: KeyFile) -> Callable[[], Secret]:
+    """The key that is in the file at each call."""
+
+    def key() -> Secret:
+        with suppress(OSError):
+            file.read()
+        return file.key
+
+    return key
+
+
 def age(file: Path, text: str, seconds: int) -> None:
     """Write a file and set its modification time, whatever the clock's resolution."""
     file.write_text(text)
     os.utime(file, (seconds, seconds))
 
 
-def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+async def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     """A rotated key is used from the next refresh; rewriting the same key is not a change."""
     file = tmp_path / "key"
     age(file, "first\n", 1000)
-    credentials = sgp(account="a", key_file=str(file))
+    credentials = sgp(account="a", key_in_file=read(KeyFile(str(file))))
     assert credentials.headers() == {KEY: "first", ACCOUNT: "a"}
     assert not credentials.refresh()
     age(file, " second ", 2000)
@@ -113,19 +127,19 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert credentials.headers() == {KEY: "second", ACCOUNT: "a"}
 
 
-def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
+async def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
     """The key in the file wins over a configured key and over an agent's."""
     file = tmp_path / "key"
     file.write_text("file")
-    credentials = sgp("configured", "a", key_file=str(file))
+    credentials = sgp("configured", "a", key_in_file=read(KeyFile(str(file))))
     credentials.offer(received({KEY: "theirs"}))
     assert credentials.headers() == {KEY: "file", ACCOUNT: "a"}
 
 
-def test_a_key_file_that_appears_later(tmp_path: Path) -> None:
+async def test_a_key_file_that_appears_later(tmp_path: Path) -> None:
     """A missing file is waited for; if it is emptied or deleted later, the last key stays."""
     file = tmp_path / "key"
-    credentials = sgp(account="a", key_file=str(file))
+    credentials = sgp(account="a", key_in_file=read(KeyFile(str(file))))
     assert credentials.headers() is None
     age(file, "", 1000)
     assert not credentials.refresh()
@@ -141,11 +155,11 @@ def test_a_key_file_that_appears_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\xff\xfe", b"two\nlines", b"\0", b"a\x1b"])
-def test_a_key_file_with_junk(tmp_path: Path, junk: bytes) -> None:
+async def test_a_key_file_with_junk(tmp_path: Path, junk: bytes) -> None:
     """If the file has no valid key, the last one stays in use."""
     file = tmp_path / "key"
     age(file, "key", 1000)
-    credentials = sgp(account="a", key_file=str(file))
+    credentials = sgp(account="a", key_in_file=read(KeyFile(str(file))))
     file.write_bytes(junk)
     os.utime(file, (2000, 2000))
     assert not credentials.refresh()

@@ -9,34 +9,17 @@ are the lane's, whatever the account.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
-from sidecar.credentials import Credentials
-from sidecar.drain.throttle import Throttle
-from sidecar.drain.workers import Drain
+from sidecar.drain.branch import Branch
 from sidecar.queue.room import Room
-from sidecar.queue.span_queue import SpanQueue
-from sidecar.sinks import Sink
-from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.key_file import KeyFile
 from sidecar.spans.span import Span
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.outcomes import SinkState
 
 _STATES = list(SinkState)
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """The parts that serve one account at one upstream; `account` is its number."""
-
-    account: int
-    sink: Sink
-    credentials: Credentials
-    queue: SpanQueue
-    throttle: Throttle
-    drain: Drain
 
 
 class Lane:
@@ -52,8 +35,8 @@ class Lane:
         metrics: LaneMetrics,
         share: int,
         build: Callable[[int], Branch],
-        dead_letters: DeadLetters,
         *,
+        key_file: KeyFile,
         one_branch: bool = False,
     ) -> None:
         self.bit = bit
@@ -63,7 +46,7 @@ class Lane:
         self.metrics = metrics
         self.accounting = metrics.accounting
         self._build = build
-        self._dead_letters = dead_letters
+        self.key_file = key_file
         self._loop = asyncio.get_running_loop()
         self._running: asyncio.TaskGroup | None = None
         self._closing = False
@@ -165,8 +148,9 @@ class Lane:
         refused = branch.throttle.state is SinkState.UNAUTHORIZED
         return refused or branch.credentials.headers() is None
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Read a key file again if it has changed; call it periodically."""
+        await self.key_file.refresh()
         for branch in self.branches.values():
             if branch.credentials.refresh():
                 branch.drain.probe()
@@ -187,20 +171,19 @@ class Lane:
         for branch in self.branches.values():
             branch.drain.close()
 
-    def abandon(self, clock: Callable[[], float], keep_until: float) -> None:
-        """The process ends: what is left becomes dead letters, or is lost (D29).
-
-        `keep_until` is when to stop writing them, in the time of `clock`.
-        """
-        spans: list[Span] = []
-        rows = 0
+    def abandon(self) -> tuple[list[Span], int]:
+        """The process ends: drop what is left from memory, and return it (`SpanQueue.abandon`)."""
+        spans, rows = list[Span](), 0
         for branch in self.branches.values():
             left, left_rows = branch.drain.abandon()
             spans += left
             rows += left_rows
-        kept = self._dead_letters.keep(self.name, spans, "shutdown", lambda: keep_until - clock())
-        self.metrics.kept(kept, "shutdown", clock())
-        self.metrics.lost(len(spans) - len(kept) + rows, "shutdown")
+        return spans, rows
+
+    def ended(self, left: int, kept: Sequence[Span]) -> None:
+        """Of `left` writes, those in `kept` are dead letters now, and the others lost (D29)."""
+        self.metrics.kept(kept, "shutdown", self._loop.time())
+        self.metrics.lost(left - len(kept), "shutdown")
 
     async def close_connections(self) -> None:
         """Close all connections to the upstream."""

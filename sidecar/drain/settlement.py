@@ -1,7 +1,7 @@
 """Applies the outcome of a request: settles its writes, retries them, or gives up on them.
 
-In: a batch, and a `SinkError` or none. Out: settled writes, dead letters, batches in the retry
-queue, and an up-to-date throttle.
+In: a batch, and a `SinkError` or none. Out: settled writes, batches in the retry queue, writes to
+give up on, and an up-to-date throttle.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from sidecar.telemetry.outcomes import SinkState
 class Settlement:
     """Settles the writes of one lane.
 
-    `dead_letter` is called with each write given up on, the reason, and the error. `wake`
-    is called when the upstream has recovered. `backlog` returns how many requests have to be made.
+    `wake` is called when the upstream has recovered. `backlog` returns how many requests have to
+    be made.
     """
 
     def __init__(
@@ -35,7 +35,6 @@ class Settlement:
         *,
         wake: Callable[[], None],
         backlog: Callable[[], float],
-        dead_letter: Callable[[Span, str, SinkError], None],
     ) -> None:
         self._queue = queue
         self._retry_queue = retry_queue
@@ -45,7 +44,6 @@ class Settlement:
         self._metrics = metrics
         self._wake = wake
         self._backlog = backlog
-        self._dead_letter = dead_letter
         # Since when the upstream has said nothing but that it has no such route, in loop time.
         self.route_gone_since: float | None = None
         self._route_gone_logged = False
@@ -63,8 +61,13 @@ class Settlement:
         self._metrics.forwarded(batch.spans, now)
         self._responded(now, sent_at)
 
-    def failed(self, batch: Batch, error: SinkError, sent_at: float, now: float) -> None:
-        """The upstream did not accept `batch`, sent at loop time `sent_at`."""
+    def failed(
+        self, batch: Batch, error: SinkError, sent_at: float, now: float
+    ) -> list[tuple[Sequence[Span], str]]:
+        """The upstream did not accept `batch`, sent at loop time `sent_at`.
+
+        Returns writes to give up on, each group with a reason: for `give_up`.
+        """
         self._metrics.failed(batch.spans, error.outcome, str(error), now)
         findings = self._evidence.failed(batch, error)
         if findings.failures == 1:
@@ -82,8 +85,9 @@ class Settlement:
             max_attempts=policy.max_attempts,
             probing=throttle.probing,
         )
+        given_up: list[tuple[Sequence[Span], str]] = []
         if error.holds is None and not error.about_content:
-            self._give_up_expired(batch, error, now)
+            given_up.append((self._take_expired(batch, now), "expired"))
         match outcome:
             case Hold(state, seconds):
                 throttle.hold(now, sent_at, state, seconds, since=self._failing_since)
@@ -101,9 +105,16 @@ class Settlement:
             case RetryAt(at):
                 self._again(at, batch)
             case DeadLetter(reason):
-                self._give_up(batch.spans, reason, error, now)
+                given_up.append((batch.spans, reason))
         if error.about_content and not isinstance(outcome, Hold):
             self._responded(now, sent_at)
+        return given_up
+
+    def give_up(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:
+        """Settle writes that are dead letters now."""
+        for span in spans:
+            self._queue.settle(span)
+        self._metrics.dead_lettered(spans, reason, status, now)
 
     def _note_route(self, error: SinkError, now: float) -> None:
         if not isinstance(error, RouteGone):
@@ -131,14 +142,9 @@ class Settlement:
         if left:
             self._metrics.retried()
 
-    def _give_up_expired(self, batch: Batch, error: SinkError, now: float) -> None:
+    def _take_expired(self, batch: Batch, now: float) -> list[Span]:
         oldest = now - self._policy.max_age_s
-        if expired := [span for span in batch.spans if span.accepted_at < oldest]:
+        expired = [span for span in batch.spans if span.accepted_at < oldest]
+        if expired:
             batch.spans = [span for span in batch.spans if span.accepted_at >= oldest]
-            self._give_up(expired, "expired", error, now)
-
-    def _give_up(self, spans: Sequence[Span], reason: str, error: SinkError, now: float) -> None:
-        for span in spans:
-            self._dead_letter(span, reason, error)
-            self._queue.settle(span)
-        self._metrics.dead_lettered(spans, reason, error.status, now)
+        return expired

@@ -10,7 +10,7 @@ queue and batches grow. One timer per lane, never one per write.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sidecar.drain.evidence import Evidence
@@ -32,8 +32,8 @@ ROUTE_GONE_S = 600.0
 class Drain:
     """Forwards the writes of one queue.
 
-    `linger_s`: how long a batch may wait to fill, in seconds. `dead_letter` is called with
-    each write given up on, the reason, and the error.
+    `linger_s`: how long a batch may wait to fill, in seconds. `dead_letter` keeps a write that is
+    given up on, with the reason and the error; the write is settled afterwards.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class Drain:
         metrics: LaneMetrics,
         *,
         linger_s: float,
-        dead_letter: Callable[[Span, str, SinkError], None],
+        dead_letter: Callable[[Span, str, SinkError], Awaitable[None]],
     ) -> None:
         self._sink = sink
+        self._dead_letter = dead_letter
         self._queue = queue
         self._throttle = throttle
         self._loop = asyncio.get_running_loop()
@@ -72,7 +73,6 @@ class Drain:
             metrics,
             wake=self.wake,
             backlog=lambda: self._scheduler.backlog,
-            dead_letter=dead_letter,
         )
         self._idle: deque[asyncio.Future[Batch]] = deque()
         self._workers: asyncio.TaskGroup | None = None
@@ -224,6 +224,10 @@ class Drain:
         try:
             await self._sink.send(batch.spans, suspicion=batch.suspicion)
         except SinkError as error:
-            self._settlement.failed(batch, error, sent_at, self._loop.time())
+            now = self._loop.time()
+            for spans, reason in self._settlement.failed(batch, error, sent_at, now):
+                for span in spans:
+                    await self._dead_letter(span, reason, error)
+                self._settlement.give_up(spans, reason, error.status, now)
         else:
             self._settlement.succeeded(batch, sent_at, self._loop.time(), in_flight)

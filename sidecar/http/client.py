@@ -5,6 +5,7 @@ up to the caller.
 """
 
 import asyncio
+import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 
@@ -23,17 +24,26 @@ KEEPALIVE_S = 4.0
 class HttpClient:
     """Sends JSON to `base_url`. Create it inside a running loop.
 
+    `tls`: the result of `tls_context`, which clients of one upstream share.
     `timeout_s` covers the whole request: connecting, sending, receiving. Requests never wait for a
     connection: each has its own, and more than `max_requests` at once are a bug.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float, max_requests: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        timeout_s: float,
+        max_requests: int,
+    ) -> None:
         url = parse_base_url(base_url)
         self._prefix = url.path.rstrip("/")
         self._default_headers = _default_headers(url)
         self._encoded_from: Mapping[str, str] | None = None
         self._encoded = b""
-        self._dialer = Dialer(url)
+        self._dialer = Dialer(url, tls)
+        self.resolver = self._dialer.resolver
         self._timeout_s = timeout_s
         self._max_requests = max_requests
         self._loop = asyncio.get_running_loop()
@@ -142,6 +152,7 @@ class HttpClient:
                 scope.reschedule(self._loop.time())
         for connection in self._connections:
             connection.abort()
+        self.resolver.close()
         while self._connections:  # noqa: ASYNC110 (they close in the loop's next rounds)
             await asyncio.sleep(0)
 

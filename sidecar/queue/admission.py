@@ -106,8 +106,9 @@ class Admission:
         self._any_lane = 0 if spool.is_configured else self.rooms.limit
         if spool.is_configured:
             budget.reserve(lambda: spool.adding)
-            self.limit = min(budget.available, spool.lane_limit)
+            self.limit = min(budget.available, spool.room_limit)
         self.last_taken_at = self._loop.time()
+        self._released = False
 
     def take(self, spans: Sequence[Span]) -> int:
         """Take all events of a request, or none: raises `QueueFull` or `RequestTooLarge`.
@@ -170,8 +171,8 @@ class Admission:
     ) -> int:
         """Take `spans` once the payloads that they need from their STARTs are in memory.
 
-        Raises `QueueFull` if the disk does not return them in time: a START that was accepted is
-        worth more than an END that can be sent again.
+        Raises `QueueFull` if that does not succeed at once: a START that was accepted is worth more
+        than an END that can be sent again.
         """
         self._require_room(spans, sum(stored.dropped_bytes for _, stored in needed))
         starts = [start for span in spans if (start := self.open_spans.started(span.join_key))]
@@ -189,6 +190,9 @@ class Admission:
                         idle.restore(start, loaded)
                     else:
                         stored.unreadable = True
+            # A START may have been repeated meanwhile, and the new one have left memory.
+            if idle.needed(spans):
+                raise QueueFull
             self._budget.reading -= waiting
             waiting = 0
             return self.take(spans)
@@ -215,7 +219,10 @@ class Admission:
             await asyncio.sleep(0)
 
     def release_held(self) -> None:
-        """Write every held START as open: the process is stopping."""
+        """Write every held START as open, once: the process is stopping."""
+        if self._released:
+            return
+        self._released = True
         for lane in self._lanes:
             lane.stopping()
         self.open_spans.tick(self._loop.time())

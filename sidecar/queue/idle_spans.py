@@ -99,7 +99,9 @@ class IdleSpans:
         for span in spans:
             open_span = self._open_spans.get(span.join_key)
             stored = None if open_span is None else open_span.start.stored
-            if open_span and stored and stored.dropped & missing_payloads(span):
+            if open_span is None or stored is None or stored.unreadable:
+                continue
+            if stored.dropped & missing_payloads(span):
                 found.append((open_span.start, stored))
         return found
 

@@ -270,9 +270,9 @@ class SpanQueue:
         self._deferred_count = 0
         rows = self._on_disk.first(len(self._on_disk))
         self._on_disk.drop(len(rows))
-        on_disk = [row for row in rows if self._spool.is_written(row)]
-        missing = len(rows) - len(on_disk)
-        lost: list[Span] = []
+        on_disk, lost, superseded = self._spool.left_over(rows, self.bit)
+        self._accounting.superseded += superseded
+        missing = len(rows) - len(on_disk) - len(lost) - superseded
         for span in left:
             self._budget.release(span)
             self._bytes -= span.size

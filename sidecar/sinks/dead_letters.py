@@ -6,6 +6,8 @@ event, so that `sidecar replay` can send it again. There are at most two files: 
 `max_bytes` the current file replaces the older one, whose lines are counted as dropped. Without a
 path, nothing is kept. Either way, span ids and reasons are logged, within a rate limit.
 
+`DeadLetters` blocks; lanes use it through `LetterWriter`, because the disk may hang (D27).
+
 A disk failure never stops the lane, and damages one letter at most: a write that fails is undone,
 and a letter always begins on a line of its own. What is in the file is looked up for every letter,
 because operators move it away, and `sidecar replay` may append to it, too.
@@ -16,12 +18,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 import structlog
 
+from sidecar.process.blocking import BlockingThread
 from sidecar.sinks import SinkError
 from sidecar.spans.span import Span, to_row
+
+# How long the disk may take for one letter.
+LIMIT_S = 3.0
 
 log = structlog.get_logger()
 
@@ -56,6 +63,11 @@ class DeadLetters:
         self.dropped = 0  # letters deleted to make room for newer ones
         self.errors = 0  # letters that could not be written
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a path."""
+        return self._path is not None
+
     def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
         """Append one write that the upstream of `sink` will never accept."""
         if self._path is None:
@@ -63,31 +75,29 @@ class DeadLetters:
         try:
             self._append(self._path, self._letter(sink, span, reason, error.status), may_drop=True)
         except OSError as failure:
-            self._failed(span, failure)
+            self.failed(span, failure)
 
     def keep(
-        self, sink: str, spans: Sequence[Span], reason: str, time_left: Callable[[], float]
-    ) -> list[Span]:
-        """Append the writes that are left when the process ends; returns those that were kept.
+        self, sink: str, spans: Sequence[Span], kept: list[Span], time_left: Callable[[], float]
+    ) -> None:
+        """Append the writes that are left when the process ends; those that it keeps go to `kept`.
 
         Complete writes come first: an open one can't always be replayed. No older letter is dropped
         for them. It ends at the first failure of the disk, and when `time_left` (seconds) is over.
         """
-        kept: list[Span] = []
         if self._path is None:
-            return kept
+            return
         for span in sorted(spans, key=lambda span: span.end_time is None):
             if time_left() <= 0:
                 break
             try:
-                self._append(self._path, self._letter(sink, span, reason, 0), may_drop=False)
+                self._append(self._path, self._letter(sink, span, "shutdown", 0), may_drop=False)
             except _NoRoom:
                 continue  # a smaller one may fit
             except OSError as failure:
-                self._failed(span, failure)
+                self.failed(span, failure)
                 break
             kept.append(span)
-        return kept
 
     def _letter(self, sink: str, span: Span, reason: str, status: int) -> bytes:
         kind = b"start" if span.end_time is None else b"end"
@@ -99,7 +109,8 @@ class DeadLetters:
             to_row(span),
         )
 
-    def _failed(self, span: Span, failure: OSError) -> None:
+    def failed(self, span: Span, failure: OSError) -> None:
+        """A letter could not be written: count and log it."""
         self.errors += 1
         log.error("dead_letter_not_kept", span_id=span.id, error=failure.strerror)
 
@@ -125,6 +136,36 @@ class DeadLetters:
                 dropped = sum(1 for _ in file)
         path.replace(self._older)
         self.dropped += dropped
+
+
+class LetterWriter:
+    """Writes dead letters beside the event loop. Create it inside a running loop.
+
+    While the disk hangs, letters are not kept.
+    """
+
+    def __init__(self, letters: DeadLetters) -> None:
+        self.letters = letters
+        self.thread = BlockingThread("dead letters")
+
+    async def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
+        """`DeadLetters.add`."""
+        if not self.letters.is_on:
+            return
+        try:
+            await self.thread.call(self.letters.add, sink, span, reason, error, limit_s=LIMIT_S)
+        except OSError as failure:
+            self.letters.failed(span, failure)
+
+    async def keep(self, sink: str, spans: Sequence[Span], limit_s: float) -> list[Span]:
+        """`DeadLetters.keep`, for at most `limit_s`; returns the writes that were kept."""
+        kept: list[Span] = []
+        if spans and self.letters.is_on:
+            until = monotonic() + limit_s
+            arguments = sink, spans, kept, lambda: until - monotonic()
+            with suppress(OSError):
+                await self.thread.call(self.letters.keep, *arguments, limit_s=limit_s)
+        return kept.copy()  # the call may still go on
 
 
 def _size(path: Path) -> int:

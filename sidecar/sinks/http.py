@@ -152,7 +152,8 @@ class UpstreamClient:
         requested: Callable[[str, float, int], None],
     ) -> None:
         self._http = http
-        self._credentials = credentials
+        self.credentials = credentials
+        self.resolver = http.resolver
         self._requested = requested
         self.target = http.target
 
@@ -170,7 +171,7 @@ class UpstreamClient:
         Raises `Unavailable` when no response arrives, and `Unauthorized`, without sending anything,
         while a required credential is missing.
         """
-        headers = self._credentials.headers()
+        headers = self.credentials.headers()
         if headers is None:
             raise Unauthorized("no credential yet", reached=False)
         head = self._http.head(method, target, headers, len(body))
@@ -181,9 +182,9 @@ class UpstreamClient:
             response = parse_response(raw)
             fine = response.taken
             if fine:
-                self._credentials.accepted(headers)
+                self.credentials.accepted(headers)
             elif response.status in _UNAUTHORIZED:
-                self._credentials.refused(headers)
+                self.credentials.refused(headers)
             fine = fine or expected(response)
             outcome = "ok" if fine else decide(response).outcome
         except TimeoutError as late:

@@ -10,10 +10,12 @@ restart does not send settled writes again. The spool never contains credentials
 
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 
 import msgspec
 import structlog
 
+from sidecar.process.blocking import Stalled
 from sidecar.spans.span import (
     DATA,
     Span,
@@ -27,10 +29,12 @@ from sidecar.spool.pages import MAX_ROW_RATIO, row_bytes
 from sidecar.spool.rows import COMPLETE, OPEN, Row, StoredRow
 from sidecar.spool.spool import Gone, SpoolStatus
 from sidecar.spool.sqlite_file import SpoolFile
-from sidecar.spool.writer import SpoolWriter
+from sidecar.spool.writer import DISK_ERRORS, SpoolWriter
 
 log = structlog.get_logger()
 
+# A row is given up after so many failures to read it, if the disk could be written in between.
+MAX_READ_FAILURES = 3
 # Memory that a row takes besides its body until it is written.
 ROW_BYTES = 256
 
@@ -57,6 +61,7 @@ class DiskSpool(SpoolWriter):
             file.rows,
             self._errors,
             file.moved_aside,
+            self.thread.stalls,
         )
 
     def is_roomy(self, size: int) -> bool:
@@ -184,10 +189,58 @@ class DiskSpool(SpoolWriter):
             stored.put_off |= lane
             self._put_off[stored.row] = stored
 
+    def left_over(self, rows: Sequence[int], lane: int) -> tuple[list[int], list[Span], int]:
+        on_disk = [row for row in rows if self.is_written(row)]
+        writes: list[Span] = []
+        superseded = 0
+        for row in rows:
+            if (kept := self._unwritten.get(row)) is None:
+                continue
+            base = self._unwritten.get(kept.base)
+            if kept.shared and base is None:
+                continue  # its base is on the disk that fails
+            body = None if base is None else base.body
+            outcome = self._outcome(row, StoredRow(kept.seq, *kept[4:10], body), lane)
+            superseded += outcome is Gone.SUPERSEDED
+            writes += [outcome] if isinstance(outcome, Span) else []
+        return on_disk, writes, superseded
+
     async def load(self, rows: Sequence[int], max_bytes: int, lane: int = 0) -> list[Span | Gone]:
         await self.commit()
         found = await self._read(rows, max_bytes)
         return [self._outcome(row, read, lane) for row, read in zip(rows, found, strict=False)]
+
+    async def _read(self, rows: Sequence[int], max_bytes: int) -> list[StoredRow | None]:
+        """Read the first of `rows`: at least one, up to about `max_bytes`, waiting for the disk.
+
+        Gives None for a row that is not there, or that can't be read while the disk works.
+        """
+        failures = 0
+        while True:
+            try:
+                if failures == MAX_READ_FAILURES:
+                    return [await self._on_thread(self.file.without_body, rows[0])]
+                if (row := self._unwritten.get(rows[0])) is not None:
+                    return [await self._unwritten_row(row)]
+                on_disk = list(takewhile(lambda row: row not in self._unwritten, rows))
+                return await self._on_thread(self.file.read, on_disk, max_bytes)
+            except DISK_ERRORS as error:
+                rows = rows[:1]  # it may be the only bad one
+                if not isinstance(error, Stalled):  # which says nothing about the row
+                    if failures == MAX_READ_FAILURES:
+                        return [None]
+                    failures += not self.degraded
+                self._degrade(error)
+                await self._pause()
+
+    async def _unwritten_row(self, row: Row) -> StoredRow:
+        base = None
+        if row.shared and row.base in self._unwritten:
+            base = self._unwritten[row.base].body
+        elif row.shared:
+            (found,) = await self._on_thread(self.file.read, [row.base], 1)
+            base = found.body if found is not None else None
+        return StoredRow(row.seq, *row[4:10], base)
 
     def _outcome(self, row: int, read: StoredRow | None, lane: int) -> Span | Gone:
         superseded = self._superseded.pop(row, 0)

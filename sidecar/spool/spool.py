@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from sidecar.process.blocking import BlockingThread
 from sidecar.spans.span import Span, Stored
 from sidecar.spool.rows import Backlog
 
@@ -24,8 +25,8 @@ class SpoolStatus(NamedTuple):
 
     `bytes` is the size of the files, `limit_bytes` is `spool.max_bytes`, `writes` counts rows.
     `used_ratio`: share of the room in use, which unlike `bytes` falls when writes are settled.
-    `errors` counts disk failures, `moved_aside` files that were renamed: unreadable ones, and those
-    that replaced a file in use.
+    `errors` counts disk failures, `stalls` those that were no answer in time. `moved_aside` counts
+    files that were renamed: unreadable ones, and those that replaced a file in use.
     """
 
     degraded: bool = False
@@ -35,6 +36,7 @@ class SpoolStatus(NamedTuple):
     writes: int = 0
     errors: int = 0
     moved_aside: int = 0
+    stalls: int = 0
 
 
 class Spool:
@@ -44,7 +46,9 @@ class Spool:
     degraded = False  # whether new writes are in memory only because the disk fails
     adding = 0  # bytes in memory that are waiting to be written
     max_row_bytes = sys.maxsize  # of a write; a larger one would not fit in the log
+    room_limit = sys.maxsize  # `lane_limit` while the disk works
     spare = 0  # bytes that are in no lane's `lane_limit`
+    threads: Sequence[BlockingThread] = ()  # those that make its calls
 
     async def open(
         self, on_backlog: Callable[[Backlog], None], on_durable: Callable[[], None]
@@ -64,6 +68,9 @@ class Spool:
         It notices files that were removed, and returns free pages to the file system if the file is
         large and little of it is used.
         """
+
+    def end_at(self, when: float) -> None:
+        """From loop time `when` on, do not wait for the disk any more."""
 
     async def close(self) -> None:
         """Write pending changes and close the file. If degraded, try the disk once more."""
@@ -140,6 +147,18 @@ class Spool:
     def is_written(self, row: int) -> bool:  # noqa: ARG002
         """Whether a row is on disk, rather than kept in memory after a failed write."""
         return False
+
+    def left_over(
+        self,
+        rows: Sequence[int],  # noqa: ARG002
+        lane: int,  # noqa: ARG002
+    ) -> tuple[list[int], list[Span], int]:
+        """What becomes of rows that a lane has put off, at the end of the process.
+
+        Those that are on disk; the writes of others, as far as they are in memory; and how many of
+        these the lane does not need any more.
+        """
+        return [], [], 0
 
     def put_off(self, span: Span, stored: Stored, lane: int) -> None:
         """The lane with this bit keeps only the row's number, and will `load` it once."""

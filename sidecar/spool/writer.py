@@ -2,22 +2,23 @@
 
 In: changes, appended to `changes`. Out: one transaction for all requests that wait in `commit`.
 Disk errors do not propagate. After one, the writer is `degraded`, keeps everything that is not on
-disk, and tries again every `RETRY_S`.
+disk, and tries again every `RETRY_S`. A disk that does not answer in time has failed as well, but
+its transaction may still be committed: a row that is there already is left alone, and what was
+settled or removed meanwhile follows in a later transaction.
 """
 
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import takewhile
 from typing import TypeVar
 
 import structlog
 
 from sidecar.process.alarm import Alarm
+from sidecar.process.blocking import BlockingThread
 from sidecar.spool.room import LaneRoom, unsettled
-from sidecar.spool.rows import Backlog, Changes, FilesGone, Row, SpoolInUse, StoredRow
+from sidecar.spool.rows import Backlog, Changes, FilesGone, Row, SpoolInUse
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
 from sidecar.spool.statements import content_at_fault
@@ -30,14 +31,15 @@ GROUP_S = 0.002
 # that they settled are sent again.
 SETTLE_S = 0.25
 RETRY_S = 5.0
-# A row is given up after so many failures to read it, if the disk could be written in between.
-MAX_READ_FAILURES = 3
+# How long the disk may take: for a call that requests wait for, and for opening a large file, which
+# only the start waits for.
+LIMIT_S, OPEN_LIMIT_S = 3.0, 10.0
 # The file is shrunk when at most `SMALL_BYTES` are used and at least `SHRINK_BYTES` are free.
 # Otherwise its free pages are reused.
 SMALL_BYTES = 8 * 2**20
 SHRINK_BYTES = 16 * 2**20
 
-_DISK_ERRORS = (sqlite3.Error, OSError)
+DISK_ERRORS = (sqlite3.Error, OSError)
 _T = TypeVar("_T")
 
 
@@ -53,10 +55,13 @@ class SpoolWriter(Spool):
         self.file = file
         self.room = LaneRoom(all_lanes, file.capacity)
         self.max_row_bytes = file.max_row_bytes
+        self.room_limit = self.room.limit
         self._on_backlog: Callable[[Backlog], None]  # both are arguments of `open`
         self._on_durable: Callable[[], None]
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self.thread = BlockingThread("spool")
+        self.threads = (self.thread,)
+        self._opening: asyncio.Future[Backlog] | None = None
         self._changes = Changes([], [], [], [])
         self.adding = self._adding_on_disk = 0
         # Rows that could not be written. Kept, because there may be no other copy in memory.
@@ -74,7 +79,7 @@ class SpoolWriter(Spool):
         self._durable = 0  # every row up to this number is on disk
         self._opened = False
         self._opened_at = 0.0  # loop time
-        self.degraded = False
+        self.degraded = True  # until it is open
         # What was removed can be written again at once, while its content is still there.
         self._at_once = False
         self._ticked = False
@@ -85,13 +90,24 @@ class SpoolWriter(Spool):
         self, on_backlog: Callable[[Backlog], None], on_durable: Callable[[], None]
     ) -> None:
         self._on_backlog, self._on_durable = on_backlog, on_durable
+        self._wake.set()  # if this is cancelled, the writer tries again
         try:
             await self._open()
-        except _DISK_ERRORS as error:
+            self.degraded = False
+        except DISK_ERRORS as error:
+            self.degraded = False
             self._degrade(error)
 
     async def _open(self) -> None:
-        backlog = await self._on_thread(self.file.open)
+        async with self.thread.turn:
+            # Its result is needed, however late: a large file may take longer than any limit.
+            if self._opening is None:
+                self._opening = self.thread.start(self.file.open)
+            try:
+                backlog = await self.thread.result(self._opening, OPEN_LIMIT_S)
+            finally:
+                if self._opening.done():
+                    self._opening = None
         self._look_for_lost_rows()
         if not self._opened:
             self._opened, self._opened_at = True, self._loop.time()
@@ -170,7 +186,7 @@ class SpoolWriter(Spool):
             if self.degraded:
                 await self._open()
             await self._apply()
-        except (*_DISK_ERRORS, SpoolInUse) as error:
+        except (*DISK_ERRORS, SpoolInUse) as error:
             self._degrade(error)
         else:
             if self.degraded:
@@ -199,7 +215,7 @@ class SpoolWriter(Spool):
                 await self._on_thread(self.file.apply, parts[0])
                 for written in parts.pop(0).added:
                     self._unwritten.pop(written.seq, None)
-        except _DISK_ERRORS as error:
+        except DISK_ERRORS as error:
             removed = set(self._changes.removed)
             for part in parts:
                 self._unwritten |= {row.seq: row for row in part.added if row.seq not in removed}
@@ -231,35 +247,9 @@ class SpoolWriter(Spool):
         self._on_durable()
         self._wake.set()
 
-    async def _read(self, rows: Sequence[int], max_bytes: int) -> list[StoredRow | None]:
-        """Read the first of `rows`: at least one, up to about `max_bytes`, waiting for the disk.
-
-        Gives None for a row that is not there, or that can't be read while the disk works.
-        """
-        failures = 0
-        while failures < MAX_READ_FAILURES:
-            try:
-                if (row := self._unwritten.get(rows[0])) is not None:
-                    return [await self._unwritten_row(row)]
-                on_disk = list(takewhile(lambda row: row not in self._unwritten, rows))
-                return await self._on_thread(self.file.read, on_disk, max_bytes)
-            except _DISK_ERRORS as error:
-                rows = rows[:1]  # it may be the only bad one
-                failures += not self.degraded
-                self._degrade(error)
-                await asyncio.sleep(RETRY_S)
-        with suppress(*_DISK_ERRORS):
-            return [await self._on_thread(self.file.without_body, rows[0])]
-        return [None]
-
-    async def _unwritten_row(self, row: Row) -> StoredRow:
-        base = None
-        if row.shared and row.base in self._unwritten:
-            base = self._unwritten[row.base].body
-        elif row.shared:
-            (found,) = await self._on_thread(self.file.read, [row.base], 1)
-            base = found.body if found is not None else None
-        return StoredRow(row.seq, *row[4:10], base)
+    async def _pause(self) -> None:
+        """Wait before the disk is tried again."""
+        await asyncio.sleep(RETRY_S)
 
     def tick(self) -> None:
         self._ticked = True
@@ -271,8 +261,11 @@ class SpoolWriter(Spool):
             return
         try:
             await self._on_thread(self.file.shrink)
-        except _DISK_ERRORS as error:
+        except DISK_ERRORS as error:
             self._degrade(error)
+
+    def end_at(self, when: float) -> None:
+        self.thread.end_at(when)
 
     async def close(self) -> None:
         await self._stop()
@@ -282,13 +275,13 @@ class SpoolWriter(Spool):
         await self._shrink()
         try:
             await self._on_thread(self.file.finish)
-        except _DISK_ERRORS as error:
+            await self._on_thread(self.file.unlock)
+        except DISK_ERRORS as error:
             self._degrade(error)
-        self.file.unlock()
-        self._thread.shutdown(wait=False)
+        self.thread.close()
 
-    def _on_thread(self, call: Callable[..., _T], *arguments: object) -> "asyncio.Future[_T]":
-        return self._loop.run_in_executor(self._thread, call, *arguments)
+    async def _on_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        return await self.thread.call(call, *arguments, limit_s=LIMIT_S)
 
 
 def _release(waiters: Sequence[asyncio.Future[None]]) -> None:

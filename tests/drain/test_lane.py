@@ -14,7 +14,7 @@ from sidecar.drain.lane import Lane
 from sidecar.http.messages import Response
 from sidecar.lanes import build_lanes
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.recent import Recent
 from tests.drain.test_delivery import examples
@@ -44,6 +44,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.upstreams = [Upstream("one", 1, data_follows=True), self.many]
         self.accepted: set[tuple[str, int, bool]] = set()  # account, number, whether it is an END
         self.life = 0
+        self.memory_only = False  # whether the disk has failed in this life
         self.ended: dict[tuple[str, int], int] = {}  # the life in which an END was posted first
         self.process = Process(self.upstreams, self.directory)
 
@@ -122,6 +123,7 @@ class AccountsMachine(RuleBasedStateMachine):
     def balanced(self) -> None:
         """Every event and write is accounted for."""
         self.process.check()
+        self.memory_only |= self.process.spool.degraded
         assert self.process.lost() == [0, 0]
 
     def deliver_held_up(self) -> None:
@@ -185,6 +187,8 @@ class SpooledAccountsMachine(AccountsMachine):
             self.process.loop.complete_calls()
             self.process.run_ready()
 
+    # What came while the disk did not answer is in memory only.
+    @precondition(lambda self: not self.memory_only)
     @rule(disk_call_done=st.booleans())
     def kill(self, disk_call_done: bool) -> None:
         """Kill the process, and start it again."""
@@ -226,7 +230,7 @@ async def test_an_account_that_is_found_while_the_lane_ends() -> None:
 def lane_of(accounts: Accounts) -> Lane:
     """The lane of SGP."""
     environ = {"SIDECAR_SGP__RELAY": "true", "SGP_CLIENT_BASE_URL": "http://127.0.0.1:9"}
-    letters, budget = DeadLetters("", 0), MemoryBudget(2**20)
+    letters, budget = LetterWriter(DeadLetters("", 0)), MemoryBudget(2**20)
     (lane,) = build_lanes(
         load(None, environ), environ, budget, letters, Spool(), Recent(), accounts
     )

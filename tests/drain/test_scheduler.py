@@ -12,6 +12,7 @@ from sidecar.drain.settlement import Settlement
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
+from sidecar.sinks import SinkError
 from sidecar.spans.span import total_size
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import LaneAccounting
@@ -50,7 +51,6 @@ class Lane:
             self.metrics,
             wake=lambda: self.woken.append(self.throttle.state),
             backlog=lambda: self.scheduler.backlog,
-            dead_letter=lambda span, _reason, _error: self.given_up.append(span.id),
         )
 
     def put(self, *ids: str, complete: bool = True, accepted_at: float = 0.0) -> None:
@@ -73,6 +73,12 @@ class Lane:
         step = self.scheduler.next(now)
         self.scheduler.sending = 0
         return [span.id for span in step.spans] if isinstance(step, Batch) else []
+
+    def failed(self, batch: Batch, error: SinkError, sent_at: float, now: float) -> None:
+        """A batch fails, and what is given up for it is settled."""
+        for spans, reason in self.settlement.failed(batch, error, sent_at, now):
+            self.given_up += [span.id for span in spans]
+            self.settlement.give_up(spans, reason, error.status, now)
 
     def hold(self) -> None:
         """The upstream is down, and a probe may be sent now."""

@@ -41,7 +41,7 @@ def fail(
     now: float = NOW,
 ) -> None:
     """The batch fails at `now`."""
-    lane.settlement.failed(batch, error, now if sent_at is None else sent_at, now)
+    lane.failed(batch, error, now if sent_at is None else sent_at, now)
 
 
 def succeed(lane: Lane, *, sent_at: float = NOW, now: float = NOW) -> None:

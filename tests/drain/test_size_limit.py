@@ -248,7 +248,7 @@ class Upstream:
                 lane.settlement.succeeded(step, sent_at, self.now, 1)
             else:
                 self.failed += 1
-                lane.settlement.failed(step, self.error, sent_at, self.now)
+                lane.failed(step, self.error, sent_at, self.now)
 
 
 def full_lane(writes: int, sizes: Collection[int], max_batch: int = 500) -> Lane:

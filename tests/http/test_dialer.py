@@ -1,6 +1,7 @@
 """Connecting: host names, addresses that refuse or do not respond, IPv6, TLS."""
 
 import asyncio
+import resource
 import socket
 import ssl
 from typing import Any
@@ -53,19 +54,34 @@ async def test_a_refused_connection() -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@on_both_loops
+async def test_no_descriptor_is_left(host: str) -> None:
+    """For a connection or a lookup: the error says that the fault is our own."""
+    client = new_client(f"http://{host}:1", [])
+    target = client.target("/")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(Unavailable, match=r"^out of file descriptors$"):
+            await client.request(b"POST", target, b"{}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await client.close()
+
+
 @on_both_loops
 async def test_a_host_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
     """An unresolvable name is an outage; concurrent requests share one lookup."""
     lookups = 0
 
-    async def fail(*_: object, **__: object) -> list[Any]:
+    def fail(*_: object, **__: object) -> list[Any]:
         nonlocal lookups
         lookups += 1
-        await asyncio.sleep(0)
         raise socket.gaierror(socket.EAI_NONAME, "secret")
 
     client = new_client("http://unknown.test:1", [])
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
     target = client.target("/")
     for expected in (1, 2):
         requests = [client.request(b"POST", target, b"{}") for _ in range(3)]

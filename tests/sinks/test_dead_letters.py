@@ -59,11 +59,20 @@ def test_the_content_of_a_letter(file: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def keep(
+    letters: DeadLetters, spans: list[Span], time_left: Callable[[], float] = lambda: 1.0
+) -> list[Span]:
+    """Keep what is left when the process ends; returns what was kept."""
+    kept: list[Span] = []
+    letters.keep("sgp", spans, kept, time_left)
+    return kept
+
+
 def test_a_letter_names_its_account(file: Path) -> None:
     """`account` is the id of the span's account; there is none if it is unknown."""
     letters = DeadLetters(str(file), 10_000, {0: "", 2: "acme"}.__getitem__)
     add(letters, make_span("a", account=2), make_span("b"))
-    letters.keep("sgp", [make_span("c", account=2)], "shutdown", lambda: 1.0)
+    keep(letters, [make_span("c", account=2)])
     found = [orjson.loads(line) for line in file.read_bytes().splitlines()]
     assert [letter.get("account") for letter in found] == ["acme", None, "acme"]
 
@@ -100,7 +109,7 @@ def test_without_a_path_nothing_is_kept(tmp_path: Path) -> None:
     """No file is created, and no error counted."""
     letters = DeadLetters("", 10_000)
     add(letters, make_span())
-    assert letters.keep("sgp", [make_span()], "shutdown", lambda: 1.0) == []
+    assert keep(letters, [make_span()]) == []
     assert letters.errors == 0
     assert not list(tmp_path.iterdir())
 
@@ -194,7 +203,7 @@ def test_the_end_of_the_process_drops_no_older_letters(file: Path) -> None:
     letters = DeadLetters(str(file), 6 * LETTER)
     add(letters, *map(large, "abcd"))
     left = [large("open", complete=False), large("e"), large("huge", 5000), large("f"), large("g")]
-    kept = letters.keep("sgp", left, "shutdown", lambda: 1.0)
+    kept = keep(letters, left)
     assert [span.id for span in kept] == ["e", "f"]
     assert ids(file) == (["d", "e", "f"], 0)
     assert ids(file.with_name("letters.jsonl.1")) == (["a", "b", "c"], 0)
@@ -207,7 +216,7 @@ def test_the_end_of_the_process_may_use_both_files(file: Path) -> None:
     """Without an older file, the current one becomes the older one, and both are filled."""
     letters = DeadLetters(str(file), 6 * LETTER)
     add(letters, large("a"))
-    kept = letters.keep("sgp", list(map(large, "bcdefgh")), "shutdown", lambda: 1.0)
+    kept = keep(letters, list(map(large, "bcdefgh")))
     assert [span.id for span in kept] == list("bcdef")
     assert ids(file.with_name("letters.jsonl.1")) == (["a", "b", "c"], 0)
     assert ids(file) == (["d", "e", "f"], 0)
@@ -218,7 +227,7 @@ def test_the_end_of_the_process_stops_at_a_disk_failure(file: Path) -> None:
     letters = DeadLetters(str(file), 100 * BIG)
     left = [large(id_, BIG) for id_ in "abcdef"]
     with no_file_grows_beyond(2 * BIG + 2 * LETTER):
-        kept = letters.keep("sgp", left, "shutdown", lambda: 1.0)
+        kept = keep(letters, left)
     assert [span.id for span in kept] == ["a", "b"]
     assert (ids(file), letters.errors) == ((["a", "b"], 0), 1)
 
@@ -232,5 +241,5 @@ def test_the_end_of_the_process_stops_when_the_time_is_over(file: Path) -> None:
     """No letter is begun once no time is left."""
     letters = DeadLetters(str(file), 100_000)
     clock = counting_down(iter([0.5, 0.1, 0.0]))
-    assert len(letters.keep("sgp", list(map(large, "abc")), "shutdown", clock)) == 2
+    assert len(keep(letters, list(map(large, "abc")), clock)) == 2
     assert ids(file) == (["a", "b"], 0)

@@ -246,5 +246,5 @@ async def test_the_status_has_what_operators_see(tmp_path: Path) -> None:
         await added(spool, new_span("a", size=1_000_000))
         status, file = spool.status(), spool.file
         assert status[:3] == (False, file.size, file.max_bytes)
-        assert status[4:] == (1, 0, 0)
+        assert status[4:] == (1, 0, 0, 0)
         assert 1_000_000 < status.used_ratio * file.capacity < status.bytes + 1

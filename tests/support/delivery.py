@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sidecar.credentials import ACCOUNT_HEADER, KEY_HEADER, Accounts, Credentials, Secret
+from sidecar.drain.branch import Branch
 from sidecar.drain.failures import RetryPolicy
-from sidecar.drain.lane import Branch, Lane
+from sidecar.drain.lane import Lane
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain
 from sidecar.http.messages import Request, Response
@@ -26,13 +27,14 @@ from sidecar.lanes import LANE_SHARE
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.refusals import Limits
 from sidecar.listener.routes.ingest import IngestRoute
+from sidecar.process.blocking import BlockingThread
 from sidecar.queue.admission import Admission, QueueFull
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.room import SPARE
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.recovery import SpoolRecovery
 from sidecar.sinks import Misdirected, Refused, Sink, SinkError, TooLarge, Unauthorized, Unavailable
-from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.key_file import KeyFile
 from sidecar.spans.span import PAYLOADS, SPAN_OVERHEAD, Span
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Backlog, Changes, StoredRow
@@ -206,7 +208,7 @@ class Upstream:
         for request in self.pending:
             self.respond(request, "ok", applied=True)
 
-    def note_dead(self, span: Span, reason: str, error: SinkError) -> None:
+    async def note_dead(self, span: Span, reason: str, error: SinkError) -> None:
         """Keep the id of a dead letter, which has to have failed alone."""
         del error
         needed = MAX_ATTEMPTS if reason == "failing" else 1
@@ -417,9 +419,8 @@ class Process:
         metrics = LaneMetrics(upstream.name, LaneAccounting(), Recent())
         share = int(MAX_BYTES * LANE_SHARE) if self.file is not None else 0
         build = partial(self._branch, number, upstream, metrics)
-        nowhere = DeadLetters("", 0)
         lane = RecordingLane(
-            1 << number, metrics, share, build, nowhere, one_branch=not upstream.keys
+            1 << number, metrics, share, build, key_file=KeyFile(""), one_branch=not upstream.keys
         )
         lane.upstream = upstream
         if upstream.keys:
@@ -448,7 +449,8 @@ class Process:
             linger_s=0.1 if number else 0.0,
             dead_letter=upstream.note_dead,
         )
-        return Branch(account, sink, credentials, queue, throttle, drain)
+        resolver = BlockingThread("no lookup")
+        return Branch(account, sink, credentials, queue, throttle, drain, resolver)
 
     def post(self, spans: Span | Sequence[Span], accepted: Callable[[int], None]) -> None:
         """Pass the events of a request on as the listener does.
@@ -584,7 +586,8 @@ class Process:
         await asyncio.gather(*self.drains, *self.background, return_exceptions=True)
         await self.spool.close()
         for lane in self.lanes:
-            lane.abandon(self.loop.time, 0.0)
+            left, rows = lane.abandon()
+            lane.ended(len(left) + rows, [])
 
     def finish(self) -> None:
         """Deliver everything, now that upstreams and disk work, and stop."""

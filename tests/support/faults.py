@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
@@ -30,6 +31,8 @@ Json = dict[str, Any]
 
 # How long a busy kernel can take to deliver bytes on loopback, in wall-clock seconds.
 IDLE_S = 0.0001
+# How often to look whether a call on a thread hangs.
+THREAD_S = 0.001
 # Loop time: longer than any test needs, so that a test that hangs fails.
 DEADLINE_S = 2 * 3600.0
 
@@ -37,12 +40,16 @@ DEADLINE_S = 2 * 3600.0
 class FastLoop(asyncio.SelectorEventLoop):
     """A loop whose clock stands still while there is work, and otherwise jumps to the next timer.
 
-    Works only if every byte comes from a socket of the same process.
+    Works only if every byte comes from a socket of the same process. Work is also what a thread
+    does for the loop, unless it hangs: see `hang`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._calls = Counter[Any]()  # those under way, by executor
+        self._hangs: list[tuple[Any, threading.Event]] = []  # until when, by executor
+        self._on_thread = threading.local()
         select = self._selector.select  # type: ignore[attr-defined]
 
         def wait_or_jump(timeout: float | None) -> list[Any]:
@@ -50,6 +57,8 @@ class FastLoop(asyncio.SelectorEventLoop):
             if not ready and timeout:
                 time.sleep(IDLE_S)  # select() itself waits for whole milliseconds
                 ready = select(0)
+                while not ready and self._is_working():
+                    ready = select(THREAD_S)
                 if not ready:
                     self._now += timeout
             return ready
@@ -59,6 +68,40 @@ class FastLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """The skipped seconds."""
         return self._now
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """As usual, but the clock stands still until the call returns, or hangs."""
+
+        def call() -> object:
+            self._on_thread.executor = executor
+            return func(*args)
+
+        def returned(_: object) -> None:
+            self._calls[executor] -= 1
+
+        self._calls[executor] += 1
+        done = super().run_in_executor(executor, call)
+        done.add_done_callback(returned)
+        return done
+
+    def _is_working(self) -> bool:
+        """Whether a thread works for the loop, and does not hang."""
+        hung = {executor for executor, until in [*self._hangs] if not until.is_set()}
+        return any(calls and executor not in hung for executor, calls in self._calls.items())
+
+    def hang(self, until: threading.Event) -> None:
+        """Called on a thread: its call hangs, and time goes on without it."""
+        hang = self._on_thread.executor, until
+        self._hangs.append(hang)
+        until.wait()
+        self._hangs.remove(hang)
+
+
+def fast_loop() -> FastLoop:
+    """The loop of the running test."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, FastLoop)
+    return loop
 
 
 def run_fast(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -213,7 +213,7 @@ class Sidecar:
             self.drain.put(make_span(id_, accepted_at=now, input=payload))
 
 
-def _not_expected(span: Span, reason: str, error: SinkError) -> None:
+async def _not_expected(span: Span, reason: str, error: SinkError) -> None:
     raise AssertionError(f"{span.id} was given up: {reason}") from error
 
 

@@ -16,6 +16,7 @@ import uvloop
 from sidecar.credentials import Credentials, Secret
 from sidecar.http.client import HttpClient
 from sidecar.http.client_connection import RawResponse
+from sidecar.http.dialer import tls_context
 from sidecar.process.addresses import bracketed
 from sidecar.sinks.http import Response, UpstreamClient
 
@@ -147,7 +148,7 @@ def new_client(
 ) -> UpstreamClient:
     """A client with `headers` as its credentials."""
     return UpstreamClient(
-        HttpClient(url, timeout_s=TIMEOUT_S, max_requests=max_requests),
+        HttpClient(url, tls=tls_context(url), timeout_s=TIMEOUT_S, max_requests=max_requests),
         Credentials(
             {name: Secret(value) for name, value in headers.items()},
             key_header="key",
