@@ -14,8 +14,8 @@ One span's journey, folder by folder:
                      sinks     one HTTP API each --> Agentex, SGP
 
 Outside this path: `spool` (optional) puts events on disk before their 202, `telemetry` counts,
-`operate` is the admin port and the operators' commands, `process` deals with memory and sockets,
-`http` is HTTP code that knows nothing about spans, and `demo` has stand-ins for the upstreams.
+`operate` is the admin port and the operators' commands, `process` deals with memory, sockets and
+output, `http` is HTTP code that knows nothing about spans, and `demo` has stand-ins for upstreams.
 `app` builds and runs the parts, and `lanes` builds one lane per upstream.
 
 An accepted event becomes a write, or part of one. In each lane, a write ends up as exactly one of:
@@ -58,10 +58,12 @@ Where to look:
                                         their special cases first), then drain/failures.py,
                                         which drain/settlement.py applies
     where an END is joined              queue/open_spans.py; the merge itself is queue/join.py
-    what SIGTERM does                   cli.py binds it to `App.stop`; the order is `App._work`
+    what SIGTERM does                   process/watchdog.py takes it and calls `App.stop`; the order
+                                        is `App._work`, then shutdown.py
     what an agent is refused, and why   listener/refusals.py and listener/routes/ (a request),
                                         spans/validation.py (an event)
     what is on disk before a response   spool/disk_spool.py; spool/sqlite_file.py writes the bytes
+    how a command prints                process/terminal.py, which makes others' text harmless
     how many requests at once           drain/concurrency.py, below `max_concurrency`
     how to add a sink                   implement `Sink` (sinks/__init__.py) in a file in sinks/;
                                         the table at the end of lanes.py lists what else it needs

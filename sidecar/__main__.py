@@ -1,7 +1,12 @@
-"""Entry point of `python -m sidecar`."""
+"""Entry point of the `sidecar` command and of `python -m sidecar`."""
 
 import sys
 
-from sidecar.cli import main
+from sidecar.process import signals
 
-sys.exit(main())
+signals.block()  # before the other imports, which take most of a second
+
+from sidecar.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

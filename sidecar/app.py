@@ -1,36 +1,34 @@
 """Builds the parts, and starts and stops them in order.
 
 `App.run` is the lifecycle of the process. It stops in this order: `_work` (the four numbered
-steps), then the ports (`_serving`), then `_close`.
+steps), then the ports (`_serving`), then the rest (shutdown.py).
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from sidecar import __version__
-from sidecar.config import Config, ConfigError
+from sidecar.config import AUTO, Config, ConfigError
 from sidecar.credentials import Accounts
-from sidecar.lanes import KEEP_S, NO_UPSTREAM, build_lanes, enabled_lanes
+from sidecar.lanes import NO_UPSTREAM, build_lanes, enabled_lanes, share_descriptors
 from sidecar.listener.listener import Listener
 from sidecar.listener.refusals import Limits
-from sidecar.operate import admin
-from sidecar.operate.explain import Explainer
-from sidecar.operate.prometheus import SidecarCollector, new_registry
-from sidecar.operate.status import TICK_S, Status
+from sidecar.operate.operations import Operations
+from sidecar.operate.status import TICK_S
 from sidecar.process.addresses import ListenError, bracketed, listen
-from sidecar.process.descriptors import max_agent_connections
 from sidecar.process.exit_report import ExitReport, report_directory
+from sidecar.process.log_writer import LogWriter
 from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.recovery import SpoolRecovery, new_spool
-from sidecar.sinks.dead_letters import DeadLetters
-from sidecar.sizes import AUTO
+from sidecar.shutdown import AFTER_RESPONSES_S, CLOSE_S, Shutdown
+from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.rows import SpoolInUse
 from sidecar.telemetry.accounting import IntakeAccounting
 from sidecar.telemetry.metrics import IntakeMetrics
@@ -40,16 +38,20 @@ if TYPE_CHECKING:
     from sidecar.listener.pass_through import PassThrough
 
 HOUSEKEEPING_S = TICK_S
-# How long to wait for pending responses once the ports are closed.
-CLOSE_S = 1.0
+KEYS_S = 1.0  # how often key files are read again
 
 log = structlog.get_logger()
 
 
 class App:
-    """One sidecar. Create it inside a running loop; `stop` can be called at any time."""
+    """One sidecar. Create it inside a running loop; `stop` can be called at any time.
 
-    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+    `log_writer` is the one that `logs.start` returned, if it was called.
+    """
+
+    def __init__(
+        self, config: Config, environ: Mapping[str, str], log_writer: LogWriter | None = None
+    ) -> None:
         self._config = config
         self._loop = asyncio.get_running_loop()
         limit = container_limit()
@@ -64,13 +66,15 @@ class App:
         self.spool = new_spool(config.spool, int(enabled_lanes(config)), config.sgp.account_id)
         self.accounts.registered = self.spool.name_account
         self.recent = Recent()
+        letters = LetterWriter(dead_letters)
+        shares, within = share_descriptors(config)
         self.lanes = build_lanes(
-            config, environ, self.budget, dead_letters, self.spool, self.recent, self.accounts
+            within, environ, self.budget, letters, self.spool, self.recent, self.accounts
         )
         if not self.lanes:
             raise ConfigError(NO_UPSTREAM)
         self.accounting = IntakeAccounting()
-        intake_metrics = self._intake_metrics = IntakeMetrics(self.accounting, self.recent)
+        intake_metrics = IntakeMetrics(self.accounting, self.recent)
         intake_metrics.watch(self.accounts)
         self.admission = Admission(
             self.lanes,
@@ -101,50 +105,48 @@ class App:
             self.accounts,
             hosts=config.listener.hosts,
             pass_through=self.pass_through,
-            max_connections=max_agent_connections(
-                admin.MAX_CONNECTIONS + config.agentex.max_concurrency + config.sgp.max_concurrency
-            ),
+            max_connections=shares.agents,
         )
-        self._exit_report = ExitReport(
-            report_directory(config.spool.path, config.dead_letters.path)
+        report = ExitReport(report_directory(config.spool.path, config.dead_letters.path))
+        self.shutdown = Shutdown(
+            self.spool, self.lanes, letters, report, self.admission.release_held, self._events
         )
-        self._collector = SidecarCollector(
-            intake_metrics,
-            self.lanes,
-            self.admission,
-            self.budget,
-            clock=self._loop.time,
-            memory_limit=limit,
-            dead_letters=dead_letters,
-            spool=self.spool,
-            last_shutdown_lost=self._exit_report.lost,
-        )
-        self.registry = new_registry(self._collector)
-        self._status = Status(
+        self.operations = Operations(
             config,
-            self.admission,
             intake_metrics,
             self.lanes,
+            self.admission,
             self.accounts,
             self.budget,
             self.spool,
+            dead_letters,
+            self.recent,
+            self.listener.server,
+            shares,
             memory_limit=limit,
-            ready=lambda: not self.listener.stopping,
-            now=self._loop.time(),
+            last_shutdown_lost=lambda: report.lost,
+            log_writer=log_writer,
+            stalls=self.shutdown.stalls,
+            ready=self._is_ready,
+            clock=self._loop.time,
         )
         self.ports: dict[str, int] = {}
         # Receives any exception caused by a bug in the listener or a callback.
         self._failed = self.listener.failed
+        self._started = False
         self._stop = asyncio.Event()
-        self._deadline: asyncio.Timeout | None = None
 
-    def stop(self) -> None:
-        """Stop in order; a second call ends the grace period immediately (D10)."""
-        deadline = self._deadline
-        if self._stop.is_set() and deadline is not None and not deadline.expired():
-            deadline.reschedule(self._loop.time())
-            self._deadline = None
+    def stop(self, age_s: float = 0.0) -> None:
+        """Stop in order; a second call ends the grace period immediately (D10).
+
+        `age_s`: how long ago the signal came.
+        """
+        grace_s = 0.0 if self._stop.is_set() else self._config.shutdown.grace_s
+        self.shutdown.limit_to(max(0.0, grace_s - age_s))
         self._stop.set()
+
+    def _is_ready(self) -> bool:
+        return self._started and not self.listener.stopping
 
     async def run(self, started: asyncio.Event | None = None) -> bool:
         """Serve until `stop` is called; return True if nothing was lost.
@@ -153,18 +155,29 @@ class App:
         ports are open and the drains are running.
         """
         tasks = asyncio.TaskGroup()
-        try:
-            await self._recovery.start()
-        except SpoolInUse as error:
-            raise ConfigError(str(error)) from None
+        await self._start()
         async with self._serving():
             try:
-                async with asyncio.timeout(None) as self._deadline, tasks:
+                async with self.shutdown.grace(), tasks:
                     await self._work(tasks, started)
             except TimeoutError:
                 log.warning("grace_period_over", depth=self._depth())
-            self._deadline = None
-        return await self._close()
+        return await self.shutdown.finish()
+
+    async def _start(self) -> None:
+        """Read what is on disk, as far as the disk answers in time."""
+        try:
+            async with self.shutdown.grace():
+                await self._recovery.start()
+                await self._refresh_keys()
+                await self.shutdown.read_report()
+        except SpoolInUse as error:
+            raise ConfigError(str(error)) from None
+        except TimeoutError:  # it is to stop already
+            log.warning("grace_period_over", depth=self._depth())
+
+    async def _refresh_keys(self) -> None:
+        await asyncio.gather(*(lane.refresh() for lane in self.lanes))
 
     async def _work(self, tasks: asyncio.TaskGroup, started: asyncio.Event | None) -> None:
         shutdown = self._config.shutdown
@@ -172,16 +185,16 @@ class App:
         drains = [tasks.create_task(lane.run()) for lane in self.lanes]
         running = (
             self._housekeeping(),
+            self._watch_keys(),
             self._raise_failure(),
             self._recovery.run(),
             self.spool.run(),
         )
         background = [tasks.create_task(each) for each in running]
+        self._started = True
         if started is not None:
             started.set()
         await self._stop.wait()
-        if self._deadline is not None:
-            self._deadline.reschedule(self._loop.time() + shutdown.grace_s)
         log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
         await self._wait_until_quiet(shutdown.quiet_s)
         self.listener.stop()  # 1. refuse new events with 503
@@ -204,49 +217,28 @@ class App:
             loop.default_exception_handler(context)
 
     async def _wait_until_quiet(self, quiet_s: float) -> None:
-        """Return after `quiet_s` without an event: agents send their last ENDs after SIGTERM."""
+        """Return after `quiet_s` without an event: agents send their last ENDs after SIGTERM.
+
+        Agents that never stop leave half of the grace period to what they have sent.
+        """
         stopped_at = self._loop.time()
+        until = stopped_at + self._config.shutdown.grace_s / 2
         while True:
             last = max(self.admission.last_taken_at, stopped_at)
-            left = last + quiet_s - self._loop.time()
+            left = min(last + quiet_s, until) - self._loop.time()
             if left <= 0:
                 return
             await asyncio.sleep(left)
 
-    async def _close(self) -> bool:
-        if self.pass_through is not None:
-            await self.pass_through.close()
-        await self.spool.close()
-        keep_until = self._loop.time() + KEEP_S
-        for lane in self.lanes:
-            lane.abandon(self._loop.time, keep_until)
-        for lane in self.lanes:
-            await lane.close_connections()
-        totals = {lane.name: lane.totals() for lane in self.lanes}
-        lost = sum(total["lost"] for total in totals.values())
-        self._exit_report.write(lost)
-        log.info("stopped", lost=lost, events=self._status.events(), writes=totals)
-        return lost == 0
-
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
         """Open both ports, the agents' port last: events may arrive as soon as it is open."""
-        admin_server = admin.admin_server(
-            self.registry,
-            self.status,
-            self._status.history,
-            about=Explainer(
-                self.recent, self.admission, self.lanes, self.accounts, self._loop.time
-            ).about,
-            ready=lambda: not self.listener.stopping,
-            crowded=lambda: self._intake_metrics.crowded("admin", self._loop.time()),
-        )
-        config = self._config
+        config, admin = self._config, self.operations.admin
         hosts = config.listener.hosts
         servers: list[asyncio.Server] = []
         try:
             for name, connect, addresses, port in (
-                ("admin", admin_server.connect, [config.admin.host or None], config.admin.port),
+                ("admin", admin.connect, [config.admin.host or None], config.admin.port),
                 ("listener", self.listener.server.connect, hosts, config.listener.port),
             ):
                 try:
@@ -262,13 +254,19 @@ class App:
                 sinks=[lane.name for lane in self.lanes],
                 queue_max_bytes=self.budget.limit,
             )
+            if (shares := self.operations.shares).scarce:
+                log.warning("descriptors_scarce", **shares.numbers())
             yield
         finally:
             for server in servers:
                 server.close()
             await asyncio.sleep(0)  # respond to requests that have already arrived
-            await self.listener.server.close(CLOSE_S)
-            await admin_server.close(CLOSE_S)
+            for http_server in (self.listener.server, admin):
+                await http_server.close(self.shutdown.seconds(CLOSE_S, AFTER_RESPONSES_S))
+            if self.pass_through is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.shutdown.seconds(CLOSE_S, AFTER_RESPONSES_S)):
+                        await self.pass_through.close()
 
     async def _housekeeping(self) -> None:
         trimmer = Trimmer()
@@ -276,19 +274,24 @@ class App:
             due = self._loop.time() + HOUSEKEEPING_S
             await asyncio.sleep(HOUSEKEEPING_S)
             now = self._loop.time()
-            self._collector.lag.observe(max(0.0, now - due))
-            self._status.tick(now, max(0.0, now - due))
+            self.operations.tick(now, max(0.0, now - due))
             trimmer.observe(self.budget.used)
-            for lane in self.lanes:
-                lane.refresh()
             self.spool.tick()
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_S)
+            await self._refresh_keys()
+
+    def _events(self) -> dict[str, int]:
+        return self.operations.status.events()
 
     def _depth(self) -> int:
         return sum(lane.depth for lane in self.lanes)
 
     def status(self) -> dict[str, Any]:
         """What `/status` shows."""
-        return self._status.report(self._loop.time())
+        return self.operations.report()
 
 
 def _pass_through(base_url: str, outcomes: Counter[str]) -> "PassThrough":

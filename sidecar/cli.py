@@ -1,27 +1,52 @@
 """The command line: parses the arguments, runs one command and returns its exit code.
 
 Exit codes: 0 success; 1 accepted writes were lost, a dead letter was not delivered (`replay`) or
-could not be read (`replay`, `explain`), or nothing is known about the span (`explain`); 2 invalid
+could not be read (`replay`, `explain`), nothing is known about the span (`explain`), or a command
+other than `top` was cut short because the reader of its output was gone; 2 invalid
 configuration or arguments; 3 no sidecar responds (`top --once`, `explain`).
 """
 
 import argparse
 import asyncio
 import gc
+import io
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NoReturn
 
+import structlog
 import uvloop
 
 from sidecar import __version__, logs
 from sidecar.app import App
 from sidecar.config import Config, ConfigError, redacted
-from sidecar.config_load import load
+from sidecar.config_load import (
+    FILE_VARIABLE,
+    did_you_mean,
+    environment,
+    load,
+    unknown_variables,
+)
 from sidecar.lanes import NO_UPSTREAM, UPSTREAMS
 from sidecar.operate import explain, letters, top
+from sidecar.process import descriptors, signals
+from sidecar.process.addresses import parse_base_url
+from sidecar.process.log_writer import LogWriter
+from sidecar.process.terminal import (
+    close_unwritable_streams,
+    complain,
+    open_closed_streams,
+    show,
+    show_traceback,
+    visible,
+)
+from sidecar.process.watchdog import Watchdog
+from sidecar.shutdown import OVERDUE_S
+
+log = structlog.get_logger()
 
 LOST = 1
 USAGE = 2
@@ -35,21 +60,40 @@ _NOT_SENT = {
     "skipped": "open writes are not sent where they could replace a finished span",
 }
 
-Command = argparse.ArgumentParser
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    sys.excepthook = show_traceback
+    open_closed_streams()
+    try:
+        return _command(argv)
+    except BrokenPipeError:
+        return LOST  # cut short, because nobody reads what it prints
+    finally:
+        close_unwritable_streams()
+
+
+def _command(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
+    if arguments.run is not _run:
+        signals.unblock()
     try:
         return int(arguments.run(arguments))
     except ConfigError as error:
-        print(f"sidecar: {error}", file=sys.stderr)
+        complain(str(error))
         return USAGE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Command(argparse.ArgumentParser):
+    """Parses the arguments of one command, or of all."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the usage; `message` has arguments in it as they were given."""
+        super().error(visible(message))
+
+
+def _parser() -> Command:
+    parser = Command(
         prog="sidecar", description="Forward span events from agents to Agentex and SGP."
     )
     parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
@@ -64,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--config",
             metavar="FILE",
-            default=os.environ.get("SIDECAR_CONFIG"),
-            help="TOML file (default: $SIDECAR_CONFIG); SIDECAR_<SECTION>__<KEY> overrides a key",
+            default=os.environ.get(FILE_VARIABLE),
+            help=f"TOML file (default: ${FILE_VARIABLE}); SIDECAR_<SECTION>__<KEY> overrides a key",
         )
 
     with_config(command("run", _run, "accept span events and forward them until SIGTERM"))
@@ -107,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     explain_.add_argument(
         "--url",
         default="http://127.0.0.1:9318",
+        type=_http_url,
         help="URL of the sidecar's admin port (default: %(default)s)",
     )
     explain_.add_argument("--json", action="store_true", help="print JSON")
@@ -115,36 +160,75 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    letters = load(arguments.config, os.environ).dead_letters.path
+    letters = load(arguments.config, environment()).dead_letters.path
     return explain.run(arguments.span_id, arguments.url, letters, as_json=arguments.json)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    config = load(arguments.config, os.environ)
+    environ = environment()
+    config = load(arguments.config, environ)
     for section, values in redacted(config).items():
-        print(f"[{section}]")
+        show(f"[{section}]")
         for key, value in values.items():
-            print(f"  {key} = {value!r}")
+            show(f"  {key} = {value!r}")
     enabled = {each.name: each.enabled(config) for each in UPSTREAMS}
     for sink, is_enabled in enabled.items():
-        print(f"{sink}: {'on' if is_enabled else 'off'}")
+        show(f"{sink}: {'on' if is_enabled else 'off'}")
+    unknown = unknown_variables(environ)
+    for name, nearest in unknown.items():
+        complain(f"{name}: no such setting{did_you_mean(nearest)}")
     if not any(enabled.values()):
-        print(f"sidecar: {NO_UPSTREAM}", file=sys.stderr)
+        complain(NO_UPSTREAM)
         return USAGE
-    return 0
+    return USAGE if unknown else 0
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    config = load(arguments.config, os.environ)
-    logs.configure(config.log)
-    return uvloop.run(_serve(config, os.environ))
+def _run(arguments: argparse.Namespace) -> NoReturn:
+    watchdog = Watchdog()
+    watchdog.start()
+    environ = environment()
+    config = load(arguments.config, environ)
+    descriptors.raise_limit()
+    log_writer = logs.start(config.log)
+    _warn_of_unknown(environ)
+    try:
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        code = runner.run(_serve(config, environ, watchdog, log_writer))
+    except ConfigError as error:
+        complain(str(error))
+        code = USAGE
+    except BaseException as bug:  # noqa: BLE001 (a bug on the path ends the process: D13)
+        show_traceback(type(bug), bug, bug.__traceback__)
+        code = LOST
+    _end(code, log_writer)
 
 
-async def _serve(config: Config, environ: Mapping[str, str]) -> int:
-    app = App(config, environ)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, app.stop)
+def _warn_of_unknown(environ: Mapping[str, str]) -> None:
+    """Log each variable that looks like a setting, without its value: it may be a secret."""
+    for name, nearest in unknown_variables(environ).items():
+        log.warning("unknown_variable", variable=name, nearest=nearest)
+
+
+def _end(code: int, log_writer: LogWriter) -> NoReturn:
+    """End the process now: whatever still hangs on another thread must not hold it up (D28)."""
+    log_writer.drain(logs.DRAIN_S)
+    os._exit(code)
+
+
+async def _serve(
+    config: Config, environ: Mapping[str, str], watchdog: Watchdog, log_writer: LogWriter
+) -> int:
+    app = App(config, environ, log_writer)
+
+    def overdue() -> None:
+        code = LOST
+        try:
+            code = 0 if app.shutdown.overdue() else LOST
+        finally:  # whatever it finds in the middle of a change
+            _end(code, log_writer)
+
+    stop = partial(asyncio.get_running_loop().call_soon_threadsafe, app.stop)
+    watchdog.attach(stop, overdue, (config.shutdown.grace_s + OVERDUE_S, OVERDUE_S))
     # Objects that live as long as the process need not be scanned in every collection.
     gc.collect()
     gc.freeze()
@@ -152,6 +236,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # its lines are for reading as they come
     # `run` must not load the demo.
     from sidecar.demo.run import run_demo  # noqa: PLC0415
 
@@ -159,8 +245,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _http_url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError("expected http://HOST:PORT")
+    try:
+        parse_base_url(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("expected http://HOST:PORT") from None
     return text
 
 
@@ -183,22 +271,23 @@ def _replay(arguments: argparse.Namespace) -> int:
     # `run` must not load this: it imports aiohttp.
     from sidecar.operate import replay  # noqa: PLC0415
 
-    config = load(arguments.config, os.environ)
+    environ = environment()
+    config = load(arguments.config, environ)
     logs.configure(config.log)
     file, sink = arguments.file, arguments.sink
     if arguments.dry_run:
         done = Counter[str]()
         for letter in letters.read(file, sink, done):
-            print(letter)
+            show(str(letter))
     elif arguments.to:
         done = asyncio.run(replay.through(file, sink, arguments.to))
     else:
-        done = asyncio.run(replay.directly(file, sink, config, os.environ))
+        done = asyncio.run(replay.directly(file, sink, config, environ))
     done = +done  # without zeros
     if done or not arguments.dry_run:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))
-        print(counts or "no letters", file=sys.stderr if arguments.dry_run else sys.stdout)
+        show(counts or "no letters", to_stderr=arguments.dry_run)
     for outcome, hint in _NOT_SENT.items():
         if done[outcome]:
-            print(f"sidecar: {done[outcome]} not sent: {hint}", file=sys.stderr)
+            complain(f"{done[outcome]} not sent: {hint}")
     return LOST if done.keys() - {"accepted", "forwarded", "skipped"} else 0

@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+from collections.abc import Callable, Sequence
 
+import aiohttp
 import pytest
 
 from sidecar.app import App
 from sidecar.config_load import load
 from sidecar.drain.retry_queue import Batch
+from sidecar.process.addresses import listen
 from tests.support.spans import make_event
 from tests.support.spool import until
 from tests.support.world import NOWHERE, running_app, upstream
@@ -46,6 +49,28 @@ async def test_stop_before_any_event() -> None:
     app.stop()
     assert await running
     app.stop()
+
+
+async def test_readiness_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The admin port says so only once events are accepted; the process lives before that."""
+    seen: list[tuple[str, int]] = []
+    ports: dict[str, int] = {}
+
+    async def watched(
+        connect: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str | None], port: int
+    ) -> tuple[list[asyncio.Server], int]:
+        if ports:  # the admin port is open, the agents' port not yet
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{ports['admin']}") as session:
+                for path in ("/livez", "/readyz"):
+                    async with session.get(path) as response:
+                        seen.append((path, response.status))
+        servers, ports["admin"] = await listen(connect, hosts, port)
+        return servers, ports["admin"]
+
+    monkeypatch.setattr("sidecar.app.listen", watched)
+    async with running_app() as app, app.client.get(app.admin_url + "/readyz") as response:
+        assert response.status == 200
+    assert seen == [("/livez", 200), ("/readyz", 503)]
 
 
 async def test_forwarded_spans_are_released() -> None:

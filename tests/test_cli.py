@@ -123,6 +123,51 @@ async def test_replay_of_a_damaged_file(tmp_path: Path) -> None:
     assert (code, "No such file" in err) == (2, True)
 
 
+@pytest.mark.parametrize("gone", ["stdout", "stderr"])
+@pytest.mark.parametrize("command", ["check", "replay FILE --dry-run", "--help"])
+async def test_output_that_nobody_reads(command: str, gone: str, tmp_path: Path) -> None:
+    """A command whose output is cut off (`| head`) ends without a traceback."""
+    file = tmp_path / "letters.jsonl"
+    file.write_text("bad\n" * 10_000)
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, gone: writer}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "sidecar",
+        *command.replace("FILE", str(file)).split(),
+        env={**BASE, "AGENTEX_BASE_URL": "http://127.0.0.1:9"},
+        cwd=Path(__file__).parent.parent,
+        stdout=streams["stdout"],
+        stderr=streams["stderr"],
+    )
+    os.close(writer)
+    out, err = await process.communicate()
+    assert b"Traceback" not in (err or b"")
+    assert b"Exception" not in (err or b"")
+    assert process.returncode == int(command.startswith("replay"))  # its letters are bad
+    assert bool(out) is (gone == "stderr" and not command.startswith("replay"))
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("check", 0), ("replay FILE --dry-run", 1), ("run --config FILE", 2)]
+)
+async def test_closed_streams(command: str, code: int, tmp_path: Path) -> None:
+    """A command runs to its end although its output was closed before it started."""
+    file = tmp_path / "letters.jsonl"
+    file.write_text("bad\n")
+    process = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        f'exec "$0" -m sidecar {command.replace("FILE", str(file))} 1>&- 2>&-',
+        sys.executable,
+        env={**BASE, "AGENTEX_BASE_URL": "http://127.0.0.1:9"},
+        cwd=Path(__file__).parent.parent,
+    )
+    assert await process.wait() == code
+
+
 async def test_replay_of_what_is_not_sent_again(tmp_path: Path) -> None:
     """An open write to SGP is skipped, which is said, with exit code 0."""
     file = tmp_path / "letters.jsonl"

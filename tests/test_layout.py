@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 
 # Folders and top-level files, from the leaves up: each imports from earlier rows and itself only.
 LAYERS = [
-    "credentials process sizes spans",
+    "credentials process spans",
     "config",
     "config_load",
     "http logs telemetry",
@@ -25,7 +25,7 @@ LAYERS = [
     "queue",
     "drain",
     "lanes",
-    "recovery listener operate",
+    "recovery listener operate shutdown",
     "app",
     "demo",
     "cli",

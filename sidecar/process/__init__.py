@@ -1,1 +1,1 @@
-"""The process and its machine: memory limits, listening sockets, the exit report."""
+"""The process and its machine: memory, descriptors, signals, sockets, output, blocking calls."""

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class ExitReport:
-    """Reads the previous process's report and writes this one's.
+    """Reads the previous process's report and writes this one's; both block.
 
     `folder` outlives the container; None if there is no such volume. `lost`: the writes that the
     previous process lost at shutdown, 0 if unknown.
@@ -28,19 +28,22 @@ class ExitReport:
         self._file = folder / NAME if folder is not None else None
         self._message = message
         self.lost = 0
+
+    def read(self) -> None:
+        """Read the previous process's report, once."""
         if self._file is not None:
             with suppress(OSError, ValueError):  # the first process on this volume
-                self.lost = int(self._file.read_text())
+                self.lost = int(self._file.read_text(encoding="utf-8"))
                 # Reset it now, because a killed process writes nothing: it is reported only once.
-                self._file.write_text("0\n")
+                self._file.write_text("0\n", encoding="utf-8")
 
     def write(self, lost: int) -> None:
         """Record how many writes this process lost at shutdown."""
         try:
             if self._file is not None:
-                self._file.write_text(f"{lost}\n")
+                self._file.write_text(f"{lost}\n", encoding="utf-8")
             if lost and self._message.exists():
-                self._message.write_text(f"lost {lost} writes at shutdown\n")
+                self._message.write_text(f"lost {lost} writes at shutdown\n", encoding="utf-8")
         except OSError as error:
             log.warning("last_words_not_kept", error=error.strerror)
 

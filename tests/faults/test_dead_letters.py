@@ -4,10 +4,10 @@ At its end `world` checks that `App.run` returned False exactly if something was
 """
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from sidecar.demo.stand_in import Hang
 from sidecar.lanes import build_lanes
 from sidecar.operate import replay
 from sidecar.operate.letters import read
+from sidecar.process.exit_report import ExitReport
 from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.shutdown import Shutdown
 from sidecar.sinks import Refused
-from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.recent import Recent
-from tests.support.faults import Json, World, end, fast, span, start, world
+from tests.support.faults import Json, World, end, fast, fast_loop, span, start, world
 from tests.support.spans import make_span
 from tests.support.spool import no_file_grows_beyond
 from tests.support.world import NOWHERE, Running, running_app
@@ -214,21 +216,31 @@ async def test_open_writes_and_supplements() -> None:
         assert (w.agentex.late_opens, w.sgp.late_opens) == (0, 0)
 
 
+@fast
 async def test_all_lanes_share_the_time(tmp_path: Path) -> None:
     """When it is over, the rest is lost and counted, also in the lanes that come later."""
-    letters = DeadLetters(str(tmp_path / "letters.jsonl"), 100_000)
+    loop, hangs = fast_loop(), threading.Event()
+
+    class HangingLetters(DeadLetters):
+        """The disk hangs at the third letter."""
+
+        def _append(self, path: Path, letter: bytes, *, may_drop: bool) -> None:
+            if path.exists() and path.read_bytes().count(b"\n") == 2:
+                loop.hang(hangs)
+            super()._append(path, letter, may_drop=may_drop)
+
+    letters = LetterWriter(HangingLetters(str(tmp_path / "letters.jsonl"), 100_000))
     environ = {"AGENTEX_BASE_URL": NOWHERE, "SGP_API_KEY": "key", "SGP_ACCOUNT_ID": "account"}
     budget = MemoryBudget(2**20)
     spool, recent, accounts = Spool(), Recent(), Accounts("account")
     lanes = build_lanes(load(None, environ), environ, budget, letters, spool, recent, accounts)
-    ticks = count()
     for lane in lanes:
         for id_ in "abc":
             lane.accounting.offered += 1
             lane.put(make_span(id_))
-    for lane in lanes:
-        lane.abandon(lambda: next(ticks) / 8, 0.25)
-        await lane.close_connections()
+    shutdown = Shutdown(spool, lanes, letters, ExitReport(None), lambda: None, dict)
+    assert not await shutdown.finish()
+    hangs.set()
     totals = [lane.totals() for lane in lanes]
     assert [(each["dead_lettered"], each["lost"]) for each in totals] == [(2, 1), (0, 3)]
     assert [each["imbalance"] for each in totals] == [0, 0]

@@ -6,6 +6,7 @@ checks that `App.run` returned False exactly if something was lost.
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -186,3 +187,36 @@ async def test_stop_of_an_idle_sidecar() -> None:
         began = now()
         assert await stopped(w)
         assert now() - began <= 1 + CLOSE_S
+
+
+@fast
+async def test_agents_that_never_stop() -> None:
+    """Half of the grace period is for them; what they have sent by then is delivered."""
+    async with world(shutdown__grace_s=GRACE_S, shutdown__quiet_s=1) as w:
+        began = now()
+        w.app.stop()
+        number = 0
+        while (await w.send(json.dumps(end(span(f"s{number}"))).encode())).status == 202:
+            number += 1
+            await asyncio.sleep(0.5)
+        assert GRACE_S / 2 <= now() - began <= GRACE_S / 2 + 1.0
+        assert await w.running.task
+        assert len(w.agentex.complete) == len(w.sgp.complete) == number
+
+
+@pytest.mark.parametrize("letters", [True, False])
+@fast
+async def test_starts_that_are_still_held_at_the_end(letters: bool) -> None:
+    """A grace period that is over at once leaves no START uncounted."""
+    settings: dict[str, Any] = {"shutdown__grace_s": 0, "shutdown__quiet_s": 5}
+    if not letters:
+        settings["dead_letters__path"] = ""
+    async with world(queue__start_hold_s=600, **settings) as w:
+        await w.post(*[start(span(f"s{number}")) for number in range(5)])
+        nothing_lost = await stopped(w)
+        assert nothing_lost is letters
+        for lane in w.app.lanes:
+            totals = lane.totals()
+            done = totals["forwarded"] + totals["dead_lettered" if letters else "lost"]
+            assert (done, totals["imbalance"]) == (5, 0)
+        assert w.app.accounting.held == 0

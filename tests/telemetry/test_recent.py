@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sidecar.process.exit_report import ExitReport, report_directory
+from sidecar.process.exit_report import TERMINATION_MESSAGE, ExitReport, report_directory
 from sidecar.telemetry.log_rate_limiter import PERIOD_S, LogRateLimiter
 from sidecar.telemetry.recent import CAPACITY, Recent
 from tests.support.spans import make_event
@@ -44,28 +44,34 @@ async def test_a_full_queue_logs_one_line_and_one_at_its_end() -> None:
     assert events == ["intake_refusing", "intake_taking"]
 
 
+def read_report(folder: Path | None, message: Path = TERMINATION_MESSAGE) -> ExitReport:
+    """The report of a process that starts."""
+    report = ExitReport(folder, message)
+    report.read()
+    return report
+
+
 def test_the_next_process_reads_the_exit_report(tmp_path: Path) -> None:
     """The number of lost writes is on the volume and in the container's termination message."""
     message = tmp_path / "termination-log"
     message.touch()
     folder = report_directory(str(tmp_path), "")
-    first = ExitReport(folder, message)
+    first = read_report(folder, message)
     assert first.lost == 0
     first.write(3)
     assert message.read_text() == "lost 3 writes at shutdown\n"
-    second = ExitReport(folder, message)
-    assert second.lost == 3
-    assert ExitReport(folder, message).lost == 0  # the second was killed and wrote nothing
+    assert read_report(folder, message).lost == 3
+    assert read_report(folder, message).lost == 0  # the second was killed and wrote nothing
 
 
 def test_exit_report_without_a_volume(tmp_path: Path) -> None:
     """Without a volume, or with an invalid file, the report reads 0 and nothing fails."""
-    report = ExitReport(report_directory("", ""), tmp_path / "none")
+    report = read_report(report_directory("", ""), tmp_path / "none")
     report.write(5)
     assert report.lost == 0
     assert report_directory("", str(tmp_path / "letters.jsonl")) == tmp_path
     (tmp_path / "last_shutdown_lost").write_text("many")
-    assert ExitReport(tmp_path).lost == 0
+    assert read_report(tmp_path).lost == 0
 
 
 @pytest.mark.parametrize("folder", ["none", "file"])
