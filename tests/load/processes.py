@@ -29,7 +29,7 @@ class BenchError(Exception):
     """The benchmark itself failed to run."""
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return a minimal environment: no variable of the shell must change what is measured."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}", **extra}
@@ -47,7 +47,7 @@ def process(
         # The shell enters the cgroup, then becomes the process.
         command = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', f"{cgroup}/cgroup.procs", *command]
     started = subprocess.Popen(
-        command, cwd=ROOT, env=_environment(environment), stderr=stderr,
+        command, cwd=ROOT, env=clean_environment(environment), stderr=stderr,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -73,6 +73,7 @@ class Rig:
     started: dict[str, str] = field(default_factory=dict)  # span id -> hash of its input
     ended: dict[str, str] = field(default_factory=dict)
     numbers: int = 0
+    processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Create the random generator, so that a seed is as reproducible as timing allows."""
@@ -100,11 +101,25 @@ class Rig:
             **extra,
         }
 
-    async def start(self, **extra: str) -> SidecarRun:
-        """Start a sidecar on the spool that the last one left."""
+    async def launch(self, *wrapper: str, **extra: str) -> Process:
+        """Start the process of a sidecar, as `wrapper` does if there is one."""
+        command = (*wrapper, sys.executable, "-m", "sidecar", "run")
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sidecar", "run", stderr=PIPE, env=self._environ(extra)
+            *command, stderr=PIPE, env=self._environ(extra)
         )
+        self.processes.append(process)
+        return process
+
+    async def kill_all(self) -> None:
+        """End what a test that failed left running."""
+        for process in self.processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def start(self, *wrapper: str, **extra: str) -> SidecarRun:
+        """Start a sidecar on the spool that the last one left, and wait until it has started."""
+        process = await self.launch(*wrapper, **extra)
         stderr = process.stderr
         assert stderr is not None
         log: list[Json] = []
