@@ -33,6 +33,8 @@ class _DaemonThread(Executor):
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             call, function = job
+            if not call.set_running_or_notify_cancel():
+                continue
             try:
                 call.set_result(function())
             except BaseException as error:  # noqa: BLE001 (it is the caller's)
