@@ -28,8 +28,8 @@ CLOSE_S, KEEP_S, REPORT_S = 1.0, 0.5, 1.0
 END_S = 0.6
 AFTER_RESPONSES_S, AFTER_SPOOL_S, AFTER_LETTERS_S = 0.5, 0.3, 0.1
 MIN_STEP_S = 0.05
-# When the watchdog takes over, and how long the last lines of the log may take then.
-OVERDUE_S, LOG_S = 0.7, 0.3
+# When the watchdog takes over. What is left of the second is for the log.
+OVERDUE_S = 0.7
 
 log = structlog.get_logger()
 

@@ -186,6 +186,17 @@ async def test_the_end_does_not_wait(call: str, tmp_path: Path) -> None:
     await asyncio.sleep(0)
 
 
+async def used_once_it_answers(
+    spool: DiskSpool, file: StallingFile, backlogs: list[Backlog]
+) -> None:
+    """The earlier row is found, and the next one goes behind it."""
+    file.answer()
+    await asyncio.sleep(BACK_S)
+    assert [len(each.complete_rows) for each in backlogs] == [1]
+    await added(spool, later := new_span("later"))
+    assert row(later) == 2
+
+
 @fast
 async def test_opening_that_takes_long(tmp_path: Path) -> None:
     """The start goes on without it; its backlog comes when it comes, also after several limits."""
@@ -202,11 +213,7 @@ async def test_opening_that_takes_long(tmp_path: Path) -> None:
     writer = asyncio.create_task(spool.run())
     await asyncio.sleep(10 * OPEN_LIMIT_S)
     assert (backlogs, spool.status().stalls) == ([], 1)
-    file.answer()
-    await asyncio.sleep(BACK_S)
-    assert [len(each.complete_rows) for each in backlogs] == [1]
-    await added(spool, later := new_span("later"))
-    assert row(later) == 2
+    await used_once_it_answers(spool, file, backlogs)
     writer.cancel()
     await asyncio.wait([writer])
     await spool.close()
@@ -227,11 +234,7 @@ async def test_a_start_that_is_cut_short(tmp_path: Path) -> None:
     writer = asyncio.create_task(spool.run())
     await added(spool, early := new_span("early"))
     assert early.stored is None
-    file.answer()
-    await asyncio.sleep(BACK_S)
-    assert [len(each.complete_rows) for each in backlogs] == [1]
-    await added(spool, later := new_span("later"))
-    assert row(later) == 2
+    await used_once_it_answers(spool, file, backlogs)
     writer.cancel()
     await asyncio.wait([writer])
     await spool.close()
