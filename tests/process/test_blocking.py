@@ -100,6 +100,19 @@ async def test_the_result_of_a_late_call_can_still_be_had() -> None:
 
 
 @fast
+async def test_a_call_that_is_cancelled_while_it_waits() -> None:
+    """It is never made, and the thread makes the next one."""
+    thread, gate = BlockingThread("disk"), Gate()
+    hanging = thread.start(gate.hang, "first")
+    thread.start(gate.call, "cancelled").cancel()
+    last = thread.start(gate.call, "last")
+    gate.opened.set()
+    await asyncio.wait([hanging, last])
+    assert gate.made == ["first", "last"]
+    thread.close()
+
+
+@fast
 async def test_nobody_waits_at_the_end() -> None:
     """When the process is about to end, calls under way stall, as do later ones that hang."""
     thread, gate = BlockingThread("disk"), Gate()
