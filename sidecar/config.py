@@ -11,13 +11,12 @@ import msgspec
 from msgspec import Meta
 
 from sidecar.credentials import Secret, is_header_safe
-from sidecar.process.addresses import parse_base_url
+from sidecar.network import proxies
+from sidecar.process.addresses import is_host, masked, parse_base_url
 
 MIN_SPOOL_BYTES = 2**20
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]iB|[KM]B|B|)")
-# The user name and the password that a URL can contain.
-_USER = re.compile(r"^(\w+://)[^/]*@")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -68,14 +67,33 @@ def _require_url(text: str) -> None:
     try:
         if text:
             parse_base_url(text)
-    except ValueError:
-        raise ValueError("base_url must be a URL such as http://host:port/path") from None
+    except ValueError as error:
+        raise ValueError(f"base_url {error}") from None
+
+
+class _UpstreamConfig(_Section, frozen=True):
+    """What the sections of all upstreams have; the files of certificates are PEM."""
+
+    base_url: str = ""
+    api_key: Secret = Secret("")
+    api_key_file: str = ""
+    ca_file: str = ""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+
+    def __post_init__(self) -> None:
+        _require_url(self.base_url)
+        _require(
+            bool(self.client_cert_file) or not self.client_key_file,
+            "client_key_file needs client_cert_file",
+        )
 
 
 class ListenerConfig(_Section, frozen=True):
     """The agents' port."""
 
     hosts: tuple[str, ...] = ("127.0.0.1", "::1")
+    allowed_hosts: tuple[str, ...] = ()
     port: Port = 8318
     max_body: Size = Size(32 * 2**20)
     body_timeout_s: Positive = 30.0
@@ -83,6 +101,12 @@ class ListenerConfig(_Section, frozen=True):
 
     def __post_init__(self) -> None:
         _require(bool(self.hosts), "hosts must not be empty")
+        for number, host in enumerate(self.allowed_hosts, 1):
+            _require(
+                is_host(host),
+                "allowed_hosts must be host names or addresses without scheme, port, path or "
+                f"spaces, and number {number} is not",
+            )
         _require(self.max_body > 0, "max_body must be a size above 0")
 
 
@@ -119,28 +143,20 @@ class SpoolConfig(_Section, frozen=True):
         _require(self.max_bytes >= MIN_SPOOL_BYTES, "max_bytes must be at least 1MiB")
 
 
-class AgentexConfig(_Section, frozen=True):
+class AgentexConfig(_UpstreamConfig, frozen=True):
     """The Agentex API; enabled when a base URL is set."""
 
-    base_url: str = ""
-    api_key: Secret = Secret("")
-    api_key_file: str = ""
     max_concurrency: Count = 64
     timeout_s: Positive = 40.0
-
-    def __post_init__(self) -> None:
-        _require_url(self.base_url)
 
 
 SGP_PRODUCTION = "https://api.egp.scale.com"
 
 
-class SgpConfig(_Section, frozen=True):
+class SgpConfig(_UpstreamConfig, frozen=True):
     """The SGP API; enabled when an API key and an account id are set, or with `relay`."""
 
     base_url: str = SGP_PRODUCTION
-    api_key: Secret = Secret("")
-    api_key_file: str = ""
     account_id: str = ""
     max_batch: Annotated[int, Meta(ge=1, le=1000)] = 500
     max_batch_bytes: Size = Size(2**20)
@@ -151,10 +167,25 @@ class SgpConfig(_Section, frozen=True):
     relay: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(bool(self.base_url), "base_url must not be empty")
-        _require_url(self.base_url)
         _require(self.max_batch_bytes > 0, "max_batch_bytes must be a size above 0")
         _require(is_header_safe(self.account_id), "account_id must be printable ASCII")
+
+
+class NetworkConfig(_Section, frozen=True):
+    """How the upstreams are reached."""
+
+    proxy: str = proxies.AUTO
+    no_proxy: str = ""
+    max_connection_age_s: Positive = 300.0
+
+    def __post_init__(self) -> None:
+        if self.proxy not in {proxies.AUTO, proxies.NONE}:
+            try:
+                proxies.parse_proxy(self.proxy, "")
+            except ValueError as error:
+                raise ValueError(f'proxy: {error}, or "auto" or "none"') from None
 
 
 class RetryConfig(_Section, frozen=True):
@@ -202,6 +233,7 @@ class Config(_Section, frozen=True):
     spool: SpoolConfig = SpoolConfig()
     agentex: AgentexConfig = AgentexConfig()
     sgp: SgpConfig = SgpConfig()
+    network: NetworkConfig = NetworkConfig()
     retry: RetryConfig = RetryConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
@@ -212,8 +244,8 @@ def redacted(config: Config) -> dict[str, Any]:
     """The configuration as plain values for display: secrets are `***`, and all text is UTF-8."""
     values: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_displayed)
     for section in values.values():
-        if "base_url" in section:
-            section["base_url"] = _USER.sub(r"\1***@", section["base_url"])
+        for key in section.keys() & {"base_url", "proxy"}:
+            section[key] = masked(section[key])
         for key, value in section.items():
             if isinstance(
                 value, str

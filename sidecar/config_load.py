@@ -31,7 +31,8 @@ _KEYS = {
 VARIABLES = {FILE_VARIABLE, *_KEYS}
 _OF_A_SECTION = tuple({name.partition("__")[0] + "__" for name in _KEYS})
 # Keys that hold a path, in any section.
-_PATHS = ("path", "api_key_file")
+_PATHS = ("path", "api_key_file", "ca_file", "client_cert_file", "client_key_file")
+_LISTS = {("listener", "hosts"), ("listener", "allowed_hosts")}
 # What Kubernetes tells every pod about a Service whose name begins with "sidecar".
 _SERVICE_LINK = re.compile(
     r"SIDECAR(_[A-Z0-9_]+)?_"
@@ -82,11 +83,12 @@ def _refuse_own_listener(config: Config) -> None:
     This happens in a pod whose containers share `SGP_CLIENT_BASE_URL`.
     """
     listener = config.listener
+    ours = listener.hosts + listener.allowed_hosts
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
         if not base_url:
             continue
         url = parse_base_url(base_url)
-        if is_local(url.host, listener.hosts) and url.port == listener.port:
+        if is_local(url.host, ours) and url.port == listener.port:
             raise ConfigError(
                 f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
                 " (perhaps set by one of the pod's variables): set the key explicitly"
@@ -106,8 +108,9 @@ def _add_environment(values: dict[str, Any], environ: Mapping[str, str]) -> None
     for name, text in environ.items():
         if name in _KEYS and text:
             section, key = _KEYS[name]
-            is_list = (section, key) == ("listener", "hosts")
-            value = [host.strip() for host in text.split(",")] if is_list else text
+            is_list = (section, key) in _LISTS
+            # Without blank ones: to listen on "" is to listen on every address.
+            value = [each.strip() for each in text.split(",") if each.strip()] if is_list else text
             try:
                 values.setdefault(section, {})[key] = value
             except (TypeError, AttributeError):

@@ -78,7 +78,8 @@ def test_every_kind_of_value_by_environment() -> None:
     config = load(
         None,
         {
-            "SIDECAR_LISTENER__HOSTS": "127.0.0.1, ::1",
+            "SIDECAR_LISTENER__HOSTS": "127.0.0.1, ::1,",
+            "SIDECAR_LISTENER__ALLOWED_HOSTS": "Sidecar.example., [fd00::1]",
             "SIDECAR_LISTENER__PORT": "0",
             "SIDECAR_LISTENER__MAX_BODY": "1.5MiB",
             "SIDECAR_QUEUE__MAX_BYTES": "auto",
@@ -91,6 +92,7 @@ def test_every_kind_of_value_by_environment() -> None:
         },
     )
     assert config.listener.hosts == ("127.0.0.1", "::1")
+    assert config.listener.allowed_hosts == ("Sidecar.example.", "[fd00::1]")
     assert (config.listener.port, config.listener.max_body) == (0, 3 * 2**19)
     assert (config.queue.max_bytes, config.queue.start_hold_s) == (AUTO, 0.25)
     assert (config.sgp.open_writes, config.sgp.relay) == (False, True)
@@ -110,7 +112,16 @@ BAD = [
     ("queue", "open_span_ttl_s", "1", "open_span_ttl_s must not be less than start_hold_s"),
     ("spool", "max_bytes", "1KiB", "max_bytes must be at least 1MiB"),
     ("spool", "sync", "never", "spool.sync: Invalid enum value"),
+    ("listener", "hosts", " , ", "hosts must not be empty"),
+    ("listener", "allowed_hosts", "http://h", "number 1 is not"),
+    ("listener", "allowed_hosts", "h,h:8318", "number 2 is not"),
     ("agentex", "base_url", "agentex:5003", "base_url must be a URL"),
+    ("agentex", "base_url", "http://h?", "base_url must have no query and no fragment (? or #)"),
+    ("sgp", "base_url", "http://h/x#", "base_url must have no query and no fragment (? or #)"),
+    ("sgp", "base_url", "http://u:1/2@h", "base_url must have %2F for a / in its password"),
+    ("network", "proxy", "automatic://p", "proxy: automatic:// proxies can't be used"),
+    ("network", "proxy", "http://p#", 'must have no query and no fragment (? or #), or "auto"'),
+    ("network", "proxy", "u:1/2@p", "proxy: a proxy must have %2F for a / in its password"),
     ("agentex", "max_concurrency", "0", "agentex.max_concurrency: Expected `int` >= 1"),
     ("sgp", "base_url", "ftp://sgp", "base_url must be a URL"),
     ("sgp", "max_batch", "1001", "sgp.max_batch: Expected `int` <= 1000"),
@@ -190,12 +201,74 @@ def test_credentials_that_no_header_can_hold(key: str, value: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://", "http://[", "http://h:99999", "http://a b", "https:///x"]
+    "url", ["http://", "http://[", "http://h:99999", "http://a b", "https:///x", "http://ü..x"]
 )
 def test_invalid_urls(url: str) -> None:
     """A URL that can't work is an error."""
     with pytest.raises(ConfigError, match="base_url"):
         load(None, {"SIDECAR_AGENTEX__BASE_URL": url})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AGENTEX_BASE_URL", "SGP_CLIENT_BASE_URL", "SIDECAR_SGP__BASE_URL", "SIDECAR_NETWORK__PROXY"],
+)
+def test_errors_about_urls_have_no_password(name: str) -> None:
+    """Whatever is wrong with a URL, the error has no part of its user name and password."""
+    ends = ("h?", "h#", "h:99999", "h:x", "ü..x", "[h]", "h x", "", "/34@h", "/34", " h", "h\nx")
+    for scheme in ("http://", "https://", "ftp://", ""):
+        for end in ends:
+            with pytest.raises(ConfigError) as caught:
+                load(None, {name: f"{scheme}hidden:hidden@{end}"})
+            assert "hidden" not in str(caught.value)
+            assert caught.value.__suppress_context__
+
+
+PASSWORDS = ["hidden", "hid@den", "@hidden", "hid:den:", "hidden%40%2F%3A", "hid%den", "hïdden"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_passwords_in_urls_are_not_shown(password: str) -> None:
+    """`redacted` shows `***` in place of a user name and password, in base URLs and the proxy."""
+    shown = redacted(
+        load(
+            None,
+            {
+                "AGENTEX_BASE_URL": f"http://user:{password}@agentex/x",
+                "SGP_CLIENT_BASE_URL": f"https://{password}@sgp",
+                "SIDECAR_NETWORK__PROXY": f"user:{password}@proxy:3128",
+            },
+        )
+    )
+    assert shown["agentex"]["base_url"] == "http://***@agentex/x"
+    assert shown["sgp"]["base_url"] == "https://***@sgp"
+    assert shown["network"]["proxy"] == "***@proxy:3128"
+    for each in ("auto", "none", "http://proxy:3128"):
+        assert redacted(load(None, {"SIDECAR_NETWORK__PROXY": each}))["network"]["proxy"] == each
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "http://h", "h:8318", "[::1]:8318", "h/x", "h x", "*", "u@h", "h\n", "fd00::1%eth0"],
+)
+def test_hosts_that_can_not_be_allowed(tmp_path: Path, host: str) -> None:
+    """The error names the key and which entry, and does not repeat it."""
+    file = write(
+        tmp_path, f"[listener]\nallowed_hosts = {msgspec.json.encode(['h', host]).decode()}"
+    )
+    with pytest.raises(ConfigError, match=r"^listener: allowed_hosts must be .* number 2 is not"):
+        load(file, {})
+
+
+def test_an_upstream_that_is_an_allowed_host_is_refused() -> None:
+    """By that name agents reach the sidecar, so it would forward to itself."""
+    environ = {
+        "AGENTEX_BASE_URL": "http://sidecar.example:8318",
+        "SIDECAR_LISTENER__ALLOWED_HOSTS": "Sidecar.Example.",
+    }
+    with pytest.raises(ConfigError, match=r"agentex.base_url: .* own listener"):
+        load(None, environ)
+    assert load(None, environ | {"SIDECAR_LISTENER__PORT": "8319"}).listener.port == 8319
 
 
 def test_an_empty_url_is_unset(tmp_path: Path) -> None:
@@ -255,7 +328,11 @@ def test_public_hides_secrets() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "LOCALHOST.", "[::1]", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]"]
+    "host",
+    [
+        *("127.0.0.1", "LOCALHOST.", "x.localhost", "[::1]", "[0::1]", "127.1", "0.0.0.0"),
+        "[::ffff:127.0.0.1]",
+    ],
 )
 def test_an_upstream_that_is_the_sidecar_itself_is_refused(host: str) -> None:
     """With SGP_CLIENT_BASE_URL shared by all containers, it would forward to itself forever."""
