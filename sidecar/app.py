@@ -6,7 +6,7 @@ steps), then the ports (`_serving`), then the rest (shutdown.py).
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,11 @@ import structlog
 from sidecar import __version__
 from sidecar.config import AUTO, Config, ConfigError
 from sidecar.credentials import Accounts
-from sidecar.lanes import NO_UPSTREAM, build_lanes, enabled_lanes, share_descriptors
+from sidecar.drain.lane import Lane
+from sidecar.lanes import NO_UPSTREAM, build_lanes, enabled_lanes, new_dialer, share_descriptors
 from sidecar.listener.listener import Listener
 from sidecar.listener.refusals import Limits
+from sidecar.operate import reach
 from sidecar.operate.operations import Operations
 from sidecar.operate.status import TICK_S
 from sidecar.process.addresses import ListenError, bracketed, listen
@@ -27,7 +29,7 @@ from sidecar.process.memory import Trimmer, automatic_max_bytes, container_limit
 from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.recovery import SpoolRecovery, new_spool
-from sidecar.shutdown import AFTER_RESPONSES_S, CLOSE_S, Shutdown
+from sidecar.shutdown import AFTER_RESPONSES_S, CLOSE_S, Shutdown, until_quiet
 from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.rows import SpoolInUse
 from sidecar.telemetry.accounting import IntakeAccounting
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from sidecar.listener.pass_through import PassThrough
 
 HOUSEKEEPING_S = TICK_S
-KEYS_S = 1.0  # how often key files are read again
+FILES_S = 1.0  # how often files with keys and certificates are looked at
 
 log = structlog.get_logger()
 
@@ -85,7 +87,7 @@ class App:
             ttl_s=config.queue.open_span_ttl_s,
         )
         self.pass_through = (
-            _pass_through(config.sgp.base_url, intake_metrics.passed)
+            _pass_through(config, environ, self.lanes, intake_metrics.passed)
             if config.listener.pass_through
             else None
         )
@@ -103,7 +105,7 @@ class App:
             intake_metrics,
             self.lanes,
             self.accounts,
-            hosts=config.listener.hosts,
+            hosts=config.listener.hosts + config.listener.allowed_hosts,
             pass_through=self.pass_through,
             max_connections=shares.agents,
         )
@@ -169,15 +171,18 @@ class App:
         try:
             async with self.shutdown.grace():
                 await self._recovery.start()
-                await self._refresh_keys()
+                await self._refresh_files()
                 await self.shutdown.read_report()
         except SpoolInUse as error:
             raise ConfigError(str(error)) from None
         except TimeoutError:  # it is to stop already
             log.warning("grace_period_over", depth=self._depth())
 
-    async def _refresh_keys(self) -> None:
+    async def _refresh_files(self) -> None:
+        """Read files with keys and certificates again if they have changed."""
         await asyncio.gather(*(lane.refresh() for lane in self.lanes))
+        if self.pass_through is not None:
+            await self.pass_through.dialer.refresh()
 
     async def _work(self, tasks: asyncio.TaskGroup, started: asyncio.Event | None) -> None:
         shutdown = self._config.shutdown
@@ -185,10 +190,11 @@ class App:
         drains = [tasks.create_task(lane.run()) for lane in self.lanes]
         running = (
             self._housekeeping(),
-            self._watch_keys(),
+            self._watch_files(),
             self._raise_failure(),
             self._recovery.run(),
             self.spool.run(),
+            reach.try_all(self.lanes),
         )
         background = [tasks.create_task(each) for each in running]
         self._started = True
@@ -196,7 +202,7 @@ class App:
             started.set()
         await self._stop.wait()
         log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
-        await self._wait_until_quiet(shutdown.quiet_s)
+        await until_quiet(self._last_taken_at, shutdown.quiet_s, shutdown.grace_s / 2)
         self.listener.stop()  # 1. refuse new events with 503
         self.admission.release_held()  # 2. no END will arrive for a held START
         for lane in self.lanes:
@@ -215,20 +221,6 @@ class App:
             self._failed.set_exception(error)
         else:
             loop.default_exception_handler(context)
-
-    async def _wait_until_quiet(self, quiet_s: float) -> None:
-        """Return after `quiet_s` without an event: agents send their last ENDs after SIGTERM.
-
-        Agents that never stop leave half of the grace period to what they have sent.
-        """
-        stopped_at = self._loop.time()
-        until = stopped_at + self._config.shutdown.grace_s / 2
-        while True:
-            last = max(self.admission.last_taken_at, stopped_at)
-            left = min(last + quiet_s, until) - self._loop.time()
-            if left <= 0:
-                return
-            await asyncio.sleep(left)
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
@@ -278,10 +270,13 @@ class App:
             trimmer.observe(self.budget.used)
             self.spool.tick()
 
-    async def _watch_keys(self) -> None:
+    async def _watch_files(self) -> None:
         while True:
-            await asyncio.sleep(KEYS_S)
-            await self._refresh_keys()
+            await asyncio.sleep(FILES_S)
+            await self._refresh_files()
+
+    def _last_taken_at(self) -> float:
+        return self.admission.last_taken_at
 
     def _events(self) -> dict[str, int]:
         return self.operations.status.events()
@@ -294,7 +289,11 @@ class App:
         return self.operations.report()
 
 
-def _pass_through(base_url: str, outcomes: Counter[str]) -> "PassThrough":
+def _pass_through(
+    config: Config, environ: Mapping[str, str], lanes: Sequence[Lane], outcomes: Counter[str]
+) -> "PassThrough":
     from sidecar.listener.pass_through import PassThrough  # noqa: PLC0415 (loads aiohttp: 9 MiB)
 
-    return PassThrough(base_url, outcomes)
+    mine = [lane.dialer for lane in lanes if lane.name == "sgp"]
+    dialer = mine[0] if mine else new_dialer("sgp", config, environ)
+    return PassThrough(dialer, outcomes, max_age_s=config.network.max_connection_age_s)

@@ -1,9 +1,10 @@
 """The command line: parses the arguments, runs one command and returns its exit code.
 
-Exit codes: 0 success; 1 accepted writes were lost, a dead letter was not delivered (`replay`) or
-could not be read (`replay`, `explain`), nothing is known about the span (`explain`), or a command
-other than `top` was cut short because the reader of its output was gone; 2 invalid
-configuration or arguments; 3 no sidecar responds (`top --once`, `explain`).
+Exit codes: 0 success; 1 accepted writes were lost, an upstream can't be reached or refuses the
+credential (`check --probe`), a dead letter was not delivered (`replay`) or could not be read
+(`replay`, `explain`), nothing is known about the span (`explain`), or a command other than `top`
+was cut short because the reader of its output was gone; 2 invalid configuration or arguments;
+3 no sidecar responds (`top --once`, `explain`).
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -22,16 +24,18 @@ import uvloop
 
 from sidecar import __version__, logs
 from sidecar.app import App
-from sidecar.config import Config, ConfigError, redacted
+from sidecar.config import Config, ConfigError
 from sidecar.config_load import (
     FILE_VARIABLE,
-    did_you_mean,
     environment,
     load,
     unknown_variables,
 )
-from sidecar.lanes import NO_UPSTREAM, UPSTREAMS
+from sidecar.lanes import UPSTREAMS
+from sidecar.network.certificates import CertificateError
 from sidecar.operate import explain, letters, top
+from sidecar.operate.check import check
+from sidecar.operate.warnings import warnings_of
 from sidecar.process import descriptors, signals
 from sidecar.process.addresses import parse_base_url
 from sidecar.process.log_writer import LogWriter
@@ -48,7 +52,7 @@ from sidecar.shutdown import OVERDUE_S
 
 log = structlog.get_logger()
 
-LOST = 1
+LOST = UNREACHABLE = 1
 USAGE = 2
 # Bounds of `top --every`.
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
@@ -79,7 +83,7 @@ def _command(argv: Sequence[str] | None) -> int:
         signals.unblock()
     try:
         return int(arguments.run(arguments))
-    except ConfigError as error:
+    except (ConfigError, CertificateError) as error:
         complain(str(error))
         return USAGE
 
@@ -113,9 +117,11 @@ def _parser() -> Command:
         )
 
     with_config(command("run", _run, "accept span events and forward them until SIGTERM"))
-    with_config(
-        command("check", _check, "validate the configuration and print it, without secrets")
+    check_ = command("check", _check, "validate the configuration and print it, without secrets")
+    check_.add_argument(
+        "--probe", action="store_true", help="also try out the way to each upstream, and its key"
     )
+    with_config(check_)
     demo = command("demo", _demo, "run a sample agent, a sidecar and stand-ins for both upstreams")
     demo.add_argument("--forever", action="store_true", help="run until Ctrl-C")
     top_ = command("top", _top, "show a sidecar's status in the terminal, and keep it up to date")
@@ -144,7 +150,8 @@ def _parser() -> Command:
         "--sink", choices=[each.name for each in UPSTREAMS], help="only this sink's dead letters"
     )
     replay_.add_argument("--dry-run", action="store_true", help="list them without their content")
-    replay_.add_argument("--to", metavar="URL", help="resend through the sidecar at this URL")
+    to = "resend through the sidecar at this URL"
+    replay_.add_argument("--to", metavar="URL", type=_http_url, help=to)
     with_config(replay_)
     explain_ = command("explain", _explain, "show what happened to a span, without its content")
     explain_.add_argument("span_id", metavar="SPAN_ID")
@@ -167,20 +174,8 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     environ = environment()
     config = load(arguments.config, environ)
-    for section, values in redacted(config).items():
-        show(f"[{section}]")
-        for key, value in values.items():
-            show(f"  {key} = {value!r}")
-    enabled = {each.name: each.enabled(config) for each in UPSTREAMS}
-    for sink, is_enabled in enabled.items():
-        show(f"{sink}: {'on' if is_enabled else 'off'}")
-    unknown = unknown_variables(environ)
-    for name, nearest in unknown.items():
-        complain(f"{name}: no such setting{did_you_mean(nearest)}")
-    if not any(enabled.values()):
-        complain(NO_UPSTREAM)
-        return USAGE
-    return USAGE if unknown else 0
+    good = check(config, environ, probe=arguments.probe)
+    return USAGE if good is None else 0 if good else UNREACHABLE
 
 
 def _run(arguments: argparse.Namespace) -> NoReturn:
@@ -190,11 +185,11 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     config = load(arguments.config, environ)
     descriptors.raise_limit()
     log_writer = logs.start(config.log)
-    _warn_of_unknown(environ)
     try:
+        _warn(config, environ)
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         code = runner.run(_serve(config, environ, watchdog, log_writer))
-    except ConfigError as error:
+    except (ConfigError, CertificateError) as error:
         complain(str(error))
         code = USAGE
     except BaseException as bug:  # noqa: BLE001 (a bug on the path ends the process: D13)
@@ -203,8 +198,10 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     _end(code, log_writer)
 
 
-def _warn_of_unknown(environ: Mapping[str, str]) -> None:
-    """Log each variable that looks like a setting, without its value: it may be a secret."""
+def _warn(config: Config, environ: Mapping[str, str]) -> None:
+    """Log what may be a mistake, without the values of variables: they may be secrets."""
+    for text in warnings_of(config, environ):
+        log.warning("config_warning", text=text)
     for name, nearest in unknown_variables(environ).items():
         log.warning("unknown_variable", variable=name, nearest=nearest)
 
@@ -245,11 +242,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _http_url(text: str) -> str:
-    try:
-        parse_base_url(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("expected http://HOST:PORT") from None
-    return text
+    with suppress(ValueError):
+        if "@" not in text and parse_base_url(text):  # errors repeat the URL: no password in it
+            return text
+    raise argparse.ArgumentTypeError("expected http://HOST:PORT, without a user name")
 
 
 def _interval(text: str) -> float:

@@ -4,12 +4,11 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from ssl import SSLContext
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from sidecar.config import AgentexConfig, Config, SgpConfig
+from sidecar.config import AgentexConfig, Config, ConfigError, SgpConfig
 from sidecar.credentials import (
     ACCOUNT_HEADER,
     KEY_HEADER,
@@ -24,7 +23,10 @@ from sidecar.drain.lane import Lane
 from sidecar.drain.throttle import Backoff, Throttle
 from sidecar.drain.workers import Drain
 from sidecar.http.client import HttpClient
-from sidecar.http.dialer import tls_context
+from sidecar.network.certificates import CertificateFiles, Certificates
+from sidecar.network.dialer import Dialer
+from sidecar.network.proxies import Proxy, find_proxy
+from sidecar.process.addresses import parse_base_url
 from sidecar.process.descriptors import Requests, Shares, share
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.span_queue import SpanQueue
@@ -96,6 +98,30 @@ def share_descriptors(config: Config) -> tuple[Shares, Config]:
     return shares, replace(config, **capped)
 
 
+def proxy_of(name: str, config: Config, environ: Mapping[str, str]) -> Proxy | None:
+    """The proxy through which an upstream is reached; raises `ConfigError`."""
+    network = config.network
+    url = parse_base_url(getattr(config, name).base_url)
+    try:
+        return find_proxy(url, network.proxy, network.no_proxy, environ)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def certificate_files(name: str, config: Config) -> CertificateFiles:
+    """The files with certificates for an upstream."""
+    section = getattr(config, name)
+    return CertificateFiles(section.ca_file, section.client_cert_file, section.client_key_file)
+
+
+def new_dialer(name: str, config: Config, environ: Mapping[str, str]) -> Dialer:
+    """What reaches an upstream, as configured; raises `ConfigError`."""
+    url = parse_base_url(getattr(config, name).base_url)
+    files = certificate_files(name, config)
+    certificates = Certificates(name, files, secure=url.scheme == "https")
+    return Dialer(url, certificates, proxy_of(name, config, environ))
+
+
 def enabled_lanes(config: Config) -> Lanes:
     """The lanes that `config` enables, as the spool's rows store them."""
     lanes = Lanes(0)
@@ -120,12 +146,11 @@ class _Builder:
         section = self.config.agentex
         key_file = KeyFile(section.api_key_file)
         # A key names an agent, not a tenant, so there is one branch for all accounts (D25).
-        build = partial(self._agentex, metrics, key_file, tls_context(section.base_url))
-        return self._lane(Lanes.AGENTEX, metrics, build, key_file, one=True)
+        dialer = new_dialer("agentex", self.config, self.environ)
+        build = partial(self._agentex, metrics, key_file, dialer)
+        return self._lane(Lanes.AGENTEX, metrics, build, key_file, dialer, one=True)
 
-    def _agentex(
-        self, metrics: LaneMetrics, key_file: KeyFile, tls: SSLContext | None, _: int
-    ) -> Branch:
+    def _agentex(self, metrics: LaneMetrics, key_file: KeyFile, dialer: Dialer, _: int) -> Branch:
         section = self.config.agentex
         credentials = Credentials(
             {"x-agent-api-key": section.api_key},
@@ -135,7 +160,7 @@ class _Builder:
             # Without authentication, Agentex needs no key but still refuses a wrong one.
             required=bool(section.api_key_file),
         )
-        client = _client(section, credentials, metrics, tls)
+        client = self._client(section, credentials, metrics, dialer)
         sink = AgentexSink(client, metrics.repaired_write)
         return self._branch(0, sink, client, metrics, Lanes.AGENTEX, section, 0.0)
 
@@ -143,15 +168,13 @@ class _Builder:
         metrics = self._metrics("sgp")
         section = self.config.sgp
         key_file = KeyFile(section.api_key_file)
-        # Certificates are read once, not on the event loop when another account comes.
-        build = partial(self._sgp, metrics, key_file, tls_context(section.base_url))
-        lane = self._lane(Lanes.SGP, metrics, build, key_file)
+        dialer = new_dialer("sgp", self.config, self.environ)
+        build = partial(self._sgp, metrics, key_file, dialer)
+        lane = self._lane(Lanes.SGP, metrics, build, key_file, dialer)
         self.accounts.named.append(lane.name_account)
         return lane
 
-    def _sgp(
-        self, metrics: LaneMetrics, key_file: KeyFile, tls: SSLContext | None, account: int
-    ) -> Branch:
+    def _sgp(self, metrics: LaneMetrics, key_file: KeyFile, dialer: Dialer, account: int) -> Branch:
         section, accounts = self.config.sgp, self.accounts
         # The configured key is for the configured account, if there is one.
         own = account == 0 or accounts.by_request
@@ -168,7 +191,7 @@ class _Builder:
         open_writes = section.open_writes
         if open_writes == "auto":
             open_writes = not any(self.environ.get(name) for name in _TEMPORAL_VARIABLES)
-        client = _client(section, credentials, metrics, tls)
+        client = self._client(section, credentials, metrics, dialer)
         sink = SgpSink(
             client,
             max_batch=section.max_batch,
@@ -188,11 +211,14 @@ class _Builder:
         metrics: LaneMetrics,
         build: Callable[[int], Branch],
         key_file: KeyFile,
+        dialer: Dialer,
         *,
         one: bool = False,
     ) -> Lane:
         share = int(self.budget.limit * LANE_SHARE)
-        return Lane(int(bit), metrics, share, build, key_file=key_file, one_branch=one)
+        return Lane(
+            int(bit), metrics, share, build, key_file=key_file, dialer=dialer, one_branch=one
+        )
 
     def _branch(
         self,
@@ -225,22 +251,22 @@ class _Builder:
             linger_s=linger_s,
             dead_letter=partial(self.letters.add, sink.name),
         )
-        return Branch(account, sink, client.credentials, queue, throttle, drain, client.resolver)
+        return Branch(account, sink, client.credentials, queue, throttle, drain)
 
-
-def _client(
-    section: AgentexConfig | SgpConfig,
-    credentials: Credentials,
-    metrics: LaneMetrics,
-    tls: SSLContext | None,
-) -> UpstreamClient:
-    http = HttpClient(
-        section.base_url,
-        tls=tls,
-        timeout_s=section.timeout_s,
-        max_requests=section.max_concurrency,
-    )
-    return UpstreamClient(http, credentials, metrics.request_ended)
+    def _client(
+        self,
+        section: AgentexConfig | SgpConfig,
+        credentials: Credentials,
+        metrics: LaneMetrics,
+        dialer: Dialer,
+    ) -> UpstreamClient:
+        http = HttpClient(
+            dialer,
+            timeout_s=section.timeout_s,
+            max_requests=section.max_concurrency,
+            max_age_s=self.config.network.max_connection_age_s,
+        )
+        return UpstreamClient(http, credentials, metrics.request_ended)
 
 
 class Upstream(NamedTuple):

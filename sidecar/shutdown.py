@@ -58,8 +58,8 @@ class Shutdown:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._reporting = BlockingThread("exit report")
-        keys = [lane.key_file.thread for lane in lanes]
-        self._disks = [*spool.threads, letters.thread, self._reporting, *keys]
+        files = [each.thread for lane in lanes for each in lane.files]
+        self._disks = [*spool.threads, letters.thread, self._reporting, *files]
         self._grace: asyncio.Timeout | None = None
         self._end_by = inf  # loop time
         # Whoever acquires it does the books: the loop, or the watchdog's thread if that is late.
@@ -73,7 +73,7 @@ class Shutdown:
         return Counter(disk=disk, dns=sum(each.stalls for each in self._resolvers()))
 
     def _resolvers(self) -> list[BlockingThread]:
-        return [branch.resolver for lane in self._lanes for branch in lane.branches.values()]
+        return [lane.dialer.resolver.thread for lane in self._lanes]
 
     async def read_report(self) -> None:
         """Read what the previous process has left for this one."""
@@ -167,3 +167,20 @@ class Shutdown:
         else:
             log.info("stopped", **fields)
         return lost
+
+
+async def until_quiet(last_event: Callable[[], float], quiet_s: float, at_most_s: float) -> None:
+    """Return after `quiet_s` without an event: agents send their last ENDs after SIGTERM.
+
+    `last_event` returns the loop time of the last one. It takes `at_most_s`, because agents that
+    never stop must leave time for what they have sent.
+    """
+    loop = asyncio.get_running_loop()
+    started_at = loop.time()
+    until = started_at + at_most_s
+    while True:
+        last = max(last_event(), started_at)
+        left = min(last + quiet_s, until) - loop.time()
+        if left <= 0:
+            return
+        await asyncio.sleep(left)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.demo.agentex import AgentexStandIn
+from sidecar.demo.sgp import SgpStandIn
+from sidecar.demo.stand_in import Answer
 from sidecar.sinks import Refused
 from sidecar.sinks.dead_letters import DeadLetters
 from tests.support.spans import make_span
@@ -187,3 +190,181 @@ async def test_replay_under_another_account(tmp_path: Path) -> None:
     code, out, err = await outcome("replay", str(file), **environ)
     assert (code, out) == (1, "other_account 1\n")
     assert err.startswith("sidecar: 1 not sent: they belong to another account")
+
+
+OPEN = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SIDECAR_LISTENER__HOSTS": "0.0.0.0"}
+WARNING = "listener.hosts: 0.0.0.0 is not a loopback address"
+
+
+async def test_check_warns_of_what_is_valid_but_surprising() -> None:
+    """On standard error, and the exit code stays 0."""
+    code, out, err = await outcome("check", **OPEN)
+    assert (code, "agentex: on" in out) == (0, True)
+    assert err.startswith(f"sidecar: warning: {WARNING}")
+    assert err.count("\n") == 1
+
+
+async def test_run_warns_of_what_is_valid_but_surprising() -> None:
+    """The log says the same before `started`."""
+    process = await start("run", **OPEN)
+    assert process.stderr is not None
+    warning, started = [json.loads(await process.stderr.readline()) for _ in range(2)]
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert (warning["event"], warning["level"]) == ("config_warning", "warning")
+    assert warning["text"].startswith(WARNING)
+    assert started["event"] == "started"
+    assert process.returncode == 0
+
+
+URL_ERRORS = [
+    ("top", "--once", "--url"),
+    ("explain", "s1", "--url"),
+    ("replay", "letters.jsonl", "--to"),
+]
+
+
+@pytest.mark.parametrize("command", URL_ERRORS, ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "url", ["http://u:hidden@h", "http://u:hidden@h:99999", "hidden", "http://h?hidden"]
+)
+async def test_a_url_that_a_command_can_not_use(command: tuple[str, ...], url: str) -> None:
+    """It is a usage error that does not repeat the URL: there may be a password in it."""
+    code, out, err = await outcome(*command, url)
+    assert (code, out) == (2, "")
+    assert f"argument {command[-1]}: expected http://HOST:PORT, without a user name" in err
+    assert "hidden" not in err
+
+
+@pytest.mark.parametrize(
+    "url", ["http://u:hidden@h/x?", "http://u:1/hidden@h", "http://u:hidden@h:x"]
+)
+async def test_check_of_a_url_with_a_password(url: str) -> None:
+    """Neither the error nor the configuration that it prints has the password in it."""
+    code, out, err = await outcome("check", AGENTEX_BASE_URL=url)
+    assert (code, out, "hidden" in err) == (2, "", False)
+    good = url.replace("/hidden", "%2Fhidden").replace(":x", "").rstrip("?")
+    environ = {"AGENTEX_BASE_URL": good, "SIDECAR_NETWORK__PROXY": good}
+    code, out, err = await outcome("check", **environ)
+    assert (code, out.count("'http://***@h")) == (0, 2)
+    assert "hidden" not in out + err
+
+
+async def test_check_tries_out_the_upstreams() -> None:
+    """`--probe` says step by step how far it goes; nothing is written."""
+    async with AgentexStandIn(api_key="good") as agentex, SgpStandIn(api_key="good") as sgp:
+        environ = {
+            "AGENTEX_BASE_URL": agentex.url,
+            "SIDECAR_AGENTEX__API_KEY": "good",
+            "SGP_CLIENT_BASE_URL": sgp.url,
+            "SGP_API_KEY": "good",
+            "SGP_ACCOUNT_ID": "a",
+        }
+        code, out, err = await outcome("check", "--probe", **environ)
+        assert (code, err) == (0, "")
+        assert out.splitlines()[-6:] == [
+            "agentex: on",
+            "sgp: on",
+            f"agentex: TCP: connected to {agentex.url.removeprefix('http://')}",
+            "agentex: credential: accepted",
+            f"sgp: TCP: connected to {sgp.url.removeprefix('http://')}",
+            "sgp: credential: accepted",
+        ]
+        assert (agentex.spans, sgp.spans) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"AGENTEX_BASE_URL": "http://127.0.0.1:1"}, "agentex: 127.0.0.1:1 refuses connections\n"),
+        ({"SIDECAR_AGENTEX__API_KEY": "bad"}, "agentex: credential: refused, HTTP 401\n"),
+        ({"SGP_API_KEY": "bad"}, "sgp: credential: refused, HTTP 401\n"),
+        ({"SGP_CLIENT_BASE_URL": "/wrong"}, "sgp: API: not there, or not well: HTTP 404\n"),
+        ({"AGENTEX_BASE_URL": "/wrong"}, "agentex: API: not there, or not well: HTTP 404\n"),
+    ],
+)
+async def test_check_tries_out_bad_upstreams(environ: dict[str, str], said: str) -> None:
+    """One that can't be used makes the exit code 1; the other one is tried out all the same."""
+    async with AgentexStandIn(api_key="good") as agentex, SgpStandIn(api_key="good") as sgp:
+        good = {
+            "AGENTEX_BASE_URL": agentex.url,
+            "SIDECAR_AGENTEX__API_KEY": "good",
+            "SGP_CLIENT_BASE_URL": sgp.url,
+            "SGP_API_KEY": "good",
+            "SGP_ACCOUNT_ID": "a",
+        }
+        bad = {
+            name: good[name] + text if text.startswith("/") else text
+            for name, text in environ.items()
+        }
+        code, out, err = await outcome("check", "--probe", **good | bad)
+        assert (code, err) == (1, f"sidecar: {said}")
+        other = "sgp" if said.startswith("agentex") else "agentex"
+        assert f"{other}: credential: accepted\n" in out
+
+
+async def test_check_with_a_key_file_that_is_missing(tmp_path: Path) -> None:
+    """There is no key to try out, and nothing would be sent."""
+    async with AgentexStandIn(api_key="good") as agentex:
+        path = tmp_path / "key"
+        environ = {"AGENTEX_BASE_URL": agentex.url, "SIDECAR_AGENTEX__API_KEY_FILE": str(path)}
+        code, _, err = await outcome("check", "--probe", **environ)
+        assert (code, err) == (1, f"sidecar: agentex: credential: there is no key in {path}\n")
+        path.write_text("good", encoding="utf-8")
+        code, out, _ = await outcome("check", "--probe", **environ)
+        assert (code, out.splitlines()[-1]) == (0, "agentex: credential: accepted")
+
+
+async def test_check_of_a_server_that_can_not_be_asked() -> None:
+    """Another server than the real one may have no such route: that is no failure."""
+    async with AgentexStandIn() as agentex:
+        agentex.rule = lambda _: Answer(405, b"{}")
+        environ = {"AGENTEX_BASE_URL": agentex.url, "SIDECAR_AGENTEX__API_KEY": "k"}
+        code, out, _ = await outcome("check", "--probe", **environ)
+        assert (code, "credential: not checked" in out) == (0, True)
+
+
+async def test_check_of_what_only_the_pass_through_uses(tmp_path: Path) -> None:
+    """Its settings are checked as `run` checks them."""
+    path = str(tmp_path / "ca.pem")
+    environ = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SIDECAR_LISTENER__PASS_THROUGH": "true"}
+    for command in ("check", "run"):
+        code, _, err = await outcome(command, SIDECAR_SGP__CA_FILE=path, **environ)
+        assert (code, f"sgp.ca_file: {path}: No such file" in err) == (2, True)
+
+
+async def test_check_with_an_agents_key() -> None:
+    """Where no key is configured, the agents' are used: there is none to try out."""
+    async with AgentexStandIn(api_key="good") as agentex:
+        code, out, _ = await outcome("check", "--probe", AGENTEX_BASE_URL=agentex.url)
+        assert code == 0
+        assert out.endswith("agentex: credential: none is configured, so the agents' are used\n")
+        assert agentex.requests_total == 0
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+async def test_a_certificate_that_is_missing(command: str, tmp_path: Path) -> None:
+    """It is an invalid configuration, with the setting and the path."""
+    path = tmp_path / "ca.pem"
+    environ = {"AGENTEX_BASE_URL": "https://a.test", "SIDECAR_AGENTEX__CA_FILE": str(path)}
+    code, _, err = await outcome(command, **environ)
+    text = f"sidecar: agentex.ca_file: {path}: No such file or directory"
+    assert (code, err.splitlines()[-1]) == (2, text)
+
+
+@pytest.mark.parametrize("command", ["check", "check --probe", "run"])
+async def test_a_proxy_that_can_not_be_used(command: str) -> None:
+    """It is an invalid configuration; its credential is not shown."""
+    proxy = "https://me:hidden@proxy:1"
+    environ = {"AGENTEX_BASE_URL": "https://a.test", "HTTPS_PROXY": proxy}
+    code, out, err = await outcome(*command.split(), **environ)
+    assert (code, "hidden" in out + err) == (2, False)
+    assert "sidecar: HTTPS_PROXY: https:// proxies can't be used, only http:// proxies" in err
+
+
+async def test_check_shows_the_proxy() -> None:
+    """Which one, and by what; without its credential."""
+    environ = {"AGENTEX_BASE_URL": "https://a.test", "HTTPS_PROXY": "me:hidden@proxy:3128"}
+    code, out, err = await outcome("check", **environ)
+    assert (code, err, "hidden" in out) == (0, "", False)
+    assert "agentex: on, through the proxy http://proxy:3128 (HTTPS_PROXY)\n" in out

@@ -99,8 +99,8 @@ def read(file: KeyFile) -> Callable[[], Secret]:
     """The key that is in the file at each call."""
 
     def key() -> Secret:
-        with suppress(OSError):
-            file.read()
+        with suppress(OSError, UnicodeDecodeError):
+            file._files.read()
         return file.key
 
     return key

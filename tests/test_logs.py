@@ -40,7 +40,7 @@ def names(argument: ast.expr) -> set[str]:
     if isinstance(argument, ast.Constant):
         return {str(argument.value)}
     assert ast.unparse(argument) == "f'upstream_{state}'"
-    return {f"upstream_{state}" for state in SinkState if state is not SinkState.UP}
+    return {f"upstream_{state}" for state in SinkState if state.value not in ("up", "not_asked")}
 
 
 def test_the_page_lists_every_event() -> None:

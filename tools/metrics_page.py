@@ -105,10 +105,11 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "`concurrency_limit`."),
     )),
     ("Upstreams", (
-        Entry("sink_state", "1 for the sink's current state, 0 for the others. `up`. `throttled`: "
-              "the upstream asked for a pause. `down`: no response, or not from its API. "
-              "`unauthorized`: it refuses the credential. `braked`: it refuses most writes.",
-              "Not `up` for minutes: follow the runbook of the state."),
+        Entry("sink_state", "1 for the sink's current state, 0 for the others. `not_asked`: "
+              "nothing was sent to it yet. `up`. `throttled`: the upstream asked for a pause. "
+              "`down`: no response, or not from its API. `unauthorized`: it refuses the "
+              "credential. `braked`: it refuses most writes.",
+              "`throttled` or worse for minutes: follow the runbook of the state."),
         Entry("upstream_requests", "Requests by outcome. `ok`, `refused` and `too_large` are "
               "decisions about writes; `ok` includes the expected steps of an exchange, such as "
               '"exists". The others are retried: `unavailable` (429, 5xx), `unauthorized` (401, '

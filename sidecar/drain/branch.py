@@ -5,17 +5,13 @@ from dataclasses import dataclass
 from sidecar.credentials import Credentials
 from sidecar.drain.throttle import Throttle
 from sidecar.drain.workers import Drain
-from sidecar.process.blocking import BlockingThread
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Sink
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The parts that serve one account at one upstream; `account` is its number.
-
-    `resolver` looks up the upstream's name.
-    """
+    """The parts that serve one account at one upstream; `account` is its number."""
 
     account: int
     sink: Sink
@@ -23,4 +19,3 @@ class Branch:
     queue: SpanQueue
     throttle: Throttle
     drain: Drain
-    resolver: BlockingThread

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from sidecar.drain.branch import Branch
+from sidecar.network.dialer import Dialer
 from sidecar.queue.room import Room
 from sidecar.sinks.key_file import KeyFile
 from sidecar.spans.span import Span
@@ -23,8 +24,9 @@ _STATES = list(SinkState)
 
 
 class Lane:
-    """The lane of one upstream. `build` makes the branch of an account, given its number.
+    """The lane of one upstream, which `dialer` reaches.
 
+    `build` makes the branch of an account, given its number.
     `share` is the lane's share of memory if there is a spool: each branch gets an equal part of it.
     `one_branch`: the upstream has no accounts, so one branch serves the spans of all of them.
     """
@@ -37,6 +39,7 @@ class Lane:
         build: Callable[[int], Branch],
         *,
         key_file: KeyFile,
+        dialer: Dialer,
         one_branch: bool = False,
     ) -> None:
         self.bit = bit
@@ -47,6 +50,8 @@ class Lane:
         self.accounting = metrics.accounting
         self._build = build
         self.key_file = key_file
+        self.dialer = dialer
+        self.files = key_file, dialer.certificates  # read again when they change
         self._loop = asyncio.get_running_loop()
         self._running: asyncio.TaskGroup | None = None
         self._closing = False
@@ -149,10 +154,14 @@ class Lane:
         return refused or branch.credentials.headers() is None
 
     async def refresh(self) -> None:
-        """Read a key file again if it has changed; call it periodically."""
+        """Read files with keys and certificates again if they have changed; call it periodically.
+
+        Raises `CertificateError` if there are no certificates yet.
+        """
         await self.key_file.refresh()
+        renewed = await self.dialer.refresh()
         for branch in self.branches.values():
-            if branch.credentials.refresh():
+            if branch.credentials.refresh() or renewed:
                 branch.drain.probe()
 
     def wake(self) -> None:
@@ -189,6 +198,7 @@ class Lane:
         """Close all connections to the upstream."""
         for branch in self.branches.values():
             await branch.sink.close()
+        self.dialer.close()
 
     # What operators see.
 

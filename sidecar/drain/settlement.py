@@ -60,6 +60,7 @@ class Settlement:
             self._queue.settle(span)
         self._metrics.forwarded(batch.spans, now)
         self._responded(now, sent_at)
+        self._throttle.asked()
 
     def failed(
         self, batch: Batch, error: SinkError, sent_at: float, now: float
@@ -108,6 +109,8 @@ class Settlement:
                 given_up.append((batch.spans, reason))
         if error.about_content and not isinstance(outcome, Hold):
             self._responded(now, sent_at)
+        if error.status:
+            throttle.asked()
         return given_up
 
     def give_up(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:

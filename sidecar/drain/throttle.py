@@ -63,7 +63,7 @@ class Throttle:
         self._jitter = jitter
         self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
         self._pace = Pace(0.0 if watch_latency else MIN_BATCHES)
-        self.state = SinkState.UP
+        self.state = SinkState.NOT_ASKED
         # Whether the next request is a probe, sent to find out if the upstream has recovered.
         self.probing = False
         self.paused_until = 0.0
@@ -98,6 +98,11 @@ class Throttle:
         """A request was sent."""
         if not self.probing:
             self._pace.sent()
+
+    def asked(self) -> None:
+        """The upstream has responded, and the lane is not held."""
+        if self.state is SinkState.NOT_ASKED:
+            self.state = SinkState.UP
 
     def caught_up(self, now: float) -> None:
         """Nothing is waiting any more."""

@@ -5,47 +5,48 @@ up to the caller.
 """
 
 import asyncio
-import ssl
-from base64 import b64encode
-from collections.abc import Mapping
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 
-from sidecar import __version__
 from sidecar.credentials import is_header_safe
 from sidecar.http.client_connection import ClientConnection, RawResponse
-from sidecar.http.dialer import Dialer
-from sidecar.http.failures import ConnectTimeout, NoResponse
+from sidecar.http.failures import NoResponse
 from sidecar.http.timeouts import Deadlines
-from sidecar.process.addresses import BaseUrl, parse_base_url
+from sidecar.network.dialer import USER_AGENT, Dialer, Unreachable
 
 # Shorter than the server's 5 s, after which it resets the connection (docs/upstreams.md A6).
 KEEPALIVE_S = 4.0
+# A connection is replaced up to this much earlier than it has to be, so that the connections of a
+# thousand sidecars are not replaced at the same moment.
+AGE_JITTER = 0.2
+# For so long after a failure, other idle connections are left alone.
+TRUST_S = 1.0
 
 
 class HttpClient:
-    """Sends JSON to `base_url`. Create it inside a running loop.
+    """Sends JSON to the URL of `dialer`. Create it inside a running loop.
 
-    `tls`: the result of `tls_context`, which clients of one upstream share.
     `timeout_s` covers the whole request: connecting, sending, receiving. Requests never wait for a
-    connection: each has its own, and more than `max_requests` at once are a bug.
+    connection: each has its own, and more than `max_requests` at once are a bug. `max_age_s`: for
+    how long a connection is used, so that the upstream's name can move to another address.
     """
 
     def __init__(
-        self,
-        base_url: str,
-        *,
-        tls: ssl.SSLContext | None = None,
-        timeout_s: float,
-        max_requests: int,
+        self, dialer: Dialer, *, timeout_s: float, max_requests: int, max_age_s: float
     ) -> None:
-        url = parse_base_url(base_url)
-        self._prefix = url.path.rstrip("/")
-        self._default_headers = _default_headers(url)
+        url = dialer.url
+        self._dialer = dialer
+        self.forwarded = dialer.forwards
+        # Through a proxy without a tunnel, a target is the whole URL (RFC 9112, 3.2.2).
+        origin = f"http://{url.authority}" if dialer.forwards else ""
+        self._prefix = origin + url.path.rstrip("/")
+        self._default_headers = _default_headers(dialer)
         self._encoded_from: Mapping[str, str] | None = None
         self._encoded = b""
-        self._dialer = Dialer(url, tls)
-        self.resolver = self._dialer.resolver
         self._timeout_s = timeout_s
         self._max_requests = max_requests
+        self._max_age_s = max_age_s
         self._loop = asyncio.get_running_loop()
         self._requests = 0
         self._connections: set[ClientConnection] = set()
@@ -53,6 +54,7 @@ class HttpClient:
         self._reused = Deadlines(timeout_s, ClientConnection.time_out)
         self._opening: set[asyncio.Timeout] = set()
         self._closed = False
+        self._trusts_until = 0.0
 
     def target(self, path: str) -> bytes:
         """The request target for `path`, which must be percent-encoded, below the base URL."""
@@ -111,25 +113,51 @@ class HttpClient:
             timer = self._loop.call_at(due, connection.time_out)
             try:
                 return await self._send(connection, head, body, keep_body=keep_body)
+            except NoResponse as failure:
+                if connection.response_bytes or self._closed:
+                    raise
+                raise NoResponse(await self._why_ended(due) or str(failure)) from None
             finally:
                 timer.cancel()
         finally:
             self._requests -= 1
 
     async def _open(self, due: float) -> ClientConnection:
-        connection = ClientConnection(self._connections, self._idle)
+        connection = ClientConnection(self._connections, self._idle, self._dialer.url.host)
+        age_s = self._max_age_s * (1 - AGE_JITTER * random.random())  # noqa: S311 (no secret)
+        connection.usable_until = self._loop.time() + age_s
+        opened = False
+        try:
+            async with self._until(due):
+                await self._dialer.dial(connection)
+                opened = True
+        except TimeoutError:
+            text = "closed" if self._closed else "timed out before a connection was open"
+            raise NoResponse(text, outage=True, late=not self._closed) from None
+        except Unreachable as failure:
+            raise NoResponse(str(failure), outage=True, late=failure.late) from None
+        finally:
+            if not opened:  # it may have been cancelled at the last moment
+                connection.abort()
+                self._connections.discard(connection)
+        return connection
+
+    async def _why_ended(self, due: float) -> str:
+        with suppress(TimeoutError):
+            async with self._until(due):
+                return await self._dialer.why_ended()
+        return ""
+
+    @asynccontextmanager
+    async def _until(self, due: float) -> AsyncIterator[None]:
+        """What is inside ends with a `TimeoutError` at loop time `due`, or at `close`."""
         scope = asyncio.timeout_at(due)
         try:
             async with scope:
                 self._opening.add(scope)
-                await self._dialer.dial(connection)
-        except TimeoutError:
-            if self._closed:
-                raise NoResponse("closed") from None
-            raise ConnectTimeout from None
+                yield
         finally:
             self._opening.discard(scope)
-        return connection
 
     async def _send(
         self, connection: ClientConnection, head: bytes, body: bytes, *, keep_body: bool
@@ -139,10 +167,25 @@ class HttpClient:
         try:
             return await connection.send(head, body, keep_body=keep_body)
         finally:
-            if connection.reusable:
+            if connection.reusable and self._loop.time() < connection.usable_until:
                 self._idle.add(connection)
             else:
                 connection.abort()
+
+    def distrust(self) -> None:
+        """A request just failed: the next one gets a new connection, perhaps to another server.
+
+        At most once a second, this ends all idle connections; else only the one that was used last,
+        so that a server that fails now and then is not kept busy with handshakes.
+        """
+        now = self._loop.time()
+        only_one = now < self._trusts_until
+        if not only_one:
+            self._trusts_until = now + TRUST_S
+        while (connection := self._idle.take_last()) is not None:
+            connection.abort()
+            if only_one:
+                return
 
     async def close(self) -> None:
         """Close all connections; requests whose response does not count yet get `NoResponse`."""
@@ -152,21 +195,22 @@ class HttpClient:
                 scope.reschedule(self._loop.time())
         for connection in self._connections:
             connection.abort()
-        self.resolver.close()
         while self._connections:  # noqa: ASYNC110 (they close in the loop's next rounds)
             await asyncio.sleep(0)
 
 
-def _default_headers(url: BaseUrl) -> dict[str, str]:
+def _default_headers(dialer: Dialer) -> dict[str, str]:
+    url, proxy = dialer.url, dialer.proxy
     headers = {
         "Host": url.authority,
         "Content-Type": "application/json",
         "Accept": "application/json",
         # Bodies are discarded, so decompressing them would only waste CPU.
         "Accept-Encoding": "identity",
-        "User-Agent": f"trace-sidecar/{__version__}",
+        "User-Agent": USER_AGENT,
     }
-    if url.user is not None or url.password is not None:
-        userinfo = f"{url.user or ''}:{url.password or ''}".encode()
-        headers["Authorization"] = "Basic " + b64encode(userinfo).decode()
+    if url.credential:
+        headers["Authorization"] = url.credential
+    if dialer.forwards and proxy is not None and proxy.authorization:
+        headers["Proxy-Authorization"] = proxy.authorization.reveal()
     return headers

@@ -3,8 +3,9 @@
 llhttp (httptools) does the parsing. The upstream is not trusted: whatever it sends, the request
 ends with a `RawResponse` or `NoResponse`, and no exception reaches the event loop.
 
-Once the head of a 2xx response has arrived, the response counts, however its body ends. Errors, and
-responses whose body the caller asked for, count only when they are complete.
+Once the head of a 2xx response has arrived, the response counts, however its body ends; so does a
+401, 403 or 407, because who refuses a credential often ends the connection before it has read the
+request. Other errors, and responses whose body the caller asked for, have to be complete.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from sidecar.http.failures import NoResponse
+from sidecar.network.reasons import ended
 
 if TYPE_CHECKING:
     from sidecar.http.timeouts import Deadlines
@@ -30,6 +32,7 @@ MAX_HEAD_BYTES = 64 * 1024
 _INFORMATIONAL = range(100, 200)
 _SUCCESS = range(200, 300)
 _MIN_ERROR_STATUS = 300
+_REFUSALS = {401, 403, 407}
 _ENDED = "connection ended"
 _KEPT_HEADERS = ("retry-after", "retry-after-ms", "content-type", "content-encoding", "date")
 _FRAMING_HEADERS = ("content-length", "transfer-encoding")
@@ -50,11 +53,15 @@ class RawResponse(NamedTuple):
 
 
 class ClientConnection(asyncio.Protocol):
-    """Sends one request at a time. It is in `connections` while it is open."""
+    """Sends one request at a time to `host`. It is in `connections` while it is open."""
 
     def __init__(
-        self, connections: "set[ClientConnection]", idle: "Deadlines[ClientConnection]"
+        self,
+        connections: "set[ClientConnection]",
+        idle: "Deadlines[ClientConnection]",
+        host: str,
     ) -> None:
+        self._host = host
         # Its user adds it to `idle`; a connection that is lost is in neither.
         self._connections, self._idle = connections, idle
         self._transport: asyncio.Transport | None = None
@@ -77,6 +84,7 @@ class ClientConnection(asyncio.Protocol):
         self._keep_alive = False
         self._keep_body = False
         self.reusable = False
+        self.usable_until = 0.0  # loop time; kept by its user
 
     def send(self, head: bytes, body: bytes, *, keep_body: bool) -> asyncio.Future[RawResponse]:
         """Send a request; the future gets its response or `NoResponse`, which this also raises.
@@ -149,7 +157,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         del self._parser  # breaks the reference cycle
-        self._fail(NoResponse(_ENDED if exc is None else type(exc).__name__))
+        self._fail(NoResponse(ended(self._host, exc)))
         self._connections.discard(self)
         self._idle.discard(self)
 
@@ -202,8 +210,9 @@ class ClientConnection(asyncio.Protocol):
             pending.set_result(RawResponse(self._status, self._body, self._headers))
 
     def _fail(self, error: Exception) -> None:
-        """End the request without a complete response: only the head of a 2xx one counts."""
-        if self._status in _SUCCESS and not self._keep_body:
+        """End the request without a complete response: its head may count."""
+        status = self._status
+        if status in _REFUSALS or (status in _SUCCESS and not self._keep_body):
             self._complete(reusable=False)
             return
         pending, self._pending = self._pending, None

@@ -1,13 +1,13 @@
-"""The errors of a request that got no HTTP response."""
+"""The error of a request that got no HTTP response."""
 
 
 class NoResponse(Exception):
-    """No response was received. `outage`: not even a connection could be opened."""
+    """No response was received.
 
-    def __init__(self, message: str, *, outage: bool = False) -> None:
+    `outage`: not even a connection could be opened; `late`: not in time.
+    """
+
+    def __init__(self, message: str, *, outage: bool = False, late: bool = False) -> None:
         super().__init__(message)
         self.outage = outage
-
-
-class ConnectTimeout(TimeoutError):
-    """No connection could be opened in time."""
+        self.late = late

@@ -3,19 +3,31 @@
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from ipaddress import ip_address
 
 from sidecar.listener.refusals import Refusal
+from sidecar.process.addresses import canonical_host, is_loopback
 
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]@]+))(?::\d*)?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d*)?", re.ASCII)
 _MAX_CACHED_HOSTS = 256
+# Neither repeats what the request says.
+_FROM_A_PAGE = (
+    "this request has an Origin, as those of web pages do: this port is for programs, which send "
+    "none, and no setting changes that"
+)
+_UNKNOWN_HOST = (
+    "this port is not known by the name in this request's Host: use localhost or 127.0.0.1, or add "
+    "the name to listener.allowed_hosts (SIDECAR_LISTENER__ALLOWED_HOSTS)"
+)
 
 
 class HostCheck:
-    """Recognizes web pages by `Origin` and `Host`; `hosts` are the addresses we listen on."""
+    """Recognizes web pages by `Origin` and `Host`.
+
+    `hosts` are the names and addresses that a `Host` may have, besides those of loopback.
+    """
 
     def __init__(self, hosts: Sequence[str]) -> None:
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(map(canonical_host, hosts))
         # Recent values of `Host` that are allowed.
         self.allowed: set[bytes | None] = {None}
 
@@ -24,21 +36,16 @@ class HostCheck:
 
         It is for requests with an `Origin`, or with a `Host` that is not in `allowed` yet.
         """
+        if b"origin" in headers:
+            raise Refusal(HTTPStatus.FORBIDDEN, _FROM_A_PAGE, "not_ours")
         host = headers.get(b"host", b"")
-        if b"origin" in headers or not self._is_ours(host.decode("latin-1").strip()):
-            error = "this port serves programs in the pod, not web pages"
-            raise Refusal(HTTPStatus.FORBIDDEN, error, "not_ours")
+        if not self._is_ours(host.decode("latin-1").strip()):
+            raise Refusal(HTTPStatus.FORBIDDEN, _UNKNOWN_HOST, "not_ours")
         if len(self.allowed) < _MAX_CACHED_HOSTS:
             self.allowed.add(host)
 
     def _is_ours(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
-        if match is None:
-            return False
-        name = (match[1] or match[2]).lower().removesuffix(".")
-        if name == "localhost" or name in self._hosts:
-            return True
-        try:
-            return ip_address(name).is_loopback
-        except ValueError:
-            return False
+        return match is not None and (
+            is_loopback(match[1]) or canonical_host(match[1]) in self._hosts
+        )

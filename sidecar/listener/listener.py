@@ -40,7 +40,10 @@ _READY = Response(HTTPStatus.OK, b"ready\n")
 
 
 class Listener:
-    """Serves the agents' port with `server`. Create it inside a running loop."""
+    """Serves the agents' port with `server`. Create it inside a running loop.
+
+    `hosts` are the names and addresses that a `Host` may have, besides those of loopback.
+    """
 
     def __init__(
         self,

@@ -26,10 +26,13 @@ from sidecar.http.messages import (
     StreamedResponse,
     Truncated,
 )
+from sidecar.listener.connector import Connector
 from sidecar.listener.refusals import Refusal, ended_early, stopping
 from sidecar.listener.routes import SdkRoute, refused
+from sidecar.network.dialer import Dialer, Unreachable
+from sidecar.network.tunnel import refusal
 
-CONNECT_S = 10.0
+# An idle connection is dropped before SGP does so: uvicorn's default is 5 s (docs/upstreams.md A6).
 KEEPALIVE_S = 4.0
 # Read timeout: a model can be silent for minutes. A client can set its own, up to the maximum
 # (`x-stainless-read-timeout`, docs/upstreams.md S1.1).
@@ -51,10 +54,19 @@ _FAILED = {
 
 
 class PassThrough:
-    """Forwards requests to `base_url`; `outcomes` counts them by PASS_THROUGH_OUTCOMES."""
+    """Forwards requests to the URL of `dialer`; `outcomes` counts them by PASS_THROUGH_OUTCOMES.
 
-    def __init__(self, base_url: str, outcomes: Counter[str]) -> None:
-        self._base = base_url.rstrip("/")
+    `max_age_s`: for how long a connection is used.
+    """
+
+    def __init__(self, dialer: Dialer, outcomes: Counter[str], *, max_age_s: float) -> None:
+        url = dialer.url
+        self._base = f"{url.scheme}://{url.authority}{url.path.rstrip('/')}"
+        self.dialer = dialer
+        # With a proxy that forwards requests, aiohttp sends the whole URL, over what we dial.
+        self._proxy = URL(str(dialer.proxy)) if dialer.forwards else None
+        self._max_age_s = max_age_s
+        self._connector: Connector | None = None
         self._session: aiohttp.ClientSession | None = None
         self.outcomes = outcomes
 
@@ -74,23 +86,44 @@ class PassThrough:
     async def send(
         self, request: Request, body: AsyncIterator[bytes] | None
     ) -> aiohttp.ClientResponse:
-        """Send a request to SGP; return its response once the head has arrived."""
-        headers = CIMultiDict((name.decode(), request.header(name)) for name in request.headers)
-        return await self._open_session().request(
+        """Send a request to SGP; return its response once the head has arrived.
+
+        Raises `Unreachable`, or what aiohttp raises.
+        """
+        session, connector = self._open()
+        received = CIMultiDict((name.decode(), request.header(name)) for name in request.headers)
+        headers = _filtered(received, _NOT_FORWARDED)
+        dialer = self.dialer
+        if credential := dialer.url.credential:
+            headers.setdefault("Authorization", credential)
+        proxy = dialer.proxy if dialer.forwards else None
+        if proxy is not None and proxy.authorization:
+            headers["Proxy-Authorization"] = proxy.authorization.reveal()
+        response = await session.request(
             request.method,
             URL(self._base + request.target, encoded=True),
-            headers=_filtered(headers, _NOT_FORWARDED),
+            headers=headers,
             data=body,
-            timeout=_timeout(headers),
+            timeout=_timeout(received),
             allow_redirects=False,
+            proxy=self._proxy,
         )
+        status = response.status
+        if proxy is not None and status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            response.close()
+            reason = refusal(status, has_credential=bool(proxy.authorization))
+            raise Unreachable(f"the proxy {proxy}: {reason}")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            connector.distrust()
+        return response
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _open(self) -> tuple[aiohttp.ClientSession, Connector]:
+        if self._session is None or self._connector is None:
+            self._connector = Connector(
+                self.dialer, keepalive_s=KEEPALIVE_S, max_age_s=self._max_age_s
+            )
             self._session = aiohttp.ClientSession(
-                # The agent decides how many requests run concurrently. An idle connection is
-                # dropped before SGP closes it: uvicorn's default is 5 s (docs/upstreams.md A6).
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+                connector=self._connector,
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
@@ -98,7 +131,7 @@ class PassThrough:
             )
             # aiohttp would resend a request without a body if a reused connection breaks.
             self._session._retry_connection = False  # noqa: SLF001
-        return self._session
+        return self._session, self._connector
 
     async def close(self) -> None:
         """Close all connections to SGP."""
@@ -141,6 +174,8 @@ class _Forwarding:
             upstream = await self._pass_through.send(
                 self._request, self._chunks() if has_body else None
             )
+        except Unreachable as failure:
+            return self._failed("timeout" if failure.late else "unreachable", str(failure))
         except ValueError:
             return self._failed("broken")  # aiohttp can't read this response
         except TimeoutError:
@@ -176,10 +211,11 @@ class _Forwarding:
             raise Truncated from None
         self._finish("answered")
 
-    def _failed(self, outcome: str) -> Response:
+    def _failed(self, outcome: str, reason: str = "") -> Response:
         self._discard_body()
         self._finish(outcome)
         status, text = _FAILED[outcome]
+        text = f"{text}: {reason}" if reason else text
         return refused(Refusal(status, text, "upstream"), _ERROR_KEY)
 
     def _discard_body(self) -> None:
@@ -201,7 +237,7 @@ def _timeout(headers: Mapping[str, str]) -> aiohttp.ClientTimeout:
     except ValueError:
         seconds = READ_TIMEOUT_S
     seconds = seconds if 0 < seconds < MAX_READ_TIMEOUT_S else MAX_READ_TIMEOUT_S
-    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=seconds)
+    return aiohttp.ClientTimeout(total=None, sock_read=seconds)
 
 
 def _filtered(headers: Mapping[str, str], excluded: Iterable[str]) -> CIMultiDict[str]:

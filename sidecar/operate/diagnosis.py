@@ -124,10 +124,17 @@ def _late(report: Json) -> Answer:
 def _why(report: Json) -> Answer:
     found = list(_findings(report))
     if not found:
-        names = [_NAMES[name] for name in report["sinks"]]
-        verb = "are up" if len(names) > 1 else "is up"
-        return OK, "All is well", f"{' and '.join(names)} {verb}; there is capacity to spare"
+        return OK, "All is well", f"{_up(report['sinks'])}; there is capacity to spare"
     return _worst_first(found)
+
+
+def _up(sinks: Json) -> str:
+    up = [_NAMES[name] for name, sink in sinks.items() if sink["state"] == "up"]
+    new = [_NAMES[name] for name, sink in sinks.items() if sink["state"] != "up"]
+    parts = [f"{' and '.join(up)} {'are' if len(up) > 1 else 'is'} up"] if up else []
+    if new:
+        parts.append(f"{' and '.join(new)} {'were' if len(new) > 1 else 'was'} not asked yet")
+    return ", ".join(parts)
 
 
 def _findings(report: Json) -> Iterator[Answer]:
@@ -135,6 +142,8 @@ def _findings(report: Json) -> Iterator[Answer]:
         yield WARN, "The sidecar is stopping", "it is forwarding what it still holds"
     for name, sink in report["sinks"].items():
         title = _NAMES[name]
+        if sink["state"] == "not_asked" and (error := sink["last_error"]) is not None:
+            yield WARN, f"{title} can't be reached", error["text"]
         backlog = BACKLOG_S * max(1.0, sink["forwarded_per_s"])
         trouble = _trouble(title, sink)
         if trouble and not sink["has_credential"]:
@@ -162,7 +171,7 @@ def _trouble(title: str, sink: Json) -> str:
     if not sink["has_credential"]:
         missing = [each for each in sink["accounts"] if not each["has_credential"]]
         return f"{title} has no credential{_of(missing, ' for')}"
-    if sink["state"] == "up":
+    if sink["state"] in {"not_asked", "up"}:
         return ""
     refused = [each for each in sink["accounts"] if each["state"] == "unauthorized"]
     if sink["state"] == "unauthorized" and (of := _of(refused, " of")):

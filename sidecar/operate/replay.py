@@ -71,11 +71,12 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
             done["left"] += 1
     refused: Counter[int] = Counter()
     try:
-        async with aiohttp.ClientSession(to.rstrip("/")) as session:
+        # No proxy: the sidecar is in the same pod, at a Service, or behind a port forward.
+        async with aiohttp.ClientSession(trust_env=False) as session:
             for (route, account), spans in groups.items():
                 for batch in _batches(spans, 1 if route == Lanes.AGENTEX else PER_REQUEST):
                     async with asyncio.timeout(DEADLINE_S):
-                        status, accepted = await _post(session, route, account, batch)
+                        status, accepted = await _post(session, to, route, account, batch)
                     outcome = "other_account" if status == HTTPStatus.CONFLICT else "rejected"
                     done["left"] -= len(batch)
                     done["accepted"] += accepted
@@ -113,16 +114,17 @@ def _request(route: int, spans: Sequence[Span]) -> tuple[str, str, bytes]:
 
 
 async def _post(
-    session: aiohttp.ClientSession, route: int, account: str, spans: Sequence[Span]
+    session: aiohttp.ClientSession, to: str, route: int, account: str, spans: Sequence[Span]
 ) -> tuple[int, int]:
-    """Send `spans` to their route; returns the status, and how many were accepted."""
+    """Send `spans` to their route at `to`; returns the status, and how many were accepted."""
     method, path, body = _request(route, spans)
+    url = to.rstrip("/") + path
     headers = {"Content-Type": "application/json"}
     if account:
         # Use this account, and refuse the request if the spans would go out under another one.
         headers |= {"x-selected-account-id": account, "x-trace-sidecar-account": account}
     while True:
-        async with session.request(method, path, data=body, headers=headers) as response:
+        async with session.request(method, url, data=body, headers=headers) as response:
             status = response.status
             if status in _BUSY:
                 await asyncio.sleep(float(response.headers.get("Retry-After", "1")))

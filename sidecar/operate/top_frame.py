@@ -19,7 +19,7 @@ UNKNOWN = "unknown"  # without /proc (macOS), the process does not know its resi
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 45  # characters, 20 seconds each
 _TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}
-_STATES = {"up": OK, "throttled": WARN}
+_STATES = {"not asked yet": OK, "up": OK, "throttled": WARN}
 _COLORS = {OK: "32", WARN: "33", BAD: "1;31", "soft": "2", "strong": "1", "": ""}
 _WHOLE_FROM = 10  # rates below this are shown with one decimal
 
@@ -119,7 +119,7 @@ def _lanes(sinks: Json) -> Iterator[Line]:
         "soft",
     )
     for name, sink in sinks.items():
-        state = sink["state"] if sink["has_credential"] else "no credential"
+        state = _state(sink)
         level = _STATES.get(state, BAD)
         oldest = duration(sink["oldest_write_age_s"]) if sink["depth"] else "-"
         p50, p95 = _time(sink["request_p50_s"]), _time(sink["request_p95_s"])
@@ -130,10 +130,11 @@ def _lanes(sinks: Json) -> Iterator[Line]:
             "" if level == OK else level,
         )
         if (error := sink["last_error"]) is not None:
-            text = f"{error['text']} ({error['kind']}) {duration(error['age_s'])} ago"
+            text = f"{error['text']}, {duration(error['age_s'])} ago"
             wait = sink["next_attempt_s"]
             soon = f"; next attempt {f'in {duration(wait)}' if wait else 'now'}"
-            yield Line(f"  {text}{'' if level == OK else soon}", "soft")
+            for line in wrap(f"{text}{'' if level == OK else soon}", WIDTH - 2):
+                yield Line(f"  {line}", "soft")
         if sink["not_taken"]:
             reasons = sink["not_taken_by_reason"].items()
             counts = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in reasons if n)
@@ -142,8 +143,13 @@ def _lanes(sinks: Json) -> Iterator[Line]:
             yield from map(_account, sink["accounts"])
 
 
+def _state(of: Json) -> str:
+    known: str = of["state"].replace("not_asked", "not asked yet")
+    return known if of["has_credential"] else "no credential"
+
+
 def _account(account: Json) -> Line:
-    state = account["state"] if account["has_credential"] else "no credential"
+    state = _state(account)
     level = _STATES.get(state, BAD)
     waiting = f"  account {account['id'] or '-'}  {state}  {account['depth']:,} waiting"
     return Line(waiting, "soft" if level == OK else level)

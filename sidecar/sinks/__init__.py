@@ -32,6 +32,13 @@ class Sink(Protocol):
         """
         ...
 
+    async def try_out(self) -> bool:
+        """Ask the API for nothing; whether it says that it accepts the credential.
+
+        Raises a `SinkError` if it does not accept it, or is not there.
+        """
+        ...
+
     def stopping(self) -> None:
         """The process is stopping: no END will follow the open writes that are sent from now on."""
         ...

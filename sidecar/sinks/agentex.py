@@ -10,6 +10,7 @@ START that no END will follow, `data` is written after it (queue/supplement.py).
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from urllib.parse import quote
+from uuid import uuid4
 
 from sidecar.sinks import IdTaken, Misdirected, Refused, RouteGone, Unavailable
 from sidecar.sinks.agentex_bodies import (
@@ -34,7 +35,8 @@ _WITHOUT_TASK_FROM, _WITHOUT_DATA_FROM = 3, 5
 _NO_ROUTE = 404, 405, 410
 _GONE = "this server has no spans API any more: unset agentex.base_url"
 # Statuses of a GET that leave open whose span it is; other servers may not have this route.
-_NOT_TOLD = 404, 405, 501
+_NO_SUCH_METHOD = 405, 501
+_NOT_TOLD = 404, *_NO_SUCH_METHOD
 
 # Spans with an open write to remember (a hash each). A forgotten one costs two requests more.
 _MAX_OPENED = 10_000
@@ -60,6 +62,16 @@ class AgentexSink:
         self._opened: dict[int, None] = {}
         self._spans = client.target("/spans")
         self._stopping = False
+
+    async def try_out(self) -> bool:
+        """Read a span that does not exist. Other servers may not have this route."""
+        target = self._client.target(f"/spans/{uuid4()}")
+        response = await self._client.request(b"GET", target, b"", expected=_is_step)
+        if response.taken or _says(response, 404, _UNKNOWN_ID):
+            return True
+        if response.status in _NO_SUCH_METHOD:
+            return False
+        raise decide(response)
 
     def stopping(self) -> None:
         """From now on, open writes without a row in the spool have their `data`."""

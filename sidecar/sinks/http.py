@@ -18,7 +18,7 @@ from sidecar.credentials import Credentials
 from sidecar.http.client import HttpClient
 from sidecar.http.client_connection import RawResponse
 from sidecar.http.encodings import decoded_head
-from sidecar.http.failures import ConnectTimeout, NoResponse
+from sidecar.http.failures import NoResponse
 from sidecar.sinks import Misdirected, Refused, SinkError, TooLarge, Unauthorized, Unavailable
 
 MAX_RETRY_AFTER_S = 300.0  # then the lane probes, whatever the upstream asked for (D7)
@@ -53,6 +53,7 @@ class Response(NamedTuple):
     body: bytes | None = b""
     is_json: bool = True
     retry_after: float = 0.0  # seconds, 0 if the response does not ask for a delay
+    from_proxy: bool = False  # it may be the proxy's own, and not the upstream's
 
     @property
     def taken(self) -> bool:
@@ -69,32 +70,41 @@ def decide(response: Response) -> SinkError:
     Sources: docs/upstreams.md A6, S1.5. Before it calls this, a sink handles the responses that
     have a special meaning for its upstream.
     """
-    status, body, is_json, retry_after = response
-    message = f"HTTP {status}"
+    status, body, is_json, retry_after, from_proxy = response
+    where = ", perhaps from the proxy" if from_proxy else ""
+    message = f"HTTP {status}{where}"
+    if from_proxy and status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        message = f"HTTP {status}: the proxy requires a credential, or refuses the one in its URL"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(message, status, retry_after=retry_after)
     decision = _DECISIONS.get(status, Misdirected)
     if decision is Refused and body is None:
         # It may say that the span exists already, which is no refusal.
-        return Unavailable(f"{message} in an unknown encoding", status, retry_after=retry_after)
+        unknown = f"HTTP {status} in an unknown encoding{where}"
+        return Unavailable(unknown, status, retry_after=retry_after)
     if not is_json and (decision is Refused or status in _SUCCESS):
-        return Misdirected(f"{message} that is not JSON", status)
+        return Misdirected(f"HTTP {status} that is not JSON{where}", status)
+    if decision is Unauthorized and from_proxy:
+        return Misdirected(message, status)  # nobody has looked at the upstream's credential
     if decision.about_content or decision.holds is not None:
         return decision(message, status)
     return decision(message, status, retry_after=retry_after)
 
 
-def parse_response(raw: RawResponse) -> Response:
-    """The response as far as a sink needs it."""
+def parse_response(raw: RawResponse, *, forwarded: bool = False) -> Response:
+    """The response as far as a sink needs it. `forwarded`: a proxy may have made it."""
     status, body, headers = raw
     content_type = headers.get("content-type")
     if status == HTTPStatus.OK and not body and content_type == "application/json":
         return _OK
+    # A proxy's own response may have no Content-Type; the upstreams' responses always have one.
+    is_json = _is_json(content_type) if content_type else not forwarded
     return Response(
         status,
         decoded_head(body, headers.get("content-encoding", ""), MAX_BODY_BYTES),
-        not content_type or _is_json(content_type),
+        is_json,
         retry_after_seconds(headers),
+        forwarded and (status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED or not is_json),
     )
 
 
@@ -153,7 +163,6 @@ class UpstreamClient:
     ) -> None:
         self._http = http
         self.credentials = credentials
-        self.resolver = http.resolver
         self._requested = requested
         self.target = http.target
 
@@ -176,24 +185,30 @@ class UpstreamClient:
             raise Unauthorized("no credential yet", reached=False)
         head = self._http.head(method, target, headers, len(body))
         started = perf_counter()
-        outcome = "connection"
+        outcome, is_connections_fault = "connection", True
         try:
             raw = await self._http.exchange(head, body, keep_body=method == b"GET")
-            response = parse_response(raw)
-            fine = response.taken
-            if fine:
+            response = parse_response(raw, forwarded=self._http.forwarded)
+            if response.taken:
                 self.credentials.accepted(headers)
-            elif response.status in _UNAUTHORIZED:
+            elif response.status in _UNAUTHORIZED and not response.from_proxy:
                 self.credentials.refused(headers)
-            fine = fine or expected(response)
-            outcome = "ok" if fine else decide(response).outcome
-        except TimeoutError as late:
+            if response.taken or expected(response):
+                outcome, is_connections_fault = "ok", False
+            else:
+                decision = decide(response)
+                outcome = decision.outcome
+                is_connections_fault = not (decision.about_content or decision.retry_after)
+        except TimeoutError:
             outcome = "timeout"
-            connected = not isinstance(late, ConnectTimeout)
-            raise Unavailable("timed out", reached=connected) from None
+            raise Unavailable("timed out") from None
         except NoResponse as failure:
+            outcome = "timeout" if failure.late else "connection"
             raise Unavailable(str(failure), reached=not failure.outage) from None
         finally:
+            if is_connections_fault:
+                # The name may mean another server by now, so the next request looks it up again.
+                self._http.distrust()
             self._requested(outcome, perf_counter() - started, len(body))
         return response
 

@@ -127,6 +127,15 @@ class LaneMetrics:
         for span in batch:
             self._note((now, span.id, "not accepted", self.sink, text, span.account))
 
+    def unreachable(self, text: str, now: float) -> None:
+        """The upstream can't be reached, before anything was sent to it."""
+        self.failure = Failure("connection", text, now)
+        self._log.warning("upstream_unreachable", error=text)
+
+    def reachable(self, steps: Sequence[str]) -> None:
+        """The upstream can be reached, before anything was sent to it, in these steps."""
+        self._log.info("upstream_reachable", steps=steps)
+
     def dead_lettered(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:
         """The lane gave up on these writes: count and log them, here and nowhere else."""
         self.accounting.dead_lettered[reason] += len(spans)

@@ -10,6 +10,7 @@ from enum import StrEnum
 class SinkState(StrEnum):
     """The state of an upstream, as operators see it."""
 
+    NOT_ASKED = "not_asked"  # nothing has been sent to it yet
     UP = "up"
     THROTTLED = "throttled"  # it asked for a pause with Retry-After
     DOWN = "down"  # it does not respond, or does not respond like the API we expect

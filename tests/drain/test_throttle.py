@@ -19,7 +19,7 @@ from tests.drain.test_settlement import GONE, HTTP_429, REFUSED, fail, sent, wai
 
 INITIAL_S, MAX_S = 0.5, 30.0
 PROBE = Grant(1, is_probe=True)
-HELD = [state for state in SinkState if state is not SinkState.UP]
+HELD = [state for state in SinkState if state not in (SinkState.NOT_ASKED, SinkState.UP)]
 each_jitter = pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
 
 

@@ -17,12 +17,16 @@ import structlog
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import Answer
-from sidecar.http.dialer import LOOKUP_S, Dialer
+from sidecar.network.resolver import LOOKUP_S, Resolver
 from sidecar.process.exit_report import ExitReport
+from sidecar.process.watched_files import WatchedFiles
 from sidecar.sinks.dead_letters import LIMIT_S, DeadLetters
-from sidecar.sinks.key_file import KeyFile
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.faults import World, end, fast, fast_loop, ids_in, now, span, start, world
+from tests.support.tls import Authority, Relay, authority
+from tests.support.world import running_app
+
+__all__ = ["authority"]
 
 GRACE_S = 10.0
 # What a stop may take after the grace period.
@@ -106,7 +110,7 @@ async def test_a_key_file_that_hangs(stuck: Stuck, tmp_path: Path) -> None:
     """The last key stays in use, and housekeeping goes on; a new one is used once it is read."""
     file = tmp_path / "key"
     file.write_text("one", encoding="utf-8")
-    stuck.in_(KeyFile, "read")
+    stuck.in_(WatchedFiles, "read")
     keys = {"one"}
     async with world(sgp__api_key="", sgp__api_key_file=file, shutdown__grace_s=GRACE_S) as w:
         w.sgp.rule = lambda request: None if request.headers["x-api-key"] in keys else 401
@@ -127,6 +131,25 @@ async def test_a_key_file_that_hangs(stuck: Stuck, tmp_path: Path) -> None:
         assert w.app.operations.status.history(0)["next"] >= ticked + 3
         stuck.answer()
         await w.finish()
+
+
+@fast
+async def test_certificates_that_hang_at_the_start(stuck: Stuck, authority: Authority) -> None:
+    """Events are accepted meanwhile; they are delivered once the files could be read."""
+    stuck.in_(WatchedFiles, "read")
+    stuck.hang()
+    async with AgentexStandIn() as agentex, Relay(authority)(agentex) as port:
+        environ = {"AGENTEX_BASE_URL": f"https://localhost:{port}"}
+        async with running_app(environ, agentex__ca_file=authority.path) as app:
+            await app.post(end(span("s")))
+            await asyncio.sleep(5.0)
+            lane = app.app.status()["sinks"]["agentex"]
+            assert (lane["state"], lane["depth"]) == ("down", 1)
+            assert lane["last_error"]["text"] == "the files with the certificates can't be read"
+            assert app.app.shutdown.stalls()["disk"] == 1
+            stuck.answer()
+            await asyncio.sleep(60.0)
+            assert set(agentex.spans) == {"s"}
 
 
 class NamedAgentex(AgentexStandIn):
@@ -171,7 +194,9 @@ async def test_a_lookup_that_hangs(
         await w.post(end(span("a")))
         await asyncio.sleep(LOOKUP_S + 1.0)
         assert (w.lane(upstream)["state"], w.lane(upstream)["depth"]) == ("down", 1)
-        assert w.lane(upstream)["last_error"]["text"] == "the DNS lookup timed out"
+        assert (
+            w.lane(upstream)["last_error"]["text"] == f"the DNS lookup of {upstream}.test timed out"
+        )
         assert (w.lane(other)["state"], w.lane(other)["depth"]) == ("up", 0)
         assert w.app.shutdown.stalls()["dns"] == 1
         stuck.answer()
@@ -181,7 +206,7 @@ async def test_a_lookup_that_hangs(
 @fast
 async def test_a_lookup_hangs_while_the_process_ends(stuck: Stuck) -> None:
     """The last line says what hangs; what could not be sent is a dead letter."""
-    stuck.in_(Dialer, "_addresses")
+    stuck.in_(Resolver, "_look_up_all")
     stuck.hang()
     async with world(NamedAgentex(), shutdown__grace_s=GRACE_S) as w:
         await w.post(end(span("a")))

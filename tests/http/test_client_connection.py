@@ -7,7 +7,6 @@ import pytest
 from sidecar import __version__
 from sidecar.credentials import Credentials, Secret
 from sidecar.http import client_connection
-from sidecar.http.client import HttpClient
 from sidecar.http.client_connection import (
     MAX_ASKED_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -20,9 +19,9 @@ from tests.support.hostile_responses import RESPONSES as HOSTILE
 from tests.support.upstream_connection import (
     DONE,
     OK,
-    TIMEOUT_S,
     AcceptedConnection,
     new_client,
+    new_http_client,
     on_both_loops,
     raw_upstream,
 )
@@ -87,7 +86,7 @@ async def test_a_new_credential_is_in_the_next_request() -> None:
     """The client does not keep sending its cached headers after the credential changes."""
     async with raw_upstream() as upstream:
         credentials = Credentials({"key": Secret("")}, key_header="key", relay=True, required=False)
-        http = HttpClient(upstream.url, timeout_s=TIMEOUT_S, max_requests=1)
+        http = new_http_client(upstream.url, max_requests=1)
         client = UpstreamClient(http, credentials, lambda *_: None)
         seen: list[bytes] = []
         accepted: AcceptedConnection | None = None

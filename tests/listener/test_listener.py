@@ -144,16 +144,44 @@ async def test_405(app: Running, method: str, path: str, allowed: str) -> None:
 HOSTS = [
     (b"localhost", 202),
     (b"localhost:8318", 202),
+    (b"localhost.", 202),
+    (b"LocalHost", 202),
+    (b"x.localhost:8318", 202),
     (b"127.0.0.1:8318", 202),
+    (b"127.0.0.1:", 202),
     (b"127.1.2.3", 202),
+    (b"127.1", 202),
     (b"[::1]:8318", 202),
+    (b"[0::1]", 202),
     (b"evil.example", 403),
     (b"evil.example:8318", 403),
     (b"localhost.evil.example", 403),
+    (b"notlocalhost", 403),
     (b"10.0.0.1", 403),
+    (b"0.0.0.0", 403),
     (b"[::2]", 403),
-    (b"LocalHost", 202),
+    (b"::1", 403),
     (b"127.evil.example", 403),
+    (b"127.0.0.1 evil.example", 403),
+    (b"localhost@evil.example", 403),
+    (b"localhost:8318:80", 403),
+    (b"\xff", 403),
+    (b"", 403),
+]
+ALLOWED = [
+    (b"agents.example.svc", 202),
+    (b"agents.example.svc:8318", 202),
+    (b"AGENTS.Example.svc.:80", 202),
+    (b"10.0.0.1:8318", 202),
+    (b"[fd00::1]", 202),
+    (b"[FD00:0::1]:8318", 202),
+    (b"[fd00::2]:8318", 202),
+    (b"xn--bcher-kva.example", 202),
+    (b"localhost", 202),
+    (b"x.agents.example.svc", 403),
+    (b"agents.example.svc.evil.example", 403),
+    (b"example.svc", 403),
+    (b"10.0.0.2", 403),
 ]
 
 
@@ -162,7 +190,29 @@ async def test_403_for_another_host(app: Running, host: bytes, status: int) -> N
     """Only loopback hosts are accepted, so a web page can't get in by DNS rebinding."""
     got, body = await app.raw(post(b"Host: " + host))
     assert got == status
-    assert status == 202 or "error" in orjson.loads(body)
+    if status == 403:
+        error = orjson.loads(body)["error"]
+        assert "add the name to listener.allowed_hosts" in error
+        assert "evil" not in error
+
+
+async def test_allowed_hosts() -> None:
+    """So are the names and addresses of `listener.allowed_hosts`, in any case, with any port."""
+    names = "Agents.example.svc., 10.0.0.1, fd00:0::1, [fd00::2], bücher.example"
+    async with running_app(listener__allowed_hosts=names) as app:
+        got = [(host, (await app.raw(post(b"Host: " + host)))[0]) for host, _ in ALLOWED]
+        # A host that was accepted is remembered as it was written: again, in the same order.
+        again = [(host, (await app.raw(post(b"Host: " + host)))[0]) for host, _ in ALLOWED]
+        page = post(b"Host: agents.example.svc", b"Origin: http://agents.example.svc:8318")
+        assert (await app.raw(page))[0] == 403
+    assert got == again == ALLOWED
+
+
+async def test_the_address_that_is_listened_on_is_a_host() -> None:
+    """`listener.hosts` need not be repeated in `listener.allowed_hosts`."""
+    async with running_app(listener__hosts="0.0.0.0") as app:
+        assert (await app.raw(post(b"Host: 0.0.0.0:8318")))[0] == 202
+        assert (await app.raw(post(b"Host: 10.0.0.1:8318")))[0] == 403
 
 
 async def test_http_1_0_without_a_host(app: Running) -> None:
@@ -173,9 +223,11 @@ async def test_http_1_0_without_a_host(app: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/spans", "/readyz", "/x"])
 async def test_403_for_web_pages(app: Running, path: str) -> None:
-    """A request with an `Origin` gets 403 on every path."""
+    """A request with an `Origin` gets 403 on every path, which no setting changes."""
     reply = await app.request("POST", path, headers={"Origin": app.url}, data=EVENT)
     assert reply.status == 403
+    assert "Origin" in reply.body["error"]
+    assert "listener." not in reply.body["error"]
     assert app.app.accounting.received == 0
 
 

@@ -17,7 +17,7 @@ from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.spans.span import Lanes, SdkFields
 from tests.support.faults import Json
 from tests.support.spans import make_span
-from tests.support.world import running_app
+from tests.support.world import running_app, upstream
 
 ERROR = Refused("HTTP 422", 422)
 
@@ -55,6 +55,15 @@ async def test_through_a_running_sidecar(letters: Path) -> None:
             done = await replay.through(str(letters), "sgp", app.url)
             assert dict(+done) == {"accepted": 1, "skipped": 1}
         assert set(agentex.spans) == {"a"}
+
+
+@pytest.mark.parametrize("end", ["", "/below", "/below/"])
+async def test_through_a_sidecar_below_a_path(letters: Path, end: str) -> None:
+    """The routes are below the path of `--to`, with or without a slash at its end."""
+    async with upstream() as sidecar:
+        done = await replay.through(str(letters), "agentex", sidecar.url + end)
+        paths = [request.path for request in sidecar.requests]
+    assert (dict(+done), paths) == ({"accepted": 1}, [f"{end.rstrip('/')}/v1/spans"])
 
 
 async def test_a_letter_is_sent_by_its_original_route(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sidecar.credentials import Credentials, Secret
 from sidecar.http.client import HttpClient
 from sidecar.http.client_connection import RawResponse
-from sidecar.http.dialer import Dialer
-from sidecar.http.failures import ConnectTimeout, NoResponse
+from sidecar.http.failures import NoResponse
+from sidecar.network.dialer import Dialer
 from sidecar.sinks import SinkError, Unauthorized, Unavailable
 from sidecar.sinks.http import (
     MAX_BODY_BYTES,
@@ -25,6 +25,7 @@ from sidecar.sinks.http import (
     parse_response,
     retry_after_seconds,
 )
+from tests.support.upstream_connection import new_dialer, new_http_client
 
 EXISTS = b'{"message":"Item already exists"}'
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -204,7 +205,9 @@ class ScriptedHttp(HttpClient):
     """An HTTP client whose exchange ends as the test says."""
 
     def __init__(self, ending: RawResponse | Exception) -> None:
-        super().__init__("http://127.0.0.1:9", timeout_s=1.0, max_requests=1)
+        super().__init__(
+            new_dialer("http://127.0.0.1:9"), timeout_s=1.0, max_requests=1, max_age_s=300.0
+        )
         self._ending = ending
 
     async def exchange(self, head: bytes, body: bytes, *, keep_body: bool = False) -> RawResponse:
@@ -263,9 +266,9 @@ async def test_an_expected_error_is_counted_as_ok(
     ("failure", "outcome", "reached"),
     [
         (TimeoutError(), "timeout", True),
-        (ConnectTimeout(), "timeout", False),
+        (NoResponse("timed out", outage=True, late=True), "timeout", False),
         (NoResponse("connection ended"), "connection", True),
-        (NoResponse("ConnectionRefusedError", outage=True), "connection", False),
+        (NoResponse("h:1 refuses connections", outage=True), "connection", False),
     ],
 )
 async def test_a_request_without_a_response(
@@ -285,7 +288,7 @@ async def test_a_connection_that_times_out_reaches_nobody(monkeypatch: pytest.Mo
         raise TimeoutError
 
     monkeypatch.setattr(Dialer, "dial", dial)
-    http = HttpClient("http://127.0.0.1:9", timeout_s=1.0, max_requests=1)
+    http = new_http_client("http://127.0.0.1:9", timeout_s=1.0, max_requests=1)
     client = UpstreamClient(http, NO_KEY, lambda *_: None)
     with pytest.raises(Unavailable) as failed:
         await client.request(b"POST", client.target("/x"), b"")

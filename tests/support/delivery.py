@@ -27,7 +27,6 @@ from sidecar.lanes import LANE_SHARE
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.refusals import Limits
 from sidecar.listener.routes.ingest import IngestRoute
-from sidecar.process.blocking import BlockingThread
 from sidecar.queue.admission import Admission, QueueFull
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.room import SPARE
@@ -43,6 +42,7 @@ from sidecar.spool.sqlite_file import SpoolFile
 from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
 from sidecar.telemetry.metrics import IntakeMetrics, LaneMetrics
 from sidecar.telemetry.recent import Recent
+from tests.support.upstream_connection import new_dialer
 from tests.support.virtual_time import VirtualTimeLoop
 
 _T = TypeVar("_T")
@@ -142,6 +142,10 @@ class Upstream:
     def __repr__(self) -> str:
         return self.name
 
+    async def try_out(self) -> bool:
+        """Nothing is tried out here."""
+        return True
+
     def stopping(self) -> None:
         """Open writes have their `data` from now on."""
         self.stopped = True
@@ -231,6 +235,10 @@ class AccountSink:
         self.name, self.max_batch = self.upstream.name, self.upstream.max_batch
         self.max_batch_bytes = self.upstream.max_batch_bytes
         self.data_follows = self.upstream.data_follows
+
+    async def try_out(self) -> bool:
+        """Nothing is tried out here."""
+        return True
 
     def stopping(self) -> None:
         """Open writes have their `data` from now on."""
@@ -420,7 +428,13 @@ class Process:
         share = int(MAX_BYTES * LANE_SHARE) if self.file is not None else 0
         build = partial(self._branch, number, upstream, metrics)
         lane = RecordingLane(
-            1 << number, metrics, share, build, key_file=KeyFile(""), one_branch=not upstream.keys
+            1 << number,
+            metrics,
+            share,
+            build,
+            key_file=KeyFile(""),
+            dialer=new_dialer("http://127.0.0.1:9"),
+            one_branch=not upstream.keys,
         )
         lane.upstream = upstream
         if upstream.keys:
@@ -449,8 +463,7 @@ class Process:
             linger_s=0.1 if number else 0.0,
             dead_letter=upstream.note_dead,
         )
-        resolver = BlockingThread("no lookup")
-        return Branch(account, sink, credentials, queue, throttle, drain, resolver)
+        return Branch(account, sink, credentials, queue, throttle, drain)
 
     def post(self, spans: Span | Sequence[Span], accepted: Callable[[int], None]) -> None:
         """Pass the events of a request on as the listener does.

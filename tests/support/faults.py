@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -307,11 +307,12 @@ async def world(
     sgp: SgpStandIn | None = None,
     *,
     without: tuple[str, ...] = (),
+    variables: Mapping[str, str] | None = None,
     **settings: object,
 ) -> AsyncIterator[World]:
     """Run a sidecar and its upstreams; `settings` are keys such as `queue__start_hold_s`.
 
-    `without` names variables that the pod does not have.
+    `without` names variables that the pod does not have, `variables` are others that it has.
     """
     with tempfile.TemporaryDirectory() as folder:
         letters = Path(folder) / "letters.jsonl"
@@ -324,6 +325,7 @@ async def world(
                 "SGP_ACCOUNT_ID": "account",
             }
             environ = {name: text for name, text in environ.items() if name not in without}
+            environ |= variables or {}
             settings.setdefault("dead_letters__path", letters)
             async with running_app(environ, **settings) as running:
                 yield World(running, one, many, letters)

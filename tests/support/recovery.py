@@ -147,6 +147,10 @@ class LaneSink:
         """Make one request."""
         await self._upstream.request()
 
+    async def try_out(self) -> bool:
+        """Nothing is tried out here."""
+        return True
+
     def stopping(self) -> None:
         """Nothing changes."""
 

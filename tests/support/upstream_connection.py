@@ -16,8 +16,10 @@ import uvloop
 from sidecar.credentials import Credentials, Secret
 from sidecar.http.client import HttpClient
 from sidecar.http.client_connection import RawResponse
-from sidecar.http.dialer import tls_context
-from sidecar.process.addresses import bracketed
+from sidecar.network.certificates import CertificateFiles, Certificates
+from sidecar.network.dialer import Dialer
+from sidecar.network.proxies import Proxy
+from sidecar.process.addresses import bracketed, parse_base_url
 from sidecar.sinks.http import Response, UpstreamClient
 
 P = ParamSpec("P")
@@ -43,7 +45,7 @@ def on_both_loops(story: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, 
         new_loop: Any = kwargs.pop("new_loop")
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(within_deadline())
-        assert bugs == []  # each would end the app
+        assert bugs == [], bugs  # each would end the app
 
     signature = inspect.signature(story)
     new_loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
@@ -143,12 +145,36 @@ class RawUpstream:
         return connection
 
 
+def new_dialer(
+    url: str, files: CertificateFiles | None = None, proxy: Proxy | None = None
+) -> Dialer:
+    """What reaches `url`, with its certificates already read."""
+    parsed = parse_base_url(url)
+    secure = parsed.scheme == "https"
+    certificates = Certificates("test", files or CertificateFiles(), secure=secure)
+    if secure:
+        certificates._watched.read()
+    return Dialer(parsed, certificates, proxy)
+
+
+def new_http_client(
+    url: str | Dialer,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    max_requests: int = 4,
+    max_age_s: float = 300.0,
+) -> HttpClient:
+    """A client for a URL, or for what a dialer reaches."""
+    dialer = new_dialer(url) if isinstance(url, str) else url
+    return HttpClient(dialer, timeout_s=timeout_s, max_requests=max_requests, max_age_s=max_age_s)
+
+
 def new_client(
-    url: str, outcomes: list[str], max_requests: int = 4, **headers: str
+    url: str | Dialer, outcomes: list[str], max_requests: int = 4, **headers: str
 ) -> UpstreamClient:
     """A client with `headers` as its credentials."""
     return UpstreamClient(
-        HttpClient(url, tls=tls_context(url), timeout_s=TIMEOUT_S, max_requests=max_requests),
+        new_http_client(url, max_requests=max_requests),
         Credentials(
             {name: Secret(value) for name, value in headers.items()},
             key_header="key",

@@ -163,8 +163,9 @@ class Chart {
   outages(left) {
     const states = past.series[this.state] ?? [];
     return states.flatMap((state, i) => {
-      if (!state) return [];
-      const kind = past.states[state] === "throttled" ? "paused" : "away";
+      const name = past.states[state] ?? "up";
+      if (name === "up" || name === "not_asked") return [];
+      const kind = name === "throttled" ? "paused" : "away";
       return [el("rect", { class: kind, x: left + i - 0.5, y: HEIGHT, width: 1, height: 8 })];
     });
   }

@@ -5,7 +5,7 @@
 const POLL_MS = 500;
 const TIMEOUT_MS = 4000;
 const NAMES = { agentex: "Agentex", sgp: "SGP" };
-const LEVELS = { up: "ok", throttled: "warn", down: "bad", unauthorized: "bad", braked: "bad" };
+const LEVELS = { not_asked: "ok", up: "ok", throttled: "warn", down: "bad", unauthorized: "bad", braked: "bad" };
 const byId = (id) => document.getElementById(id);
 
 let view = null; // the widgets built for this run of the process
@@ -15,6 +15,8 @@ let announced = "";
 
 const reasons = (counts) => Object.entries(counts).filter(([, number]) => number)
   .map(([reason, number]) => `${count(number)} ${reason.replaceAll("_", " ")}`).join(", ");
+
+const stateOf = (of) => (of.has_credential ? of.state.replace("not_asked", "not asked yet") : "no credential");
 
 class Lane {
   constructor(sink) {
@@ -34,7 +36,7 @@ class Lane {
   }
 
   show(lane, eventsPerS) {
-    const notUp = lane.state !== "up";
+    const notUp = !["up", "not_asked"].includes(lane.state);
     setText(this.queue.number, count(lane.depth));
     this.queue.terms.show({ oldest: lane.depth ? time(lane.oldest_write_age_s) : "–", disk: count(lane.on_disk) });
     this.queue.flows(eventsPerS > 0);
@@ -49,7 +51,7 @@ class Lane {
     const level = lane.has_credential ? LEVELS[lane.state] : "bad";
     setAttr(this.state, "data-level", level);
     setAttr(this.upstream.root, "data-level", level);
-    setText(this.state, lane.has_credential ? lane.state : "no credential");
+    setText(this.state, stateOf(lane));
     const ms = (seconds) => (seconds === null ? "–" : time(seconds));
     this.upstream.terms.show({ took: ms(lane.request_p50_s), slow: ms(lane.request_p95_s), delay: ms(lane.delay_p95_s), failed: `${rate(lane.failed_requests_per_s)}/s` });
     const error = lane.last_error;
@@ -65,7 +67,7 @@ class Lane {
     accounts.forEach(({ id, state, depth, has_credential: hasKey }, i) => {
       const item = this.accounts.children[i];
       setAttr(item, "data-level", hasKey ? LEVELS[state] : "bad");
-      setText(item, `account ${id ?? "–"}: ${hasKey ? state : "no credential"}, ${count(depth)} waiting`);
+      setText(item, `account ${id ?? "–"}: ${stateOf({ state, has_credential: hasKey })}, ${count(depth)} waiting`);
     });
   }
 }
