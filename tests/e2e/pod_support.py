@@ -6,8 +6,10 @@ The containers share a network that has only loopback. Needs root.
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import trustme
 
 from tests.e2e import image_support as images
 from tests.e2e import parts
@@ -41,6 +45,9 @@ _VALUES = {
         "mode": "container",
         "image": {"repository": images.IMAGE, "tag": TAG, "pullPolicy": "Never"},
         "spool": {"enabled": True},
+        "certificates": {
+            "agentex": {"ca": {"configMapName": "authorities"}, "client": {"secretName": "client"}}
+        },
         "resources": {"limits": {"memory": f"{LIMIT_MIB}Mi"}},
     },
 }
@@ -112,11 +119,41 @@ def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
     return admitted
 
 
-def _for_podman(pod: Json, name: str) -> Json:
+def _files() -> dict[str, dict[str, bytes]]:
+    """Return the contents of the ConfigMap and of the Secret with certificates, by name."""
+    authority = trustme.CA()
+    client = authority.issue_cert("sidecar.internal")
+    return {
+        "authorities": {"ca.crt": authority.cert_pem.bytes()},
+        "client": {
+            "tls.crt": client.cert_chain_pems[0].bytes(),
+            "tls.key": client.private_key_pem.bytes(),
+        },
+    }
+
+
+def _write(projected: Json, folder: Path) -> None:
+    """Write the files of a projected volume as the kubelet does: as root, behind a symlink."""
+    sources, first = _files(), folder / "..first"
+    for source in projected["sources"]:
+        ((_, reference),) = source.items()
+        for item in reference["items"]:
+            path = first / item["path"]
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            path.write_bytes(sources[reference["name"]][item["key"]])
+            path.chmod(projected["defaultMode"])
+            if not (link := folder / path.parent.name).is_symlink():
+                link.symlink_to(Path("..data") / path.parent.name)
+    (folder / "..data").symlink_to(first.name)
+    folder.chmod(0o755)
+
+
+def _for_podman(pod: Json, name: str, folder: Path) -> Json:
     """Return the pod without what needs a network or a kubelet, under names of its own.
 
     Podman would publish the ports, which needs a bridge; it names the emptyDir's volume globally,
-    for all pods; and it runs probes with systemd timers.
+    for all pods; it runs probes with systemd timers; and it knows no projected volumes, whose files
+    are in `folder` instead.
     """
     pod["metadata"] = {"name": name, "labels": pod["metadata"]["labels"]}
     sidecar = sidecar_of(pod)
@@ -125,6 +162,9 @@ def _for_podman(pod: Json, name: str) -> Json:
     for holder in (*sidecar["volumeMounts"], *pod["spec"]["volumes"]):
         if holder["name"] == SIDECAR:
             holder["name"] = name
+        if "projected" in holder:
+            _write(holder.pop("projected"), folder)
+            holder["hostPath"] = {"path": str(folder), "type": "Directory"}
     return pod
 
 
@@ -211,8 +251,9 @@ def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator
     _ready()
     name = f"trace-sidecar-{uuid.uuid4().hex[:8]}"
     pod = Pod(name)
-    text = json.dumps(_for_podman(_rendered(agent, latency_ms), name))
+    folder = Path(tempfile.mkdtemp())
     try:
+        text = json.dumps(_for_podman(_rendered(agent, latency_ms), name, folder))
         # A container that runs out of memory leaves a file in the working folder.
         play = ("podman", "play", "kube", "--network=none", "-")
         done = images.attempt(*play, input=text, cwd=parts.CACHE)
@@ -226,6 +267,7 @@ def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator
         images.attempt("podman", "unpause", pod.container(STAND_INS))
         images.attempt("podman", "pod", "rm", "--force", "--time=0", name)
         images.attempt("podman", "volume", "rm", "--force", name)
+        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from tests.support.helm import OPTED_IN
 URL = "http://127.0.0.1:8318"
 SGP = "SGP_CLIENT_BASE_URL"
 OPTED_OUT = {"trace-sidecar/inject": "false"}
+NO_PROXY = "NO_PROXY"
+LOOPBACK = "127.0.0.1,localhost,::1"
 GRACE_S = 45
 # Every value that changes a pod, with text that is awkward to quote in CEL, JSON and YAML.
 EVERYTHING: Json = {
@@ -36,6 +38,10 @@ EVERYTHING: Json = {
         "spool": {"enabled": True, "maxBytes": "64MiB"},
         "deadLetters": {"enabled": True},
         "credentials": {"secretName": "trace-sidecar"},
+        "certificates": {
+            "agentex": {"ca": {"configMapName": "ca"}, "client": {"secretName": "client"}},
+            "sgp": {"ca": {"secretName": "ca", "key": ".a_B-9"}},
+        },
         "config": {
             "sgp": {"relay": True},
             "queue": {"start_hold_s": 0.5},
@@ -121,13 +127,14 @@ def with_sidecar(spec: Json, library: Json, values: Json) -> Json:
     wants = values.get("injection", {})
     if wants.get("setSgpClientBaseUrl"):
         for container in spec["containers"]:
-            container.setdefault("env", []).append({"name": SGP, "value": URL})
+            added = [{"name": SGP, "value": URL}, {"name": NO_PROXY, "value": LOOPBACK}]
+            container["env"] = container.get("env", []) + added
     grace = max(spec["terminationGracePeriodSeconds"], wants.get("minGracePeriodSeconds", 0))
     spec["terminationGracePeriodSeconds"] = grace
     for name in wants.get("imagePullSecrets", []):
         spec.setdefault("imagePullSecrets", []).append({"name": name})
     for key in ("initContainers", "containers", "volumes"):
-        added = [item for item in library.get(key, []) if item["name"] == SIDECAR]
+        added = [item for item in library.get(key, []) if item["name"].startswith(SIDECAR)]
         if added:
             spec[key] = spec.get(key, []) + added
     return spec
@@ -205,7 +212,7 @@ def test_beside_other_policies(release: Release, server: Cluster, name: str) -> 
     poll("the other policy is gone", lambda: both() is None or None)
     assert len(sidecars(pod)) == 1
     (first, *_) = pod["spec"]["containers"]
-    assert first["env"] == [{"name": SGP, "value": URL}]
+    assert first["env"] == [{"name": SGP, "value": URL}, {"name": NO_PROXY, "value": LOOPBACK}]
 
 
 def test_restricted_namespaces(release: Release) -> None:
@@ -226,9 +233,10 @@ def test_restricted_namespaces(release: Release) -> None:
     "spec",
     [
         {"volumes": [{"name": SIDECAR, "emptyDir": {}}]},
+        {"volumes": [{"name": f"{SIDECAR}-certificates", "emptyDir": {}}]},
         {"resources": {"requests": {"memory": "64Mi"}}},
     ],
-    ids=["volume", "resources"],
+    ids=["volume", "other volume", "resources"],
 )
 def test_pods_that_would_become_invalid(release: Release, spec: Json) -> None:
     """A pod that the sidecar would make invalid is admitted without it, with a warning."""

@@ -18,22 +18,33 @@ GRACE_S = 60
 PULL = ["registry", "mirror"]
 OWN = {"name": "AGENT_NAME", "value": "fixed"}
 TAKEN = {"AGENTEX_BASE_URL", SGP, "SGP_API_KEY", "AGENT_ID"}
+NO_PROXY = ("NO_PROXY", "no_proxy")
+PROXIES = {"HTTPS_PROXY", *NO_PROXY}
+LOOPBACK = ["127.0.0.1", "localhost", "::1"]
+VOLUMES = (SIDECAR, f"{SIDECAR}-certificates")
 VALUES: Json = {
     "injection": {
         "agentContainers": AGENTS,
-        "copyEnv": [*sorted(TAKEN), OWN["name"]],
+        "copyEnv": [*sorted(TAKEN | PROXIES), OWN["name"]],
         "setSgpClientBaseUrl": True,
         "minGracePeriodSeconds": GRACE_S,
         "imagePullSecrets": PULL,
     },
-    "sidecar": {"spool": {"enabled": True}, "env": [OWN]},
+    "sidecar": {
+        "spool": {"enabled": True},
+        "certificates": {"sgp": {"ca": {"secretName": "ca"}, "client": {"secretName": "ca"}}},
+        "env": [OWN],
+    },
 }
 
 names = st.sampled_from([*sorted(TAKEN), OWN["name"], "OTHER"])
+names |= st.sampled_from([*sorted(PROXIES)])
 texts = st.sampled_from(["", "x", "https://sgp.example", "$(OTHER)", "a$(B)c", URL, f"{URL}/v5"])
 texts |= st.sampled_from(
     [f"{URL}0", "http://[::1]:8318", " HTTPS://a@localhost:8318?b", "é\"'\\\n{}"]
 )
+texts |= st.sampled_from(["*", "a,*", " ,", ",".join(LOOPBACK), " localhost ,b", "127.0.0.10"])
+texts |= st.sampled_from(["proxy:1", "HTTP://u:p@proxy:1", "socks5h://proxy:1", "$$(A),::1 "])
 secrets = st.fixed_dictionaries({"name": st.just("s"), "key": st.sampled_from(["k", "l"])})
 fields: st.SearchStrategy[Json] = st.just({"fieldRef": {"fieldPath": "metadata.name"}})
 sources = fields | secrets.map(lambda secret: {"secretKeyRef": secret})
@@ -45,7 +56,10 @@ def containers(*choices: str, least: int) -> st.SearchStrategy[list[Json]]:
     """Generate lists of containers with distinct names from `choices`, some with variables."""
     one = st.fixed_dictionaries(
         {"name": st.sampled_from(choices), "image": st.just("image:1")},
-        optional={"env": st.lists(variables, max_size=6)},
+        optional={
+            "env": st.lists(variables, max_size=6),
+            "envFrom": st.just([{"secretRef": {"name": "s"}}]),
+        },
     )
     return st.lists(one, min_size=least, max_size=3, unique_by=lambda item: str(item["name"]))
 
@@ -63,31 +77,72 @@ specs = st.fixed_dictionaries(
 )
 
 
-def taken(entry: Json) -> bool:
-    """Whether this variable of the agent's first container is copied to the sidecar."""
+def copied(env: list[Json]) -> list[Json]:
+    """Return the variables of the agent's first container that the sidecar gets."""
+    together = not any(unusable(entry) for entry in env if entry["name"] in PROXIES)
+    return [entry for entry in env if taken(entry, TAKEN | PROXIES if together else TAKEN)]
+
+
+def unusable(entry: Json) -> bool:
+    """Whether this variable of a proxy keeps all of them from being copied."""
+    value = entry.get("value", "")
+    other = re.match(r"(?!\s*http://).*://", value, re.IGNORECASE)
+    return "$(" in value or bool(entry["name"] not in NO_PROXY and other)
+
+
+def taken(entry: Json, names: set[str]) -> bool:
+    """Whether this variable, if it is one of `names`, is copied."""
     value = entry.get("value", "")
     itself = re.match(
         r"\s*https?://(.*@)?(127\.0\.0\.1|localhost|\[::1\]):8318(\D|$)", value, re.IGNORECASE
     )
-    return entry["name"] in TAKEN and "$(" not in value and not itself
+    return entry["name"] in names and "$(" not in value and not itself
 
 
-def injected(spec: Json, sidecar: Json, volume: Json) -> Json:
+def exempt(container: Json) -> None:
+    """Keep the container's posts for the sidecar from its proxy."""
+    env = container["env"]
+    for name in NO_PROXY:
+        names = [entry["name"] for entry in env]
+        if name not in names:
+            if name == "NO_PROXY":
+                new = "no_proxy" not in names
+            else:
+                new = "envFrom" in container and {"name": "NO_PROXY", "value": "*"} not in env
+            if not new:
+                continue
+            unseen = "$(NO_PROXY),$(no_proxy)" if "envFrom" in container else ""
+            env.append({"name": name, "value": unseen})
+        at = max(number for number, entry in enumerate(env) if entry["name"] == name)
+        if "valueFrom" in env[at]:
+            kept = f"TRACE_SIDECAR_KEPT_{name}"
+            env[at : at + 1] = [env[at] | {"name": kept}, {"name": name, "value": f"$({kept})"}]
+            at += 1
+        value = env[at].get("value", "")
+        if value != "*":
+            hosts = [host.strip() for host in value.split(",")]
+            missing = [host for host in LOOPBACK if host not in hosts]
+            before = [value] if value.strip() else []
+            env[at] = {"name": name, "value": ",".join(before + missing)}
+
+
+def injected(spec: Json, sidecar: Json, volumes: list[Json]) -> Json:
     """Return a pod's spec after injection, according to the model."""
     spec, sidecar = deepcopy(spec), deepcopy(sidecar)
     agents = [container for container in spec["containers"] if container["name"] in AGENTS]
     if agents:
-        sidecar["env"] += [entry for entry in agents[0].get("env", []) if taken(entry)]
+        sidecar["env"] += copied(agents[0].get("env", []))
     for container in agents:
         env = container.setdefault("env", [])
         found = [number for number, entry in enumerate(env) if entry["name"] == SGP]
         at = found[-1] if found else len(env)
         env[at : at + 1] = [{"name": SGP, "value": URL}]
+        exempt(container)
     spec["initContainers"] = [*spec.get("initContainers", []), sidecar]
     has = [entry["name"] for entry in spec.get("imagePullSecrets", [])]
     pulls = [*has, *(name for name in PULL if name not in has)]
     spec["imagePullSecrets"] = [{"name": name} for name in pulls]
-    spec["volumes"] = [*spec.get("volumes", []), volume]
+    spec["volumes"] = [*spec.get("volumes", []), *volumes]
     spec["terminationGracePeriodSeconds"] = max(spec["terminationGracePeriodSeconds"], GRACE_S)
     return spec
 
@@ -105,7 +160,8 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
 def test_any_pod(release: Release, spec: Json) -> None:
     """Every pod that is admitted without the chart is admitted with it, and changed as modeled."""
     library = release.pod(agent())["spec"]
-    (volume,) = (item for item in library["volumes"] if item["name"] == SIDECAR)
+    volumes = [item for item in library["volumes"] if item["name"] in VOLUMES]
+    assert len(volumes) == len(VOLUMES)
     (sidecar,) = sidecars({"spec": library})
     plain = release.pod(agent(**spec), "elsewhere")["spec"]
-    assert release.pod(agent(**spec))["spec"] == injected(plain, sidecar, volume)
+    assert release.pod(agent(**spec))["spec"] == injected(plain, sidecar, volumes)

@@ -60,6 +60,7 @@ def test_the_address_in_the_agents(release: Release) -> None:
     wants = {"setSgpClientBaseUrl": True, "agentContainers": ["worker", "agent"]}
     release.install({"injection": wants})
     old, new = reference(SGP, "url"), {"name": SGP, "value": URL}
+    direct = {"name": "NO_PROXY", "value": "127.0.0.1,localhost,::1"}
     around = ({"name": "A", "value": "1"}, {"name": "B", "value": f"$({SGP})"})
     containers = [
         {"name": "proxy", "image": "proxy:1", "env": [old]},
@@ -68,7 +69,11 @@ def test_the_address_in_the_agents(release: Release) -> None:
     ]
     pod = release.pod(agent(containers=containers))
     proxy, first, worker = (container["env"] for container in pod["spec"]["containers"])
-    assert (proxy, first, worker) == ([old], [around[0], new, around[1]], [new])
+    assert (proxy, first, worker) == (
+        [old],
+        [around[0], new, around[1], direct],
+        [new, direct],
+    )
     assert sidecars(pod)[0]["env"][-1] == old
     others = agent(containers=[{"name": "proxy", "image": "proxy:1"}])
     assert "env" not in release.pod(others)["spec"]["containers"][0]

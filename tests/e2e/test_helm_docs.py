@@ -5,14 +5,17 @@ import re
 import shlex
 from pathlib import Path
 
+from sidecar.config import Config
 from sidecar.config_load import load
 from tests.support.helm import (
     CHART,
     LIBRARY,
     OPTED_IN,
     ROOT,
+    Json,
     admit,
     agent_pod,
+    consumer,
     documents,
     helm,
     judge,
@@ -23,6 +26,7 @@ from tests.support.helm import (
 )
 
 TEXT = (ROOT / "docs/deploy.md").read_text()
+PRIVATE = "A private CA, a client certificate, a proxy"
 
 
 def section(title: str) -> list[str]:
@@ -131,6 +135,70 @@ def test_flux(tmp_path: Path) -> None:
         {"name": "trace-sidecar", "newName": "registry.example/trace-sidecar"}
     ]
     assert len(renderer["kustomize"]["patches"]) == 1
+
+
+def network_of(pod: Json) -> Config:
+    """Return the sidecar's configuration, whose certificates the pod mounts, and no others."""
+    container = sidecar_of(pod)
+    settings = {entry["name"]: entry.get("value", "http://u:p@proxy") for entry in container["env"]}
+    config = load(None, settings)
+    (mount,) = container["volumeMounts"]
+    (volume,) = (item for item in pod["spec"]["volumes"] if item["name"] == mount["name"])
+    mounted: set[str] = set()
+    for source in volume["projected"]["sources"]:
+        ((kind, reference),) = source.items()
+        # All keys of a Secret of type kubernetes.io/tls that are not listed.
+        items = reference.get("items", [{"path": "tls.crt"}, {"path": "tls.key"}])
+        assert kind == "secret" or "items" in reference
+        mounted |= {f"{mount['mountPath']}/{item['path']}" for item in items}
+    assert mounted == {value for value in settings.values() if value.startswith("/")}
+    assert config.agentex.base_url.startswith("https://")
+    assert config.agentex.ca_file
+    assert config.agentex.client_cert_file
+    assert config.agentex.client_key_file
+    assert config.network.proxy.startswith("http://")
+    assert ".svc" in config.network.no_proxy
+    return config
+
+
+def test_a_private_network_by_injection() -> None:
+    """The recipe's values give injected pods certificates for both upstreams and a proxy."""
+    (values,) = documents(section(PRIVATE)[0])
+    (answer,) = admit(render(values=values), agent_pod())
+    assert judge("validate", objects=[answer["pod"]], version="1.36") == []
+    assert network_of(answer["pod"]).sgp.ca_file
+
+
+def test_a_private_network_in_a_chart_of_ones_own(tmp_path: Path) -> None:
+    """The same values work in the recipe of a chart of one's own, also with its own exceptions."""
+    (values,) = documents(section(PRIVATE)[0])
+    values["sidecar"]["agent"] = {"noProxy": "$(NO_PROXY)"}
+    deployment = section("Include it in your own chart")[1]
+    chart = consumer(tmp_path / "agent", {"deployment.yaml": deployment})
+    pod = only(render(chart=chart, values=values), "Deployment")["spec"]["template"]
+    assert network_of(pod).sgp.ca_file
+    (agent,) = pod["spec"]["containers"]
+    exceptions = {"name": "NO_PROXY", "value": "127.0.0.1,localhost,::1,$(NO_PROXY)"}
+    assert exceptions in agent["env"]
+
+
+def test_a_private_network_by_kustomize(tmp_path: Path) -> None:
+    """The recipe's patch gives the component's sidecar certificates and a proxy."""
+    (tmp_path / "base").mkdir()
+    agent = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "agent"},
+             "spec": {"template": {"spec": agent_pod()["spec"]}}}  # fmt: skip
+    (tmp_path / "base/agent.yaml").write_text(json.dumps(agent))
+    (tmp_path / "base/component").symlink_to(ROOT / "deploy/kustomize/component")
+    for folder, content in (
+        ("base", {"resources": ["agent.yaml"], "components": ["component"]}),
+        ("", {"resources": ["base"], "patches": [{"path": "patch.yaml"}]}),
+    ):
+        (tmp_path / folder / "kustomization.yaml").write_text(json.dumps(content))
+    (tmp_path / "patch.yaml").write_text(section(PRIVATE)[1])
+    (found,) = kustomize(tmp_path)
+    config = network_of(found["spec"]["template"])
+    assert config.listener.port == load(None, {}).listener.port
+    assert config.network.proxy == "http://proxy.internal:3128"
 
 
 def test_environments_yaml_points_at_the_sidecar() -> None:

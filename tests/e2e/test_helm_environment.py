@@ -56,7 +56,17 @@ def test_taking_over_counts_from_where_the_sidecar_is(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", [URL, "http://localhost:8318/", "https://[::1]:8318", " HTTP://a@LocalHost:8318?x"]
+    "url",
+    [
+        URL,
+        "http://localhost:8318/",
+        "https://[::1]:8318",
+        " HTTP://a@LocalHost:8318?x",
+        "http://127.0.0.2:8318",
+        "http://localhost.:8318",
+        "http://0.0.0.0:8318",
+        "http://[::]:8318",
+    ],
 )
 def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
     """A URL of the sidecar itself is not copied to the sidecar."""
@@ -64,6 +74,18 @@ def test_the_sidecar_is_never_its_own_upstream(url: str) -> None:
         load(None, {"SGP_CLIENT_BASE_URL": url})
     injected = one({}, with_env({"name": "SGP_CLIENT_BASE_URL", "value": url}))["pod"]
     assert "SGP_CLIENT_BASE_URL" not in [item["name"] for item in sidecar_of(injected)["env"]]
+
+
+def test_a_name_of_the_sidecar_is_not_its_upstream() -> None:
+    """A URL with a name by which agents may reach the sidecar is not copied, if it has its port."""
+    values = {"sidecar": {"config": {"listener": {"allowed_hosts": ["spans.x"]}}}}
+    for url, copied in (
+        ("http://Spans.x:8318/v5", False),
+        ("http://spansax:8318", True),
+        ("http://spans.x:83", True),
+    ):
+        entry = {"name": "AGENTEX_BASE_URL", "value": url}
+        assert (entry in sidecar_of(one(values, with_env(entry))["pod"])["env"]) == copied
 
 
 @pytest.mark.parametrize("url", ["http://localhost:83180", "http://sgp.example:8318"])
@@ -94,6 +116,7 @@ def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
     """Every container of the agent gets the sidecar's URL; the old one becomes the upstream."""
     real = {"name": "SGP_CLIENT_BASE_URL", "value": "https://sgp.example"}
     here = {"name": "SGP_CLIENT_BASE_URL", "value": URL}
+    direct = {"name": "NO_PROXY", "value": "127.0.0.1,localhost,::1"}
     other = {"name": "X", "value": "1"}
     pod = agent_pod(
         containers=[
@@ -105,7 +128,12 @@ def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
     )
     injected = one({"injection": {"setSgpClientBaseUrl": True}}, pod)["pod"]
     environments = [container["env"] for container in injected["spec"]["containers"]]
-    assert environments == [[other, here, other], [other, here], [here], [here]]
+    assert environments == [
+        [other, here, other, direct],
+        [other, here, direct],
+        [here, direct],
+        [here, direct],
+    ]
     assert real in sidecar_of(injected)["env"]
     passed_on = {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "true"}
     assert passed_on in sidecar_of(injected)["env"]

@@ -34,6 +34,10 @@ FULL = {
     "config": {"sgp": {"relay": True, "linger_s": 0.25}, "agentex": {"max_concurrency": 1000000}},
     "spool": {"enabled": True},
     "credentials": {"secretName": "sgp"},
+    "certificates": {
+        "agentex": {"ca": {"configMapName": "ca"}, "client": {"secretName": "client"}},
+        "sgp": {"ca": {"secretName": "1e3", "key": "0x1"}},
+    },
     "env": [
         {"name": "QUOTED", "value": 'a "quoted" \\ {path: x}, {{ no }} template, 5 < 6 & é 💡'},
         {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
@@ -113,10 +117,11 @@ def test_the_selector_narrows() -> None:
     assert ["initContainers" in answer["pod"]["spec"] for answer in answers] == [True, False, False]
 
 
-def test_a_pod_that_can_not_take_it_is_let_through_with_a_warning() -> None:
+@pytest.mark.parametrize("name", ["trace-sidecar", "trace-sidecar-certificates"])
+def test_a_pod_that_can_not_take_it_is_let_through_with_a_warning(name: str) -> None:
     """A pod with a volume of the same name is admitted without the sidecar, with a warning."""
-    pod = agent_pod(volumes=[{"name": "trace-sidecar", "emptyDir": {}}])
-    answer = one({"sidecar": {"spool": {"enabled": True}}}, pod)
+    pod = agent_pod(volumes=[{"name": name, "emptyDir": {}}])
+    answer = one({"sidecar": FULL}, pod)
     assert answer["pod"] == pod
     (warning,) = answer["warnings"]
     assert "trace-sidecar" in warning
@@ -171,7 +176,11 @@ def test_charts_of_ones_own_can_take_the_parts(tmp_path: Path) -> None:
     ]
     listing = "apiVersion: v1\nkind: List\nmetadata: {name: x}\nitems:\n" + "".join(includes)
     chart = consumer(tmp_path / "agent", {"list.yaml": listing})
-    (found,) = render(values={"sidecar": {"config": {"listener": {"port": 4000}}}}, chart=chart)
-    environment, container = found["items"]
-    assert environment == {"name": "SGP_CLIENT_BASE_URL", "value": "http://127.0.0.1:4000"}
+    values = {"config": {"listener": {"port": 4000}}, "agent": {"noProxy": ".svc,$(X)"}}
+    (found,) = render(values={"sidecar": values}, chart=chart)
+    *environment, container = found["items"]
+    assert environment == [
+        {"name": "SGP_CLIENT_BASE_URL", "value": "http://127.0.0.1:4000"},
+        {"name": "NO_PROXY", "value": "127.0.0.1,localhost,::1,.svc,$(X)"},
+    ]
     assert container["name"] == "trace-sidecar"

@@ -24,12 +24,19 @@ BAD_SETTINGS: list[tuple[str, Json]] = [
     ("queue.start_hold_s", -1),
     ("agentex.base_url", "agentex:5003"),
     ("agentex.base_url", "http://agent ex"),
+    ("agentex.base_url", "https://agentex/?a=b"),
+    ("sgp.base_url", "https://sgp/v5#spans"),
     ("agentex.max_concurrency", 0),
     ("sgp.base_url", "ftp://sgp"),
     ("sgp.account_id", "line\nbreak"),
     ("sgp.max_batch", 1001),
     ("sgp.open_writes", "sometimes"),
     ("sgp.relay", "yes please"),
+    ("network.proxy", "https://proxy:3129"),
+    ("network.proxy", "socks5://proxy:1080"),
+    ("network.proxy", "http://proxy/?a"),
+    ("network.max_connection_age_s", 0),
+    ("network.proxies", "auto"),
     ("retry.max_attempts", 0.5),
     ("log.level", "loud"),
     ("log.colour", "blue"),
@@ -63,12 +70,68 @@ def test_an_unknown_section_is_refused() -> None:
         ({"queue": {"open_span_ttl_s": 1}}, "must not be more than open_span_ttl_s (1)"),
         ({"sgp": {"base_url": "http://localhost:8318"}}, "the sidecar's own address"),
         ({"agentex": {"base_url": "https://[::1]:8318/x"}}, "the sidecar's own address"),
+        (
+            {
+                "agentex": {"base_url": "http://Spans.x:8318"},
+                "listener": {"allowed_hosts": ["spans.x"]},
+            },
+            "the sidecar's own address",
+        ),
         ({"retry": {"max_s": 0.25}}, "initial_s (0.5) must not be more than max_s (0.25)"),
+        ({"sgp": {"client_key_file": "/k"}}, "config.sgp.client_key_file needs client_cert_file"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(config: Json, says: str) -> None:
     """The chart has the sidecar's checks across keys."""
     assert says in refusal({"sidecar": {"config": config}})
+
+
+CA = {"ca": {"secretName": "s"}}
+CLIENT = {"client": {"secretName": "s"}}
+SECRET_PROXY = {
+    "name": "SIDECAR_NETWORK__PROXY",
+    "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}},
+}
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "says"),
+    [
+        (
+            {"certificates": {"sgp": CA}, "config": {"sgp": {"ca_file": "/a"}}},
+            "certificates.sgp.ca and config.sgp.ca_file (/a) exclude each other",
+        ),
+        (
+            {
+                "certificates": {"agentex": CLIENT},
+                "config": {"agentex": {"client_cert_file": "/c"}},
+            },
+            "certificates.agentex.client and config.agentex.client_cert_file (/c)",
+        ),
+        (
+            {"certificates": {"agentex": CLIENT}, "config": {"agentex": {"client_key_file": "/k"}}},
+            "config.agentex.client_key_file needs client_cert_file",
+        ),
+        (
+            {"env": [SECRET_PROXY], "config": {"network": {"proxy": "none"}}},
+            "SIDECAR_NETWORK__PROXY in env and config.network.proxy",
+        ),
+    ],
+)
+def test_the_same_setting_from_two_places_is_refused(sidecar: Json, says: str) -> None:
+    """A file by hand excludes one that the chart mounts; so do two proxies."""
+    assert says in refusal({"sidecar": sidecar})
+
+
+def test_settings_of_different_upstreams_are_accepted_together() -> None:
+    """A file by hand for one upstream, and mounted ones for the other, exclude each other not."""
+    sidecar = {
+        "certificates": {"sgp": CA | CLIENT},
+        "config": {"agentex": {"ca_file": "/a", "client_cert_file": "/c"}},
+        "env": [SECRET_PROXY],
+    }
+    done = template(values={"sidecar": sidecar})
+    assert not done.returncode, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -127,6 +190,27 @@ def test_files_above_80_percent_of_the_volume_are_refused(
             },
             "/env/0/valueFrom/fieldRef/fieldPath",
         ),
+        # With a credential in it, it belongs in a Secret, and without one in `config`.
+        ({"sidecar": {"env": [{"name": SECRET_PROXY["name"], "value": "http://p"}]}}, "/env/0"),
+        ({"sidecar": {"config": {"network": {"proxy": "http://u:p@h:1"}}}}, "/network/proxy"),
+        ({"sidecar": {"config": {"agentex": {"ca_file": "ca.pem"}}}}, "/agentex/ca_file"),
+        ({"sidecar": {"config": {"listener": {"hosts": ["0.0.0.0"]}}}}, "'hosts' not allowed"),
+        ({"sidecar": {"config": {"listener": {"allowed_hosts": ["a,b"]}}}}, "/allowed_hosts/0"),
+        (
+            {
+                "sidecar": {
+                    "certificates": {"sgp": {"ca": {"secretName": "s", "configMapName": "c"}}}
+                }
+            },
+            "/certificates/sgp/ca",
+        ),
+        ({"sidecar": {"certificates": {"sgp": {"ca": {"secretName": "S"}}}}}, "/ca/secretName"),
+        ({"sidecar": {"certificates": {"agentex": {"ca": {"key": "..ca"}}}}}, "/agentex/ca/key"),
+        ({"sidecar": {"certificates": {"agentex": {"ca": {"key": ""}}}}}, "/agentex/ca/key"),
+        ({"sidecar": {"certificates": {"otlp": CA}}}, "'otlp' not allowed"),
+        ({"sidecar": {"credentials": {"keys": {"sgpApiKey": ".."}}}}, "/keys/sgpApiKey"),
+        ({"sidecar": {"agent": {"noProxy": "a,*"}}}, "/agent/noProxy"),
+        ({"sidecar": {"agent": {"noProxy": "a b"}}}, "/agent/noProxy"),
         ({"injection": {"failurePolicy": "ignore"}}, "/injection/failurePolicy"),
         ({"injection": {"podSelector": {"app": "x"}}}, "/injection/podSelector"),
         ({"injection": {"minGracePeriodSeconds": 25}}, "sidecar.config.shutdown.grace_s (25)"),

@@ -32,12 +32,13 @@ NOT_IN_THE_CHART = {
     "dead_letters.path": "deadLetters.enabled",
     "dead_letters.max_bytes": "deadLetters.maxBytes",
     "agentex.api_key": "credentials",
-    "agentex.api_key_file": "there is no volume with files",
+    "agentex.api_key_file": "credentials",
     "sgp.api_key": "credentials",
-    "sgp.api_key_file": "there is no volume with files",
+    "sgp.api_key_file": "credentials",
 }
 # A non-default value for each of the sidecar's settings.
 SETTINGS: dict[str, Json] = {
+    "listener.allowed_hosts": ["spans.internal", "Agent-0"],
     "listener.port": 18318,
     "listener.max_body": "8MiB",
     "listener.body_timeout_s": 5.5,
@@ -47,9 +48,15 @@ SETTINGS: dict[str, Json] = {
     "queue.start_hold_s": 0,
     "queue.open_span_ttl_s": 60,
     "agentex.base_url": "http://agentex.agentex.svc:5003/api",
+    "agentex.ca_file": "/etc/ssl/own ca.pem",
+    "agentex.client_cert_file": "/c.pem",
+    "agentex.client_key_file": "/k.pem",
     "agentex.max_concurrency": 1000000,
     "agentex.timeout_s": 12.5,
     "sgp.base_url": "https://[fd00::1]:8443",
+    "sgp.ca_file": "/a.pem",
+    "sgp.client_cert_file": "/é.pem",
+    "sgp.client_key_file": "/k,2.pem",
     "sgp.account_id": "account 1",
     "sgp.max_batch": 1000,
     "sgp.max_batch_bytes": "512KiB",
@@ -58,6 +65,9 @@ SETTINGS: dict[str, Json] = {
     "sgp.timeout_s": 0.5,
     "sgp.open_writes": False,
     "sgp.relay": True,
+    "network.proxy": "http://[fd00::1]:3128/",
+    "network.no_proxy": ".svc, 10.0.0.0/8,*.internal,[::1]",
+    "network.max_connection_age_s": 0.5,
     "retry.initial_s": 0.001,
     "retry.max_s": 90000000,
     "retry.max_age_s": 3600,
@@ -70,6 +80,14 @@ SETTINGS: dict[str, Json] = {
 SPOOL = {"sidecar": {"spool": {"enabled": True}}}
 LETTERS = {"sidecar": {"deadLetters": {"enabled": True}}}
 SECRET = {"sidecar": {"credentials": {"secretName": "s"}}}
+CERTIFIED = {"ca": {"secretName": "s"}, "client": {"secretName": "s"}}
+CERTIFICATES = {"sidecar": {"certificates": {"agentex": CERTIFIED, "sgp": CERTIFIED}}}
+# What has an effect only beside another setting.
+BESIDE = {
+    f"{upstream}.client_key_file": {upstream: {"client_cert_file": "/c.pem"}}
+    for upstream in ("agentex", "sgp")
+}
+REDIRECTED = {"injection": {"setSgpClientBaseUrl": True}}
 MONITOR = {"podMonitor": {"enabled": True}}
 RULE = {"prometheusRule": {"enabled": True}}
 BOARDS = {"dashboards": {"enabled": True}}
@@ -124,6 +142,19 @@ VALUES: dict[str, tuple[Json, Json]] = {
     "sidecar.credentials.keys.sgpApiKey": ("k", SECRET),
     "sidecar.credentials.keys.sgpAccountId": ("k", SECRET),
     "sidecar.credentials.keys.agentexApiKey": ("k", SECRET),
+    **{
+        f"sidecar.certificates.{upstream}.{path}": (f"other-{upstream}", needed)
+        for upstream in ("agentex", "sgp")
+        for path, needed in (
+            ("ca.configMapName", {}),
+            ("ca.secretName", {}),
+            ("ca.key", CERTIFICATES),
+            ("client.secretName", {}),
+            ("client.keys.certificate", CERTIFICATES),
+            ("client.keys.privateKey", CERTIFICATES),
+        )
+    },
+    "sidecar.agent.noProxy": (".svc,10.0.0.0/8", REDIRECTED),
     "sidecar.env": ([{"name": "X", "value": ""}], {}),
     "sidecar.resources.requests.cpu": ("1", {}),
     "sidecar.resources.requests.memory": ("128Mi", {}),
@@ -145,7 +176,10 @@ VALUES: dict[str, tuple[Json, Json]] = {
         2,
         {"sidecar": {"probes": {"readiness": {"enabled": True}}}},
     ),
-    **{f"sidecar.config.{path}": (value, {}) for path, value in SETTINGS.items()},
+    **{
+        f"sidecar.config.{path}": (value, {"sidecar": {"config": BESIDE.get(path, {})}})
+        for path, value in SETTINGS.items()
+    },
 }
 
 
@@ -217,7 +251,7 @@ def test_the_sidecar_understands_its_settings() -> None:
     config = redacted(load(None, settings_of(values)))
     for path, value in SETTINGS.items():
         section, _, key = path.partition(".")
-        assert config[section][key] == value, path
+        assert config[section][key] == (tuple(value) if isinstance(value, list) else value), path
 
 
 def test_the_sidecar_understands_spool_and_dead_letters() -> None:

@@ -89,6 +89,26 @@ def test_term_in_the_order_of_a_native_sidecar_loses_nothing() -> None:
         reckon(pod)
 
 
+_READ = """
+import os
+for name, path in os.environ.items():
+    if name.endswith("_FILE") and "/certificates/" in path:
+        what = open(path).readline().strip(" -\\n").split()[-1]
+        print(name, what, os.getuid(), os.access(path, os.W_OK))
+"""
+
+
+def test_the_sidecar_reads_its_certificates() -> None:
+    """The sidecar's user can read the mounted certificates and their key, and change none."""
+    with running(IDLE) as pod:
+        found = images.run("podman", "exec", pod.container(SIDECAR), "python3", "-c", _READ)
+        assert sorted(found.splitlines()) == [
+            "SIDECAR_AGENTEX__CA_FILE CERTIFICATE 65532 False",
+            "SIDECAR_AGENTEX__CLIENT_CERT_FILE CERTIFICATE 65532 False",
+            "SIDECAR_AGENTEX__CLIENT_KEY_FILE KEY 65532 False",
+        ]
+
+
 def test_the_memory_limit_holds_under_the_incident_load(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -44,11 +44,10 @@ definition: the injection policy and the kustomize component are generated from 
       port: {{ $values.config.admin.port }}
     periodSeconds: {{ $values.probes.readiness.periodSeconds }}
   {{- end }}
-  {{- if or $values.spool.enabled $values.deadLetters.enabled }}
   {{- include "trace-sidecar.fits" . }}
+  {{- with include "trace-sidecar.volumeMounts" . }}
   volumeMounts:
-    - name: trace-sidecar
-      mountPath: {{ include "trace-sidecar.directory" . }}
+    {{- . | nindent 4 }}
   {{- end }}
 {{- end }}
 

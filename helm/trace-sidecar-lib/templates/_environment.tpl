@@ -1,10 +1,28 @@
 {{/*
 trace-sidecar.environment: variables for the agent's containers, which make the SGP client of an
-agent made from an Agentex template post its spans to the sidecar.
+agent made from an Agentex template post its spans to the sidecar, and not to a proxy.
 */}}
 {{- define "trace-sidecar.environment" -}}
 - name: SGP_CLIENT_BASE_URL
   value: {{ include "trace-sidecar.url" . | quote }}
+- name: NO_PROXY
+  value: {{ include "trace-sidecar.noProxy" . | quote }}
+{{- end }}
+
+{{/*
+trace-sidecar.noProxy: the NO_PROXY of the agent's containers. It can't be the agent's own with more
+names in it: here, the container's other variables are unknown.
+*/}}
+{{- define "trace-sidecar.noProxy" -}}
+{{ include "trace-sidecar.loopback" . }}{{ with .Values.agent.noProxy }},{{ . }}{{ end }}
+{{- end }}
+
+{{/*
+trace-sidecar.loopback: what clients must not send to a proxy. Most of them exempt no address by
+themselves, and know of no networks such as 127.0.0.0/8.
+*/}}
+{{- define "trace-sidecar.loopback" -}}
+127.0.0.1,localhost,::1
 {{- end }}
 
 {{/* trace-sidecar.url: where agents post. */}}
@@ -14,7 +32,9 @@ http://127.0.0.1:{{ .Values.config.listener.port }}
 
 {{/* trace-sidecar.ownAddress: a regular expression for base URLs of the sidecar itself. */}}
 {{- define "trace-sidecar.ownAddress" -}}
-(?i)^\s*https?://([^/]*@)?(127[.]0[.]0[.]1|localhost|\[::1\]):{{ .Values.config.listener.port }}([^0-9]|$)
+{{- $hosts := list "127([.][0-9]+){1,3}" "([a-z0-9-]+[.])*localhost[.]?" `\[::1?\]` "0[.]0[.]0[.]0" -}}
+{{- range .Values.config.listener.allowed_hosts }}{{ $hosts = append $hosts (regexQuoteMeta .) }}{{ end -}}
+(?i)^\s*https?://([^/]*@)?({{ join "|" $hosts }}):{{ .Values.config.listener.port }}([^0-9]|$)
 {{- end }}
 
 {{/* trace-sidecar.settings: the sidecar's own environment, sorted by section and key. */}}
@@ -23,7 +43,24 @@ http://127.0.0.1:{{ .Values.config.listener.port }}
 {{- range $section, $keys := $values.config }}
 {{- range $key, $value := $keys }}
 - name: {{ printf "SIDECAR_%s__%s" $section $key | upper }}
+  {{- if kindIs "slice" $value }}
+  value: {{ join "," $value | quote }}
+  {{- else }}
   value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- range $upstream, $of := $values.certificates }}
+{{- $directory := printf "%s/%s" (include "trace-sidecar.certificatesDirectory" $) $upstream }}
+{{- if or $of.ca.configMapName $of.ca.secretName }}
+- name: SIDECAR_{{ upper $upstream }}__CA_FILE
+  value: {{ $directory }}/ca.crt
+{{- end }}
+{{- if $of.client.secretName }}
+- name: SIDECAR_{{ upper $upstream }}__CLIENT_CERT_FILE
+  value: {{ $directory }}/tls.crt
+- name: SIDECAR_{{ upper $upstream }}__CLIENT_KEY_FILE
+  value: {{ $directory }}/tls.key
 {{- end }}
 {{- end }}
 {{- if $values.spool.enabled }}

@@ -13,6 +13,23 @@ they would keep the sidecar, and with it the agent, from starting, or have the p
 {{- fail (printf "config.%s.base_url (%s) is the sidecar's own address" $sink $url) -}}
 {{- end -}}
 {{- end -}}
+{{- range $upstream, $of := .Values.certificates -}}
+{{- $section := get $config $upstream | default dict -}}
+{{- if and $section.client_key_file (not $section.client_cert_file) -}}
+{{- fail (printf "config.%s.client_key_file needs client_cert_file" $upstream) -}}
+{{- end -}}
+{{- if and $section.ca_file (or $of.ca.configMapName $of.ca.secretName) -}}
+{{- fail (printf "certificates.%s.ca and config.%s.ca_file (%s) exclude each other" $upstream $upstream $section.ca_file) -}}
+{{- end -}}
+{{- if and $section.client_cert_file $of.client.secretName -}}
+{{- fail (printf "certificates.%s.client and config.%s.client_cert_file (%s) exclude each other" $upstream $upstream $section.client_cert_file) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.env -}}
+{{- if and (eq .name "SIDECAR_NETWORK__PROXY") (dig "network" "proxy" "" $config) -}}
+{{- fail "SIDECAR_NETWORK__PROXY in env and config.network.proxy exclude each other" -}}
+{{- end -}}
+{{- end -}}
 {{- range $pair := list (list "queue" "start_hold_s" 2.0 "open_span_ttl_s" 3600.0) (list "retry" "initial_s" 0.5 "max_s" 30.0) -}}
 {{- $section := get $config (index $pair 0) | default dict -}}
 {{- $low := dig (index $pair 1) (index $pair 2) $section | float64 -}}
