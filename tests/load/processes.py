@@ -165,12 +165,10 @@ def sidecar(profile: str = "", cgroup: str = "", **environment: str) -> Iterator
         "SIDECAR_ADMIN__HOST": "127.0.0.1",
         "SIDECAR_ADMIN__PORT": "0",
     }
-    wrapper = ["-m", "cProfile", "-o", profile] if profile else []
+    wrapper = ["tests.load.profiled", profile] if profile else ["sidecar"]
     with (
         tempfile.TemporaryFile() as log,
-        process(
-            [sys.executable, *wrapper, "-m", "sidecar", "run"], log, cgroup, **environment
-        ) as running,
+        process([sys.executable, "-m", *wrapper, "run"], log, cgroup, **environment) as running,
     ):
         yield Sidecar(running, _started(running, log))
 
