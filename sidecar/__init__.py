@@ -14,9 +14,10 @@ One span's journey, folder by folder:
                      sinks     one HTTP API each --> Agentex, SGP
 
 Outside this path: `spool` (optional) puts events on disk before their 202, `telemetry` counts,
-`operate` is the admin port and the operators' commands, `process` deals with memory, sockets and
-output, `http` is HTTP code that knows nothing about spans, and `demo` has stand-ins for upstreams.
-`app` builds and runs the parts, and `lanes` builds one lane per upstream.
+`operate` is the admin port and the operators' commands, `process` deals with memory, addresses and
+output, `network` opens connections to upstreams (DNS, proxies, TLS), `http` is HTTP code that knows
+nothing about spans, and `demo` has stand-ins for upstreams. `app` builds and runs the parts, and
+`lanes` builds one lane per upstream.
 
 An accepted event becomes a write, or part of one. In each lane, a write ends up as exactly one of:
 forwarded, superseded by a newer write of its span, skipped on purpose, a dead letter with a reason,
@@ -57,6 +58,8 @@ Where to look:
     what an upstream's status means     sinks/http.py (sinks/agentex.py and sinks/sgp.py handle
                                         their special cases first), then drain/failures.py,
                                         which drain/settlement.py applies
+    how an upstream is reached          network/dialer.py; network/proxies.py says through which
+                                        proxy, network/reasons.py why not, in words
     where an END is joined              queue/open_spans.py; the merge itself is queue/join.py
     what SIGTERM does                   process/watchdog.py takes it and calls `App.stop`; the order
                                         is `App._work`, then shutdown.py

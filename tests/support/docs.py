@@ -1,0 +1,50 @@
+"""The commands in README.md and docs/."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+# What stands before `sidecar` where it runs in a pod, or with variables of its own.
+_BEFORE = r"(?:kubectl [^`\n]*-- )?(?:[A-Z_]+=\S* )*(?:\.venv/bin/)?"
+_INLINE = re.compile(rf"`{_BEFORE}sidecar ([^`]+)`")
+_LINE = re.compile(rf"^ *{_BEFORE}sidecar ([a-z-].*)$", re.MULTILINE)
+
+
+_BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(text: str) -> list[str]:
+    """The fenced blocks of a page, or of a part of one, in order."""
+    return _BLOCK.findall(text)
+
+
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return _BLOCK.sub("", text)
+
+
+def section(page: Path, heading: str) -> str:
+    """What is below a heading of a page, up to the next heading."""
+    below = page.read_text(encoding="utf-8").partition(f"# {heading}\n")[2]
+    assert below, heading
+    return below.partition("\n#")[0]
+
+
+class Command(NamedTuple):
+    """A `sidecar` command: its arguments, and whether it is in a fenced block or in text."""
+
+    arguments: list[str]
+    in_block: bool
+
+
+def commands(page: Path) -> Iterator[Command]:
+    """The commands in a page; not a synopsis, which has brackets."""
+    text = page.read_text(encoding="utf-8")
+    found = [(line, True) for block in blocks(text) for line in _LINE.findall(block)]
+    found += [(line, False) for line in _INLINE.findall(prose(text))]
+    for line, in_block in found:
+        if "[" not in line:
+            yield Command(shlex.split(line.partition(" | ")[0], comments=True), in_block)
