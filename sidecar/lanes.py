@@ -98,6 +98,12 @@ def share_descriptors(config: Config) -> tuple[Shares, Config]:
     return shares, replace(config, **capped)
 
 
+def reached(config: Config) -> list[str]:
+    """The upstreams to which there are connections: of lanes, and of the pass-through."""
+    passed = {"sgp"} if config.listener.pass_through else set()
+    return [each.name for each in UPSTREAMS if each.enabled(config) or each.name in passed]
+
+
 def proxy_of(name: str, config: Config, environ: Mapping[str, str]) -> Proxy | None:
     """The proxy through which an upstream is reached; raises `ConfigError`."""
     network = config.network

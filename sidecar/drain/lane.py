@@ -156,7 +156,7 @@ class Lane:
     async def refresh(self) -> None:
         """Read files with keys and certificates again if they have changed; call it periodically.
 
-        Raises `CertificateError` if there are no certificates yet.
+        The first time, it raises `CertificateError` if the certificates can't be used.
         """
         await self.key_file.refresh()
         renewed = await self.dialer.refresh()

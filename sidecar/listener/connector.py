@@ -45,9 +45,8 @@ class Connector(aiohttp.BaseConnector):
     def distrust(self) -> None:
         """Reuse none of the connections that are open now: the name may mean another server."""
         now = self._loop.time()
-        if (
-            now - self.distrusted_at >= TRUST_S
-        ):  # one agent's failures must not cost the others much
+        # Not for each failure: those of one agent must not cost the others much.
+        if now - self.distrusted_at >= TRUST_S:
             self.distrusted_at = now
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from sidecar.config import Config, redacted
 from sidecar.config_load import did_you_mean, unknown_variables
-from sidecar.lanes import NO_UPSTREAM, UPSTREAMS, certificate_files, proxy_of
+from sidecar.lanes import NO_UPSTREAM, UPSTREAMS, certificate_files, proxy_of, reached
 from sidecar.network.certificates import load_context
 from sidecar.operate import reach
 from sidecar.operate.warnings import warnings_of
@@ -22,8 +22,7 @@ def check(config: Config, environ: Mapping[str, str], *, probe: bool) -> bool | 
         for key, value in values.items():
             show(f"  {key} = {value!r}")
     enabled = [each.name for each in UPSTREAMS if each.enabled(config)]
-    used = {*enabled, *(["sgp"] if config.listener.pass_through else [])}
-    how = {name: _how(name, config, environ) for name in sorted(used)}
+    how = {name: _how(name, config, environ) for name in reached(config)}
     for name in (each.name for each in UPSTREAMS):
         show(f"{name}: {how[name] if name in enabled else 'off'}")
     for text in warnings_of(config, environ):

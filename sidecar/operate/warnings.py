@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from sidecar.config import Config, ListenerConfig
-from sidecar.lanes import UPSTREAMS, certificate_files, proxy_of
+from sidecar.lanes import certificate_files, proxy_of, reached
 from sidecar.network.certificates import missing_system_files
 from sidecar.process.addresses import is_loopback, parse_base_url
 
@@ -11,11 +11,8 @@ from sidecar.process.addresses import is_loopback, parse_base_url
 def warnings_of(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
     """The warnings about `config`; `environ`: the pod's variables. Raises `ConfigError`."""
     yield from _open_to_others(config.listener)
-    enabled = [each.name for each in UPSTREAMS if each.enabled(config)]
-    if config.listener.pass_through and "sgp" not in enabled:
-        enabled.append("sgp")
     secure = set()
-    for name in enabled:
+    for name in reached(config):
         url = parse_base_url(getattr(config, name).base_url)
         files = certificate_files(name, config)
         if url.scheme != "https" and any(files):
