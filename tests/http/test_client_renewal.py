@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from sidecar.http.client import TRUST_S
 from sidecar.sinks import Unavailable
 from sidecar.sinks.http import Response
 from tests.support.faults import fast, now
@@ -17,6 +18,18 @@ from tests.support.upstream_connection import (
 )
 
 FAILURE = b"HTTP/1.1 %b X\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+async def two_idle_connections(
+    upstream: RawUpstream,
+) -> tuple[AcceptedConnection, AcceptedConnection]:
+    """Two connections that have served a request each, and are idle."""
+    sending = upstream.send(), upstream.send()
+    first, second = await upstream.accept(), await upstream.accept()
+    await first.serve()
+    await second.serve()
+    await asyncio.gather(*sending)
+    return first, second
 
 
 async def used(upstream: RawUpstream, connection: AcceptedConnection) -> bool:
@@ -77,11 +90,7 @@ async def test_ages_differ() -> None:
 async def test_after_a_failure(status: bytes, is_kept: bool) -> None:
     """The next request is not sent on a connection that may lead to the wrong server."""
     async with raw_upstream() as upstream:
-        one, other = upstream.send(), upstream.send()
-        first, second = await upstream.accept(), await upstream.accept()
-        await first.serve()
-        await second.serve()
-        await asyncio.gather(one, other)
+        first, second = await two_idle_connections(upstream)
         failing = upstream.send()
         serving = [asyncio.create_task(each.serve(FAILURE % status)) for each in (first, second)]
         await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
@@ -111,11 +120,7 @@ async def test_a_step_of_an_exchange_is_no_failure() -> None:
 async def test_after_a_reset() -> None:
     """Other connections to a server that resets one are not trusted, either."""
     async with raw_upstream() as upstream:
-        one, other = upstream.send(), upstream.send()
-        first, second = await upstream.accept(), await upstream.accept()
-        await first.serve()
-        await second.serve()
-        await asyncio.gather(one, other)
+        first, second = await two_idle_connections(upstream)
         failing = upstream.send()
         serving = [asyncio.create_task(each.request()) for each in (first, second)]
         await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
@@ -128,3 +133,19 @@ async def test_after_a_reset() -> None:
         serving[1 - asked].cancel()
         await asyncio.wait(serving)
         assert not await used(upstream, (first, second)[1 - asked])
+
+
+@fast
+async def test_failures_that_follow_each_other() -> None:
+    """All idle connections end at most once a second; later, only the one that failed."""
+    async with raw_upstream() as upstream:
+        http = upstream.client._http
+        for expected in (0, 1, 0):
+            await two_idle_connections(upstream)
+            assert len(http._connections) == 2
+            http.distrust()
+            await asyncio.sleep(0.1)
+            assert len(http._connections) == expected
+            if expected:
+                http.distrust()  # the one that is left
+                await asyncio.sleep(TRUST_S)

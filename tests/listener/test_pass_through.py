@@ -21,9 +21,14 @@ class Far:
         self.gate = asyncio.Event()
         self.requested = asyncio.Event()
         self.aborted = asyncio.Event()
+        self.connections: set[object] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.requested.set()
+        assert request.transport is not None
+        self.connections.add(request.transport.get_extra_info("peername"))
+        if request.path.endswith("/sick"):
+            return web.Response(status=503)
         if request.path.endswith("/slow"):
             try:
                 await self.gate.wait()
@@ -211,3 +216,27 @@ async def test_spans_are_still_accepted(app: Running, far: Far) -> None:
     reply = await app.request("PUT", "/v5/spans/batch", json={"items": []})
     assert reply.status == 200
     assert not far.requests
+
+
+async def test_connections_are_used_again(app: Running, far: Far) -> None:
+    """As long as SGP is well."""
+    for _ in range(3):
+        await app.request("GET", "/v5/models")
+    assert len(far.connections) == 1
+
+
+async def test_a_connection_that_brought_a_failure_is_replaced(app: Running, far: Far) -> None:
+    """SGP's name may mean another server by now."""
+    assert (await app.request("GET", "/v5/sick")).status == 503
+    await app.request("GET", "/v5/models")
+    assert len(far.connections) == 2
+
+
+async def test_a_connection_that_is_too_old_is_replaced(far: Far) -> None:
+    """However often it is used."""
+    environ = {"AGENTEX_BASE_URL": NOWHERE, "SGP_CLIENT_BASE_URL": far.url}
+    settings = {"listener__pass_through": True, "network__max_connection_age_s": 1e-6}
+    async with running_app(environ, shutdown__grace_s=0, **settings) as running:
+        for _ in range(3):
+            await running.request("GET", "/v5/models")
+        assert len(far.connections) == 3
