@@ -1,22 +1,21 @@
 """Configuration: one frozen struct per section, with the default of every key.
 
-Sizes are strings such as `"64MiB"`; keys that end in `_s` are seconds. A bad value raises an error
-that names the key and the rule. config_load.py reads the values.
+Keys that end in `_s` are seconds. config_load.py reads the values, config_values.py converts them;
+here are the rules that they must meet.
 """
 
-import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
+from sidecar.config_values import AUTO, Size
 from sidecar.credentials import Secret, is_header_safe
 from sidecar.network import proxies
 from sidecar.process.addresses import is_host, masked, parse_base_url
 
 MIN_SPOOL_BYTES = 2**20
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]iB|[KM]B|B|)")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -25,50 +24,41 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class ConfigError(ValueError):
-    """The configuration is invalid; the message names the key and the reason."""
+    """The configuration is invalid. Each of `mistakes` names the key, and says what to do."""
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
-class Size(int):
-    """A number of bytes, configured as `"64MiB"`; `"auto"`, where allowed, is -1."""
+class Mistake(NamedTuple):
+    """A rule that the values of some keys of a section do not meet."""
 
-    @classmethod
-    def parse(cls, value: object) -> "Size":
-        """Parse a configured value; raises `ValueError`."""
-        if value == "auto":
-            return AUTO
-        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None:
-            raise ValueError('expected a size such as "64MiB"')
-        return cls(float(match[1]) * _UNITS[match[2]])
-
-    def __str__(self) -> str:
-        """The size in the largest unit that divides it evenly; `parse` accepts it."""
-        if self == AUTO:
-            return "auto"
-        for unit in ("GiB", "MiB", "KiB"):
-            if self and not int(self) % _UNITS[unit]:
-                return f"{int(self) // _UNITS[unit]}{unit}"
-        return f"{int(self)}B"
+    keys: tuple[str, ...]
+    text: str
 
 
-AUTO = Size(-1)
+class InvalidSection(ValueError):
+    """Raised by the constructor of a section."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("; ".join(f"{' and '.join(keys)} {text}" for keys, text in mistakes))
+        self.mistakes = mistakes
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    def __post_init__(self) -> None:
+        if mistakes := list(self._mistakes()):
+            raise InvalidSection(mistakes)
 
+    def _mistakes(self) -> Iterator[Mistake]:
+        """Check the section's rules, which are more than its types say."""
+        yield from ()
 
-def _require(ok: bool, message: str) -> None:  # noqa: FBT001
-    if not ok:
-        raise ValueError(message)
-
-
-def _require_url(text: str) -> None:
-    try:
-        if text:
-            parse_base_url(text)
-    except ValueError as error:
-        raise ValueError(f"base_url {error}") from None
+    def _above_0(self, *keys: str, auto: bool = False) -> Iterator[Mistake]:
+        for key in keys:
+            if getattr(self, key) <= 0 and not (auto and getattr(self, key) == AUTO):
+                yield Mistake((key,), f"must be a size above 0{', or auto' if auto else ''}")
 
 
 class _UpstreamConfig(_Section, frozen=True):
@@ -81,12 +71,14 @@ class _UpstreamConfig(_Section, frozen=True):
     client_cert_file: str = ""
     client_key_file: str = ""
 
-    def __post_init__(self) -> None:
-        _require_url(self.base_url)
-        _require(
-            bool(self.client_cert_file) or not self.client_key_file,
-            "client_key_file needs client_cert_file",
-        )
+    def _mistakes(self) -> Iterator[Mistake]:
+        try:
+            if self.base_url:
+                parse_base_url(self.base_url)
+        except ValueError as error:
+            yield Mistake(("base_url",), str(error))
+        if self.client_key_file and not self.client_cert_file:
+            yield Mistake(("client_key_file",), "needs client_cert_file, the certificate")
 
 
 class ListenerConfig(_Section, frozen=True):
@@ -99,15 +91,14 @@ class ListenerConfig(_Section, frozen=True):
     body_timeout_s: Positive = 30.0
     pass_through: bool = False
 
-    def __post_init__(self) -> None:
-        _require(bool(self.hosts), "hosts must not be empty")
+    def _mistakes(self) -> Iterator[Mistake]:
+        if not self.hosts:
+            yield Mistake(("hosts",), 'must not be empty: "127.0.0.1" is for agents in this pod')
         for number, host in enumerate(self.allowed_hosts, 1):
-            _require(
-                is_host(host),
-                "allowed_hosts must be host names or addresses without scheme, port, path or "
-                f"spaces, and number {number} is not",
-            )
-        _require(self.max_body > 0, "max_body must be a size above 0")
+            if not is_host(host):
+                text = "must be host names or addresses without scheme, port, path or spaces"
+                yield Mistake(("allowed_hosts",), f"{text}, and number {number} is not")
+        yield from self._above_0("max_body")
 
 
 class AdminConfig(_Section, frozen=True):
@@ -124,12 +115,11 @@ class QueueConfig(_Section, frozen=True):
     start_hold_s: Seconds = 2.0
     open_span_ttl_s: Positive = 3600.0
 
-    def __post_init__(self) -> None:
-        _require(self.max_bytes == AUTO or self.max_bytes > 0, "max_bytes must be a size above 0")
-        _require(
-            self.open_span_ttl_s >= self.start_hold_s,
-            "open_span_ttl_s must not be less than start_hold_s",
-        )
+    def _mistakes(self) -> Iterator[Mistake]:
+        yield from self._above_0("max_bytes", auto=True)
+        if self.open_span_ttl_s < self.start_hold_s:
+            keys = ("open_span_ttl_s", "start_hold_s")
+            yield Mistake(keys, "open_span_ttl_s must not be less than start_hold_s")
 
 
 class SpoolConfig(_Section, frozen=True):
@@ -139,8 +129,9 @@ class SpoolConfig(_Section, frozen=True):
     max_bytes: Size = Size(2**30)
     sync: Literal["normal", "full"] = "normal"
 
-    def __post_init__(self) -> None:
-        _require(self.max_bytes >= MIN_SPOOL_BYTES, "max_bytes must be at least 1MiB")
+    def _mistakes(self) -> Iterator[Mistake]:
+        if self.max_bytes < MIN_SPOOL_BYTES:
+            yield Mistake(("max_bytes",), "must be at least 1MiB")
 
 
 class AgentexConfig(_UpstreamConfig, frozen=True):
@@ -148,6 +139,11 @@ class AgentexConfig(_UpstreamConfig, frozen=True):
 
     max_concurrency: Count = 64
     timeout_s: Positive = 40.0
+
+    @property
+    def missing(self) -> str:
+        """What it needs to be enabled, and how to set it; "" if it is enabled."""
+        return "" if self.base_url else "the base URL is missing, set AGENTEX_BASE_URL"
 
 
 SGP_PRODUCTION = "https://api.egp.scale.com"
@@ -166,11 +162,25 @@ class SgpConfig(_UpstreamConfig, frozen=True):
     open_writes: Literal["auto"] | bool = "auto"
     relay: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(bool(self.base_url), "base_url must not be empty")
-        _require(self.max_batch_bytes > 0, "max_batch_bytes must be a size above 0")
-        _require(is_header_safe(self.account_id), "account_id must be printable ASCII")
+    @property
+    def missing(self) -> str:
+        """What it needs to be enabled, and how to set it; "" if it is enabled."""
+        has_key = bool(self.api_key or self.api_key_file)
+        if self.relay or (has_key and self.account_id):
+            return ""
+        if has_key:
+            return "the account id is missing, set SGP_ACCOUNT_ID"
+        if self.account_id:
+            return "the API key is missing, set SGP_API_KEY"
+        return "the API key and the account id are missing, set SGP_API_KEY and SGP_ACCOUNT_ID"
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        yield from super()._mistakes()
+        if not self.base_url:
+            yield Mistake(("base_url",), f"must not be empty: SGP's own is {SGP_PRODUCTION}")
+        yield from self._above_0("max_batch_bytes")
+        if not is_header_safe(self.account_id):
+            yield Mistake(("account_id",), "must be printable ASCII")
 
 
 class NetworkConfig(_Section, frozen=True):
@@ -180,12 +190,12 @@ class NetworkConfig(_Section, frozen=True):
     no_proxy: str = ""
     max_connection_age_s: Positive = 300.0
 
-    def __post_init__(self) -> None:
+    def _mistakes(self) -> Iterator[Mistake]:
         if self.proxy not in {proxies.AUTO, proxies.NONE}:
             try:
                 proxies.parse_proxy(self.proxy, "")
             except ValueError as error:
-                raise ValueError(f'proxy: {error}, or "auto" or "none"') from None
+                yield Mistake(("proxy",), f'{error}, or "auto" or "none"')
 
 
 class RetryConfig(_Section, frozen=True):
@@ -196,8 +206,9 @@ class RetryConfig(_Section, frozen=True):
     max_age_s: Positive = 86400.0
     max_attempts: Count = 8
 
-    def __post_init__(self) -> None:
-        _require(self.initial_s <= self.max_s, "initial_s must not be more than max_s")
+    def _mistakes(self) -> Iterator[Mistake]:
+        if self.initial_s > self.max_s:
+            yield Mistake(("initial_s", "max_s"), "initial_s must not be more than max_s")
 
 
 class DeadLettersConfig(_Section, frozen=True):
@@ -206,8 +217,8 @@ class DeadLettersConfig(_Section, frozen=True):
     path: str = ""
     max_bytes: Size = Size(64 * 2**20)
 
-    def __post_init__(self) -> None:
-        _require(self.max_bytes > 0, "max_bytes must be a size above 0")
+    def _mistakes(self) -> Iterator[Mistake]:
+        yield from self._above_0("max_bytes")
 
 
 class ShutdownConfig(_Section, frozen=True):
@@ -221,7 +232,7 @@ class LogConfig(_Section, frozen=True):
     """Log level and format."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "console"] = "json"
+    format: Literal["auto", "json", "console"] = "auto"
 
 
 class Config(_Section, frozen=True):
@@ -246,12 +257,24 @@ def redacted(config: Config) -> dict[str, Any]:
     for section in values.values():
         for key in section.keys() & {"base_url", "proxy"}:
             section[key] = masked(section[key])
+        for key in section.keys() & {"api_key_file"}:
+            section[key] = masked_path(section[key])
         for key, value in section.items():
-            if isinstance(
-                value, str
-            ):  # a path has its bytes as surrogates if the locale lacks them
-                section[key] = value.encode(errors="surrogateescape").decode(errors="replace")
+            if isinstance(value, list | tuple):
+                section[key] = [_utf8(each) for each in value]
+            elif isinstance(value, str):
+                section[key] = _utf8(value)
     return values
+
+
+def masked_path(path: str) -> str:
+    """`path`, or `***` for one without a "/": somebody may have given the key itself."""
+    return path if "/" in path or not path else "***"
+
+
+def _utf8(text: str) -> str:
+    """Without surrogates, which stand for bytes that are not UTF-8, or that the locale lacks."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _displayed(value: object) -> str:

@@ -1,45 +1,54 @@
 """Loads the configuration from a TOML file, `SIDECAR_*` variables and the pod's own variables.
 
 `SIDECAR_<SECTION>__<KEY>`, in capitals, wins over the file. A variable that an agent pod already
-has applies only if its key is not set. Unknown keys and bad values raise `ConfigError`, which names
-the key, its source and the rule. `unknown_variables` finds `SIDECAR_*` variables that set nothing.
+has applies only if its key is not set. All mistakes are found at once; each is a sentence that
+names the key, where its value comes from, and what to do. `unknown_variables` finds `SIDECAR_*`
+variables that set nothing.
 
 All text is UTF-8, whatever the locale.
 """
 
+import errno
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import msgspec
+from msgspec import inspect
 
-from sidecar.config import Config, ConfigError, Size
-from sidecar.credentials import Secret, is_header_safe
+from sidecar.config import Config, ConfigError, InvalidSection
+from sidecar.config_values import Size, convert, did_you_mean, nearest
+from sidecar.network import proxies
 from sidecar.process.addresses import is_local, parse_base_url
+from sidecar.process.blocking import within
+
+Key = tuple[str, str]  # section and key
+
+# Bounds on reading the file. It may be a pipe that nobody writes to, or a device without an end.
+FILE_S = 5.0
+MAX_FILE_BYTES = 2**20
 
 ENV_PREFIX = "SIDECAR_"
 FILE_VARIABLE = "SIDECAR_CONFIG"
-_KEYS = {
-    f"{ENV_PREFIX}{section.name}__{key.name}".upper(): (section.name, key.name)
-    for section in msgspec.structs.fields(Config)
-    for key in msgspec.structs.fields(section.type)
+_SECTIONS = {each.name: each.type for each in msgspec.structs.fields(Config)}
+_TYPES = {
+    (section, key.name): key.type
+    for section, kind in _SECTIONS.items()
+    for key in cast("inspect.StructType", inspect.type_info(kind)).fields
 }
+_KEYS = {f"{ENV_PREFIX}{section}__{key}".upper(): (section, key) for section, key in _TYPES}
 VARIABLES = {FILE_VARIABLE, *_KEYS}
 _OF_A_SECTION = tuple({name.partition("__")[0] + "__" for name in _KEYS})
 # Keys that hold a path, in any section.
 _PATHS = ("path", "api_key_file", "ca_file", "client_cert_file", "client_key_file")
-_LISTS = {("listener", "hosts"), ("listener", "allowed_hosts")}
 # What Kubernetes tells every pod about a Service whose name begins with "sidecar".
 _SERVICE_LINK = re.compile(
     r"SIDECAR(_[A-Z0-9_]+)?_"
     r"(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=\w+://|PORT_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?=)"
 )
-# difflib's ratio from which a name is similar: about one character in four may be wrong.
-_SIMILAR = 0.75
 # Variables that an agent pod already has, and the key that each one is a default for.
 _POD_VARIABLES = {
     "AGENTEX_BASE_URL": ("agentex", "base_url"),
@@ -49,76 +58,185 @@ _POD_VARIABLES = {
 }
 
 
+class Settings(NamedTuple):
+    """A configuration, and how it came about.
+
+    `origins`: for each key that is set, the name of the variable or the path of the file. With
+    `mistakes`, the keys in `mistaken` have their defaults instead.
+    """
+
+    config: Config
+    origins: Mapping[Key, str]
+    mistakes: tuple[str, ...]
+    mistaken: frozenset[Key]
+
+
+def said(keys: tuple[Key, ...], text: str, origins: Mapping[Key, str]) -> str:
+    """A sentence about keys: it names the first that is set, and where that is."""
+    key = next((each for each in keys if each in origins), keys[0])
+    origin = origins.get(key, "")
+    by = "set by" if origin in VARIABLES or origin in _POD_VARIABLES else "in"
+    return f"{'.'.join(key)}: {text}" + (f" ({by} {origin})" if origin else "")
+
+
 def load(path: str | None, environ: Mapping[str, str]) -> Config:
     """Load the configuration from the file at `path`, if any, and `environ` (see `environment`).
 
     Raises `ConfigError`.
     """
-    values = _read(path) if path else {}
-    _add_environment(values, environ)
-    for name, (section, key) in _POD_VARIABLES.items():
-        given = values.setdefault(section, {})
-        if isinstance(given, dict):
+    settings = read(path, environ)
+    if settings.mistakes:
+        raise ConfigError(*settings.mistakes)
+    return settings.config
+
+
+def read(path: str | None, environ: Mapping[str, str]) -> Settings:
+    """The same, with the mistakes as a result."""
+    return _Reader(path, environ).settings()
+
+
+class _Reader:
+    """Collects what is given for each key, and every mistake."""
+
+    def __init__(self, path: str | None, environ: Mapping[str, str]) -> None:
+        self._given: dict[Key, Any] = {}
+        self._origins: dict[Key, str] = {}
+        self._mistakes: list[str] = []
+        self._mistaken: set[Key] = set()
+        if path:
+            self._read_file(path)
+        self._read_variables(environ)
+
+    def settings(self) -> Settings:
+        values: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+        for (section, key), value in self._given.items():
+            try:
+                values[section][key] = _converted((section, key), value)
+            except ValueError as error:
+                self._object((section, key), text=str(error))
+        config = Config(**{name: self._section(name, values[name]) for name in _SECTIONS})
+        for keys, text in _of_all_sections(config):
+            if not self._mistaken.intersection(keys):
+                self._object(*keys, text=text)
+        return Settings(config, self._origins, tuple(self._mistakes), frozenset(self._mistaken))
+
+    def _object(self, *keys: Key, text: str) -> None:
+        self._mistakes.append(said(keys, text, self._origins))
+        self._mistaken.update(keys)
+
+    def _read_file(self, path: str) -> None:
+        for section, table in self._tables(path).items():
+            if section in _SECTIONS and isinstance(table, dict):
+                for key, value in table.items():
+                    if (section, key) in _TYPES:
+                        self._give((section, key), value, path)
+                    else:
+                        self._mistakes.append(_no_such_key(section, key, path))
+            elif section in _SECTIONS:
+                text = f"{section}: must be a section, [{section}] on a line of its own"
+                self._mistakes.append(f"{text} (in {path})")
+            elif isinstance(table, dict):
+                meant = did_you_mean(
+                    nearest(section.lower(), {each: f"[{each}]" for each in _SECTIONS})
+                )
+                self._mistakes.append(f"{section}: no such section{meant} (in {path})")
+            else:
+                self._mistakes.append(_no_such_key("", section, path))
+
+    def _tables(self, path: str) -> dict[str, Any]:
+        try:
+            return tomllib.loads(within(FILE_S, _content, path).decode("utf-8-sig"))
+        except TimeoutError:
+            text = f"could not be read within {FILE_S:g} s: give the path of a TOML file"
+        except OSError as error:
+            text = f"{error.strerror}: give the path of a TOML file"
+        except UnicodeDecodeError as error:
+            text = f"{error}: save it as UTF-8"
+        except (ValueError, RecursionError) as error:  # also those that tomllib lets through
+            text = f"{error}: {_TOML}"
+        self._mistakes.append(f"{path}: {text}")
+        return {}
+
+    def _read_variables(self, environ: Mapping[str, str]) -> None:
+        for name, key in _KEYS.items():
+            if text := environ.get(name):
+                self._give(key, text, name)
+        for name, key in _POD_VARIABLES.items():
             # Agent templates set these to "", which means unset (docs/upstreams.md S1.1).
-            if not given.get(key, True):
-                del given[key]
-            if text := environ.get(name, "").strip():
-                given.setdefault(key, text)
-    _encode_paths(values)
-    try:
-        config = msgspec.convert(values, Config, strict=False, dec_hook=_hook)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        place = where.rstrip("`") or "the top level"
-        raise ConfigError(f"{place}: {what}{_set_by(place, environ, path)}") from None
-    if config.listener.port == config.admin.port != 0:
-        raise ConfigError(f"admin.port: {config.admin.port} is also listener.port")
-    _refuse_own_listener(config)
-    return config
+            if self._given.get(key) == "":
+                del self._given[key], self._origins[key]
+            text = environ.get(name, "").strip()
+            if text and key not in self._given:
+                self._give(key, text, name)
+        for name, meant in unknown_variables(environ).items():
+            if name.startswith(_OF_A_SECTION):
+                section = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
+                self._mistakes.append(f"{name}: {section} has no such key{did_you_mean(meant)}")
+
+    def _give(self, key: Key, value: object, origin: str) -> None:
+        self._given[key], self._origins[key] = value, origin
+
+    def _section(self, name: str, values: dict[str, Any]) -> Any:  # noqa: ANN401 (its struct)
+        """Build a section; keys that do not meet its rules get their defaults."""
+        while True:
+            try:
+                return _SECTIONS[name](**values)
+            except InvalidSection as error:
+                for keys, text in error.mistakes:
+                    self._object(*((name, key) for key in keys), text=text)
+                    for key in keys:
+                        values.pop(key, None)
 
 
-def _refuse_own_listener(config: Config) -> None:
-    """Refuse this sidecar's own listener as an upstream: it would receive its own writes forever.
+# What may be wrong with a file that is not TOML.
+_TOML = "a line is [section] or key = value, each is there once, and text has quotes around it"
 
-    This happens in a pod whose containers share `SGP_CLIENT_BASE_URL`.
-    """
-    listener = config.listener
+
+def _content(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {Size(MAX_FILE_BYTES)}")
+    return content
+
+
+def _converted(key: Key, value: Any) -> object:  # noqa: ANN401 (from TOML)
+    value = convert(_TYPES[key], value)
+    if key[1] in _PATHS:
+        if "\0" in value:
+            raise ValueError("the value has a NUL character: give a path without it")
+        # The form in which Python, under this locale, passes UTF-8 to the system.
+        return os.fsdecode(value.encode("utf-8", "surrogateescape"))
+    if key == ("network", "proxy") and value.lower() in {proxies.AUTO, proxies.NONE}:
+        return value.lower()
+    return value
+
+
+def _no_such_key(section: str, key: str, path: str) -> str:
+    """`section` is "" for a key above the first section."""
+    same = [".".join(each) for each in _TYPES if each[1] == key]
+    mine = {each[1]: ".".join(each) for each in _TYPES if each[0] == section}
+    meant = nearest(key.lower(), mine) or " or ".join(same)
+    where = f"{section}.{key}: no such key" if section else f"{key}: a key must be in a section"
+    return f"{where}{did_you_mean(meant)} (in {path})"
+
+
+def _of_all_sections(config: Config) -> Iterator[tuple[tuple[Key, ...], str]]:
+    """Mistakes that concern several sections: the keys, and the text."""
+    listener, admin = config.listener, config.admin
+    if listener.port == admin.port != 0:
+        keys = ("admin", "port"), ("listener", "port")
+        yield keys, f"admin.port and listener.port are both {admin.port}: give each its own"
     ours = listener.hosts + listener.allowed_hosts
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
-        if not base_url:
-            continue
-        url = parse_base_url(base_url)
-        if is_local(url.host, ours) and url.port == listener.port:
-            raise ConfigError(
-                f"{section}.base_url: {url.host}:{url.port} is this sidecar's own listener"
-                " (perhaps set by one of the pod's variables): set the key explicitly"
-            )
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _add_environment(values: dict[str, Any], environ: Mapping[str, str]) -> None:
-    for name, text in environ.items():
-        if name in _KEYS and text:
-            section, key = _KEYS[name]
-            is_list = (section, key) in _LISTS
-            # Without blank ones: to listen on "" is to listen on every address.
-            value = [each.strip() for each in text.split(",") if each.strip()] if is_list else text
-            try:
-                values.setdefault(section, {})[key] = value
-            except (TypeError, AttributeError):
-                raise ConfigError(f"{name}: {section} is not a section") from None
-    for name, nearest in unknown_variables(environ).items():
-        if name.startswith(_OF_A_SECTION):
-            section = name.removeprefix(ENV_PREFIX).partition("__")[0].lower()
-            raise ConfigError(f"{name}: {section} has no such key{did_you_mean(nearest)}")
+        if base_url:
+            url = parse_base_url(base_url)
+            if is_local(url.host, ours) and url.port == listener.port:
+                # This happens in a pod whose containers share `SGP_CLIENT_BASE_URL`. The sidecar
+                # would receive its own writes forever.
+                text = f"{url.host}:{url.port} is this sidecar's own listener: set "
+                text += f"{ENV_PREFIX}{section.upper()}__BASE_URL to the upstream's URL"
+                yield ((section, "base_url"), ("listener", "port")), text
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -127,8 +245,10 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
     The nearest name is "" if none is similar. Those that Kubernetes sets are left out, as are empty
     ones, which are unset.
     """
+    # Without what all names have in common.
+    ends = {known.removeprefix(ENV_PREFIX): known for known in sorted(VARIABLES)}
     return {
-        name: _nearest(name)
+        name: nearest(name.upper().removeprefix(ENV_PREFIX), ends)
         for name, text in sorted(environ.items())
         if text
         and name not in VARIABLES
@@ -138,16 +258,9 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _nearest(name: str) -> str:
-    # Without what all names have in common.
-    ends = {known.removeprefix(ENV_PREFIX): known for known in sorted(VARIABLES)}
-    found = get_close_matches(name.upper().removeprefix(ENV_PREFIX), ends, 1, _SIMILAR)
-    return ends[found[0]] if found else ""
-
-
-def did_you_mean(name: str) -> str:
-    """The end of a message about an unknown variable; `name` is the nearest real one, or ""."""
-    return f"; did you mean {name}?" if name else ""
+def no_such_setting(name: str, nearest: str) -> str:
+    """A sentence about a variable that sets nothing."""
+    return f"{name}: no such setting{did_you_mean(nearest)}"
 
 
 def environment() -> dict[str, str]:
@@ -156,29 +269,3 @@ def environment() -> dict[str, str]:
         name.decode("utf-8", "surrogateescape"): text.decode("utf-8", "surrogateescape")
         for name, text in os.environb.items()
     }
-
-
-def _encode_paths(values: dict[str, Any]) -> None:
-    """Give each path the form in which Python, under this locale, passes UTF-8 to the system."""
-    for section in values.values():
-        for key in _PATHS:
-            if isinstance(section, dict) and isinstance(path := section.get(key), str):
-                section[key] = os.fsdecode(path.encode("utf-8", "surrogateescape"))
-
-
-def _set_by(place: str, environ: Mapping[str, str], path: str | None) -> str:
-    section, _, key = place.partition(".")
-    name = f"{ENV_PREFIX}{section}__{key}".upper()
-    if name in environ:
-        return f" (set by {name})"
-    return f" (in {path})" if path else ""
-
-
-def _hook(kind: type, value: object) -> object:
-    if kind is Size:
-        return Size.parse(value)
-    if kind is Secret and isinstance(value, str):
-        if not is_header_safe(value.strip()):
-            raise ValueError("must be printable ASCII")
-        return Secret(value.strip())
-    raise ValueError(f"expected {kind.__name__.lower()}")

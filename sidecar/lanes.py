@@ -53,17 +53,6 @@ NO_UPSTREAM = (
 _TEMPORAL_VARIABLES = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
 
 
-def _agentex_enabled(config: Config) -> bool:
-    """Whether a base URL is set."""
-    return bool(config.agentex.base_url)
-
-
-def _sgp_enabled(config: Config) -> bool:
-    """Whether a key and an account are set, or are relayed from the agent."""
-    sgp = config.sgp
-    return sgp.relay or bool((sgp.api_key or sgp.api_key_file) and sgp.account_id)
-
-
 def build_lanes(
     config: Config,
     environ: Mapping[str, str],
@@ -284,14 +273,17 @@ class Upstream(NamedTuple):
     name: str
     title: str
     lane: Lanes
-    enabled: Callable[[Config], bool]
     build: Callable[[_Builder], Lane]
+
+    def enabled(self, config: Config) -> bool:
+        """Whether `config` enables it."""
+        return not getattr(config, self.name).missing
 
 
 # Every upstream. A new one needs a sink (sinks/), a section in config.py and config.example.toml, a
 # bit in `Lanes`, a method of `_Builder` and a row here. Metrics, /status, `check` and `replay`
 # follow from the row; a route of its own goes to listener/routes/.
 UPSTREAMS = (
-    Upstream("agentex", "Agentex", Lanes.AGENTEX, _agentex_enabled, _Builder.agentex),
-    Upstream("sgp", "SGP", Lanes.SGP, _sgp_enabled, _Builder.sgp),
+    Upstream("agentex", "Agentex", Lanes.AGENTEX, _Builder.agentex),
+    Upstream("sgp", "SGP", Lanes.SGP, _Builder.sgp),
 )

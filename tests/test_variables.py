@@ -184,6 +184,7 @@ async def test_run_warns() -> None:
         ("warning", "SIDECAR_IMAGE", ""),
         ("warning", "SIDECAR_QUEUE_MAX_BYTES", "SIDECAR_QUEUE__MAX_BYTES"),
     ]
+    assert warned[1]["text"].endswith("no such setting; did you mean SIDECAR_QUEUE__MAX_BYTES?")
     assert b"hidden" not in b"".join(lines)
 
 
