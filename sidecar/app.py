@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from sidecar import __version__
-from sidecar.config import AUTO, Config, ConfigError
+from sidecar.config import Config, ConfigError
+from sidecar.config_values import AUTO
 from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
 from sidecar.lanes import NO_UPSTREAM, build_lanes, enabled_lanes, new_dialer, share_descriptors
@@ -21,6 +22,7 @@ from sidecar.listener.listener import Listener
 from sidecar.listener.refusals import Limits
 from sidecar.operate import reach
 from sidecar.operate.operations import Operations
+from sidecar.operate.ports import ports_of, why_not
 from sidecar.operate.status import TICK_S
 from sidecar.process.addresses import ListenError, bracketed, listen
 from sidecar.process.exit_report import ExitReport, report_directory
@@ -224,19 +226,16 @@ class App:
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        """Open both ports, the agents' port last: events may arrive as soon as it is open."""
-        config, admin = self._config, self.operations.admin
-        hosts = config.listener.hosts
+        """Open both ports."""
+        hosts, admin = self._config.listener.hosts, self.operations.admin
+        connect = {"admin": admin.connect, "listener": self.listener.server.connect}
         servers: list[asyncio.Server] = []
         try:
-            for name, connect, addresses, port in (
-                ("admin", admin.connect, [config.admin.host or None], config.admin.port),
-                ("listener", self.listener.server.connect, hosts, config.listener.port),
-            ):
+            for name, addresses, port in ports_of(self._config):
                 try:
-                    added, self.ports[name] = await listen(connect, addresses, port)
+                    added, self.ports[name] = await listen(connect[name], addresses, port)
                 except ListenError as error:
-                    raise ConfigError(str(error)) from None
+                    raise ConfigError(why_not(name, error, {})) from None
                 servers += added
             log.info(
                 "started",

@@ -19,23 +19,17 @@ from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
-import structlog
 import uvloop
 
 from sidecar import __version__, logs
 from sidecar.app import App
-from sidecar.config import Config, ConfigError
-from sidecar.config_load import (
-    FILE_VARIABLE,
-    environment,
-    load,
-    unknown_variables,
-)
+from sidecar.config import ConfigError
+from sidecar.config_load import FILE_VARIABLE, Settings, environment, load, read
 from sidecar.lanes import UPSTREAMS
 from sidecar.network.certificates import CertificateError
 from sidecar.operate import explain, letters, top
 from sidecar.operate.check import check
-from sidecar.operate.warnings import warnings_of
+from sidecar.operate.warnings import warn
 from sidecar.process import descriptors, signals
 from sidecar.process.addresses import parse_base_url
 from sidecar.process.log_writer import LogWriter
@@ -49,8 +43,6 @@ from sidecar.process.terminal import (
 )
 from sidecar.process.watchdog import Watchdog
 from sidecar.shutdown import OVERDUE_S
-
-log = structlog.get_logger()
 
 LOST = UNREACHABLE = 1
 USAGE = 2
@@ -84,8 +76,13 @@ def _command(argv: Sequence[str] | None) -> int:
     try:
         return int(arguments.run(arguments))
     except (ConfigError, CertificateError) as error:
-        complain(str(error))
+        _complain(error)
         return USAGE
+
+
+def _complain(error: Exception) -> None:
+    for text in error.mistakes if isinstance(error, ConfigError) else [str(error)]:
+        complain(text)
 
 
 class Command(argparse.ArgumentParser):
@@ -124,6 +121,7 @@ def _parser() -> Command:
     with_config(check_)
     demo = command("demo", _demo, "run a sample agent, a sidecar and stand-ins for both upstreams")
     demo.add_argument("--forever", action="store_true", help="run until Ctrl-C")
+    demo.add_argument("--outage", action="store_true", help="let one upstream fail for a while")
     top_ = command("top", _top, "show a sidecar's status in the terminal, and keep it up to date")
     top_.add_argument(
         "--url",
@@ -173,8 +171,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     environ = environment()
-    config = load(arguments.config, environ)
-    good = check(config, environ, probe=arguments.probe)
+    good = check(read(arguments.config, environ), environ, probe=arguments.probe)
     return USAGE if good is None else 0 if good else UNREACHABLE
 
 
@@ -182,28 +179,21 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     watchdog = Watchdog()
     watchdog.start()
     environ = environment()
-    config = load(arguments.config, environ)
+    settings = read(arguments.config, environ)
+    if settings.mistakes:
+        raise ConfigError(*settings.mistakes)
     descriptors.raise_limit()
-    log_writer = logs.start(config.log)
+    log_writer = logs.start(settings.config.log)
     try:
-        _warn(config, environ)
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        code = runner.run(_serve(config, environ, watchdog, log_writer))
+        code = runner.run(_serve(settings, environ, watchdog, log_writer))
     except (ConfigError, CertificateError) as error:
-        complain(str(error))
+        _complain(error)
         code = USAGE
     except BaseException as bug:  # noqa: BLE001 (a bug on the path ends the process: D13)
         show_traceback(type(bug), bug, bug.__traceback__)
         code = LOST
     _end(code, log_writer)
-
-
-def _warn(config: Config, environ: Mapping[str, str]) -> None:
-    """Log what may be a mistake, without the values of variables: they may be secrets."""
-    for text in warnings_of(config, environ):
-        log.warning("config_warning", text=text)
-    for name, nearest in unknown_variables(environ).items():
-        log.warning("unknown_variable", variable=name, nearest=nearest)
 
 
 def _end(code: int, log_writer: LogWriter) -> NoReturn:
@@ -213,8 +203,10 @@ def _end(code: int, log_writer: LogWriter) -> NoReturn:
 
 
 async def _serve(
-    config: Config, environ: Mapping[str, str], watchdog: Watchdog, log_writer: LogWriter
+    settings: Settings, environ: Mapping[str, str], watchdog: Watchdog, log_writer: LogWriter
 ) -> int:
+    config = settings.config
+    await warn(settings, environ)
     app = App(config, environ, log_writer)
 
     def overdue() -> None:
@@ -238,7 +230,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     # `run` must not load the demo.
     from sidecar.demo.run import run_demo  # noqa: PLC0415
 
-    return asyncio.run(run_demo(forever=arguments.forever))
+    return asyncio.run(run_demo(forever=arguments.forever, outage=arguments.outage))
 
 
 def _http_url(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,71 @@ async def test_run_warns_of_what_is_valid_but_surprising() -> None:
     assert process.returncode == 0
 
 
+async def test_run_warns_of_what_can_not_work(tmp_path: Path) -> None:
+    """One warning a problem, in the words of `check`, and it starts all the same."""
+    environ = {
+        "AGENTEX_BASE_URL": "http://127.0.0.1:9",
+        "SGP_API_KEY": "k",
+        "SIDECAR_AGENTEX__API_KEY_FILE": str(tmp_path / "none"),
+        "SIDECAR_DEAD_LETTERS__PATH": str(tmp_path),
+    }
+    _, _, err = await outcome("check", **environ)
+    process = await start("run", **environ)
+    assert process.stderr is not None
+    lines = [json.loads(await process.stderr.readline()) for _ in range(4)]
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert [f"sidecar: {line['text']}" for line in lines[:3]] == err.splitlines()
+    assert lines[3]["event"] == "started"
+
+
+async def test_a_port_that_run_can_not_use() -> None:
+    """The message has the key, the address, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        environ = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SIDECAR_ADMIN__PORT": port}
+        code, _, err = await outcome("run", **environ)
+    assert (code, err.count("Address already in use")) == (2, 1)
+    assert f"sidecar: admin.port: 127.0.0.1:{port}: " in err
+    assert "set another port, for example with SIDECAR_ADMIN__PORT" in err
+
+
+@pytest.mark.parametrize(
+    ("environ", "events"),
+    [({}, None), ({"SIDECAR_LOG__FORMAT": "json"}, ["started", "stopping", "stopped"])],
+)
+async def test_the_log_on_a_terminal(environ: dict[str, str], events: list[str] | None) -> None:
+    """It is for people, and its last line is a sentence, unless it is to be JSON."""
+    ours, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sidecar", "run"),
+        env={**BASE, "AGENTEX_BASE_URL": "http://127.0.0.1:9", "TERM": "xterm", **environ},
+        cwd=Path(__file__).parent.parent,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    reader = asyncio.StreamReader()
+    terminal = os.fdopen(ours, "rb", 0)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), terminal
+    )
+    lines: list[bytes] = []
+    while not lines or b"started" not in lines[-1]:
+        lines.append(await reader.readline())
+    process.send_signal(signal.SIGTERM)
+    with suppress(OSError):  # Linux has no other end of file for a terminal
+        while line := await reader.readline():
+            lines.append(line)
+    assert await process.wait() == 0
+    if events is None:
+        last = lines[-1].decode()
+        assert "stopped: nothing was lost; 0 events received; agentex: 0 writes forwarded" in last
+        assert "{" not in last
+    else:
+        found = [json.loads(line)["event"] for line in lines]
+        assert [event for event in found if event in events] == events
+
+
 URL_ERRORS = [
     ("top", "--once", "--url"),
     ("explain", "s1", "--url"),
@@ -242,11 +308,13 @@ async def test_a_url_that_a_command_can_not_use(command: tuple[str, ...], url: s
 async def test_check_of_a_url_with_a_password(url: str) -> None:
     """Neither the error nor the configuration that it prints has the password in it."""
     code, out, err = await outcome("check", AGENTEX_BASE_URL=url)
-    assert (code, out, "hidden" in err) == (2, "", False)
+    assert (code, "hidden" in out + err) == (2, False)
+    assert "agentex.base_url: " in err
     good = url.replace("/hidden", "%2Fhidden").replace(":x", "").rstrip("?")
     environ = {"AGENTEX_BASE_URL": good, "SIDECAR_NETWORK__PROXY": good}
     code, out, err = await outcome("check", **environ)
-    assert (code, out.count("'http://***@h")) == (0, 2)
+    assert (code, out.count('= "http://***@h')) == (0, 2)
+    assert out.count("http://***@h") == 3
     assert "hidden" not in out + err
 
 
@@ -262,9 +330,14 @@ async def test_check_tries_out_the_upstreams() -> None:
         }
         code, out, err = await outcome("check", "--probe", **environ)
         assert (code, err) == (0, "")
-        assert out.splitlines()[-6:] == [
-            "agentex: on",
-            "sgp: on",
+        lines = out.splitlines()
+        assert lines[:3] == [
+            "verdict: ready",
+            f"agentex: on: {agentex.url}, with the key in SIDECAR_AGENTEX__API_KEY",
+            f"sgp: on: {sgp.url}, with the key in SGP_API_KEY",
+        ]
+        assert lines[-5:] == [
+            "",
             f"agentex: TCP: connected to {agentex.url.removeprefix('http://')}",
             "agentex: credential: accepted",
             f"sgp: TCP: connected to {sgp.url.removeprefix('http://')}",
@@ -304,12 +377,13 @@ async def test_check_tries_out_bad_upstreams(environ: dict[str, str], said: str)
 
 
 async def test_check_with_a_key_file_that_is_missing(tmp_path: Path) -> None:
-    """There is no key to try out, and nothing would be sent."""
+    """There is no key to try out, so nothing is tried out."""
     async with AgentexStandIn(api_key="good") as agentex:
         path = tmp_path / "key"
         environ = {"AGENTEX_BASE_URL": agentex.url, "SIDECAR_AGENTEX__API_KEY_FILE": str(path)}
         code, _, err = await outcome("check", "--probe", **environ)
-        assert (code, err) == (1, f"sidecar: agentex: credential: there is no key in {path}\n")
+        assert (code, err.startswith(f"sidecar: agentex.api_key_file: {path} ")) == (2, True)
+        assert agentex.requests_total == 0
         path.write_text("good", encoding="utf-8")
         code, out, _ = await outcome("check", "--probe", **environ)
         assert (code, out.splitlines()[-1]) == (0, "agentex: credential: accepted")
@@ -349,7 +423,7 @@ async def test_a_certificate_that_is_missing(command: str, tmp_path: Path) -> No
     environ = {"AGENTEX_BASE_URL": "https://a.test", "SIDECAR_AGENTEX__CA_FILE": str(path)}
     code, _, err = await outcome(command, **environ)
     text = f"sidecar: agentex.ca_file: {path}: No such file or directory"
-    assert (code, err.splitlines()[-1]) == (2, text)
+    assert (code, err.splitlines()[-1].startswith(text)) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["check", "check --probe", "run"])
@@ -367,4 +441,5 @@ async def test_check_shows_the_proxy() -> None:
     environ = {"AGENTEX_BASE_URL": "https://a.test", "HTTPS_PROXY": "me:hidden@proxy:3128"}
     code, out, err = await outcome("check", **environ)
     assert (code, err, "hidden" in out) == (0, "", False)
-    assert "agentex: on, through the proxy http://proxy:3128 (HTTPS_PROXY)\n" in out
+    through = "through the proxy http://proxy:3128 (HTTPS_PROXY)"
+    assert f"agentex: on: https://a.test, {through}, with the keys that agents send\n" in out

@@ -19,6 +19,7 @@ from sidecar.sinks.sgp import enrichment
 from tests.support.spans import make_event
 
 ROOT = Path(__file__).parent.parent
+PORTS = {"SIDECAR_LISTENER__PORT": "0", "SIDECAR_ADMIN__PORT": "0"}
 FOLDERS = ("sidecar", "client", "tools", "tests/support")
 # Python decodes files, arguments and variables as ASCII here.
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -104,10 +105,10 @@ def names(folder: Path) -> set[str]:
 
 
 async def sidecar(*arguments: str | bytes, **environ: str) -> asyncio.subprocess.Process:
-    """Start `sidecar` in a locale that has only ASCII."""
+    """Start `sidecar` in a locale that has only ASCII, on ports that are free."""
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar", *arguments, cwd=ROOT, stdout=PIPE, stderr=PIPE,
-        env={"PATH": os.environ["PATH"], **ASCII, **environ},
+        env={"PATH": os.environ["PATH"], **ASCII, **PORTS, **environ},
     )  # fmt: skip
 
 
@@ -156,7 +157,8 @@ async def test_check_in_an_ascii_locale(folder: Path) -> None:
     process = await sidecar("check", "--config", configuration(folder))
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
-    assert rb"\xdcberall \u65e5\u672c/spool" in out
+    assert rb"\xdcberall \u65e5\u672c/spool; dead letters" in out
+    assert rb"\u00dcberall \u65e5\u672c/spool" in out
     assert out.isascii()
 
 
@@ -167,7 +169,7 @@ async def test_paths_by_variable_in_an_ascii_locale(folder: Path) -> None:
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     assert rb"\xdcberall \u65e5\u672c/s" in out
-    assert rb"http://\xfc" in out
+    assert rb'= "http://\u00fc"' in out
 
 
 def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:

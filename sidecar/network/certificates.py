@@ -112,6 +112,8 @@ def load_context(name: str, files: CertificateFiles) -> ssl.SSLContext:
         if path:
             _check(f"{name}.{setting}: {path}", Path(path), what)
     ca, cert, key = files
+    if cert and not key:
+        _check(f"{name}.client_cert_file: {cert}", Path(cert), "PRIVATE KEY")
     context = _context(f"{name}.ca_file: {ca}", ca)
     if cert:
         _context(f"{name}.client_cert_file: {cert}", cert)  # to know which of the two is bad

@@ -149,9 +149,9 @@ class AdminService:
             allow = [("Allow", "GET, HEAD")]
             answer = Response(HTTPStatus.METHOD_NOT_ALLOWED, b"use GET\n", TEXT, allow)
         elif cheap is not None:
-            return Discard(partial(self._handle, cheap, request))
+            return _Discard(partial(self._handle, cheap, request))
         elif self._waiting < self._max_waiting:
-            return Discard(partial(self._handle_in_turn, handler, request))
+            return _Discard(partial(self._handle_in_turn, handler, request))
         else:
             retry = [("Retry-After", "1")]
             busy = b"too many requests are waiting\n"
@@ -183,6 +183,11 @@ class AdminService:
         """Log an exception that ends a request, but never the process (D13)."""
         context = {"message": f"{what} failed", "exception": bug}
         self._loop.call_exception_handler(context)
+
+
+class _Discard(Discard):
+    def lost(self, *, late: bool) -> Response:
+        return _secured(super().lost(late=late))
 
 
 def _secured(response: Response) -> Response:

@@ -48,7 +48,8 @@ def _losing(report: Json) -> Answer:
     if found:
         return _worst_first(found)
     total = report["events"]["received"] + report["events"]["replayed"]
-    return OK, "No", f"all {total:,} events are accounted for"
+    counted = "the one event is" if total == 1 else f"all {total:,} events are"
+    return OK, "No", f"{counted} accounted for"
 
 
 def _losses(report: Json) -> Iterator[Answer]:

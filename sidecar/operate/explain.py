@@ -74,7 +74,7 @@ def run(id_: str, url: str, dead_letters: str, *, as_json: bool) -> int:
     try:
         answer = _ask(url, id_)
     except (URLError, HTTPException, OSError, ValueError, RecursionError) as error:
-        complain(f"{url}: {_why(error)}")
+        complain(f"no sidecar responds at {url}: {_why(error)}")
         return NO_SIDECAR
     unreadable: Counter[str] = Counter()
     found = list(_letters(dead_letters, id_, unreadable))
@@ -102,7 +102,8 @@ def _ask(url: str, id_: str) -> dict[str, Any]:
 
 
 def _why(error: Exception) -> str:
-    return str(getattr(error, "reason", None) or error) or type(error).__name__
+    cause = getattr(error, "reason", None) or error
+    return getattr(cause, "strerror", None) or str(cause) or type(error).__name__
 
 
 def _letters(path: str, id_: str, counts: Counter[str]) -> Iterator[str]:

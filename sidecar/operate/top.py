@@ -43,7 +43,7 @@ class Unreachable(Exception):
 def top(url: str, *, once: bool, as_json: bool, every_s: float) -> int:
     """Show the sidecar whose admin port is at `url`, and return the exit code."""
     out = sys.stdout
-    sidecar = _Sidecar(url, sparks=out.isatty() and "utf" in (out.encoding or "").lower())
+    sidecar = Sidecar(url, sparks=out.isatty() and "utf" in (out.encoding or "").lower())
     try:
         if once:
             return _once(sidecar, out, as_json=as_json)
@@ -57,10 +57,10 @@ def top(url: str, *, once: bool, as_json: bool, every_s: float) -> int:
         return 0  # the reader closed the pipe (`| head`)
 
 
-class _Sidecar:
+class Sidecar:
     """The sidecar at `url`; with `sparks`, also its history."""
 
-    def __init__(self, url: str, *, sparks: bool) -> None:
+    def __init__(self, url: str, *, sparks: bool = False) -> None:
         self._url = url.rstrip("/")
         self._sparks = sparks
         # No proxy: the sidecar is in the same pod or reached through a port forward.
@@ -99,7 +99,7 @@ class _Sidecar:
         return decoded
 
 
-def _once(sidecar: _Sidecar, out: TextIO, *, as_json: bool) -> int:
+def _once(sidecar: Sidecar, out: TextIO, *, as_json: bool) -> int:
     try:
         report = sidecar.report()
         lines = sidecar.frame(report)
@@ -113,7 +113,7 @@ def _once(sidecar: _Sidecar, out: TextIO, *, as_json: bool) -> int:
     return LOSING if report["answers"][0]["level"] == BAD else 0
 
 
-def _stream(sidecar: _Sidecar, every_s: float) -> Never:
+def _stream(sidecar: Sidecar, every_s: float) -> Never:
     while True:
         try:
             report = sidecar.report()
@@ -123,7 +123,7 @@ def _stream(sidecar: _Sidecar, every_s: float) -> Never:
         sleep(every_s)
 
 
-def _watch(sidecar: _Sidecar, out: TextIO, every_s: float) -> Never:
+def _watch(sidecar: Sidecar, out: TextIO, every_s: float) -> Never:
     latest: list[Line] = []
     latest_at = monotonic()
     resized: SimpleQueue[None] = SimpleQueue()  # its `put` is safe in a signal handler

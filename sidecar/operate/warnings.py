@@ -1,15 +1,40 @@
 """What a configuration allows although it may surprise: warnings, one sentence each."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
-from sidecar.config import Config, ListenerConfig
+import structlog
+
+from sidecar.config import Config, ConfigError, ListenerConfig
+from sidecar.config_load import Settings, no_such_setting, unknown_variables
 from sidecar.lanes import certificate_files, proxy_of, reached
 from sidecar.network.certificates import missing_system_files
+from sidecar.operate.problems import problems_of
 from sidecar.process.addresses import is_loopback, parse_base_url
+from sidecar.process.blocking import BlockingThread
+
+FILES_S = 1.0  # how long the disk may take
+
+log = structlog.get_logger()
+
+
+async def warn(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Log all that may be a mistake, without the values of variables: they may be secrets."""
+    for text in warnings_of(settings.config, environ):
+        log.warning("config_warning", text=text)
+    files = BlockingThread("configured files")
+    with suppress(OSError):  # of a disk that hangs; whoever needs it says so
+        found = await files.call(lambda: list(problems_of(settings)), limit_s=FILES_S)
+        for text in found:
+            log.warning("config_warning", text=text)
+    files.close()
+    for name, nearest in unknown_variables(environ).items():
+        text = no_such_setting(name, nearest)
+        log.warning("unknown_variable", variable=name, nearest=nearest, text=text)
 
 
 def warnings_of(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
-    """The warnings about `config`; `environ`: the pod's variables. Raises `ConfigError`."""
+    """The warnings about `config`; `environ`: the pod's variables."""
     yield from _open_to_others(config.listener)
     secure = set()
     for name in reached(config):
@@ -19,7 +44,9 @@ def warnings_of(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}.base_url is not https: {name}'s files with certificates are not used"
         if url.scheme == "https" and not files.ca:
             secure.add(name)
-        proxy = proxy_of(name, config, environ)
+        proxy = None
+        with suppress(ConfigError):  # which stops the start
+            proxy = proxy_of(name, config, environ)
         if proxy is not None and is_loopback(url.host):
             where = "network.no_proxy" if config.network.no_proxy else "NO_PROXY"
             yield (

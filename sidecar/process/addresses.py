@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import re
 import socket
 from base64 import b64encode
@@ -131,27 +132,80 @@ def bracketed(host: str) -> str:
 
 
 class ListenError(Exception):
-    """Cannot listen on an address; the message gives the address and the reason."""
+    """Cannot listen on an address; the message gives the address and the reason.
+
+    `number`: the `errno`, or what the resolver says about the host's name. `twice`: another of the
+    hosts has the address.
+    """
+
+    def __init__(self, host: str, port: int, error: OSError, *, twice: bool = False) -> None:
+        self.number, self.twice = error.errno or 0, twice
+        # asyncio's and uvloop's own texts repeat the address.
+        reason = os.strerror(self.number) if self.number > 0 else error.strerror or error
+        super().__init__(f"{bracketed(host)}:{port}: {reason}")
 
 
 async def listen(
-    connect: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str | None], port: int
+    connect: Callable[[], asyncio.BaseProtocol],
+    hosts: Sequence[str | None],
+    port: int,
+    *,
+    serve: bool = True,
 ) -> tuple[list[asyncio.Server], int]:
     """Listen on every host, all on the same port; return the servers and that port.
 
-    `port` 0 means any free one. Raises `ListenError`.
+    `port` 0 means any free one. Without `serve`, only occupy the port. Raises `ListenError`.
     """
     servers: list[asyncio.Server] = []
+    taken: list[IPv4Address | IPv6Address] = []
     for host in hosts:
         try:
-            server = await asyncio.get_running_loop().create_server(connect, host, port)
-        except OSError as error:
-            if host != "::1" or error.errno == errno.EADDRINUSE:
-                for each in servers:
-                    each.close()
-                message = f"{host or '*'}:{port}: {error.strerror or error}"
-                raise ListenError(message) from None
+            server = await _server(connect, host, port, taken, serve=serve)
+        except ListenError:
+            for each in servers:
+                each.close()
+            raise
+        if server is None:
             continue  # the machine has no IPv6
         servers.append(server)
+        taken += _addresses(server)
         port = port or server.sockets[0].getsockname()[1]
     return servers, port
+
+
+async def _server(
+    connect: Callable[[], asyncio.BaseProtocol],
+    host: str | None,
+    port: int,
+    taken: Collection[IPv4Address | IPv6Address],
+    *,
+    serve: bool,
+) -> asyncio.Server | None:
+    """A server at one host, None for `::1` on a machine without IPv6."""
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            connect, host, port, start_serving=serve
+        )
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        if host == "::1" and not in_use:
+            return None
+        address = _address(canonical_host(host or ""))
+        twice = in_use and address is not None and any(_overlap(address, each) for each in taken)
+        raise ListenError(host or "*", port, error, twice=twice) from None
+    except ValueError:  # of a name that can't be one, or has a NUL in it
+        raise ListenError(host or "*", port, OSError(0, "not a host")) from None
+    # Sockets that only occupy the port do not exclude each other.
+    if any(_overlap(one, other) for one in _addresses(server) for other in taken):
+        server.close()
+        raise ListenError(host or "*", port, OSError(errno.EADDRINUSE, ""), twice=True)
+    return server
+
+
+def _addresses(server: asyncio.Server) -> list[IPv4Address | IPv6Address]:
+    return [ip_address(each.getsockname()[0].partition("%")[0]) for each in server.sockets]
+
+
+def _overlap(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) -> bool:
+    same = one == other or one.is_unspecified or other.is_unspecified
+    return same and one.version == other.version

@@ -46,6 +46,14 @@ class _DaemonThread(Executor):
         self._jobs.put(None)
 
 
+def within(limit_s: float, function: Callable[..., _T], *arguments: object) -> _T:
+    """Make one call, for whoever has no event loop yet; raises `TimeoutError` after `limit_s`."""
+    thread = _DaemonThread("one call")
+    call = thread.submit(function, *arguments)
+    thread.close()
+    return call.result(limit_s)
+
+
 class BlockingThread:
     """Makes blocking calls one after the other, on a daemon thread of its own.
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any, TextIO
 
 
@@ -29,8 +30,12 @@ def show(line: str, *, to_stderr: bool = False) -> None:
 
 
 def complain(message: str) -> None:
-    """Print an error or a warning of a command, as one line on standard error."""
-    show(f"sidecar: {message}", to_stderr=True)
+    """Print an error or a warning of a command, as one line on standard error.
+
+    Where that is impossible, nobody can be told; the exit code must still say it.
+    """
+    with suppress(OSError):
+        show(f"sidecar: {message}", to_stderr=True)
 
 
 def show_traceback(kind: type[BaseException], bug: BaseException, _: object) -> None:

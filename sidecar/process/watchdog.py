@@ -89,7 +89,7 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             while (left_s := self._due() - monotonic()) > 0:
-                self._changed.wait(None if left_s == inf else left_s)
+                self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
             overdue = self._overdue
         overdue()
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
+from time import monotonic, sleep
 
 from sidecar.spool.rows import SpoolInUse
 
@@ -25,12 +26,47 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_LOCK = "spool.lock"
+# How long `is_locked` of another process may hold the lock: no longer than it is off the CPU.
+LOOK_S = 0.5
+IN_USE = "is in use by another sidecar: give each sidecar its own directory"
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a sidecar uses the directory, which need not exist."""
+    try:
+        descriptor = os.open(directory / _LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock(descriptor: int) -> None:
+    """Lock it; raises `BlockingIOError` if another process does not only look at it."""
+    until = monotonic() + LOOK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if monotonic() > until:
+                raise
+            sleep(LOOK_S / 50)
+        else:
+            return
+
+
 class DirectoryLock:
     """A lock on `directory`, which the kernel releases when the process ends."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._path = directory / "spool.lock"
+        self._path = directory / _LOCK
         self._descriptor: int | None = None
 
     @property
@@ -45,15 +81,12 @@ class DirectoryLock:
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as error:
             os.close(descriptor)
             if not isinstance(error, BlockingIOError):
                 raise
-            raise SpoolInUse(
-                f"spool.path {self._directory} is in use by another sidecar: "
-                "give each sidecar its own directory"
-            ) from None
+            raise SpoolInUse(f"spool.path: {self._directory} {IN_USE}") from None
         self.release()
         self._descriptor = descriptor
 

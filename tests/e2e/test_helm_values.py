@@ -251,7 +251,7 @@ def test_the_sidecar_understands_its_settings() -> None:
     config = redacted(load(None, settings_of(values)))
     for path, value in SETTINGS.items():
         section, _, key = path.partition(".")
-        assert config[section][key] == (tuple(value) if isinstance(value, list) else value), path
+        assert config[section][key] == value, path
 
 
 def test_the_sidecar_understands_spool_and_dead_letters() -> None:

@@ -111,7 +111,10 @@ def test_the_distroless_image_has_no_shell() -> None:
 @both
 def test_its_command_checks_a_configuration(kind: str) -> None:
     """`sidecar check`, as with `kubectl exec`, reports which upstreams are enabled."""
-    assert inside(kind, "check").splitlines()[-2:] == ["agentex: on", "sgp: off"]
+    verdict, agentex, sgp = inside(kind, "check").splitlines()[:3]
+    assert verdict == "verdict: ready"
+    assert agentex.startswith("agentex: on: ")
+    assert sgp.startswith("sgp: off: ")
 
 
 @both

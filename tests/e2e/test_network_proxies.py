@@ -542,7 +542,7 @@ async def test_a_proxy_without_a_name(tmp_path: Path) -> None:
         ({"http_proxy": "socks5://{secret}@127.0.0.1:1"}, "http_proxy"),
         ({"ALL_PROXY": "socks5h://{secret}@127.0.0.1:1"}, "ALL_PROXY"),
         ({"HTTP_PROXY": "http://{secret}@127.0.0.1:1/path?query"}, "HTTP_PROXY"),
-        ({"SIDECAR_NETWORK__PROXY": "https://{secret}@127.0.0.1:1"}, "network: proxy"),
+        ({"SIDECAR_NETWORK__PROXY": "https://{secret}@127.0.0.1:1"}, "network.proxy: "),
     ],
 )
 async def test_proxies_that_cannot_be_used(

@@ -212,6 +212,10 @@ async def test_the_last_log_line_reports_what_is_kept(tmp_path: Path) -> None:
             assert await w.running.stop()
     assert (logs[-1]["event"], logs[-1]["lost"]) == ("stopped", 0)
     assert [logs[-1]["writes"][sink]["depth"] for sink in ("agentex", "sgp")] == [7, 0]
+    assert logs[-1]["text"] == (
+        "stopped: nothing was lost; 7 events received; "
+        "agentex: 0 writes forwarded, 7 waiting on disk; sgp: 7 writes forwarded"
+    )
 
 
 async def test_no_credential_is_written_to_disk(tmp_path: Path) -> None:

@@ -288,6 +288,15 @@ async def test_a_key_of_another_certificate(authority: Authority) -> None:
         await new_certificates(one._replace(key=two.key)).refresh()
 
 
+async def test_a_certificate_without_a_key(authority: Authority) -> None:
+    """Its file then has to have the key, too."""
+    files = authority.client_files("one", trusts=authority)
+    expected = f"agentex.client_cert_file: {files.cert}: no private key in PEM format is in it"
+    with pytest.raises(CertificateError) as failed:
+        await new_certificates(files._replace(key="")).refresh()
+    assert str(failed.value) == expected
+
+
 async def test_an_encrypted_key(authority: Authority, tmp_path: Path) -> None:
     """It is refused; nobody is asked for its password."""
     files = authority.client_files("locked", trusts=authority)

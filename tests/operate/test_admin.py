@@ -1,5 +1,6 @@
 """The admin port: the page, its content security policy, and headers against other origins."""
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -48,6 +49,19 @@ async def test_every_response_is_protected(path: str) -> None:
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
         assert "Access-Control-Allow-Origin" not in headers
+
+
+async def test_the_response_to_a_body_that_ends_early_is_protected() -> None:
+    """So is the response to a request that never became complete."""
+    async with running_app() as app:
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.app.ports["admin"])
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+        writer.write_eof()
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"Cache-Control: no-store" in head
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])

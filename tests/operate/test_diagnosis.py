@@ -81,6 +81,20 @@ def test_all_is_well(question: int) -> None:
     assert answers(report)[question]["level"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("received", "detail"),
+    [
+        (0, "all 0 events are accounted for"),
+        (1, "the one event is accounted for"),
+        (1234, "all 1,234 events are accounted for"),
+    ],
+)
+def test_what_is_accounted_for(received: int, detail: str) -> None:
+    """Nothing is lost: the detail has the number of events."""
+    changes = {"events__received": received, "events__replayed": 0}
+    assert diagnose(0, **changes) == ("ok", "No", detail)
+
+
 LOSING = [
     ({"events__imbalance": 3}, "bad", "The accounting does not balance", "3 unaccounted for"),
     ({"sgp__imbalance": -2}, "bad", "The accounting does not balance", "2 unaccounted for"),

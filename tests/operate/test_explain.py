@@ -131,7 +131,8 @@ async def test_json_for_scripts(app: Running, capsys: pytest.CaptureFixture[str]
 def test_no_sidecar_at_the_url(capsys: pytest.CaptureFixture[str]) -> None:
     """An unreachable sidecar has an exit code of its own, and the error names the URL."""
     assert explain.run("s1", NOWHERE, "", as_json=False) == explain.NO_SIDECAR
-    assert NOWHERE in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error == f"sidecar: no sidecar responds at {NOWHERE}: Connection refused\n"
 
 
 async def test_an_id_is_needed(app: Running) -> None:

@@ -23,7 +23,13 @@ pytestmark = pytest.mark.process
 
 Json = dict[str, Any]
 Environment = dict[str, str]
-TWO = {"AGENTEX_BASE_URL": "http://127.0.0.1:1", "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
+TWO = {
+    "AGENTEX_BASE_URL": "http://127.0.0.1:1",
+    "SGP_API_KEY": "k",
+    "SGP_ACCOUNT_ID": "a",
+    "SIDECAR_LISTENER__PORT": "0",
+    "SIDECAR_ADMIN__PORT": "0",
+}
 # A title, colors, line ends, DEL, C1, right-to-left, an invisible space, a surrogate.
 EVIL = "\x1b]0;x\x07\x1b[31m\r\n\x7f\x9b2J\u202e\u200b\u2028\ud800"
 IN_A_LINE = EVIL.replace("\r\n", "")
@@ -123,7 +129,8 @@ async def test_explain_at_another_server(answer: bytes) -> None:
     """An answer that is not a sidecar's is an error with its URL, without a traceback."""
     async with upstream(answer) as url:
         code, out, err = await command("explain", "s", "--url", url)
-    assert (code, out, err.startswith(f"sidecar: {url}: ")) == (explain.NO_SIDECAR, "", True)
+    assert (code, out, f"{url}: " in err) == (explain.NO_SIDECAR, "", True)
+    assert (err.startswith("sidecar: "), err.count("\n")) == (True, 1)
 
 
 @pytest.mark.parametrize("sub", ["explain s --url", "replay FILE --to", "top --once --url"])
@@ -156,10 +163,12 @@ async def test_dead_letters(tmp_path: Path) -> None:
 async def test_configuration(tmp_path: Path) -> None:
     """`check` escapes values, and errors about values, names, files and arguments."""
     evil = IN_A_LINE.replace("\ud800", "")
-    code, out, _ = await command("check", environ=TWO | {"SIDECAR_SPOOL__PATH": evil})
-    assert (code, r"\x1b]0;x\x07" in out) == (0, True)
+    path = f"{tmp_path}/{evil}"
+    code, out, _ = await command("check", environ=TWO | {"SIDECAR_SPOOL__PATH": path})
+    assert (code, r"\u001b]0;x\u0007" in out) == (0, True)
+    assert r"\x1b]0;x\x07" in out
     code, _, err = await command("check", environ={"SIDECAR_LOG__LEVEL": evil})
-    assert (code, r"\x1b]0;x\x07" in err) == (2, True)
+    assert (code, r"\u001b]0;x\u0007" in err) == (2, True)
     code, _, err = await command("check", environ=TWO | {f"SIDECAR_{evil}": "x"})
     assert (code, r"SIDECAR_\x1b]0;x\x07" in err) == (2, True)
     code, _, err = await command("check", "--config", evil)
@@ -187,7 +196,7 @@ from sidecar import cli
 def fail(*_: object) -> None:
     raise ValueError("\x1b[31m\n\u202e\ud800")
 
-cli.load = fail
+cli.read = fail
 cli.main(["check"])
 """
 

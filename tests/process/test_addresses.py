@@ -1,17 +1,22 @@
 """Base URLs, and hosts in all their spellings."""
 
+import asyncio
+from itertools import product
 from urllib.parse import quote
 
 import pytest
 
 from sidecar.process.addresses import (
+    ListenError,
     canonical_host,
     is_host,
     is_local,
     is_loopback,
+    listen,
     masked,
     parse_base_url,
 )
+from tests.support.upstream_connection import on_both_loops
 
 HIDDEN = "hidden"
 SHAPE = "must be a URL such as http://host:port/path"
@@ -205,3 +210,40 @@ def test_this_machine() -> None:
     local = [*LOOPBACK, *UNSPECIFIED, "sidecar.svc.", "fd00::1"]
     assert [host for host in local if not is_local(host, ours)] == []
     assert [host for host in ELSEWHERE if is_local(host, ours)] == []
+
+
+TWICE = [
+    ("127.0.0.1", "127.0.0.1"),
+    ("127.0.0.1", "127.1"),
+    ("0.0.0.0", "127.0.0.1"),
+    ("127.0.0.1", "0.0.0.0"),
+]
+
+
+@on_both_loops
+async def test_one_address_twice() -> None:
+    """It is refused, as no other process's: also where the port is only tried out."""
+    for hosts, serve in product(TWICE, (True, False)):
+        with pytest.raises(ListenError, match="Address already in use") as caught:
+            await listen(asyncio.Protocol, hosts, 0, serve=serve)
+        assert caught.value.twice
+
+
+@on_both_loops
+async def test_what_is_no_host() -> None:
+    """It is an error as for a name that nobody knows."""
+    for host in ("a..b", "x" * 64, "a\0b"):
+        with pytest.raises(ListenError):
+            await listen(asyncio.Protocol, [host], 0)
+
+
+@on_both_loops
+async def test_different_addresses() -> None:
+    """They do not exclude each other."""
+    servers, port = await listen(asyncio.Protocol, ["127.0.0.1", "127.0.0.2"], 0)
+    assert {each.sockets[0].getsockname() for each in servers} == {
+        ("127.0.0.1", port),
+        ("127.0.0.2", port),
+    }
+    for each in servers:
+        each.close()

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from sidecar.process.blocking import BlockingThread, Stalled
+from sidecar.process.blocking import BlockingThread, Stalled, within
 from tests.support.faults import fast, fast_loop, now
 
 
@@ -35,6 +35,17 @@ class Gate:
 def fail() -> None:
     """Fails."""
     raise PermissionError(13, "not allowed")
+
+
+def test_one_call_without_a_loop() -> None:
+    """Its result or its error is the caller's, and nobody waits longer than the limit."""
+    assert within(60, len, "abc") == 3
+    with pytest.raises(ValueError, match="x"):
+        within(60, int, "x")
+    never = threading.Event()
+    with pytest.raises(TimeoutError):
+        within(0.01, never.wait)
+    never.set()
 
 
 @fast
@@ -163,7 +174,7 @@ def test_the_end_of_the_process_waits_for_no_thread() -> None:
     """A command ends although a call of it hangs."""
     script = """
         import asyncio, threading
-        from sidecar.process.blocking import BlockingThread, Stalled
+        from sidecar.process.blocking import BlockingThread, Stalled, within
 
         async def main():
             try:

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -97,6 +97,15 @@ def test_where_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert shown.out == 'a\\x07\n{\n "k": [\n  "\\u007f"\n ]\n}\n'
     assert shown.err == "sidecar: b\\n\n"
+
+
+def test_nobody_reads_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no reason to fail, or to end with another exit code."""
+    with Path("/dev/full").open("w", buffering=1, encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        complain("b")
+        with suppress(OSError):
+            full.close()
 
 
 def commands() -> list[Path]:

@@ -86,6 +86,20 @@ def test_a_stop_that_hangs() -> None:
 
 
 @pytest.mark.process
+def test_a_stop_without_an_end() -> None:
+    """A time that is longer than any thread can wait is no limit."""
+    assert run("""
+        stopping = threading.Event()
+        watchdog.start()
+        watchdog.attach(lambda _: stopping.set(), end, (1e300, 0.0))
+        send("SIGTERM")
+        stopping.wait()
+        send("SIGTERM")
+        threading.Event().wait()
+    """) == (3, ["overdue"])
+
+
+@pytest.mark.process
 def test_a_second_signal() -> None:
     """The time is over at once."""
     assert run("""

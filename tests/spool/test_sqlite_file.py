@@ -1,5 +1,6 @@
 """The spool's file: single cases; test_sqlite_file_model.py has the model."""
 
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -9,6 +10,8 @@ import pytest
 import structlog
 
 from sidecar.process.memory import Trimmer
+from sidecar.spool import files
+from sidecar.spool.files import is_locked
 from sidecar.spool.rows import OPEN, Backlog, Changes, SpoolInUse, StoredRow
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.spool import backlog, changes, files_size, make_row
@@ -184,6 +187,28 @@ def test_a_directory_has_one_sidecar(tmp_path: Path) -> None:
     file.close()
     file.unlock()
     opened(tmp_path).close()
+
+
+def test_whoever_only_looks_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sidecar check` holds the lock for a moment: a sidecar that starts then waits for it."""
+    (tmp_path / "spool.lock").touch()
+    descriptor = os.open(tmp_path / "spool.lock", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    monkeypatch.setattr(files, "sleep", lambda _: fcntl.flock(descriptor, fcntl.LOCK_UN))
+    file = opened(tmp_path)
+    assert is_locked(tmp_path)
+    os.close(descriptor)
+    file.close()
+    file.unlock()
+    assert not is_locked(tmp_path)
+
+
+def test_a_lock_that_is_a_pipe(tmp_path: Path) -> None:
+    """Whoever looks at it does not wait for its other end."""
+    os.mkfifo(tmp_path / "spool.lock")
+    assert not is_locked(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"no database" * 500, b"SQLite format 3\0" + b"\xff" * 999])
