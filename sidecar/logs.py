@@ -1,4 +1,4 @@
-"""Sets up structlog: one JSON object per line on standard error, or plain text for a terminal.
+"""Sets up structlog: one JSON object per line on standard error, or text for people on a terminal.
 
 Logs never contain span content, only ids, counts, reasons and statuses (D19). `run` has everything
 that the process prints written by one `LogWriter`: our lines, those of libraries that use
@@ -26,8 +26,8 @@ DRAIN_S = 0.3
 
 def configure(config: LogConfig) -> None:
     """For a command that ends by itself: each line is written at once."""
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    _configure(_level(config), _processors(config, colors=is_terminal), _write_to_stderr)
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    _configure(_level(config), _processors(config, terminal=terminal), _write_to_stderr)
 
 
 def start(config: LogConfig) -> LogWriter:
@@ -36,7 +36,7 @@ def start(config: LogConfig) -> LogWriter:
     At the end of the process, `drain` the writer.
     """
     occupy_standard_descriptors()
-    level, processors = _level(config), _processors(config, colors=os.isatty(_STDERR))
+    level, processors = _level(config), _processors(config, terminal=os.isatty(_STDERR))
     log = structlog.wrap_logger(structlog.ReturnLogger(), processors=processors)
 
     def dropped(count: int) -> str:
@@ -55,13 +55,13 @@ def _level(config: LogConfig) -> int:
     return logging.getLevelNamesMapping()[config.level.upper()]
 
 
-def _processors(config: LogConfig, *, colors: bool) -> list[structlog.typing.Processor]:
+def _processors(config: LogConfig, *, terminal: bool) -> list[structlog.typing.Processor]:
     renderers: list[structlog.typing.Processor] = [structlog.processors.JSONRenderer(to_ascii_json)]
-    if config.format == "console":
+    if config.format == "console" or (config.format == "auto" and terminal):
         console = structlog.dev.ConsoleRenderer(
-            colors=colors, exception_formatter=structlog.dev.plain_traceback
+            colors=terminal, exception_formatter=structlog.dev.plain_traceback
         )
-        renderers = [_make_visible, console]
+        renderers = [_say_text, _make_visible, console]
     return [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -79,6 +79,14 @@ def _configure(
         logger_factory=lambda *_: _Lines(write),
         cache_logger_on_first_use=True,
     )
+
+
+def _say_text(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """For people, a line that has a sentence is that sentence."""
+    if "text" in event:
+        shown = ("timestamp", "level", "exception")
+        return {"event": event["text"]} | {key: event[key] for key in shown if key in event}
+    return event
 
 
 def _make_visible(

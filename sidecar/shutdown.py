@@ -8,7 +8,7 @@ instead.
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 
@@ -161,12 +161,42 @@ class Shutdown:
             lost += max(0, unsettled)
         self._lost = lost
         self._said.set()
-        fields = {"lost": lost, "events": self._events(), "writes": totals}
+        events = self._events()
+        text = _sentence(lost, events["received"], totals)
+        fields = {"lost": lost, "events": events, "writes": totals, "text": text}
         if hanging:
             log.error("stopped", **fields, hanging=hanging)
         else:
             log.info("stopped", **fields)
         return lost
+
+
+# What became of writes, besides those that were forwarded, in words.
+_ENDS = {
+    "not_taken": "not taken for want of room",
+    "dead_lettered": "dead letters",
+    "depth": "waiting on disk",
+    "lost": "lost",
+}
+_AGAINST_LOSS = "raise shutdown.grace_s, or set spool.path or dead_letters.path"
+
+
+def _sentence(lost: int, received: int, totals: Mapping[str, Mapping[str, int]]) -> str:
+    """The accounting in words."""
+    lanes = [
+        f"{name}: {_counted(total['forwarded'], 'write')} forwarded"
+        + "".join(f", {total[end]} {words}" for end, words in _ENDS.items() if total[end])
+        for name, total in totals.items()
+    ]
+    were = "was" if lost == 1 else "were"
+    what = (
+        f"{_counted(lost, 'write')} {were} lost ({_AGAINST_LOSS})" if lost else "nothing was lost"
+    )
+    return f"stopped: {what}; {_counted(received, 'event')} received; {'; '.join(lanes)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 async def until_quiet(last_event: Callable[[], float], quiet_s: float, at_most_s: float) -> None:

@@ -238,7 +238,8 @@ async def test_all_lanes_share_the_time(tmp_path: Path) -> None:
         for id_ in "abc":
             lane.accounting.offered += 1
             lane.put(make_span(id_))
-    shutdown = Shutdown(spool, lanes, letters, ExitReport(None), lambda: None, dict)
+    report, nothing_held = ExitReport(None), lambda: None
+    shutdown = Shutdown(spool, lanes, letters, report, nothing_held, lambda: {"received": 3})
     assert not await shutdown.finish()
     hangs.set()
     totals = [lane.totals() for lane in lanes]

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 
 from sidecar.demo.stand_in import Answer, Hang
 from tests.support.faults import World, end, fast, for_a_while, now, span, start, world
@@ -62,6 +63,21 @@ async def test_hung_upstreams() -> None:
         await w.feed(5)
         assert not await stopped(w)
         assert accounted_for(w) >= 2 * len(w.accepted)
+
+
+@fast
+async def test_the_last_log_line_says_what_is_lost() -> None:
+    """It has a sentence with the number of lost writes, what to do, and each upstream's part."""
+    with structlog.testing.capture_logs() as lines:
+        async with world(shutdown__grace_s=GRACE_S, dead_letters__path="") as w:
+            w.upstreams[1].rule = lambda _: Hang()
+            await w.post(end(span("s")))
+            assert not await stopped(w)
+    assert lines[-1]["text"] == (
+        "stopped: 1 write was lost (raise shutdown.grace_s, or set spool.path or "
+        "dead_letters.path); 1 event received; agentex: 1 write forwarded; "
+        "sgp: 0 writes forwarded, 1 lost"
+    )
 
 
 @fast
