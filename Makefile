@@ -1,12 +1,14 @@
-# Everything runs in .venv, which is created on first use and recreated when a lock changes.
+# Everything runs in .venv, which is created on first use and recreated when a lock changes. `demo`
+# needs only what ships; the tools are added for the other targets.
 # PYTHON=... names the interpreter to try first. ARGS=... is passed to demo, test, bench,
 # bench-peers and fuzz.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 STAMP   := $(VENV)/.installed
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
-PIP     := -m pip --disable-pip-version-check install --quiet
+PIP     := -m pip --disable-pip-version-check install
 
 # Sets the shell's $$py to the first usable Python, or stops with the reason why there is none.
 # Each candidate is run, not just looked up, because a version manager's shim may be broken.
@@ -26,12 +28,24 @@ elif [ -z "$$py" ]; then \
 fi
 endef
 
+# Installs $(1), and names each package as pip comes to it; pip's errors are on standard error. The
+# pipe ends with pip's exit code, because sh has no pipefail.
+define INSTALL
+{ $(BIN)/python -u $(PIP) $(1); echo "exit $$?"; } | { while read -r word rest; do \
+	case $$word in \
+	Collecting) echo "  $${rest%% *}" ;; \
+	Installing) echo "  writing files" ;; \
+	exit) exit "$$rest" ;; \
+	esac; \
+done; exit 1; }
+endef
+
 .PHONY: help demo test test-fast test-slow lint check nightly fmt bench bench-peers fuzz lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
-demo: $(STAMP) ## run the demo
+demo: $(RUNTIME) ## run the demo
 	@$(BIN)/sidecar demo $(ARGS)
 
 test: $(STAMP) ## run the tests, except the slow ones
@@ -47,7 +61,7 @@ test-slow: $(STAMP) ## run the slow tests, and generated tests with more example
 lint: $(STAMP) ## check formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py
+	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client examples tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py tools/openapi.py tools/openapi_schemas.py tools/config_schema.py
 
 check: lint test test-slow ## lint and run all tests: every change must pass this
 
@@ -71,14 +85,22 @@ fuzz: $(STAMP) ## run every test with many more generated examples, and compare 
 	@$(BIN)/python -m tests.http.second_opinion 1000000
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q -m "" tests $(ARGS)
 
-# The second install adds the sidecar and its client. setuptools comes from the lock, so that
-# nothing is fetched without a hash. --clear removes packages from an older lock.
-$(STAMP): requirements.lock requirements-dev.lock
+# setuptools comes from the dev lock, so that nothing is fetched without a hash. --clear removes
+# packages from an older lock, and the stamps with them.
+$(RUNTIME): requirements.lock requirements-dev.lock
 	@$(FIND_PYTHON); \
-	echo "Installing into $(VENV) with $$("$$py" --version) ..." >&2; \
+	echo "Creating $(VENV) with $$("$$py" --version)"; \
 	"$$py" -m venv --clear $(VENV)
-	@$(BIN)/python $(PIP) --require-hashes -r requirements-dev.lock
-	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e . -e client
+	@echo "Installing what the sidecar needs:"
+	@sed -n '/^setuptools==/,/[^\\]$$/p' requirements-dev.lock >$(VENV)/build.lock
+	@$(call INSTALL,--require-hashes -r requirements.lock -r $(VENV)/build.lock)
+	@echo "Installing the sidecar and its client:"
+	@$(call INSTALL,--no-deps --no-build-isolation -e . -e client)
+	@touch $@
+
+$(STAMP): $(RUNTIME)
+	@echo "Installing the tools for development:"
+	@$(call INSTALL,--require-hashes -r requirements-dev.lock)
 	@touch $@
 
 # In a venv of its own, because .venv can't be created while a lock is broken.
@@ -88,7 +110,7 @@ LOCK := .venv-lock/bin/uv --no-config pip compile --quiet --universal --upgrade 
 
 lock: ## update both locks to the newest versions
 	@$(FIND_PYTHON); "$$py" -m venv --clear .venv-lock
-	@.venv-lock/bin/python $(PIP) uv
+	@.venv-lock/bin/python $(PIP) --quiet uv
 	@$(LOCK) -o requirements.lock >/dev/null
 	@$(LOCK) --group dev -c requirements.lock -o requirements-dev.lock >/dev/null
 	@rm -rf .venv-lock

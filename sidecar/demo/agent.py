@@ -1,9 +1,11 @@
 """The demo's sample agent: posts the nested spans of short conversations.
 
-It uses plain HTTP, one request per event, and knows nothing about the sidecar's internals.
+It uses plain HTTP, one request per event, and knows nothing about the sidecar's internals. A post
+that fails does not disturb it.
 """
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+
+from sidecar.demo.bodies import digest_of
 
 QUESTIONS = (
     "Which invoices are overdue?",
@@ -22,13 +26,19 @@ THINKING_S = 0.05
 
 
 class SampleAgent:
-    """Posts the spans of conversations to the listener at `url`."""
+    """Posts the spans of conversations to the listener at `url`.
+
+    `finished` counts spans whose END was accepted, `accepted` events. `unchecked` has the finished
+    spans that the demo has not taken yet: their ids, with the digests of their inputs. `latest` is
+    the id of the last one.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = f"{url}/v1/spans"
-        self.spans = 0
-        self.refused = 0
+        self.finished = self.accepted = self.refused = 0
+        self.unchecked: dict[str, str] = {}
+        self.latest = ""
 
     async def converse(self) -> None:
         """Hold one conversation: one turn per question, each with a retrieval and a completion."""
@@ -73,10 +83,20 @@ class SampleAgent:
         await self._post("start", span)
         yield span
         span["end_time"] = datetime.now(UTC).isoformat()
-        await self._post("end", span)
-        self.spans += 1
+        if await self._post("end", span):
+            self.finished += 1
+            self.latest = span["id"]
+            # The sidecar leaves the bytes of an input as they are.
+            self.unchecked[span["id"]] = digest_of(json.dumps(input_).encode()).hex()
 
-    async def _post(self, event_type: str, span: dict[str, Any]) -> None:
+    async def _post(self, event_type: str, span: dict[str, Any]) -> bool:
+        """Whether the event was accepted."""
         body = {"event_type": event_type, "span": span}
-        async with self._session.post(self._url, json=body) as response:
-            self.refused += response.status != 202  # noqa: PLR2004
+        try:
+            async with self._session.post(self._url, json=body) as response:
+                accepted = response.status == 202  # noqa: PLR2004
+        except aiohttp.ClientError:
+            accepted = False
+        self.accepted += accepted
+        self.refused += not accepted
+        return accepted

@@ -38,26 +38,15 @@ from sidecar.demo.behaviours import (
 )
 
 __all__ = [
-    "Answer",
-    "ApplyThen",
-    "Behaviour",
-    "Delay",
-    "Gate",
-    "Hang",
-    "Options",
-    "Raw",
-    "Recorded",
-    "Refusal",
-    "Reset",
-    "ResetMidBody",
-    "Rule",
-    "Scripted",
-    "StandIn",
-]
+    "Answer", "ApplyThen", "Behaviour", "Delay", "Gate", "Hang", "Options", "Raw", "Recorded",
+    "Refusal", "Reset", "ResetMidBody", "Rule", "Scripted", "StandIn",
+]  # fmt: skip
 
 HOST = "127.0.0.1"
-# Not recorded as a request. With a query (`?counts`) the report omits the digests.
+# Not recorded as a request. With a query (`?counts`) the report omits the digests. A POST of span
+# ids returns the digests of those that are complete.
 REPORT = "/__report"
+_UNREADABLE = Answer(422)
 _TOO_LARGE = Answer(413, b'{"detail":"Request Entity Too Large"}')
 
 
@@ -70,13 +59,15 @@ class Options(TypedDict, total=False):
     max_body: int | None
     digest: bool
     echo: bool
+    max_spans: int | None
 
 
 class StandIn(ABC):
     """One upstream. Its public attributes can be read, and settings changed, while it runs.
 
     `digest` is for benchmarks: it checks, records and stores nothing but `digests` (of each span's
-    raw `input`), `writes` and `complete`. With `echo=False` the responses are short.
+    raw `input`), `writes` and `complete`; with `max_spans`, of the newest spans only. With
+    `echo=False` the responses are short.
     """
 
     keepalive_s = 5.0  # after which an idle connection is closed
@@ -90,6 +81,7 @@ class StandIn(ABC):
         max_body: int | None = None,
         digest: bool = False,
         echo: bool = True,
+        max_spans: int | None = None,
     ) -> None:
         self.latency_s = latency_s
         self.api_key = api_key
@@ -97,6 +89,7 @@ class StandIn(ABC):
         self.max_body = max_body
         self.digest = digest
         self.echo = echo
+        self.max_spans = max_spans
         self.script: list[Scripted] = []
         self.rule: Rule | None = None
         self.requests: list[Recorded] = []
@@ -182,6 +175,11 @@ class StandIn(ABC):
             self.late_opens += 1
         if not self.digest:
             self.history.setdefault(id_, []).append("complete" if complete else "open")
+        elif self.max_spans and len(self.writes) > self.max_spans:
+            oldest = next(iter(self.writes))
+            del self.writes[oldest]
+            self.complete.discard(oldest)
+            self.digests.pop(oldest, None)
 
     def report(self, *, digests: bool = True) -> bytes:
         """Return the state as JSON, for other processes."""
@@ -198,11 +196,18 @@ class StandIn(ABC):
         hexed = {id_: digest.hex() for id_, digest in self.digests.items()} if digests else {}
         return msgspec.json.encode(report | {"digests": hexed})
 
+    def report_on(self, ids: bytes) -> bytes:
+        """Return the digests of those of `ids` that are complete; both are JSON."""
+        done = self.complete.intersection(msgspec.json.decode(ids, type=list[str]))
+        return msgspec.json.encode({id_: self.digests.get(id_, b"").hex() for id_ in done})
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
-        if path == REPORT:
-            return web.Response(body=self.report(digests=not query), content_type=JSON)
         body = await request.content.read()
+        if path == REPORT:
+            asks = request.method == "POST"
+            report = self.report_on(body) if asks else self.report(digests=not query)
+            return web.Response(body=report, content_type=JSON)
         at = asyncio.get_running_loop().time()
         recorded = Recorded(request.method, path, query, request.headers, body, at)
         self.in_flight += 1
@@ -284,6 +289,8 @@ class StandIn(ABC):
             return self.reply_lightly(recorded) if self.digest else self.reply(recorded)
         except Refusal as refusal:
             return refusal.answer
+        except msgspec.DecodeError:  # from a decoder of `reply_lightly`: not a sidecar's request
+            return _UNREADABLE
 
     def _forget(self, recorded: Recorded) -> None:
         if not self.keep_bodies:

@@ -593,3 +593,30 @@ async def test_both_in_a_process_of_their_own(client: Client) -> None:
     assert report["digests"] == {}
     server.stdin.close()
     assert await server.wait() == 0
+
+
+async def test_bounded(client: Client) -> None:
+    """With `max_spans` only the newest spans are known; a PATCH for one that is not is taken."""
+    async with AgentexStandIn(digest=True, echo=False, max_spans=2) as agentex:
+        for id_ in "abc":
+            body = {**SPAN, "id": id_, "input": {}, "end_time": LATER}
+            assert (await client.send("POST", f"{agentex.url}/spans", body))[0] == 200
+        assert set(agentex.writes) == agentex.complete == set(agentex.digests) == {"b", "c"}
+        digest = digest_of(b"{}").hex()
+        url = f"{agentex.url}/__report"
+        assert await client.send("POST", url, ["a", "b", "x"]) == (200, {"b": digest})
+        patch = {"end_time": LATER}
+        assert (await client.send("PATCH", f"{agentex.url}/spans/a", patch))[0] == 200
+        assert agentex.complete == {"c", "a"}
+
+
+@pytest.mark.parametrize("kind", [AgentexStandIn, SgpStandIn])
+async def test_light_and_strangers(
+    client: Client, kind: type[AgentexStandIn] | type[SgpStandIn]
+) -> None:
+    """The light stand-ins refuse what no sidecar sends, and go on."""
+    async with kind(digest=True, echo=False) as stand_in:
+        for method, body in (("GET", None), ("POST", b"?"), ("PUT", {}), ("PATCH", [])):
+            status, _ = await client.send(method, f"{stand_in.url}/", body)
+            assert 400 <= status < 500, (method, status)
+        assert not stand_in.writes

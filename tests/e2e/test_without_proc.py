@@ -79,7 +79,7 @@ async def test_the_demo() -> None:
         process = await sidecar("demo")
         out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
-    assert b"RSS of this process unknown" in out
+    assert b"sidecar's RSS unknown" in out
     assert b"nothing was lost" in out
 
 
