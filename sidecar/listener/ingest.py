@@ -100,7 +100,8 @@ class Ingest:
         if isinstance(error, RequestTooLarge):
             text = (
                 f"the body ({size} bytes) is too large even for an empty lane "
-                f"({self._admission.limit} bytes): see queue.max_bytes and spool.max_bytes"
+                f"({self._admission.limit} bytes): send fewer events per request, or raise "
+                "queue.max_bytes and, with a spool, spool.max_bytes"
             )
             error = Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, "too_large")
         elif isinstance(error, QueueFull):

@@ -16,7 +16,7 @@ from sidecar.http.server import HttpServer
 from sidecar.listener.host_check import HostCheck
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.refusals import Limits, Refusal, stopping
-from sidecar.listener.routes import JSON, Route
+from sidecar.listener.routes import JSON, RETRY_AFTER, Route
 from sidecar.listener.routes.agentex import PREFIX, AgentexRoute
 from sidecar.listener.routes.ingest import IngestRoute
 from sidecar.listener.routes.sgp import SgpRoute
@@ -139,7 +139,8 @@ class Listener:
         """Count a request that is not HTTP as we speak it; returns its response."""
         self._metrics.refused("malformed", self._loop.time())
         self._metrics.responded(status, 0.0)
-        return Response(status, f"{error}\n".encode())
+        retry = RETRY_AFTER if status == HTTPStatus.TOO_MANY_REQUESTS else ()
+        return Response(status, f"{error}\n".encode(), headers=retry)
 
     def _on_bug(self, bug: BaseException) -> None:
         if not self.failed.done():

@@ -7,7 +7,12 @@ hold more than `queue.max_bytes`. Each route formats a `Refusal` as a response b
 from http import HTTPStatus
 from typing import NamedTuple
 
-from sidecar.credentials import AccountRefused, AnotherAccount, TooManyAccounts
+from sidecar.credentials import (
+    ONLY_ACCOUNT_HEADER,
+    AccountRefused,
+    AnotherAccount,
+    TooManyAccounts,
+)
 from sidecar.http.messages import Request
 from sidecar.queue.memory_budget import MemoryBudget
 
@@ -38,32 +43,48 @@ def media_type(request: Request) -> str:
     return request.header(b"content-type").partition(";")[0].strip().lower()
 
 
+def unsupported_type(request: Request, allowed: str) -> Refusal:
+    """The body is of a type that the route does not read; `allowed` names those that it does."""
+    sent = "is another one" if request.header(b"content-type") else "is missing"
+    error = (
+        f"Content-Type must be {allowed}, and it {sent}: send the header "
+        '"Content-Type: application/json" (with curl: -H)'
+    )
+    return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
+
+
 def too_large(max_body: int) -> Refusal:
     """The decompressed body is larger than `max_body`."""
-    error = f"the body is larger than listener.max_body ({max_body})"
+    error = (
+        f"the body, decompressed, is larger than listener.max_body ({max_body}): "
+        "send fewer events per request"
+    )
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "too_large")
 
 
 def ended_early() -> Refusal:
     """The connection ended before the body was complete."""
-    return Refusal(HTTPStatus.BAD_REQUEST, "the body ended early", "malformed")
+    error = "the connection ended before the body was complete: send the request again"
+    return Refusal(HTTPStatus.BAD_REQUEST, error, "malformed")
 
 
 def of_account(error: AccountRefused) -> Refusal:
     """The spans can't go out under the account of the request (D25)."""
+    text = f"{error}; nothing was accepted"
     status = HTTPStatus.BAD_REQUEST
     if isinstance(error, AnotherAccount):
         status = HTTPStatus.CONFLICT
+        text = f"{ONLY_ACCOUNT_HEADER}: {text}: send the spans to a sidecar of that account"
     elif isinstance(error, TooManyAccounts):
         status = HTTPStatus.SERVICE_UNAVAILABLE
-    return Refusal(status, str(error), "account")
+    return Refusal(status, text, "account")
 
 
 def no_room() -> Refusal:
     """No upstream has room for the request right now; the agent can retry."""
     error = (
         "no room in memory (queue.max_bytes) or in the spool (spool.max_bytes, or its disk fails) "
-        "for any upstream; none of this request's events were accepted"
+        "for any upstream; none of this request's events were accepted: try again later"
     )
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
 

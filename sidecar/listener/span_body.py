@@ -95,7 +95,11 @@ class SpanBody:
         self._release()
         error = self._error or ended_early()
         if late and self._error is None:
-            text = f"the body did not arrive within {self._ingest.limits.timeout_s:g} s"
+            seconds = self._ingest.limits.timeout_s
+            text = (
+                f"the body did not arrive within {seconds:g} s (listener.body_timeout_s): "
+                "send the request again"
+            )
             error = Refusal(HTTPStatus.REQUEST_TIMEOUT, text, "malformed")
         return self._counted(self._ingest.refuse(self._route, self._request, error))
 
@@ -113,9 +117,12 @@ def _inflater(request: Request) -> Inflater | None:
         return Inflater(encoding)
     if encoding in {"", "identity"}:
         return None
-    error = "Content-Encoding must be gzip, deflate or identity"
+    error = (
+        "Content-Encoding must be gzip, deflate or identity, and only one of them: "
+        "send the body as it is, without the header"
+    )
     raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
 
 
 def _incomplete() -> MalformedBody:
-    return MalformedBody("the body is not a complete stream of its Content-Encoding")
+    return MalformedBody("the body is not one complete stream of its Content-Encoding")

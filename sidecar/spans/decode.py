@@ -119,6 +119,8 @@ def _items(body: bytes, *, array: bool) -> Iterable[bytes]:
     try:
         return map(bytes, _ITEMS.decode(body) if array else [_ANY.decode(body)])
     except NOT_DECODED as error:
+        if not body.strip():
+            raise MalformedBody("the body is empty") from None
         if array and isinstance(error, RecursionError):
             return _items_of_deep_array(body)
         raise MalformedBody(_reason(error)) from None
@@ -167,9 +169,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return TOO_DEEP
     if isinstance(error, msgspec.ValidationError):
-        problem, _, path = str(error).partition(" - at `$.")
-        return f"{path.rstrip('`')}: {problem}" if path else problem
+        problem, path = located(error)
+        return f"{path or 'event'}: {problem}"
     return f"not JSON: {error}"
+
+
+def located(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What is wrong with a JSON value, and where: `span.id`, "" for the value itself."""
+    problem, _, path = str(error).partition(" - at `$.")
+    return problem, path.rstrip("`")
 
 
 def _checked(event: _WireEvent, now: float, started: Started, account: int) -> Span:

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tests.support.spans import make_event
-from tests.support.world import Running, running_app, upstream
+from tests.support.world import NOWHERE, Running, running_app, upstream
 
 EVENT = orjson.dumps(make_event())
 BAD = make_event("bad", kind="end", end_time="2025-01-01T00:00:00Z")
@@ -97,29 +97,76 @@ async def test_400_for_invalid_json(app: Running, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type"), [(b"[]", "application/json"), (b"\n", "application/x-ndjson")]
+    ("body", "content_type"),
+    [
+        (b"[]", "application/json"),
+        (b" [\n] ", "application/json; charset=utf-8"),
+        (b"", "application/x-ndjson"),
+        (b"\n \r\n\t\n", "application/x-ndjson"),
+    ],
 )
-async def test_400_for_an_empty_body(app: Running, body: bytes, content_type: str) -> None:
-    """A body without any event gets 400 and no rejection."""
+async def test_400_for_a_body_without_an_event(
+    app: Running, body: bytes, content_type: str
+) -> None:
+    """A body without any event gets 400 and no rejection; the error shows what to send."""
     reply = await app.post(body, content_type=content_type)
-    assert (reply.status, reply.body) == (400, {"accepted": 0, "rejected": []})
+    assert (reply.status, reply.body["accepted"], reply.body["rejected"]) == (400, 0, [])
+    assert reply.body["error"].startswith("the body has no event; an event is {")
+
+
+WRONG: list[tuple[bytes, str]] = [
+    (b"", "the body is empty"),
+    (b" \r\n", "the body is empty"),
+    (b"{}", "event: Object missing required field `event_type`"),
+    (b"[[]]", "event: Expected `object`, got `array`"),
+    (b'"start"', "event: Expected `object`, got `str`"),
+    (b'{"event_type":"start"}', "event: Object missing required field `span`"),
+    (b'{"event_type":"start","span":{}}', "span: Object missing required field `id`"),
+    (b'{"event_type":1,"span":{}}', "event_type: Expected `str`, got `int`"),
+    (b'{"event_type":"start"', "not JSON: Input data was truncated"),
+]
+
+
+@pytest.mark.parametrize(("body", "why"), WRONG, ids=[body.decode() for body, _ in WRONG])
+async def test_a_400_says_why_and_what_to_send(app: Running, body: bytes, why: str) -> None:
+    """It rejects by name what is wrong, and its error shows what an event is."""
+    reply = await app.post(body)
+    assert (reply.status, reply.body["accepted"]) == (400, 0)
+    assert [(r["index"], r["error"]) for r in reply.body["rejected"]] == [(0, why)]
+    assert '"rejected" says why; an event is {"event_type": "start"' in reply.body["error"]
+
+
+JSON_TYPE = 'send the header "Content-Type: application/json"'
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "what"),
     [
-        {"content_type": "text/plain"},
-        {"content_type": "application/xml"},
-        {"content_type": ""},
-        {"content_encoding": "br"},
-        {"content_encoding": "gzip, gzip"},
+        ({"content_type": "text/plain"}, JSON_TYPE),
+        ({"content_type": "application/x-www-form-urlencoded"}, JSON_TYPE),
+        ({"content_type": "multipart/form-data; boundary=x"}, JSON_TYPE),
+        ({"content_type": ""}, "it is missing"),
+        ({"content_encoding": "br"}, "without the header"),
+        ({"content_encoding": "gzip, gzip"}, "without the header"),
     ],
 )
-async def test_415(app: Running, headers: dict[str, str]) -> None:
-    """An unsupported content type or encoding gets 415, which names the supported ones."""
+async def test_415(app: Running, headers: dict[str, str], what: str) -> None:
+    """An unsupported content type or encoding gets 415: what is supported, and what to do."""
     reply = await app.post(EVENT, **headers)
     assert reply.status == 415
     assert "must be" in reply.body["error"]
+    assert what in reply.body["error"]
+
+
+@pytest.mark.parametrize("path", ["/spans", "/v5/spans/batch"])
+async def test_415_of_an_sdk_route(path: str) -> None:
+    """The SDK routes say it in `detail`, and offer only what they read."""
+    settings = {"AGENTEX_BASE_URL": NOWHERE, "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
+    async with running_app(settings | {"SGP_CLIENT_BASE_URL": NOWHERE}, shutdown__grace_s=0) as app:
+        reply = await app.request("POST", path, data=b"a=b")
+    assert reply.status == 415
+    assert JSON_TYPE in reply.body["detail"]
+    assert "ndjson" not in reply.body["detail"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/v2/spans"), ("PUT", "/x")])
@@ -246,6 +293,13 @@ async def test_413_for_more_than_an_empty_lane_holds() -> None:
         assert (await app.post([make_event(str(number)) for number in range(2)])).status == 202
 
 
+async def test_429_for_too_many_pipelined_requests(app: Running) -> None:
+    """It carries Retry-After, as every 429 of this port does."""
+    response = app.app.listener._malformed(429, "64 earlier requests wait for their responses")
+    assert list(response.headers) == [("Retry-After", "1")]
+    assert list(app.app.listener._malformed(400, "malformed request").headers) == []
+
+
 async def test_429_takes_nothing_of_a_request() -> None:
     """A request that does not fit gets 429: no event of it is accepted, and nothing is dropped."""
     async with running_app(queue__max_bytes="64KiB") as app:
@@ -284,8 +338,9 @@ async def test_keep_alive(app: Running) -> None:
     line = b"POST /x HTTP/1.1"
     for request in (post(host), post(host, body=b"{"), post(host, line=line), post(host)):
         writer.write(request)
-        statuses.append(int((await reader.readuntil(b"\r\n\r\n")).split()[1]))
-        await reader.readuntil(b"}" if statuses[-1] == 404 else b"]}")
+        head = (await reader.readuntil(b"\r\n\r\n")).split()
+        statuses.append(int(head[1]))
+        await reader.readexactly(int(head[head.index(b"Content-Length:") + 1]))
     writer.close()
     await writer.wait_closed()
     assert statuses == [202, 400, 404, 202]

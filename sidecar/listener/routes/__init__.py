@@ -12,8 +12,8 @@ from typing import ClassVar, Protocol, TypeVar
 import msgspec
 
 from sidecar.http.messages import Fields, Request, Response
-from sidecar.listener.refusals import Refusal, media_type
-from sidecar.spans.decode import NOT_DECODED, Decoded, MalformedBody, Rejection
+from sidecar.listener.refusals import Refusal, media_type, unsupported_type
+from sidecar.spans.decode import NOT_DECODED, Decoded, MalformedBody, Rejection, located
 from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
 from sidecar.spans.validation import FieldError
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 NOBODY: Mapping[str, int] = MappingProxyType({})
 
 JSON = "application/json"
-_RETRY_AFTER: Fields = (("Retry-After", "1"),)
+RETRY_AFTER: Fields = (("Retry-After", "1"),)
 
 
 class Route(Protocol):
@@ -71,8 +71,7 @@ class SdkRoute:
         if not self._enabled:
             raise Refusal(HTTPStatus.NOT_FOUND, self.not_enabled, "unsupported")
         if media_type(request) != JSON:
-            error = "Content-Type must be application/json"
-            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
+            raise unsupported_type(request, JSON)
 
 
 def decoded_body(decoder: msgspec.json.Decoder[T], body: bytes, shape: str = "") -> T:
@@ -85,11 +84,13 @@ def decoded_body(decoder: msgspec.json.Decoder[T], body: bytes, shape: str = "")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise MalformedBody(shape or str(error)) from None
+        problem, path = located(error)
+        raise MalformedBody(shape or f"{f'body.{path}' if path else 'body'}: {problem}") from None
     except NOT_DECODED:
         repaired = replace_lone_surrogates(body)
         if repaired == body:
-            raise MalformedBody("the body is not JSON, or nested too deeply") from None
+            what = "not JSON, or nested too deeply" if body.strip() else "empty"
+            raise MalformedBody(f"the body is {what}") from None
     return decoded_body(decoder, repaired, shape)
 
 
@@ -102,4 +103,4 @@ def refused(refusal: Refusal, error_key: str) -> Response:
     """The response to a refused request; `Retry-After` asks the client to retry (docs/api.md)."""
     body = msgspec.json.encode({error_key: str(refusal)})
     retry = refusal.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-    return Response(refusal.status, body, JSON, _RETRY_AFTER if retry else ())
+    return Response(refusal.status, body, JSON, RETRY_AFTER if retry else ())

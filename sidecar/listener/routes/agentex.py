@@ -7,6 +7,7 @@ START.
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Literal
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -29,6 +30,14 @@ class _Body(WireSpan, gc=False, kw_only=True):
 _BODY = msgspec.json.Decoder(_Body)
 
 
+class Unprocessable(msgspec.Struct):
+    """The body of a 422 in the format of the Agentex server."""
+
+    message: str
+    status_code: Literal[10422] = 10422
+    data: None = None
+
+
 class AgentexRoute(SdkRoute):
     """The Agentex SDK's routes."""
 
@@ -49,8 +58,8 @@ class AgentexRoute(SdkRoute):
             return Response(HTTPStatus.OK, to_json(decoded.spans[0]), JSON)
         (rejected,) = decoded.rejected
         where = f"body.{rejected.field}: " if rejected.field else ""
-        error = {"status_code": 10422, "message": where + rejected.error, "data": None}
-        return Response(HTTPStatus.UNPROCESSABLE_ENTITY, msgspec.json.encode(error), JSON)
+        body = msgspec.json.encode(Unprocessable(where + rejected.error))
+        return Response(HTTPStatus.UNPROCESSABLE_ENTITY, body, JSON)
 
 
 def _span(request: Request, wire: _Body, now: float, account: int) -> Span:

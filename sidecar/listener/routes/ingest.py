@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from sidecar.http.messages import Request, Response
-from sidecar.listener.refusals import Refusal, media_type
+from sidecar.listener.refusals import media_type, unsupported_type
 from sidecar.listener.routes import JSON, NOBODY
 from sidecar.spans.decode import Decoded, Started, decode
 
@@ -14,6 +15,29 @@ _NDJSON = {"application/json": False, "application/x-ndjson": True}
 _PLAIN = b"application/json"  # what almost every agent sends
 _ACCEPTED = HTTPStatus.ACCEPTED
 _ONE_ACCEPTED = Response(_ACCEPTED, b'{"accepted":1,"rejected":[]}', JSON)
+_AN_EVENT = (
+    'an event is {"event_type": "start" or "end", "span": '
+    '{"id": ..., "trace_id": ..., "name": ..., "start_time": ...}}'
+)
+_NO_EVENT = f"the body has no event; {_AN_EVENT}"
+_NO_VALID_EVENT = f'no event was accepted: "rejected" says why; {_AN_EVENT}'
+
+
+class Rejected(msgspec.Struct, gc=False):
+    """An event that was rejected: its place in the request, from 0, and the rule that it breaks."""
+
+    index: int
+    id: str | None
+    error: str
+
+
+class Accepted(msgspec.Struct, gc=False):
+    """The body of a 202, or of a 400, which has an `error` that says what to send."""
+
+    accepted: int
+    rejected: list[Rejected]
+    not_taken_for: Mapping[str, int] | UnsetType = UNSET
+    error: str | UnsetType = UNSET
 
 
 class IngestRoute:
@@ -28,8 +52,7 @@ class IngestRoute:
     def check(self, request: Request) -> None:
         """Refuse any media type but JSON and NDJSON."""
         if request.headers.get(b"content-type") != _PLAIN and media_type(request) not in _NDJSON:
-            error = "Content-Type must be application/json or application/x-ndjson"
-            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error, "unsupported")
+            raise unsupported_type(request, "application/json or application/x-ndjson")
 
     def decode(self, request: Request, body: bytes, now: float, account: int = 0) -> Decoded:
         """One span for each valid event."""
@@ -46,9 +69,10 @@ class IngestRoute:
             if accepted == 1:
                 return _ONE_ACCEPTED
             return Response(_ACCEPTED, b'{"accepted":%d,"rejected":[]}' % accepted, JSON)
-        rejected = [{"index": r.position, "id": r.id, "error": r.error} for r in decoded.rejected]
-        body: dict[str, object] = {"accepted": accepted, "rejected": rejected}
-        if not_taken_for:
-            body["not_taken_for"] = not_taken_for
-        status = _ACCEPTED if accepted else HTTPStatus.BAD_REQUEST
+        rejected = [Rejected(each.position, each.id, each.error) for each in decoded.rejected]
+        body = Accepted(accepted, rejected, not_taken_for or UNSET)
+        status = _ACCEPTED
+        if not accepted:
+            status = HTTPStatus.BAD_REQUEST
+            body.error = _NO_VALID_EVENT if rejected else _NO_EVENT
         return Response(status, msgspec.json.encode(body), JSON)

@@ -8,6 +8,7 @@ Everything else is forwarded unchanged, including unknown members.
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Literal
 from uuid import uuid4
 
 import msgspec
@@ -39,6 +40,38 @@ class _Batch(msgspec.Struct):
     items: list[msgspec.Raw]
 
 
+class Created(msgspec.Struct, kw_only=True, gc=False):
+    """An accepted item, with what the SDK's response model requires."""
+
+    object: Literal["span"] = "span"
+    account_id: str
+    id: str
+    trace_id: str
+    name: str
+    start_timestamp: str
+
+
+class CreatedList(msgspec.Struct, kw_only=True):
+    """The body of a 200."""
+
+    object: Literal["list"] = "list"
+    items: list[Created]
+
+
+class Problem(msgspec.Struct, kw_only=True, gc=False):
+    """What is wrong with an item, and where: `["body", "items", 3, "status"]`."""
+
+    type: Literal["value_error"] = "value_error"
+    loc: list[str | int]
+    msg: str
+
+
+class Problems(msgspec.Struct):
+    """The body of a 422, or of a 400."""
+
+    detail: list[Problem]
+
+
 _BATCH = msgspec.json.Decoder(_Batch)
 _ITEM = msgspec.json.Decoder(_Members)
 _TEXT: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
@@ -54,7 +87,7 @@ class SgpRoute(SdkRoute):
 
     def decode(self, _: Request, body: bytes, now: float, account: int = 0) -> Decoded:
         """The spans of the valid items."""
-        shape = "the body must be an object with a list of items"
+        shape = 'the body must be an object with a list of items: {"items": [...]}'
         decoded = Decoded([], [])
         for position, raw in enumerate(decoded_body(_BATCH, body, shape).items):
             try:
@@ -75,32 +108,26 @@ class SgpRoute(SdkRoute):
         account_id = request.header(b"x-selected-account-id")
         account_id = account_id if is_header_safe(account_id) else ""
         items = [
-            {
-                "object": "span",
-                "account_id": account_id,
-                "id": span.key[1],
-                "trace_id": span.key[0],
-                "name": span.name,
-                "start_timestamp": span.start_time,
-            }
+            Created(
+                account_id=account_id,
+                id=span.key[1],
+                trace_id=span.key[0],
+                name=span.name,
+                start_timestamp=span.start_time,
+            )
             for span in decoded.spans
         ]
-        body = msgspec.json.encode({"object": "list", "items": items})
-        return Response(HTTPStatus.OK, body, JSON)
+        return Response(HTTPStatus.OK, msgspec.json.encode(CreatedList(items=items)), JSON)
 
 
 def _refused_items(rejected: list[Rejection]) -> Response:
-    details = [
-        {
-            "type": "value_error",
-            "loc": ["body", "items", r.position, *([r.field] if r.field else [])],
-            "msg": r.error,
-        }
+    problems = [
+        Problem(loc=["body", "items", r.position, *([r.field] if r.field else [])], msg=r.error)
         for r in rejected
     ]
     only_identity = all(r.identity for r in rejected)
     status = HTTPStatus.BAD_REQUEST if only_identity else HTTPStatus.UNPROCESSABLE_ENTITY
-    return Response(status, msgspec.json.encode({"detail": details}), JSON)
+    return Response(status, msgspec.json.encode(Problems(problems)), JSON)
 
 
 def _span(members: _Members, now: float, account: int) -> Span:
@@ -156,6 +183,9 @@ def _extra(members: _Members) -> bytes:
         raise FieldError("status", "must be SUCCESS, ERROR or CANCELED")
     if bytes(members.get("expected", _NULL))[:1] not in b"{n":
         raise FieldError("expected", "must be an object")
+    for name in ("status", "expected"):
+        if name in members and bytes(members[name]) == b"null":
+            del members[name]  # SGP refuses null, as it does in group_id and type
     group = _text_of(members, "group_id")
     for name, raw in members.items():
         if too_deep(bytes(raw)):

@@ -165,12 +165,23 @@ async def test_lone_surrogates_are_replaced(app: Running, agentex: AgentexStandI
     assert (body["id"], body["input"]) == ("\ufffd", {"t": "\ufffd \\ud800 \U0001f600"})
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff"])
-async def test_a_body_that_is_not_json(app: Running, body: bytes) -> None:
-    """422, as from the server."""
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "the body is empty"),
+        (b"{", "the body is not JSON"),
+        (b"\xff", "the body is not valid UTF-8"),
+        (b"[]", "body: Expected `object`, got `array`"),
+        (b"{}", "body: Object missing required field `trace_id`"),
+        (b'{"trace_id":1}', "body.trace_id: Expected `str`, got `int`"),
+    ],
+)
+async def test_a_body_that_is_not_a_span(app: Running, body: bytes, why: str) -> None:
+    """422, as from the server; the message says where and why."""
     headers = {"content-type": "application/json"}
     reply = await app.request("POST", "/spans", data=body, headers=headers)
     assert reply.status == 422
+    assert reply.body["message"].startswith(why)
 
 
 @pytest.mark.parametrize(

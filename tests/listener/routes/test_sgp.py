@@ -177,6 +177,21 @@ async def test_what_an_agent_can_not_fix_is_repaired(app: Running, sgp: SgpStand
     assert row["output"] == {"t": "\ufffd"}
 
 
+NULLABLE = ("parent_id", "group_id", "end_timestamp", "input", "output", "metadata")
+
+
+async def test_null_is_the_same_as_absent(app: Running, sgp: SgpStandIn) -> None:
+    """SGP refuses null in every member of its own, so none is forwarded."""
+    absent = [*NULLABLE, "expected", "status", "type"]
+    null = {name: value for name, value in item().items() if name not in absent}
+    status, _ = await put(app, null | dict.fromkeys(absent))
+    assert status == 200
+    await drained(app)
+    ((request,),) = [json.loads(each.body)["items"] for each in sgp.requests]
+    assert {name for name, value in request.items() if value is None} == set()
+    assert set(sgp.spans) == {("t1", "s1")}
+
+
 async def test_an_item_without_an_id_gets_one(app: Running, sgp: SgpStandIn) -> None:
     """An item without an id gets one, so that a retry does not create a second span."""
     _, body = await put(app, item(id=None))  # type: ignore[arg-type]
