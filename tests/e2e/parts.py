@@ -4,6 +4,7 @@ Builds and downloads are outside the checkout, in `CACHE`, and are made again wh
 `E2E_REQUIRED=1` in the environment (`.ci/run` sets it) a missing part fails the test.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,10 @@ from typing import NoReturn
 import pytest
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trace-sidecar" / "e2e"
+# A lock of its own: none of what it needs is in requirements-dev.lock. To renew it, run
+# `uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate` on
+# a file with the one line `schemathesis==VERSION`.
+SCHEMATHESIS = Path(__file__).parent / "schemathesis.lock"
 # A cold build of the largest part takes minutes; a hanging one must not block the run forever.
 TIMEOUT_S = 1500
 _SHOWN = 2000
@@ -130,6 +135,18 @@ def newer_python() -> Path:
         ):
             return Path(found)
     missing("no Python 3.12 or newer")
+
+
+def locked_venv(lock: Path) -> Path:
+    """Return the interpreter of a virtual environment with what a lock file pins, by hash."""
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
+
+    def build(home: Path) -> None:
+        run(sys.executable, "-m", "venv", home)
+        pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+        run(home / "bin/python", *pip, "--require-hashes", "-r", lock)
+
+    return build_once(f"venv/{lock.stem}-{digest}", build) / "bin/python"
 
 
 def venv(name: str, *requirements: str) -> Path:
