@@ -1,0 +1,3 @@
+module traced-agent
+
+go 1.21
