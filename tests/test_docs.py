@@ -1,4 +1,4 @@
-"""README.md and docs/: links, commands, and the tables of docs/network.md, against the code.
+"""The pages: links, commands, figures, and what their tables list, against the code.
 
 tests/e2e/test_docs.py runs the commands.
 """
@@ -6,20 +6,28 @@ tests/e2e/test_docs.py runs the commands.
 import ast
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from sidecar import cli
+from sidecar import cli, config_load
 from sidecar.network.proxies import AUTO, find_proxy
 from sidecar.process.addresses import parse_base_url
+from sidecar.telemetry.outcomes import STATUS_CODES
 from tests.support.docs import ROOT, Command, blocks, commands, prose, section
 from tests.support.spans import make_event
 from tests.support.world import running_app
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+CHANGELOG = ROOT / "CHANGELOG.md"
+PAGES = [README, CONTRIBUTING, CHANGELOG, ROOT / "SECURITY.md"]
+PAGES += [
+    path for name in ("docs", "examples", ".github") for path in sorted((ROOT / name).rglob("*.md"))
+]
+RELEASE = ROOT / ".github/workflows/release.yml"
+MAX_README_LINES = 149
 PAGE = ROOT / "docs/network.md"
 LINK = re.compile(r"(?<!!)\[[^]\n]*\n?[^]\n]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
@@ -31,6 +39,11 @@ NOT_SHOWN = ("CONNECT ", "Host: ", "User-Agent: ", "Proxy-Authorization: ", "not
 MISSING: tuple[tuple[str, ...], ...] = ((), ("FILE",), ("http://127.0.0.1:8318", "FILE"))
 
 
+def name_of(page: Path) -> str:
+    """A page's path in the repository."""
+    return str(page.relative_to(ROOT))
+
+
 def anchors(page: Path) -> set[str]:
     """What links to a page may have after their #, as GitHub makes it of the headings."""
     text = page.read_text(encoding="utf-8")
@@ -39,7 +52,7 @@ def anchors(page: Path) -> set[str]:
     return made | set(re.findall(r'<a id="(\w+)">', text))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link leads to a file of the repository, and to one of its headings."""
     for link in LINK.findall(page.read_text(encoding="utf-8")):
@@ -52,7 +65,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(path), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_are_valid(page: Path) -> None:
     """Every `sidecar ...` in a page is a command line that the sidecar accepts."""
     assert [command for command in commands(page) if not is_accepted(command)] == []
@@ -61,9 +74,12 @@ def test_commands_are_valid(page: Path) -> None:
 def is_accepted(command: Command) -> bool:
     """Whether the command line is complete; in text, its last arguments may be missing."""
     for missing in MISSING[: 1 if command.in_block else None]:
-        with suppress(SystemExit):
+        try:
             cli._parser().parse_args([*command.arguments, *missing])
-            return True
+        except SystemExit as ended:  # with 0, it has printed what was asked for: --version
+            if ended.code:
+                continue
+        return True
     return False
 
 
@@ -74,10 +90,122 @@ def test_there_are_commands() -> None:
 
 
 def rows(page: Path, heading: str) -> Iterator[list[str]]:
-    """The rows of the table below a heading, as cells."""
+    """The rows of the tables below a heading, as cells, without the first table's head."""
     table = re.findall(r"^\|(.+)\|$", section(page, heading), re.MULTILINE)
     for row in table[2:]:
         yield [cell.strip() for cell in row.split("|")]
+
+
+def test_the_readme_is_short() -> None:
+    """Whoever is new reads all of it: what is longer belongs to a page in docs/."""
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+def test_placeholders() -> None:
+    """README.md says what each word in capitals in its commands stands for, and has no other."""
+    named = {name for name, _ in rows(README, "Deploy it") if name.isupper()}
+    text = README.read_text(encoding="utf-8")
+    shown = [line for block in blocks(text) for line in block.splitlines()]
+    shown += CODE.findall(prose(text))
+    found = [line for line in shown if line.startswith(("docker", "helm", "kubectl", "sidecar"))]
+    assert {word for line in found for word in re.findall(r"\b[A-Z_]{3,}\b", line)} == named
+
+
+def test_the_commands_of_a_cluster() -> None:
+    """README.md injects as docs/deploy.md does, which tests/e2e/test_helm_docs.py runs."""
+    (deployed,) = (each for each in blocks(section(README, "Deploy it")) if "helm" in each)
+    assert deployed.endswith(blocks(section(ROOT / "docs/deploy.md", "Inject"))[0])
+
+
+def test_the_tag_of_the_image() -> None:
+    """README.md builds and pushes the image under the tag that the chart has pods pull."""
+    chart = (ROOT / "helm/trace-sidecar/Chart.yaml").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^appVersion: (\S+)$", chart, re.MULTILINE)
+    (deployed,) = (each for each in blocks(section(README, "Deploy it")) if "helm" in each)
+    (repository,) = re.findall(r"image\.repository=(\S+)", deployed)
+    tags = re.findall(rf"^docker (build|push) .*{repository}:(\S+)", deployed, re.MULTILINE)
+    assert tags == [("build", version), ("push", version)]
+
+
+def test_figures() -> None:
+    """README.md's figures are those of docs/benchmarks.md, made by the command that it names."""
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    measured = re.findall(r"^\|(.+)\|$", page.partition("Made by")[2], re.MULTILINE)
+    heading = "Why not the OpenTelemetry Collector?"
+    shown = list(rows(README, heading))
+    assert len(shown) > 3
+    for name, *cells in shown:
+        peer = name.replace("an agent with the ", "").replace("an agent with ", "")
+        figures = [cell for cell in cells if cell]
+        assert any(
+            row.strip().startswith(f"{peer} |") and all(figure in row for figure in figures)
+            for row in measured
+        ), name
+    (command,) = re.findall(r"`(make bench-peers [^`]+)`", section(README, heading))
+    assert f"Made by `{command}`" in page
+
+
+def test_every_status_is_explained() -> None:
+    """docs/troubleshooting.md has each status with which the agents' port can refuse."""
+    listed = rows(ROOT / "docs/troubleshooting.md", "What a status means")
+    explained = {code for cell, *_ in listed for code in re.findall(r"\b\d{3}\b", cell)}
+    assert set(STATUS_CODES) - {"200"} <= explained
+
+
+def test_variables_of_a_pod() -> None:
+    """docs/configuration.md has the variables of an agent's pod, and the keys that they set."""
+    listed = {
+        name: CODE.findall(meaning)
+        for names, meaning in rows(ROOT / "docs/configuration.md", "Where settings come from")
+        for name in CODE.findall(names)
+    }
+    for name, (section_, key) in config_load._POD_VARIABLES.items():
+        assert f"{section_}.{key}" in listed[name]
+
+
+def test_the_first_release_changes_nothing() -> None:
+    """The oldest section of the changelog only says what there is: nobody had anything before."""
+    *_, oldest = CHANGELOG.read_text(encoding="utf-8").split("\n## ")
+    headings = re.findall(r"^### (.+)$", oldest, re.MULTILINE)
+    assert len(headings) > 5
+    assert {"Changed", "Fixed", "Removed", "Deprecated"} & set(headings) == set()
+
+
+def test_releasing() -> None:
+    """CONTRIBUTING.md has the jobs of the release workflow, in their order, and what they push.
+
+    docs/image.md has the repository's variables that they read.
+    """
+    workflow = RELEASE.read_text(encoding="utf-8")
+    jobs = re.findall(r"^  (\w+):$", workflow.partition("\njobs:\n")[2], re.MULTILINE)
+    assert [name.strip("`") for name, _ in rows(CONTRIBUTING, "Releasing")] == jobs
+    assert re.findall(r"^    needs: (\w+)$", workflow, re.MULTILINE) == jobs[:-1]
+    text = section(CONTRIBUTING, "Releasing")
+    assert set(re.findall(r"^    environment: (\w+)$", workflow, re.MULTILINE)) == {"release"}
+    assert "environment `release`" in text
+    (platforms,) = re.findall(r"platforms: (.+)", workflow)
+    assert all(platform in text for platform in platforms.split(","))
+    for pushed in ("trace-sidecar", "charts"):
+        assert f"${{{{ github.repository_owner }}}}/{pushed}" in workflow
+        assert f"REGISTRY/OWNER/{pushed}" in text
+    read = set(re.findall(r"vars\.(\w+)", workflow))
+    listed = list(rows(ROOT / "docs/image.md", "Releases"))
+    assert {name for names, _ in listed for name in CODE.findall(names)} == read
+    defaults = set(re.findall(r"\|\| '([^']+)'", workflow))
+    assert {each for each in defaults if "kindest" in each} <= set(CODE.findall(str(listed)))
+
+
+def test_the_workflows_run_what_is_said() -> None:
+    """CONTRIBUTING.md names each make target, and those that CI runs."""
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
+    assert named - {"help"} <= targets
+    assert targets - {"demo", "clean", "help"} <= named
+    ci = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    listed = section(CONTRIBUTING, "How tests run")
+    for target in re.findall(r"run: make ([a-z-]+)", ci):
+        assert f"`make {target}`" in listed
 
 
 def urls(cell: str) -> list[str]:
@@ -106,7 +234,7 @@ def test_no_proxy() -> None:
 def test_the_agents_variable() -> None:
     """What docs/network.md has an agent set is what docs/client.md has, which httpx is asked."""
     client = (ROOT / "docs/client.md").read_text(encoding="utf-8")
-    for page in (PAGE, ROOT / "README.md"):
+    for page in (PAGE, README):
         (value,) = set(re.findall(r"127\.0\.0\.1,[\w.,:]+", page.read_text(encoding="utf-8")))
         assert f"\nNO_PROXY={value}\n" in client
 

@@ -210,17 +210,3 @@ def test_environments_yaml_points_at_the_sidecar() -> None:
     assert overrides["env"] == [
         {"name": "SGP_CLIENT_BASE_URL", "value": f"http://127.0.0.1:{listener.port}"}
     ]
-
-
-def test_links_lead_somewhere() -> None:
-    """Every link of the page leads to one of its headings or to a file of the repository."""
-    headings = {
-        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in TEXT.splitlines()
-        if line.startswith("#")
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        else:
-            assert (ROOT / "docs" / target).exists(), target

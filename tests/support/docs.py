@@ -13,12 +13,18 @@ _INLINE = re.compile(rf"`{_BEFORE}sidecar ([^`]+)`")
 _LINE = re.compile(rf"^ *{_BEFORE}sidecar ([a-z-].*)$", re.MULTILINE)
 
 
+_SCRIPT = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(text: str) -> list[str]:
     """The fenced blocks of a page, or of a part of one, in order."""
     return _BLOCK.findall(text)
+
+
+def scripts(page: Path) -> list[str]:
+    """The blocks of a page that are commands to run, in order: those marked `sh`."""
+    return _SCRIPT.findall(page.read_text(encoding="utf-8"))
 
 
 def prose(text: str) -> str:
