@@ -54,6 +54,8 @@ of docs/upstreams.md. Later decisions are numbered in DECISIONS.md.
 
 Where to look:
 
+    how a setting is read               config_load.py; config_values.py converts a value, config.py
+                                        has the rules, operate/problems.py what can't work after all
     how a request is read               http/server_connection.py; listener/listener.py says by whom
     what an upstream's status means     sinks/http.py (sinks/agentex.py and sinks/sgp.py handle
                                         their special cases first), then drain/failures.py,
