@@ -117,7 +117,10 @@ class DiskSpool(SpoolWriter):
         body = to_row(span, leave_out=shared)
         size = row_bytes(len(body))
         total, born = size + base_bytes, span.accepted_at
-        row = Row(seq, kind, lanes, base, shared, taken, span.account, total, born, body)
+        whole = span if shared and not dropped else None
+        row = Row(
+            seq, kind, lanes, base, shared, taken, span.account, total, born, body, whole=whole
+        )
         span.stored = Stored(seq, lanes, dropped=dropped, bytes=total)
         self._changes.added.append(row)
         self.room.charge(lanes, total)
@@ -196,6 +199,7 @@ class DiskSpool(SpoolWriter):
         for row in rows:
             if (kept := self._unwritten.get(row)) is None:
                 continue
+            kept = kept.complete()
             base = self._unwritten.get(kept.base)
             if kept.shared and base is None:
                 continue  # its base is on the disk that fails
@@ -234,7 +238,7 @@ class DiskSpool(SpoolWriter):
                 await self._pause()
 
     async def _unwritten_row(self, row: Row) -> StoredRow:
-        base = None
+        row, base = row.complete(), None
         if row.shared and row.base in self._unwritten:
             base = self._unwritten[row.base].body
         elif row.shared:

@@ -8,6 +8,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sidecar.spans.span import Span, to_row
+
 OPEN, COMPLETE, BASE = 0, 1, 2
 
 
@@ -25,6 +27,7 @@ class Row(NamedTuple):
     `lanes` has the bits of the lanes that have not settled it, `taken` those of the lanes that took
     it. Payloads with a bit in `shared` are null in `body`, and are those of the row `base`; 0 for
     none. `released` has open rows that the same transaction settles, each with bits of lanes.
+    `whole` is the write itself if payloads are in `base`: the disk may hang before it has the row.
     """
 
     seq: int
@@ -38,6 +41,13 @@ class Row(NamedTuple):
     born: float  # loop time at which it was accepted: it means nothing to another process
     body: bytes  # JSON, see `to_row`
     released: tuple[tuple[int, int], ...] = ()
+    whole: Span | None = None
+
+    def complete(self) -> "Row":
+        """The row with all payloads in its body, as far as they are in memory."""
+        if self.whole is None:
+            return self
+        return self._replace(base=0, shared=0, body=to_row(self.whole))
 
 
 class Changes(NamedTuple):

@@ -124,6 +124,20 @@ async def test_a_transaction_that_hangs(late: bool, tmp_path: Path) -> None:
 
 
 @fast
+async def test_an_end_whose_transaction_hangs(tmp_path: Path) -> None:
+    """It is left over with its payloads, though those of its START are on the disk that hangs."""
+    async with stalling_spool(tmp_path) as (spool, file):
+        start, end = new_span("a", complete=False, size=5000), new_span("a", size=5000)
+        await added(spool, start)
+        file.hang("apply", "read")
+        spool.add(end, start)
+        await spool.commit()
+        on_disk, (left,), superseded = spool.left_over([row(end)], 1)
+        assert (on_disk, superseded, left.input) == ([], 0, end.input)
+        assert await load(spool, row(end)) == ["a"]
+
+
+@fast
 async def test_a_read_that_hangs(tmp_path: Path) -> None:
     """The reader waits for as long as it takes; however often that happens, no row is given up."""
     async with stalling_spool(tmp_path) as (spool, file):
