@@ -151,17 +151,22 @@ class Pod:
         """Wait until the upstreams have all that the sidecar accepted; assert no loss."""
         if self.life is None:
             return
-        async with asyncio.timeout(DEADLINE_S), aiohttp.ClientSession() as session:
-            while True:
-                async with session.get(self.life.admin_url + "/status") as reply:
-                    status: Row = await reply.json()
-                lanes = status["sinks"].values()
-                if not status["events"]["held"] and not any(lane["depth"] for lane in lanes):
-                    break
-                await asyncio.sleep(POLL_S)
+        status = await settled(self.life.admin_url)
         assert status["events"]["imbalance"] == 0
-        for lane in lanes:
+        for lane in status["sinks"].values():
             assert (lane["imbalance"], lane["lost"], lane["dead_lettered"]) == (0, 0, 0)
+
+
+async def settled(admin_url: str) -> Row:
+    """Wait until a sidecar has nothing left to deliver; returns its `/status`."""
+    async with asyncio.timeout(DEADLINE_S), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(admin_url + "/status") as reply:
+                status: Row = await reply.json()
+            waiting = any(lane["depth"] for lane in status["sinks"].values())
+            if not status["events"]["held"] and not waiting:
+                return status
+            await asyncio.sleep(POLL_S)
 
 
 def _made(folder: Path) -> Path:

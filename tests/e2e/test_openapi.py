@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.e2e import parts
-from tests.e2e.sdk_support import POLL_S, ROOT, pod
+from tests.e2e.sdk_support import ROOT, pod, settled
 
 HOOKS = ROOT / "tests/e2e/agents/schemathesis_hooks.py"
 LINES = "application/x-ndjson"
@@ -78,16 +77,9 @@ async def accounted_for(admin_url: str) -> None:
 
     Except for ids that belong to a span of another trace already, which no single request shows.
     """
-    async with asyncio.timeout(DEADLINE_S), aiohttp.ClientSession() as session:
-        while True:
-            async with session.get(admin_url + "/status") as reply:
-                status = await reply.json()
-            lanes = status["sinks"].values()
-            if not status["events"]["held"] and not any(lane["depth"] for lane in lanes):
-                break
-            await asyncio.sleep(POLL_S)
+    status = await settled(admin_url)
     assert status["events"]["imbalance"] == 0
-    for lane in lanes:
+    for lane in status["sinks"].values():
         assert (lane["imbalance"], lane["lost"]) == (0, 0)
         letters = {name for name, count in lane["dead_lettered_by_reason"].items() if count}
         assert letters <= {"id_taken"}
