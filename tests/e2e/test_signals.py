@@ -116,10 +116,14 @@ async def test_quit_writes_the_stacks(tmp_path: Path) -> None:
         assert await ended(life) == (0, "stopped")
 
 
+# The kernel ignores SIGTSTP in a process group whose parent is gone, as that of the tests may be.
+OWN_GROUP = "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
 async def test_suspended_and_continued(tmp_path: Path) -> None:
     """A sidecar that was suspended goes on when it is continued."""
     async with upstreams(tmp_path) as rig:
-        life = await rig.start()
+        life = await rig.start(sys.executable, "-c", OWN_GROUP)
         life.process.send_signal(signal.SIGTSTP)
         stat = Path(f"/proc/{life.process.pid}/stat")
         assert await within(BOUND_S, lambda: ") T " in stat.read_text(encoding="utf-8"))
