@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import struct
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -24,6 +26,30 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# linux/fs.h: `struct fsxattr`, the requests that read and write it, and the flag by which the files
+# of a directory get its extent size.
+_FSXATTR = struct.Struct("5I8x")
+_FSGETXATTR, _FSSETXATTR, _EXTSZINHERIT = 0x801C581F, 0x401C5820, 0x1000
+_EXTENT_BYTES = 64 * 2**10
+
+
+def reserve_little(directory: Path) -> None:
+    """Have XFS reserve 64 KiB at a time for the files that are created in a directory.
+
+    By itself it reserves as much again as a growing file has, and the kubelet counts that. Other
+    file systems do not know the request.
+    """
+    with suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            data = fcntl.ioctl(descriptor, _FSGETXATTR, bytes(_FSXATTR.size))
+            flags, _, *others = _FSXATTR.unpack(data)
+            data = _FSXATTR.pack(flags | _EXTSZINHERIT, _EXTENT_BYTES, *others)
+            fcntl.ioctl(descriptor, _FSSETXATTR, data)
+        finally:
+            os.close(descriptor)
 
 
 _LOCK = "spool.lock"
@@ -79,6 +105,7 @@ class DirectoryLock:
         if self.is_held:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
+        reserve_little(self._directory)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(descriptor)

@@ -70,11 +70,11 @@ class Changes(NamedTuple):
             self.accounts,
         )
 
-    def split(self, max_bytes: int) -> list["Changes"]:
+    def split(self, max_bytes: int, max_rows: int) -> list["Changes"]:
         """The same changes as transactions of at most `max_bytes` of bodies, or one larger row.
 
-        The last transaction has everything that is not an added row, except for the accounts,
-        which are in the first.
+        What is not an added row follows in the last of them and in more: at most `max_rows` of each
+        kind in one, because each may change pages of its own. The accounts are in the first.
         """
         parts: list[list[Row]] = [[]]
         size = 0
@@ -84,11 +84,12 @@ class Changes(NamedTuple):
                 parts.append([])
                 size = len(row.body)
             parts[-1].append(row)
-        split = [
-            *(Changes(rows, [], [], []) for rows in parts[:-1]),
-            self._replace(added=parts[-1]),
-        ]
-        split[-1] = split[-1]._replace(accounts=())
+        settled = sorted(self.settled)  # neighbours are on the same pages
+        longest = max(len(self.removed), len(self.retired), len(settled), 1)
+        slices = [slice(at, at + max_rows) for at in range(0, longest, max_rows)]
+        rest = [Changes([], self.removed[s], self.retired[s], settled[s]) for s in slices]
+        rest[0] = rest[0]._replace(added=parts[-1])
+        split = [*(Changes(rows, [], [], []) for rows in parts[:-1]), *rest]
         split[0] = split[0]._replace(accounts=self.accounts)
         return split
 

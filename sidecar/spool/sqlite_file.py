@@ -56,6 +56,9 @@ class SpoolFile:
         self._log_bytes = int(min(MAX_LOG_BYTES, max_bytes * LOG_SHARE))
         self.max_row_bytes = int(self._log_bytes * ROW_SHARE)
         self.transaction_bytes = int(self._log_bytes * TRANSACTION_SHARE)
+        # A row and its base may be on four pages of their own. That fills what a checkpoint leaves
+        # of the log.
+        self.transaction_rows = max(1, self.transaction_bytes // PAGE)
         self._pages = max(8, (max_bytes - self._log_bytes) // PAGE)
         self._sync = "FULL" if sync_full else "NORMAL"
         self._connection: sqlite3.Connection | None = None
@@ -195,7 +198,7 @@ class SpoolFile:
         log.error("spool_moved_aside", path=str(self._path), stamp=stamp, reason=why)
 
     def apply(self, changes: Changes) -> None:
-        """Apply `changes`, of at most `transaction_bytes`, in one transaction: all or none.
+        """Apply `changes` in one transaction: all or none. `Changes.split` keeps it small.
 
         Raises `FilesGone` if they were written to files that the next process will not find.
         """

@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import reduce
 from typing import TypeVar
 
 import structlog
@@ -209,7 +210,7 @@ class SpoolWriter(Spool):
         for row in changes.removed:
             self._unwritten.pop(row, None)
         changes.added[:0] = sorted(self._unwritten.values())
-        parts = changes.condensed().split(self.file.transaction_bytes)
+        parts = changes.condensed().split(self.file.transaction_bytes, self.file.transaction_rows)
         try:
             while parts:
                 await self._on_thread(self.file.apply, parts[0])
@@ -219,8 +220,8 @@ class SpoolWriter(Spool):
             removed = set(self._changes.removed)
             for part in parts:
                 self._unwritten |= {row.seq: row for row in part.added if row.seq not in removed}
-            # The last part has everything that is not an added row.
-            self._changes = parts[-1]._replace(added=[]).followed_by(self._changes)
+            rest = [part._replace(added=[]) for part in parts]
+            self._changes = reduce(Changes.followed_by, [*rest, self._changes])
             if self.degraded and content_at_fault(error):
                 await self._on_thread(self.file.recreate, str(error))
                 self._look_for_lost_rows()

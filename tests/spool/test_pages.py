@@ -26,7 +26,7 @@ def used(directory: Path, sizes: Sequence[int]) -> int:
     before = file.used
     body = random.Random(0).randbytes(max(sizes))
     rows = [make_row(seq, body[:size], size=row_bytes(size)) for seq, size in enumerate(sizes, 1)]
-    for part in changes(*rows).split(file.transaction_bytes):
+    for part in changes(*rows).split(file.transaction_bytes, file.transaction_rows):
         file.apply(part)
     file.close()
     file.unlock()

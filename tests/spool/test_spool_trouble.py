@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from sidecar.spans.span import Span
 from sidecar.spool.rows import Backlog, Changes, SpoolInUse
 from sidecar.spool.spool import Gone
 from sidecar.spool.sqlite_file import SpoolFile
@@ -16,6 +17,7 @@ from tests.support.spool import (
     GatedFile,
     added,
     backlog,
+    files_size,
     load,
     new_span,
     opened_spool,
@@ -27,6 +29,8 @@ from tests.support.spool import (
     settle,
     until,
 )
+
+LANES = (1, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -260,3 +264,36 @@ async def test_a_commit_that_reports_an_error_may_have_lasted(tmp_path: Path) ->
             await added(spool, new_span("after"))
             assert (spool.file.rows, spool.file.moved_aside) == (3, 0)
             assert await load(spool, 1, 2, 3) == ["before", "one", "after"]
+
+
+class MeasuredFile(FlakyFile):
+    """Keeps the largest size that its files had after a transaction."""
+
+    largest = 0
+
+    def apply(self, changes: Changes) -> None:
+        super().apply(changes)
+        self.largest = max(self.largest, files_size(self._directory))
+
+
+@pytest.mark.parametrize(("size", "every"), [(300, 1), (2000, 2), (9000, 2)])
+async def test_a_backlog_of_settled_rows_fits(tmp_path: Path, size: int, every: int) -> None:
+    """What was settled while the disk failed is written without exceeding `max_bytes`."""
+    file = MeasuredFile(tmp_path, 8 * 2**20)
+    async with running_spool(file) as spool:
+        spans = list[Span]()
+        while spool.fits([span := new_span(f"s{len(spans)}", size=size)], span.size):
+            spans.append(span)
+            spool.add(span)
+            if len(spans) % 100 == 0:
+                await spool.commit()
+        await spool.commit()
+        file.failing = {"apply", "open"}
+        await added(spool, new_span("fails"))
+        assert spool.degraded
+        for span in spans[::every]:
+            settle(spool, span, *LANES)
+        file.failing = set()
+        await until(lambda: not spool.degraded)
+        await until(lambda: file.rows <= len(spans) - len(spans[::every]) + 1)
+    assert 0.75 * file.max_bytes < file.largest <= file.max_bytes

@@ -129,7 +129,11 @@ class SpoolFileMachine(RuleBasedStateMachine):
         Applied again, as after a commit that reported an error but lasted, it changes nothing.
         """
         # As the writer splits them: a larger transaction could exceed the limit of the log.
-        for part in self._drawn(data).condensed().split(self.file.transaction_bytes):
+        for part in (
+            self._drawn(data)
+            .condensed()
+            .split(self.file.transaction_bytes, self.file.transaction_rows)
+        ):
             after = applied(self.model, part)
             try:
                 for _ in range(times):
