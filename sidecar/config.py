@@ -16,6 +16,7 @@ from sidecar.network import proxies
 from sidecar.process.addresses import is_host, masked, parse_base_url
 
 MIN_SPOOL_BYTES = 2**20
+MAX_NAME = 253  # the longest name that Kubernetes gives to a pod or a node
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -150,7 +151,10 @@ SGP_PRODUCTION = "https://api.egp.scale.com"
 
 
 class SgpConfig(_UpstreamConfig, frozen=True):
-    """The SGP API; enabled when an API key and an account id are set, or with `relay`."""
+    """The SGP API; enabled when an API key and an account id are set, or with `relay`.
+
+    `base_url` is empty only if the pod's can't be used (config_load.py, operate/problems.py).
+    """
 
     base_url: str = SGP_PRODUCTION
     account_id: str = ""
@@ -166,6 +170,8 @@ class SgpConfig(_UpstreamConfig, frozen=True):
     def missing(self) -> str:
         """What it needs to be enabled, and how to set it; "" if it is enabled."""
         has_key = bool(self.api_key or self.api_key_file)
+        if not self.base_url:
+            return "the base URL can't be used"
         if self.relay or (has_key and self.account_id):
             return ""
         if has_key:
@@ -176,8 +182,6 @@ class SgpConfig(_UpstreamConfig, frozen=True):
 
     def _mistakes(self) -> Iterator[Mistake]:
         yield from super()._mistakes()
-        if not self.base_url:
-            yield Mistake(("base_url",), f"must not be empty: SGP's own is {SGP_PRODUCTION}")
         yield from self._above_0("max_batch_bytes")
         if not is_header_safe(self.account_id):
             yield Mistake(("account_id",), "must be printable ASCII")
@@ -235,6 +239,20 @@ class LogConfig(_Section, frozen=True):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class PodConfig(_Section, frozen=True):
+    """Where the sidecar runs, as the downward API tells it; "" is unknown."""
+
+    name: str = ""
+    namespace: str = ""
+    node: str = ""
+    wrong_variables: Literal["stop", "ignore"] = "stop"
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        for key in self.__struct_fields__:
+            if len(value := getattr(self, key)) > MAX_NAME or not is_header_safe(value):
+                yield Mistake((key,), f"must be at most {MAX_NAME} printable ASCII characters")
+
+
 class Config(_Section, frozen=True):
     """The whole configuration; each part gets only its own section."""
 
@@ -249,6 +267,7 @@ class Config(_Section, frozen=True):
     dead_letters: DeadLettersConfig = DeadLettersConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
     log: LogConfig = LogConfig()
+    pod: PodConfig = PodConfig()
 
 
 def redacted(config: Config) -> dict[str, Any]:

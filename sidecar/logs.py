@@ -14,7 +14,7 @@ from typing import Any, TextIO, cast
 
 import structlog
 
-from sidecar.config import LogConfig
+from sidecar.config import LogConfig, PodConfig
 from sidecar.process.descriptors import occupy_standard_descriptors
 from sidecar.process.log_writer import LogWriter
 from sidecar.process.terminal import to_ascii_json, visible
@@ -22,6 +22,9 @@ from sidecar.process.terminal import to_ascii_json, visible
 _STDERR = 2
 # At the end of the process, how long to wait for whoever reads the log.
 DRAIN_S = 0.3
+# The first and the last line of `run` say where it ran. The other ones need not: in Kubernetes, who
+# collects lines adds the pod to each.
+_WITH_POD = {"started", "stopped"}
 
 
 def configure(config: LogConfig) -> None:
@@ -30,13 +33,15 @@ def configure(config: LogConfig) -> None:
     _configure(_level(config), _processors(config, terminal=terminal), _write_to_stderr)
 
 
-def start(config: LogConfig) -> LogWriter:
+def start(config: LogConfig, pod: PodConfig) -> LogWriter:
     """For `run`: nothing that is written to standard output or error waits or fails from now on.
 
-    At the end of the process, `drain` the writer.
+    What is known of `pod` is in the lines of `_WITH_POD`. At the end of the process, `drain` the
+    writer.
     """
     occupy_standard_descriptors()
     level, processors = _level(config), _processors(config, terminal=os.isatty(_STDERR))
+    processors.insert(0, _say_where(pod))
     log = structlog.wrap_logger(structlog.ReturnLogger(), processors=processors)
 
     def dropped(count: int) -> str:
@@ -79,6 +84,18 @@ def _configure(
         logger_factory=lambda *_: _Lines(write),
         cache_logger_on_first_use=True,
     )
+
+
+def _say_where(pod: PodConfig) -> structlog.typing.Processor:
+    where = {"pod": pod.name, "namespace": pod.namespace, "node": pod.node}
+    known = {key: name for key, name in where.items() if name}
+
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if event["event"] in _WITH_POD:
+            event.update(known)
+        return event
+
+    return add
 
 
 def _say_text(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -182,4 +182,4 @@ def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf_8() -> None:
     """A variable of the pod that is no UTF-8 reaches SGP as far as it is."""
-    assert b'"__agent_name__":"a?"' in enrichment({"AGENT_NAME": "a\udcff"})[1]
+    assert b'"__agent_name__":"a?"' in enrichment({"AGENT_NAME": "a\udcff"}, {}).overrides

@@ -12,6 +12,8 @@ import pytest
 
 import sidecar
 from sidecar.telemetry.outcomes import SinkState
+from tests.support.run_process import run_process
+from tests.support.world import upstream
 
 PACKAGE = Path(sidecar.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "logs.md"
@@ -69,9 +71,9 @@ def test_only_commands_use_the_standard_streams() -> None:
 SCRIPT = """
 import asyncio, atexit, logging, sys, threading, warnings
 from sidecar import logs
-from sidecar.config import LogConfig
+from sidecar.config import LogConfig, PodConfig
 
-writer = logs.start(LogConfig(format=sys.argv[1], level=sys.argv[2]))
+writer = logs.start(LogConfig(format=sys.argv[1], level=sys.argv[2]), PodConfig())
 atexit.register(writer.drain, 60.0)
 library = logging.getLogger("a.library")
 library.warning("watch %s", "out")
@@ -128,6 +130,31 @@ def test_libraries_log_as_we_do() -> None:
     assert said[3:] == [("error", "a.library", "two\nlines"), ("error", "asyncio", "in a callback")]
     assert lines[3]["exception"].endswith("ZeroDivisionError: division by zero")
     assert all(line["timestamp"] for line in lines)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "known",
+    [{"pod": "agent-0", "namespace": "agents", "node": "node-1"}, {"node": "node-1"}, {}],
+    ids=["all", "node", "nothing"],
+)
+async def test_the_first_and_the_last_line_say_where_it_ran(
+    known: dict[str, str], tmp_path: Path
+) -> None:
+    """`started` and `stopped` have what is known of the pod, and no other line has any of it."""
+    settings = {f"pod__{key.replace('pod', 'name')}": name for key, name in known.items()}
+    path = tmp_path / "log"
+    async with upstream() as agentex:
+        with path.open("w") as log:
+            process = run_process(agentex, stderr=log.fileno(), **settings)
+            async with process as sidecar:
+                assert await sidecar.stop() == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    keys = ("pod", "namespace", "node")
+    found = {line["event"]: {key: line[key] for key in keys if key in line} for line in lines}
+    assert (found["started"], found["stopped"]) == (known, known)
+    assert {event for event, names in found.items() if names} <= {"started", "stopped"}
+    assert len(found) > 2
 
 
 @pytest.mark.process

@@ -100,11 +100,13 @@ class Status:
     def report(self, now: float) -> dict[str, Any]:
         """Return what `/status` reports."""
         events_per_s, cpu, *rejected = self._recent.rates()
+        pod = self.config.pod
         reasons = zip(self.metrics.rejected, rejected, strict=True)
         spool = self.spool.status()._asdict() if self.spool.is_configured else None
         report: dict[str, Any] = {
             "version": __version__,
             "host": socket.gethostname(),
+            "pod": {key: getattr(pod, key) or None for key in ("name", "namespace", "node")},
             "uptime_s": round(now - self._started_at, 1),
             "ready": self.ready(),
             # What a 202 promises now (docs/api.md).

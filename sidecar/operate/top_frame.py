@@ -43,7 +43,7 @@ class Line:
 
 def frame(report: Json, history: Json | None) -> list[Line]:
     """Return all lines, most important first; `history` is the body of `/status/history`."""
-    lines = [_head(report), Line()]
+    lines = [_head(report), _where(report)]
     for answer in report["answers"]:
         lines += _answer(answer)
     lines += [Line(), *_intake(report), Line(), *_lanes(report["sinks"]), Line()]
@@ -64,6 +64,16 @@ def _head(report: Json) -> Line:
         f"{report['cpu']:.1%} CPU",
     ]
     return Line("  ".join(parts), "strong", len(parts[0]))
+
+
+def _where(report: Json) -> Line:
+    """Show what is known of the pod, or an empty line if nothing is."""
+    name, namespace, node = (report["pod"][key] for key in ("name", "namespace", "node"))
+    if not (name or namespace or node):
+        return Line()
+    before = f"{namespace}/" if namespace else ""
+    behind = f" on node {node}" if node else ""
+    return Line(f"pod         {before}{name or report['host']}{behind}")
 
 
 def _answer(answer: Json) -> Iterator[Line]:
@@ -105,6 +115,8 @@ def _bar(share: float, width: int) -> str:
 
 def _rooms(sinks: Json) -> Iterator[Line]:
     """Show each lane's share of its room; the limit is the same for all."""
+    if not sinks:
+        return
     shares = {name: sink["lane_bytes"] / sink["lane_limit_bytes"] for name, sink in sinks.items()}
     meters = [f"{name} {_bar(share, 8)} {share:>4.0%}" for name, share in shares.items()]
     limit = size(next(iter(sinks.values()))["lane_limit_bytes"])
@@ -113,6 +125,9 @@ def _rooms(sinks: Json) -> Iterator[Line]:
 
 
 def _lanes(sinks: Json) -> Iterator[Line]:
+    if not sinks:
+        yield Line("upstream    none is enabled", BAD)
+        return
     yield Line(
         f"{'upstream':<9}{'state':<13}{'waiting':>8}{'oldest':>12}{'sent/s':>8}"
         f"{'p50':>8}{'p95':>8}{'fail/s':>7}{'limit':>6}",

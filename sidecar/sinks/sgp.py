@@ -8,7 +8,7 @@ repaired: a list becomes `{"items": [...]}`, an unknown type becomes `CUSTOM`, a
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -39,10 +39,25 @@ class _TypeAndError(msgspec.Struct):
 _TYPE_AND_ERROR = msgspec.json.Decoder(_TypeAndError)
 
 
-def enrichment(environ: Mapping[str, str]) -> tuple[bytes, bytes]:
-    """JSON members for every span's metadata: defaults, which `data` overrides, and overrides.
+class Enrichment(NamedTuple):
+    """JSON members for metadata, without braces; `data` overrides all but `overrides`.
 
-    `__acp_type__` defaults to `async` (docs/upstreams.md S2.2).
+    For an item that we build, `defaults` and `overrides`. An SDK has put those of its own into the
+    item that it built, so that one gets `resource` only, which `defaults` has as well.
+    """
+
+    resource: bytes
+    defaults: bytes
+    overrides: bytes
+
+
+_NOTHING = Enrichment(b"", b"", b"")
+
+
+def enrichment(environ: Mapping[str, str], resource: Mapping[str, str]) -> Enrichment:
+    """What the SDK adds to a span's metadata (docs/upstreams.md S2.2), and `resource`.
+
+    `__acp_type__` defaults to `async`. All of it is joined here, once, and not for each span.
     """
     known = {
         "__acp_type__": environ.get("ACP_TYPE", ""),
@@ -53,11 +68,11 @@ def enrichment(environ: Mapping[str, str]) -> tuple[bytes, bytes]:
     commit = environ.get("AGENT_COMMIT_SHA", "")
     if _COMMIT.fullmatch(commit):
         known["__commit_sha__"] = commit
-    defaults = b"" if known["__acp_type__"] else b'"__acp_type__":"async"'
+    defaults = dict(resource) if known["__acp_type__"] else {"__acp_type__": "async", **resource}
     # A variable need not be UTF-8: it is then told as far as it is.
     valid = {key: value.encode(errors="replace").decode() for key, value in known.items() if value}
     overrides = {"__source__": "agentex"} | valid
-    return defaults, _text(overrides)[1:-1]
+    return Enrichment(*(_text(each)[1:-1] for each in (resource, defaults, overrides)))
 
 
 class SgpSink:
@@ -76,7 +91,7 @@ class SgpSink:
         *,
         max_batch: int,
         max_batch_bytes: int,
-        enrichment: tuple[bytes, bytes],
+        enrichment: Enrichment,
         open_writes: bool,
     ) -> None:
         self.max_batch = max_batch
@@ -114,11 +129,11 @@ class SgpSink:
 
 def batch_as_sent(spans: Sequence[Span]) -> bytes:
     """The request body for `spans` received from an SDK, with its items unchanged."""
-    return _batch(spans, (b"", b""))
+    return _batch(spans, _NOTHING)
 
 
-def _batch(spans: Sequence[Span], enrichment: tuple[bytes, bytes]) -> bytes:
-    defaults, overrides = enrichment
+def _batch(spans: Sequence[Span], enrichment: Enrichment) -> bytes:
+    resource, defaults, overrides = enrichment
     parts = [b'{"items":[']
     for span in spans:
         _head(span, parts)
@@ -130,7 +145,7 @@ def _batch(spans: Sequence[Span], enrichment: tuple[bytes, bytes]) -> bytes:
             _object(span.output, parts)
             parts += (b',"metadata":', metadata)
         else:
-            _as_sent(span, span.sdk.extra, parts)
+            _as_sent(span, span.sdk.extra, resource, parts)
         parts.append(b"},")
     parts[-1] = b"}]}"
     return b"".join(parts)
@@ -157,8 +172,7 @@ def _head(span: Span, parts: list[bytes]) -> None:
 
 def _metadata(data: bytes, defaults: bytes, overrides: bytes) -> tuple[bytes, bytes, bytes]:
     """The item's metadata (`data` with the SDK's additions), its status and its type."""
-    if data[:1] == b"[":
-        data = b'{"items":%b}' % data
+    data = _wrapped(data)
     status, type_ = b'"SUCCESS"', b'"STANDALONE"'
     # Content is parsed only for these two keys, and only if one of them occurs in it.
     if b"__span_type__" in data or b"__error__" in data:
@@ -173,14 +187,19 @@ def _metadata(data: bytes, defaults: bytes, overrides: bytes) -> tuple[bytes, by
     return with_members(data, defaults, overrides), status, type_
 
 
-def _as_sent(span: Span, extra: bytes, parts: list[bytes]) -> None:
-    """The rest of an item that an SDK built: its metadata, status and type are already set."""
+def _as_sent(span: Span, extra: bytes, resource: bytes, parts: list[bytes]) -> None:
+    """The rest of an item that an SDK built: its status, type and own metadata are already set."""
     if extra:
         parts += (b",", extra)
-    for name, raw in ((b"input", span.input), (b"output", span.output), (b"metadata", span.data)):
+    data = with_members(_wrapped(span.data), resource) if resource else span.data
+    for name, raw in ((b"input", span.input), (b"output", span.output), (b"metadata", data)):
         if raw:
             parts.append(b',"%b":' % name)
             _object(raw, parts)
+
+
+def _wrapped(data: bytes) -> bytes:
+    return b'{"items":%b}' % data if data[:1] == b"[" else data
 
 
 def _object(raw: bytes, parts: list[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ ACCEPTED = "document.querySelector('#journey dd').textContent"
 STATE = "document.querySelectorAll('.lane .state')[arguments[0]]?.textContent"
 LEVELS = "[...document.querySelectorAll('.answer')].map(e => e.dataset.level).join()"
 DIFFERENCES = "[...document.querySelectorAll('tr:last-child td')].map(e => e.textContent)"
+PROCESS = "document.querySelector('#process').textContent"
 AGENTEX, SGP = 0, 1
 
 
@@ -130,6 +132,41 @@ async def test_accessibility_and_layout(
         color = await page.run("return getComputedStyle(document.body).backgroundColor")
         brightest = max(int(channel) for channel in color.strip("rgb()").split(","))
         assert (brightest > 128) == (scheme == "light")
+
+
+LONG = "x" * 253
+
+
+@pytest.mark.parametrize(
+    ("pod", "shown"),
+    [
+        (("agent-0", "agents", "node-1"), "agents/agent-0 on node-1 · version"),
+        (("agent-0", "", ""), "agent-0 · version"),
+        (("", "", ""), " · version"),
+        (("<b>&", "", "</p>"), "<b>& on </p> · version"),
+        ((LONG, LONG, LONG), f"{LONG}/{LONG} on {LONG} · version"),
+    ],
+    ids=["all", "name", "none", "markup", "long"],
+)
+async def test_the_pod(tmp_path: Path, pod: tuple[str, ...], shown: str) -> None:
+    """The first line says what is known of the pod, as text, and is no wider than a phone."""
+    rig = Rig(tmp_path, seed=8)
+    async with rig.agentex, rig.sgp:
+        keys = (f"SIDECAR_POD__{key}" for key in ("NAME", "NAMESPACE", "NODE"))
+        life = await rig.start(**dict(zip(keys, pod, strict=True)))
+        try:
+            async with browser() as page:
+                await page.look(PHONE)
+                await page.open(life.admin_url + "/")
+                await page.until(f"{PROCESS}.includes('version')")
+                line = await page.run(f"return {PROCESS}")
+                assert line.startswith(shown if pod[0] else f"{socket.gethostname()}{shown}")
+                wide = "document.documentElement.scrollWidth > innerWidth"
+                assert await page.run(f"return {wide}") is False
+                assert await page.complaints() == []
+        finally:
+            life.process.terminate()
+            await life.ended()
 
 
 async def test_by_keyboard(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ async def test_top(locale: Environment) -> None:
     """`top` escapes every text of the report it fetched, and `--json` is printable ASCII."""
     async with running_app(TWO, shutdown__grace_s=0) as app:
         status = app.app.status()
+    status["pod"] = {"name": "p", "namespace": "s", "node": "n"}
     status["sinks"]["sgp"]["last_error"] = {"kind": "k", "text": "t", "age_s": 1}
     async with upstream(encoded(poisoned(status))) as url:
         code, out, _ = await command("top", "--once", "--url", url, environ=locale)

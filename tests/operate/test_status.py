@@ -98,6 +98,9 @@ async def test_the_document_has_every_key(tmp_path: Path) -> None:
             "spool__path": tmp_path / "spool",
             "sgp__base_url": "http://127.0.0.1:1",
             "shutdown__grace_s": 0,
+            "pod__name": "p",
+            "pod__namespace": "s",
+            "pod__node": "n",
         }
         async with running_app(environ, **settings) as app:
             first = flat(await get(app, "/status"))
@@ -139,6 +142,16 @@ async def test_no_secret_and_no_content_is_shown() -> None:
     assert "'proxy': '***@proxy:3128'" in shown
     assert "'api_key': '***'" in shown
     assert not [word for word in (*words, SECRET) if word in shown]
+
+
+@pytest.mark.parametrize(
+    "known", [{"name": "agent-0", "namespace": "a", "node": "n"}, {"node": "n"}]
+)
+async def test_the_pod(known: Json) -> None:
+    """`pod` has what the configuration says, and null for what it does not say."""
+    unknown = dict.fromkeys(("name", "namespace", "node"))
+    async with running_app(**{f"pod__{key}": name for key, name in known.items()}) as app:
+        assert (await get(app, "/status"))["pod"] == unknown | known
 
 
 @fast

@@ -80,6 +80,7 @@ async def test_it_fits_80_columns_and_24_lines() -> None:
     for sink in status["sinks"].values():
         sink |= {"depth": 123_456, "oldest_write_age_s": 7500, "written": 1_234_567}
         sink |= {"forwarded_per_s": 2345.6, "forwarded": 1_111_111, "state": "unauthorized"}
+    status["pod"] = {"name": "invoice-agent-7d9f8b6c5-x2v4k", "namespace": "a", "node": "node-1"}
     lines = frame(status, past)
     assert max(len(line.text) for line in lines[:24]) <= 80
     at = [n for n, line in enumerate(lines) if line.text.startswith("events ")]
@@ -96,6 +97,24 @@ async def test_the_answers_come_first() -> None:
     assert any(line.startswith("[BAD]  Why?") and "Agentex is down" in line for line in text)
     assert sum(line.startswith("  127.0.0.1:1 refuses connections, ") for line in text) == 2
     assert not any("max" in line for line in text), "no sparklines without history"
+
+
+@pytest.mark.parametrize(
+    ("pod", "line"),
+    [
+        (("agent-0", "agents", "node-1"), "pod         agents/agent-0 on node node-1"),
+        (("agent-0", None, None), "pod         agent-0"),
+        ((None, "agents", None), "pod         agents/HOST"),
+        ((None, None, "node-1"), "pod         HOST on node node-1"),
+        ((None, None, None), ""),
+    ],
+)
+async def test_the_pod(pod: tuple[str | None, ...], line: str) -> None:
+    """The second line has what is known of the pod; it is empty if nothing is."""
+    status, _ = await report()
+    status["host"] = "HOST"
+    status["pod"] = dict(zip(("name", "namespace", "node"), pod, strict=True))
+    assert frame(status, None)[1].text == line
 
 
 async def test_sparklines_have_one_width() -> None:

@@ -208,12 +208,16 @@ function icon(level) {
   setAttr(document.querySelector("link[rel=icon]"), "href", image);
 }
 
+function whereOf({ host, pod }) {
+  return `${pod.namespace ? `${pod.namespace}/` : ""}${pod.name ?? host}${pod.node ? ` on ${pod.node}` : ""}`;
+}
+
 function show(status) {
   view.limits.rss = status.memory.limit_bytes;
   view.limits.queue = status.queue.limit_bytes;
   const { memory } = status;
   const rss = memory.rss_bytes === null ? " · memory unknown" : ` · ${bytes(memory.rss_bytes)}${memory.limit_bytes ? ` of ${bytes(memory.limit_bytes)}` : ""} memory`;
-  setText(byId("process"), `${status.host} · version ${status.version} · up ${time(status.uptime_s)}${rss} · ${percent(status.cpu)} CPU`);
+  setText(byId("process"), `${whereOf(status)} · version ${status.version} · up ${time(status.uptime_s)}${rss} · ${percent(status.cpu)} CPU`);
   status.answers.forEach((answer, i) => view.answers[i].show(answer));
   view.journey.show(status);
   view.accounting.show(status);
