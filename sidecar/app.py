@@ -17,12 +17,13 @@ from sidecar.config import Config, ConfigError
 from sidecar.config_values import AUTO
 from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
-from sidecar.lanes import NO_UPSTREAM, build_lanes, enabled_lanes, new_dialer, share_descriptors
+from sidecar.lanes import build_lanes, enabled_lanes, new_dialer, passes_through, share_descriptors
 from sidecar.listener.listener import Listener
 from sidecar.listener.refusals import Limits
 from sidecar.operate import reach
 from sidecar.operate.operations import Operations
 from sidecar.operate.ports import ports_of, why_not
+from sidecar.operate.problems import missing_settings
 from sidecar.operate.status import TICK_S
 from sidecar.process.addresses import ListenError, bracketed, listen
 from sidecar.process.exit_report import ExitReport, report_directory
@@ -50,11 +51,15 @@ log = structlog.get_logger()
 class App:
     """One sidecar. Create it inside a running loop; `stop` can be called at any time.
 
-    `log_writer` is the one that `logs.start` returned, if it was called.
+    `log_writer` is that of `logs.start`; `mistakes` are those that turned an upstream off.
     """
 
     def __init__(
-        self, config: Config, environ: Mapping[str, str], log_writer: LogWriter | None = None
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        log_writer: LogWriter | None = None,
+        mistakes: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._loop = asyncio.get_running_loop()
@@ -75,8 +80,6 @@ class App:
         self.lanes = build_lanes(
             within, environ, self.budget, letters, self.spool, self.recent, self.accounts
         )
-        if not self.lanes:
-            raise ConfigError(NO_UPSTREAM)
         self.accounting = IntakeAccounting()
         intake_metrics = IntakeMetrics(self.accounting, self.recent)
         intake_metrics.watch(self.accounts)
@@ -88,11 +91,7 @@ class App:
             hold_s=config.queue.start_hold_s,
             ttl_s=config.queue.open_span_ttl_s,
         )
-        self.pass_through = (
-            _pass_through(config, environ, self.lanes, intake_metrics.passed)
-            if config.listener.pass_through
-            else None
-        )
+        self.pass_through = _pass_through(config, environ, self.lanes, intake_metrics.passed)
         self._recovery = SpoolRecovery(
             self.spool,
             self.lanes,
@@ -110,6 +109,7 @@ class App:
             hosts=config.listener.hosts + config.listener.allowed_hosts,
             pass_through=self.pass_through,
             max_connections=shares.agents,
+            missing=missing_settings(config, mistakes),
         )
         report = ExitReport(report_directory(config.spool.path, config.dead_letters.path))
         self.shutdown = Shutdown(
@@ -204,12 +204,15 @@ class App:
             started.set()
         await self._stop.wait()
         log.info("stopping", grace_s=shutdown.grace_s, depth=self._depth())
-        await until_quiet(self._last_taken_at, shutdown.quiet_s, shutdown.grace_s / 2)
+        await until_quiet(
+            lambda: self.admission.last_taken_at, shutdown.quiet_s, shutdown.grace_s / 2
+        )
         self.listener.stop()  # 1. refuse new events with 503
         self.admission.release_held()  # 2. no END will arrive for a held START
         for lane in self.lanes:
             lane.close()  # 3. no more writes will be queued
-        await asyncio.wait(drains)  # 4. forward what is queued
+        if drains:
+            await asyncio.wait(drains)  # 4. forward what is queued
         for task in background:
             task.cancel()
 
@@ -274,9 +277,6 @@ class App:
             await asyncio.sleep(FILES_S)
             await self._refresh_files()
 
-    def _last_taken_at(self) -> float:
-        return self.admission.last_taken_at
-
     def _events(self) -> dict[str, int]:
         return self.operations.status.events()
 
@@ -290,7 +290,9 @@ class App:
 
 def _pass_through(
     config: Config, environ: Mapping[str, str], lanes: Sequence[Lane], outcomes: Counter[str]
-) -> "PassThrough":
+) -> "PassThrough | None":
+    if not passes_through(config):
+        return None
     from sidecar.listener.pass_through import PassThrough  # noqa: PLC0415 (loads aiohttp: 9 MiB)
 
     mine = [lane.dialer for lane in lanes if lane.name == "sgp"]

@@ -23,12 +23,13 @@ import uvloop
 
 from sidecar import __version__, logs
 from sidecar.app import App
-from sidecar.config import ConfigError
+from sidecar.config import AdminConfig, ConfigError
 from sidecar.config_load import FILE_VARIABLE, Settings, environment, load, read
 from sidecar.lanes import UPSTREAMS
 from sidecar.network.certificates import CertificateError
 from sidecar.operate import explain, letters, top
 from sidecar.operate.check import check
+from sidecar.operate.problems import without_unusable_proxies
 from sidecar.operate.warnings import warn
 from sidecar.process import descriptors, signals
 from sidecar.process.addresses import parse_base_url
@@ -48,6 +49,8 @@ LOST = UNREACHABLE = 1
 USAGE = 2
 # Bounds of `top --every`.
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
+
+_ADMIN_PORT = "SIDECAR_ADMIN__PORT"
 
 # Why `replay` does not send some letters, by outcome.
 _NOT_SENT = {
@@ -113,6 +116,16 @@ def _parser() -> Command:
             help=f"TOML file (default: ${FILE_VARIABLE}); SIDECAR_<SECTION>__<KEY> overrides a key",
         )
 
+    def with_url(added: Command) -> None:
+        # In the sidecar's own container, the variable is the one that it runs with.
+        port = os.environ.get(_ADMIN_PORT) or AdminConfig().port
+        added.add_argument(
+            "--url",
+            default=f"http://127.0.0.1:{port}",
+            type=_http_url,
+            help="URL of the sidecar's admin port (default: %(default)s)",
+        )
+
     with_config(command("run", _run, "accept span events and forward them until SIGTERM"))
     check_ = command("check", _check, "validate the configuration and print it, without secrets")
     check_.add_argument(
@@ -123,12 +136,7 @@ def _parser() -> Command:
     demo.add_argument("--forever", action="store_true", help="run until Ctrl-C")
     demo.add_argument("--outage", action="store_true", help="let one upstream fail for a while")
     top_ = command("top", _top, "show a sidecar's status in the terminal, and keep it up to date")
-    top_.add_argument(
-        "--url",
-        default="http://127.0.0.1:9318",
-        type=_http_url,
-        help="URL of its admin port (default: %(default)s)",
-    )
+    with_url(top_)
     top_.add_argument(
         "--once",
         action="store_true",
@@ -153,12 +161,7 @@ def _parser() -> Command:
     with_config(replay_)
     explain_ = command("explain", _explain, "show what happened to a span, without its content")
     explain_.add_argument("span_id", metavar="SPAN_ID")
-    explain_.add_argument(
-        "--url",
-        default="http://127.0.0.1:9318",
-        type=_http_url,
-        help="URL of the sidecar's admin port (default: %(default)s)",
-    )
+    with_url(explain_)
     explain_.add_argument("--json", action="store_true", help="print JSON")
     with_config(explain_)
     return parser
@@ -180,10 +183,13 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     watchdog.start()
     environ = environment()
     settings = read(arguments.config, environ)
-    if settings.mistakes:
+    stop = settings.config.pod.wrong_variables == "stop"
+    if settings.stopping or (stop and settings.mistakes):
         raise ConfigError(*settings.mistakes)
+    if not stop:
+        settings = without_unusable_proxies(settings, environ)
     descriptors.raise_limit()
-    log_writer = logs.start(settings.config.log)
+    log_writer = logs.start(settings.config.log, settings.config.pod)
     try:
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         code = runner.run(_serve(settings, environ, watchdog, log_writer))
@@ -207,7 +213,7 @@ async def _serve(
 ) -> int:
     config = settings.config
     await warn(settings, environ)
-    app = App(config, environ, log_writer)
+    app = App(config, environ, log_writer, settings.mistakes)
 
     def overdue() -> None:
         code = LOST

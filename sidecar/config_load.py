@@ -5,22 +5,26 @@ has applies only if its key is not set. All mistakes are found at once; each is 
 names the key, where its value comes from, and what to do. `unknown_variables` finds `SIDECAR_*`
 variables that set nothing.
 
-All text is UTF-8, whatever the locale.
+A mistake stops the start, except one in a variable that the pod has for its agent, if the agent
+must not depend on that (`pod.wrong_variables`): then its upstream is off (D12). All text is UTF-8,
+whatever the locale.
 """
 
 import errno
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import inspect
+from msgspec.structs import replace
 
 from sidecar.config import Config, ConfigError, InvalidSection
 from sidecar.config_values import Size, convert, did_you_mean, nearest
+from sidecar.credentials import Secret
 from sidecar.network import proxies
 from sidecar.process.addresses import is_local, parse_base_url
 from sidecar.process.blocking import within
@@ -62,21 +66,29 @@ class Settings(NamedTuple):
     """A configuration, and how it came about.
 
     `origins`: for each key that is set, the name of the variable or the path of the file. With
-    `mistakes`, the keys in `mistaken` have their defaults instead.
+    `mistakes`, the keys in `mistaken` have their defaults instead. Those in `stopping` always stop
+    the start. The others are in variables of the pod; their keys are empty, because the default
+    would be another upstream than the one that is meant. A URL of the sidecar itself counts as
+    unset.
     """
 
     config: Config
     origins: Mapping[Key, str]
     mistakes: tuple[str, ...]
     mistaken: frozenset[Key]
+    stopping: tuple[str, ...]
 
 
 def said(keys: tuple[Key, ...], text: str, origins: Mapping[Key, str]) -> str:
     """A sentence about keys: it names the first that is set, and where that is."""
-    key = next((each for each in keys if each in origins), keys[0])
+    key = _blamed(keys, origins)
     origin = origins.get(key, "")
     by = "set by" if origin in VARIABLES or origin in _POD_VARIABLES else "in"
     return f"{'.'.join(key)}: {text}" + (f" ({by} {origin})" if origin else "")
+
+
+def _blamed(keys: tuple[Key, ...], origins: Mapping[Key, str]) -> Key:
+    return next((each for each in keys if each in origins), keys[0])
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Config:
@@ -102,6 +114,7 @@ class _Reader:
         self._given: dict[Key, Any] = {}
         self._origins: dict[Key, str] = {}
         self._mistakes: list[str] = []
+        self._of_the_pod: list[str] = []
         self._mistaken: set[Key] = set()
         if path:
             self._read_file(path)
@@ -114,15 +127,26 @@ class _Reader:
                 values[section][key] = _converted((section, key), value)
             except ValueError as error:
                 self._object((section, key), text=str(error))
+                values[section] |= self._instead((section, key))
         config = Config(**{name: self._section(name, values[name]) for name in _SECTIONS})
-        for keys, text in _of_all_sections(config):
-            if not self._mistaken.intersection(keys):
-                self._object(*keys, text=text)
-        return Settings(config, self._origins, tuple(self._mistakes), frozenset(self._mistaken))
+        for keys, text in _of_all_sections(config, self._mistaken):
+            self._object(*keys, text=text)
+            if self._origins.get(keys[0]) in _POD_VARIABLES:
+                config = _with_default(config, *keys[0])
+        stopping, mistaken = tuple(self._mistakes), frozenset(self._mistaken)
+        return Settings(config, self._origins, (*stopping, *self._of_the_pod), mistaken, stopping)
 
     def _object(self, *keys: Key, text: str) -> None:
-        self._mistakes.append(said(keys, text, self._origins))
+        of_the_pod = self._origins.get(_blamed(keys, self._origins)) in _POD_VARIABLES
+        mistakes = self._of_the_pod if of_the_pod else self._mistakes
+        mistakes.append(said(keys, text, self._origins))
         self._mistaken.update(keys)
+
+    def _instead(self, key: Key) -> dict[str, Any]:
+        """What a key has that can't have its value: nothing, or the default."""
+        if self._origins.get(key) not in _POD_VARIABLES:
+            return {}
+        return {key[1]: Secret("") if key[1] == "api_key" else ""}
 
     def _read_file(self, path: str) -> None:
         for section, table in self._tables(path).items():
@@ -186,6 +210,13 @@ class _Reader:
                     self._object(*((name, key) for key in keys), text=text)
                     for key in keys:
                         values.pop(key, None)
+                        values |= self._instead((name, key))
+
+
+def _with_default(config: Config, section: str, key: str) -> Config:
+    """`config` without what is given for a key."""
+    changed = replace(getattr(config, section), **{key: getattr(_SECTIONS[section](), key)})
+    return replace(config, **{section: changed})
 
 
 # What may be wrong with a file that is not TOML.
@@ -221,22 +252,24 @@ def _no_such_key(section: str, key: str, path: str) -> str:
     return f"{where}{did_you_mean(meant)} (in {path})"
 
 
-def _of_all_sections(config: Config) -> Iterator[tuple[tuple[Key, ...], str]]:
+def _of_all_sections(
+    config: Config, mistaken: Collection[Key]
+) -> Iterator[tuple[tuple[Key, ...], str]]:
     """Mistakes that concern several sections: the keys, and the text."""
     listener, admin = config.listener, config.admin
-    if listener.port == admin.port != 0:
-        keys = ("admin", "port"), ("listener", "port")
+    keys = ("admin", "port"), ("listener", "port")
+    if listener.port == admin.port != 0 and not any(key in mistaken for key in keys):
         yield keys, f"admin.port and listener.port are both {admin.port}: give each its own"
     ours = listener.hosts + listener.allowed_hosts
     for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
-        if base_url:
+        if base_url and ("listener", "port") not in mistaken:
             url = parse_base_url(base_url)
             if is_local(url.host, ours) and url.port == listener.port:
                 # This happens in a pod whose containers share `SGP_CLIENT_BASE_URL`. The sidecar
                 # would receive its own writes forever.
                 text = f"{url.host}:{url.port} is this sidecar's own listener: set "
                 text += f"{ENV_PREFIX}{section.upper()}__BASE_URL to the upstream's URL"
-                yield ((section, "base_url"), ("listener", "port")), text
+                yield ((section, "base_url"),), text
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -256,11 +289,6 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
         and (name.startswith(ENV_PREFIX) or name.upper() in VARIABLES)
         and not _SERVICE_LINK.match(f"{name}={text}")
     }
-
-
-def no_such_setting(name: str, nearest: str) -> str:
-    """A sentence about a variable that sets nothing."""
-    return f"{name}: no such setting{did_you_mean(nearest)}"
 
 
 def environment() -> dict[str, str]:

@@ -35,6 +35,7 @@ from sidecar.sinks.agentex import AgentexSink
 from sidecar.sinks.dead_letters import LetterWriter
 from sidecar.sinks.http import UpstreamClient
 from sidecar.sinks.key_file import KeyFile
+from sidecar.sinks.resource import resource_attributes
 from sidecar.sinks.sgp import SgpSink, enrichment
 from sidecar.spans.span import Lanes
 from sidecar.spool.spool import Spool
@@ -45,10 +46,6 @@ from sidecar.telemetry.recent import Recent
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
 # down must leave memory for the other one's writes (DECISIONS.md 15).
 LANE_SHARE = 0.25
-NO_UPSTREAM = (
-    "no upstream is enabled: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
-    "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
-)
 # Set in Temporal workers, where a span's START and END can reach different pods (D20).
 _TEMPORAL_VARIABLES = ("WORKFLOW_NAME", "WORKFLOW_TASK_QUEUE")
 
@@ -79,7 +76,7 @@ def share_descriptors(config: Config) -> tuple[Shares, Config]:
         for name, section in sections.items()
     }
     # A connection that is passed through has one of its own to SGP.
-    shares = share(wanted, per_agent=2 if config.listener.pass_through else 1)
+    shares = share(wanted, per_agent=2 if passes_through(config) else 1)
     capped = {
         name: replace(section, max_concurrency=shares.requests[name])
         for name, section in sections.items()
@@ -89,8 +86,13 @@ def share_descriptors(config: Config) -> tuple[Shares, Config]:
 
 def reached(config: Config) -> list[str]:
     """The upstreams to which there are connections: of lanes, and of the pass-through."""
-    passed = {"sgp"} if config.listener.pass_through else set()
+    passed = {"sgp"} if passes_through(config) else set()
     return [each.name for each in UPSTREAMS if each.enabled(config) or each.name in passed]
+
+
+def passes_through(config: Config) -> bool:
+    """Whether other requests of the SGP client are passed through."""
+    return config.listener.pass_through and bool(config.sgp.base_url)
 
 
 def proxy_of(name: str, config: Config, environ: Mapping[str, str]) -> Proxy | None:
@@ -119,11 +121,7 @@ def new_dialer(name: str, config: Config, environ: Mapping[str, str]) -> Dialer:
 
 def enabled_lanes(config: Config) -> Lanes:
     """The lanes that `config` enables, as the spool's rows store them."""
-    lanes = Lanes(0)
-    for each in UPSTREAMS:
-        if each.enabled(config):
-            lanes |= each.lane
-    return lanes
+    return Lanes(sum(each.lane for each in UPSTREAMS if each.enabled(config)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +189,7 @@ class _Builder:
             client,
             max_batch=section.max_batch,
             max_batch_bytes=section.max_batch_bytes,
-            enrichment=enrichment(self.environ),
+            enrichment=enrichment(self.environ, resource_attributes(self.config.pod)),
             open_writes=open_writes,
         )
         linger_s = section.linger_s

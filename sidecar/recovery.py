@@ -34,11 +34,11 @@ log = structlog.get_logger()
 
 
 def new_spool(section: SpoolConfig, lane_bits: int, account_id: str) -> Spool:
-    """The configured spool; without a path, none.
+    """The configured spool; none without a path, or without lanes: then what is in it stays there.
 
     `lane_bits` has those of all lanes. `account_id`: the configured account, if there is one.
     """
-    if not section.path:
+    if not (section.path and lane_bits):
         return Spool()
     # Only here, because they load sqlite3: 1 MiB.
     from sidecar.spool.disk_spool import DiskSpool  # noqa: PLC0415

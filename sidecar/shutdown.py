@@ -192,7 +192,7 @@ def _sentence(lost: int, received: int, totals: Mapping[str, Mapping[str, int]])
     what = (
         f"{_counted(lost, 'write')} {were} lost ({_AGAINST_LOSS})" if lost else "nothing was lost"
     )
-    return f"stopped: {what}; {_counted(received, 'event')} received; {'; '.join(lanes)}"
+    return "; ".join([f"stopped: {what}", f"{_counted(received, 'event')} received", *lanes])
 
 
 def _counted(count: int, what: str) -> str:

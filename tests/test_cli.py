@@ -63,12 +63,63 @@ async def test_run_and_sigterm() -> None:
     assert await process.wait() == 0
 
 
-async def test_run_without_an_upstream() -> None:
-    """Exit code 2, and a message that names what to set, without a traceback."""
-    code, _, err = await outcome("run")
+# As in the charts' pods.
+WRONG_IS_OFF = {"SIDECAR_POD__WRONG_VARIABLES": "ignore"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "texts"),
+    [
+        ({}, ["no upstream is enabled: set "]),
+        (
+            {**WRONG_IS_OFF, "SGP_CLIENT_BASE_URL": "x", "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"},
+            ["sgp.base_url: must be a URL ", "no upstream is enabled: "],
+        ),
+        (
+            {
+                **WRONG_IS_OFF,
+                "AGENTEX_BASE_URL": "https://a.test",
+                "HTTPS_PROXY": "socks5://me:hidden@proxy:1",
+                "SIDECAR_LISTENER__PASS_THROUGH": "true",
+            },
+            ["agentex: HTTPS_PROXY: socks5:// ", "sgp: HTTPS_PROXY: ", "no upstream is enabled: "],
+        ),
+    ],
+    ids=["nothing is set", "a wrong variable of the pod", "a proxy that can't be used"],
+)
+async def test_run_without_an_upstream(environ: dict[str, str], texts: list[str]) -> None:
+    """It runs, with one warning about each thing to set, and stops with 0."""
+    process = await start("run", **environ)
+    assert process.stderr is not None
+    for text in texts:
+        line = json.loads(await process.stderr.readline())
+        assert (line["event"], line["level"]) == ("config_warning", "warning")
+        assert line["text"].startswith(text)
+        assert "hidden" not in line["text"]
+    started = json.loads(await process.stderr.readline())
+    assert (started["event"], started["sinks"]) == ("started", [])
+    process.send_signal(signal.SIGTERM)
+    lines = [json.loads(line) for line in (await process.stderr.read()).splitlines()]
+    assert [line["event"] for line in lines] == ["stopping", "stopped"]
+    assert lines[-1]["text"] == "stopped: nothing was lost; 0 events received"
+    assert await process.wait() == 0
+
+
+async def test_a_wrong_setting_stops_the_start() -> None:
+    """Exit code 2 for a setting of the sidecar's own, and every mistake is named."""
+    code, _, err = await outcome(
+        "run", **WRONG_IS_OFF, SIDECAR_AGENTEX__BASE_URL="agentex", SGP_CLIENT_BASE_URL="sgp"
+    )
     assert code == 2
-    assert "AGENTEX_BASE_URL" in err
-    assert "Traceback" not in err
+    assert "SIDECAR_AGENTEX__BASE_URL" in err
+    assert "SGP_CLIENT_BASE_URL" in err
+
+
+async def test_a_wrong_variable_of_the_pod_stops_the_start() -> None:
+    """Unless the charts say otherwise: whoever runs it by hand learns at once."""
+    code, _, err = await outcome("run", AGENTEX_BASE_URL="agentex:5003")
+    assert code == 2
+    assert "(set by AGENTEX_BASE_URL)" in err
 
 
 async def test_a_bad_value_is_reported_with_its_source() -> None:

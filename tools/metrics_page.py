@@ -33,6 +33,7 @@ The metrics of `GET :9318/metrics`. Names, types and labels are a contract:
 
 - Every label set exists from the start, at 0. `sink` is `agentex` or `sgp`, if enabled.
 - No label and no value ever holds span content.
+- There is no label for the pod, its namespace or its node: the scrape adds those of its target.
 - Counters start at 0 in each process. A retry is never counted as a loss.
 - prometheus-client adds its own metrics: `process_resident_memory_bytes` (RSS),
   `process_cpu_seconds_total`, `process_open_fds`, `process_start_time_seconds`, `python_info`.
@@ -164,10 +165,10 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "works, otherwise in memory. A span counts in every lane that it is for, and a START "
               "counts before it is written.",
               "Above 80% of the limit: bring the upstream back, or raise the limit."),
-        Entry("lane_limit_bytes", "Each lane's share of `queue.max_bytes`, or of `spool.max_bytes` "
-              "with a spool that works: 45% with two upstreams, 90% with one. ENDs of spans that "
-              "the lane already has may exceed it, into the tenth that is shared. Writes that do "
-              "not fit are not taken for this upstream.", NOTHING),
+        Entry("lane_limit_bytes", "Each lane's share of `queue.max_bytes`, or with a spool that "
+              "works, of `spool.max_bytes` less its log: 45% with two upstreams, 90% with one. "
+              "ENDs of spans that the lane already has may exceed it, into the tenth that is "
+              "shared. Writes that do not fit are not taken for this upstream.", NOTHING),
         Entry("open_spans", "Spans that are remembered because their END has not arrived.",
               "Growing without bound: an agent does not post ENDs. `queue.open_span_ttl_s` bounds "
               "it, except for spans whose open write still waits for an upstream."),
@@ -201,9 +202,10 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "can't be delivered), `too_large`, `unsupported` (another content type): the "
               "agent's fault. `no_room`: no upstream that the events are for has room (429). "
               "`stopping`: shutting down (503). `account`: the spans can't go out under the "
-              "account that the request names or needs to name (400, 409, or 503 for a ninth).",
+              "account that the request names or needs to name (400, 409, or 503 for a ninth). "
+              "`no_upstream`: no upstream that the events are for is enabled (503).",
               "The agent's fault: the response body gives the reason. `no_room`: check "
-              "`lane_bytes`."),
+              "`lane_bytes`. `no_upstream`: `sidecar check` says what to set."),
         Entry("ingest_requests", "Agents' requests by response status.",
               "429: no upstream has room. Other 4xx: the agent needs a fix."),
         Entry("crowded_connections", "New connections that found all places of their port taken. "

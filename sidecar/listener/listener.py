@@ -5,11 +5,11 @@ not at all, and a response in the format of the request's route.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from sidecar.credentials import Accounts
+from sidecar.credentials import KEY_HEADER, Accounts
 from sidecar.drain.lane import Lane
 from sidecar.http.messages import Discard, Flow, Receiver, Request, Response
 from sidecar.http.server import HttpServer
@@ -22,7 +22,6 @@ from sidecar.listener.routes.ingest import IngestRoute
 from sidecar.listener.routes.sgp import SgpRoute
 from sidecar.listener.span_body import SpanBody
 from sidecar.queue.admission import Admission
-from sidecar.spans.span import Lanes
 from sidecar.telemetry.metrics import IntakeMetrics
 
 if TYPE_CHECKING:
@@ -33,16 +32,19 @@ IDLE_S = 300.0
 # The versions of SGP's API that its clients use; the sidecar's own is /v1.
 SGP_PREFIXES = ("/v4/", "/v5/")
 _SPANS_ONLY = (
-    "the sidecar only accepts spans; set listener.pass_through = true to forward this to SGP"
+    "the sidecar only accepts spans; with listener.pass_through = true and a usable SGP base URL, "
+    "it forwards this to SGP"
 )
 _ALLOWED = {"/v1/spans": "POST", "/v5/spans/batch": "PUT, POST", "/readyz": "GET"}
+_KEY = KEY_HEADER.encode()
 _READY = Response(HTTPStatus.OK, b"ready\n")
 
 
 class Listener:
     """Serves the agents' port with `server`. Create it inside a running loop.
 
-    `hosts` are the names and addresses that a `Host` may have, besides those of loopback.
+    `hosts` are the names and addresses that a `Host` may have, besides those of loopback;
+    `missing`: for each upstream that is off what it needs, and under "" if all are.
     """
 
     def __init__(
@@ -56,14 +58,14 @@ class Listener:
         hosts: Sequence[str],
         pass_through: "PassThrough | None",
         max_connections: int,
+        missing: Mapping[str, str],
     ) -> None:
         self._metrics = metrics
         self._ingest = Ingest(admission, metrics, lanes, limits, accounts)
         self._host_check = HostCheck(hosts)
-        self._own = IngestRoute(admission.open_spans.started)
-        enabled = {lane.bit for lane in lanes}
-        sgp = SgpRoute(enabled=Lanes.SGP in enabled)
-        self._agentex = AgentexRoute(enabled=Lanes.AGENTEX in enabled)
+        self._own = IngestRoute(admission.open_spans.started, missing.get("", ""))
+        sgp = SgpRoute(missing.get("sgp", ""))
+        self._agentex = AgentexRoute(missing.get("agentex", ""))
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/v1/spans"): self._own,
             ("PUT", "/v5/spans/batch"): sgp,
@@ -71,6 +73,9 @@ class Listener:
             ("POST", "/spans"): self._agentex,
         }
         self._pass_through = pass_through
+        # Without SGP, its client's spans are passed through as its other requests are, if they can
+        # be delivered: with a key of their own.
+        self._not_queued = sgp if "sgp" in missing else None
         # Receives the exception of a bug in the listener: the app awaits it and stops (D13).
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[None] = self._loop.create_future()
@@ -106,15 +111,20 @@ class Listener:
                 route = self._agentex
             if route is not None:
                 responds_as = route
+                if route is self._not_queued and self._pass_through and _KEY in headers:
+                    return self._passed(self._pass_through, request, flow)
                 route.check(request)
                 if self._ingest.stopping:
                     raise stopping()
                 return SpanBody(self._ingest, route, request)
-            if self._pass_through is not None and _is_sgps(path):
-                return self._pass_through.receive(request, flow, is_stopping=self._ingest.stopping)
+            if self._pass_through and _is_sgps(path):
+                return self._passed(self._pass_through, request, flow)
             return self._discard(self._without_spans(request))
         except Refusal as refusal:
             return self._discard(self._ingest.refuse(responds_as, request, refusal))
+
+    def _passed(self, through: "PassThrough", request: Request, flow: Flow) -> Receiver:
+        return through.receive(request, flow, is_stopping=self._ingest.stopping)
 
     def _without_spans(self, request: Request) -> Response:
         """The response of /readyz, or to a request that no route takes."""

@@ -89,6 +89,13 @@ def no_room() -> Refusal:
     return Refusal(HTTPStatus.TOO_MANY_REQUESTS, error, "no_room")
 
 
+def no_upstream(missing: str) -> Refusal:
+    """No upstream that is enabled takes these events; `missing`: what to set (D12)."""
+    return Refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE, f"nothing was accepted: {missing}", "no_upstream"
+    )
+
+
 def stopping() -> Refusal:
     """The process is stopping and accepts no new events."""
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar is stopping", "stopping")

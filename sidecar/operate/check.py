@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from sidecar.config import ConfigError, redacted
-from sidecar.config_load import Key, Settings, no_such_setting, said, unknown_variables
+from sidecar.config_load import Key, Settings, said, unknown_variables
 from sidecar.config_values import AUTO, Size
-from sidecar.lanes import NO_UPSTREAM, UPSTREAMS, certificate_files, proxy_of, reached
+from sidecar.lanes import UPSTREAMS, certificate_files, proxy_of, reached
 from sidecar.network.certificates import CertificateError, load_context
 from sidecar.operate import ports, reach
-from sidecar.operate.problems import problems_of
+from sidecar.operate.problems import missing_settings, no_such_setting, problems_of
 from sidecar.operate.warnings import warnings_of
 from sidecar.process.addresses import bracketed
 from sidecar.process.memory import automatic_max_bytes, container_limit
@@ -78,8 +78,8 @@ def _unknown(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 def _unusable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     """What stops the start, although the values are valid."""
     config = settings.config
-    if not any(each.enabled(config) for each in UPSTREAMS):
-        yield NO_UPSTREAM
+    if nothing := missing_settings(config).get(""):
+        yield nothing
     for name in reached(config):
         try:
             proxy_of(name, config, environ)

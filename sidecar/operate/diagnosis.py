@@ -66,8 +66,8 @@ def _losses(report: Json) -> Iterator[Answer]:
     if report["intake"]["rejected_per_s"]:
         rate, now = report["intake"]["rejected_per_s"], report["intake"]["rejected_now"]
         reasons = ", ".join(reason.replace("_", " ") for reason in now)
-        # Without room, events are lost unless agents retry. Other refusals are for agents to fix.
-        level = BAD if "no_room" in now else WARN
+        # These are lost unless agents retry. Other refusals are for agents to fix.
+        level = BAD if {"no_room", "no_upstream"}.intersection(now) else WARN
         yield level, "Events are being rejected", f"{rate:,.1f} refusals per second: {reasons}"
     before = {name: s for name, s in sinks.items() if s["not_taken"] and not s["not_taken_per_s"]}
     if before:
@@ -105,6 +105,8 @@ def _by_reason(sinks: Json, what: str) -> str:
 
 
 def _late(report: Json) -> Answer:
+    if not report["sinks"]:
+        return OK, "No", "nothing is accepted"
     name, sink = max(report["sinks"].items(), key=lambda item: item[1]["oldest_write_age_s"])
     age = sink["oldest_write_age_s"]
     if age >= LATE_S:
@@ -139,6 +141,8 @@ def _up(sinks: Json) -> str:
 
 
 def _findings(report: Json) -> Iterator[Answer]:
+    if not report["sinks"]:
+        yield BAD, "No upstream is enabled", "posts get 503: `sidecar check` says what to set"
     if not report["ready"]:
         yield WARN, "The sidecar is stopping", "it is forwarding what it still holds"
     for name, sink in report["sinks"].items():

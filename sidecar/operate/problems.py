@@ -7,23 +7,70 @@ This looks at files, so it blocks while their disk hangs.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import sysconf
 from pathlib import Path
 from shutil import disk_usage
 from stat import S_ISREG
 
-from sidecar.config import masked_path
+from msgspec.structs import replace
+
+from sidecar.config import Config, ConfigError, masked_path
 from sidecar.config_load import Key, Settings, said
-from sidecar.config_values import Size
+from sidecar.config_values import Size, did_you_mean
 from sidecar.credentials import is_header_safe
-from sidecar.lanes import UPSTREAMS
+from sidecar.lanes import UPSTREAMS, proxy_of, reached
+from sidecar.network import proxies
 from sidecar.process.memory import container_limit
 
 _MAX_KEY_BYTES = Size(2**20)
+_NO_UPSTREAM = (
+    "no upstream is enabled: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
+    "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
+)
 _CREDENTIALS = ("api_key", "api_key_file", "account_id")
 _ENABLING = ("base_url", "relay")
+
+
+def missing_settings(config: Config, mistakes: Sequence[str] = ()) -> Mapping[str, str]:
+    """For each upstream that is off, by its name, what it needs; for "", if all are off.
+
+    `mistakes`: those because of which an upstream may be off. They begin with its name.
+    """
+    missing = {}
+    for each in UPSTREAMS:
+        if not each.enabled(config):
+            wrong = [
+                text for text in mistakes if text.startswith((f"{each.name}.", f"{each.name}:"))
+            ]
+            needed = "; ".join(wrong) or getattr(config, each.name).missing
+            missing[each.name] = f"{each.title} is off: {needed}"
+    if len(missing) < len(UPSTREAMS):
+        return missing
+    return missing | {
+        "": f"no upstream is enabled: {'; '.join(mistakes)}" if mistakes else _NO_UPSTREAM
+    }
+
+
+def without_unusable_proxies(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """`settings` without the upstreams whose proxy, by the pod's variables, can't be used (D12).
+
+    Going around it would not be ours to decide.
+    """
+    config, mistakes = settings.config, [*settings.mistakes]
+    for name in reached(config) if config.network.proxy == proxies.AUTO else ():
+        try:
+            proxy_of(name, config, environ)
+        except ConfigError as error:
+            mistakes.append(f"{name}: {error}")
+            config = replace(config, **{name: replace(getattr(config, name), base_url="")})
+    return settings._replace(config=config, mistakes=tuple(mistakes))
+
+
+def no_such_setting(name: str, nearest: str) -> str:
+    """A sentence about a variable that sets nothing."""
+    return f"{name}: no such setting{did_you_mean(nearest)}"
 
 
 def problems_of(settings: Settings) -> Iterator[str]:

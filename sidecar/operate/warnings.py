@@ -6,10 +6,10 @@ from contextlib import suppress
 import structlog
 
 from sidecar.config import Config, ConfigError, ListenerConfig
-from sidecar.config_load import Settings, no_such_setting, unknown_variables
+from sidecar.config_load import Settings, unknown_variables
 from sidecar.lanes import certificate_files, proxy_of, reached
 from sidecar.network.certificates import missing_system_files
-from sidecar.operate.problems import problems_of
+from sidecar.operate.problems import missing_settings, no_such_setting, problems_of
 from sidecar.process.addresses import is_loopback, parse_base_url
 from sidecar.process.blocking import BlockingThread
 
@@ -20,7 +20,12 @@ log = structlog.get_logger()
 
 async def warn(settings: Settings, environ: Mapping[str, str]) -> None:
     """Log all that may be a mistake, without the values of variables: they may be secrets."""
-    for text in warnings_of(settings.config, environ):
+    nothing = missing_settings(settings.config).get("")
+    for text in (
+        *settings.mistakes,
+        *([nothing] if nothing else []),
+        *warnings_of(settings.config, environ),
+    ):
         log.warning("config_warning", text=text)
     files = BlockingThread("configured files")
     with suppress(OSError):  # of a disk that hangs; whoever needs it says so

@@ -40,6 +40,7 @@ REJECT_REASONS = (
     "stopping",
     "unsupported",
     "account",
+    "no_upstream",
 )
 # How a request that was passed through to SGP ended.
 PASS_THROUGH_OUTCOMES = ("answered", "unreachable", "timeout", "broken", "aborted")

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, TypeVar
 import msgspec
 
 from sidecar.http.messages import Fields, Request, Response
-from sidecar.listener.refusals import Refusal, media_type, unsupported_type
+from sidecar.listener.refusals import Refusal, media_type, no_upstream, unsupported_type
 from sidecar.spans.decode import NOT_DECODED, Decoded, MalformedBody, Rejection, located
 from sidecar.spans.raw_json import is_utf8, replace_lone_surrogates
 from sidecar.spans.validation import FieldError
@@ -23,6 +23,8 @@ NOBODY: Mapping[str, int] = MappingProxyType({})
 
 JSON = "application/json"
 RETRY_AFTER: Fields = (("Retry-After", "1"),)
+# The SDKs' HTTP clients would send the request twice more; settings change with a restart only.
+NO_RETRY: Fields = (("X-Should-Retry", "false"),)
 
 
 class Route(Protocol):
@@ -57,19 +59,18 @@ class Route(Protocol):
 
 
 class SdkRoute:
-    """What the routes of both SDKs share. `not_enabled` says how to enable the upstream."""
+    """What the routes of both SDKs share. `missing`: what their upstream needs to be enabled."""
 
-    not_enabled: ClassVar[str]
     has_accounts: ClassVar[bool]
     error_key = "detail"  # as both upstreams' servers have it (docs/upstreams.md A1, S1.5)
 
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+    def __init__(self, missing: str = "") -> None:
+        self._missing = missing
 
     def check(self, request: Request) -> None:
         """Refuse any media type but JSON, and every request if the upstream is not enabled."""
-        if not self._enabled:
-            raise Refusal(HTTPStatus.NOT_FOUND, self.not_enabled, "unsupported")
+        if self._missing:
+            raise no_upstream(self._missing)
         if media_type(request) != JSON:
             raise unsupported_type(request, JSON)
 
@@ -100,7 +101,11 @@ def rejection(position: int, error: FieldError) -> Rejection:
 
 
 def refused(refusal: Refusal, error_key: str) -> Response:
-    """The response to a refused request; `Retry-After` asks the client to retry (docs/api.md)."""
+    """The response to a refused request; its headers say whether to retry (docs/api.md)."""
     body = msgspec.json.encode({error_key: str(refusal)})
-    retry = refusal.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-    return Response(refusal.status, body, JSON, RETRY_AFTER if retry else ())
+    headers: Fields = ()
+    if refusal.reason == "no_upstream":
+        headers = NO_RETRY
+    elif refusal.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        headers = RETRY_AFTER
+    return Response(refusal.status, body, JSON, headers)

@@ -42,7 +42,6 @@ class AgentexRoute(SdkRoute):
     """The Agentex SDK's routes."""
 
     has_accounts = False
-    not_enabled = "Agentex is not enabled in this sidecar: set agentex.base_url"
 
     def decode(self, request: Request, body: bytes, now: float, account: int = 0) -> Decoded:
         """The single span in the body."""

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sidecar.http.messages import Request, Response
-from sidecar.listener.refusals import media_type, unsupported_type
+from sidecar.listener.refusals import media_type, no_upstream, unsupported_type
 from sidecar.listener.routes import JSON, NOBODY
 from sidecar.spans.decode import Decoded, Started, decode
 
@@ -41,16 +41,22 @@ class Accepted(msgspec.Struct, gc=False):
 
 
 class IngestRoute:
-    """The sidecar's own route: its spans go to every lane. `started` is as for `decode`."""
+    """The sidecar's own route: its spans go to every lane.
+
+    `started` is as for `decode`; `missing`: what it needs to have a lane.
+    """
 
     error_key = "error"
     has_accounts = True
 
-    def __init__(self, started: Started) -> None:
+    def __init__(self, started: Started, missing: str = "") -> None:
         self._started = started
+        self._missing = missing
 
     def check(self, request: Request) -> None:
-        """Refuse any media type but JSON and NDJSON."""
+        """Refuse any media type but JSON and NDJSON, and every request without a lane."""
+        if self._missing:
+            raise no_upstream(self._missing)
         if request.headers.get(b"content-type") != _PLAIN and media_type(request) not in _NDJSON:
             raise unsupported_type(request, "application/json or application/x-ndjson")
 

@@ -81,9 +81,6 @@ class SgpRoute(SdkRoute):
     """The SGP SDK's route."""
 
     has_accounts = True
-    not_enabled = (
-        "SGP is not enabled in this sidecar: set sgp.api_key and sgp.account_id, or sgp.relay"
-    )
 
     def decode(self, _: Request, body: bytes, now: float, account: int = 0) -> Decoded:
         """The spans of the valid items."""

@@ -193,12 +193,12 @@ async def test_the_rest_of_the_api_is_not_served(app: Running, method: str, path
 
 
 async def test_agentex_not_enabled() -> None:
-    """The 404 names the key to set."""
+    """503, which names the key to set, and tells the SDK not to retry."""
     environ = {"SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a", "SGP_CLIENT_BASE_URL": NOWHERE}
     async with running_app(environ, shutdown__grace_s=0) as app:
         reply = await post(app, span())
-    assert reply.status == 404
-    assert "agentex.base_url" in reply.body["detail"]
+    assert (reply.status, reply.headers["X-Should-Retry"]) == (503, "false")
+    assert "AGENTEX_BASE_URL" in reply.body["detail"]
 
 
 @pytest.mark.parametrize(("at_end", "stored"), [({}, {"a": 1}), ({"data": {"b": 2}}, {"b": 2})])

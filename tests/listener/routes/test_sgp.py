@@ -224,11 +224,11 @@ async def test_other_methods_and_types(app: Running) -> None:
 
 
 async def test_sgp_not_enabled() -> None:
-    """The 404 names the keys to set."""
+    """503, which names the keys to set, and tells the SDK not to retry."""
     async with running_app({"AGENTEX_BASE_URL": NOWHERE}, shutdown__grace_s=0) as app:
-        status, body = await put(app, item())
-    assert status == 404
-    assert "sgp.relay" in body["detail"]
+        reply = await app.request("PUT", PATH, json={"items": [item()]})
+    assert (reply.status, reply.headers["X-Should-Retry"]) == (503, "false")
+    assert "SGP_ACCOUNT_ID" in reply.body["detail"]
 
 
 async def test_a_full_queue_is_a_429(sgp: SgpStandIn) -> None:
