@@ -81,8 +81,15 @@ class Cel:
             found = [at for at, item in enumerate(items) if item == wanted]
             return number(found[-1] if found else -1)
 
+        def substring(text: Value, start: Value) -> Value:
+            return types.StringType(text[start:])
+
         # Kubernetes' own additions to CEL.
-        self._functions = {"indexOf": index_of, "lastIndexOf": last_index_of}
+        self._functions = {
+            "indexOf": index_of,
+            "lastIndexOf": last_index_of,
+            "substring": substring,
+        }
         self._bool = types.BoolType
 
     def evaluate(self, expression: str) -> Value:

@@ -4,6 +4,7 @@ Builds and downloads are outside the checkout, in `CACHE`, and are made again wh
 `E2E_REQUIRED=1` in the environment (`.ci/run` sets it) a missing part fails the test.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -21,8 +22,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trac
 # `uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate` on
 # a file with the one line `schemathesis==VERSION`.
 SCHEMATHESIS = Path(__file__).parent / "schemathesis.lock"
-# A cold build of the largest part takes minutes; a hanging one must not block the run forever.
-TIMEOUT_S = 1500
+# A cold build of the largest part takes minutes, on a busy machine half an hour; a hanging one must
+# not block the run forever.
+TIMEOUT_S = 2400
 _SHOWN = 2000
 
 
@@ -95,10 +97,11 @@ def go() -> Path:
 
 def go_tool(package: str, version: str) -> Path:
     """Return the program of a Go package (`example.com/module/cmd/name`), built once."""
-    home = CACHE / "go" / package.replace("/", "_") / version
-    if not (home / "done").exists():
+
+    def build(home: Path) -> None:
         run(go(), "install", f"{package}@{version}", env={"GOBIN": str(home)})
-        (home / "done").touch()
+
+    home = build_once(f"go/{package.replace('/', '_')}/{version}", build)
     return next(path for path in home.iterdir() if path.name != "done")
 
 
@@ -111,11 +114,17 @@ def go_module(module: str, version: str) -> Path:
 def build_once(name: str, build: Callable[[Path], None]) -> Path:
     """Return the folder `name` of the cache, filled by `build` unless an earlier run did so."""
     home = CACHE / name
-    if not (home / "done").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        build(home)
-        (home / "done").touch()
+    if (home / "done").exists():
+        return home
+    lock = CACHE / "locks" / name.replace("/", "_")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w", encoding="utf-8") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # another run may be at it
+        if not (home / "done").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            build(home)
+            (home / "done").touch()
     return home
 
 

@@ -1,7 +1,8 @@
-"""The rendered pod, run by podman: an agent, the sidecar and both stand-ins for the upstreams.
+"""A pod with a sidecar, run by podman: an agent, the sidecar and stand-ins for both upstreams.
 
 The chart adds the sidecar to the pod; what podman does not support is removed (see `_for_podman`).
-The containers share a network that has only loopback. Needs root.
+The containers share a network that has only loopback, and start as the kubelet starts them. Needs
+root.
 """
 
 import json
@@ -11,9 +12,10 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +26,7 @@ import trustme
 from tests.e2e import image_support as images
 from tests.e2e import parts
 from tests.e2e.image_support import Json, eventually
-from tests.support.helm import admit_one, agent_pod, sidecar_of
+from tests.support.helm import admit_one, agent_pod, as_the_kubelet_fills_in, sidecar_of
 
 TAG = "pod"
 IMAGE = f"{images.IMAGE}:{TAG}"
@@ -57,65 +59,74 @@ _MOUNTED = {
     "client": images.SOURCE / "client" / "trace_sidecar_client",
 }
 # Variables of the agent's container, which the chart copies to the sidecar.
-_ENVIRONMENT = {
-    "PYTHONPATH": "/agent",
+UPSTREAMS = {
     "AGENTEX_BASE_URL": f"http://127.0.0.1:{AGENTEX}",
     "SGP_CLIENT_BASE_URL": f"http://127.0.0.1:{SGP}",
     "SGP_API_KEY": "made-up",
     "SGP_ACCOUNT_ID": "made-up",
 }
+_NOT_FOR_PODMAN = ("restartPolicy", "ports", "startupProbe", "livenessProbe", "readinessProbe")
 _GET = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=30).read().decode())"
 
 
-@cache
-def _ready() -> None:
-    """Build the image, and check that podman runs it with a memory limit."""
+def needs_podman(image: str) -> None:
+    """Check that podman runs an image with a memory limit."""
     if os.geteuid():
         parts.missing("running pods needs root")
-    images.built(IMAGE, cached=True, arguments=images.VERSIONS)
     limit = f"--memory={LIMIT_MIB}m"
     command = ("podman", "run", "--rm", "--no-healthcheck", "--network=none", limit)
-    done = images.attempt(*command, "--entrypoint=python3", IMAGE, "-c", "pass")
+    done = images.attempt(*command, "--entrypoint=python3", image, "-c", "pass")
     if done.returncode:
         parts.missing(f"podman runs no container here: {done.stderr[-2000:]}")
 
 
-def _rendered(agent: Sequence[str], latency_ms: int) -> Json:
-    """Return the pod of an agent with this command, as mutated by the chart's policy."""
-    pod: Json = agent_pod()
+@cache
+def _ready() -> None:
+    """Build the image of the tests' own pods."""
+    images.built(IMAGE, cached=True, arguments=images.VERSIONS)
+    needs_podman(IMAGE)
+
+
+def agent_spec(agent: Sequence[str], image: str, variables: Mapping[str, str] = UPSTREAMS) -> Json:
+    """Return the spec of the pod of an agent with this command, without a sidecar."""
+    environ = {"PYTHONPATH": "/agent", **variables}
     # As root, so that it can read the tests whatever their file mode.
-    pod["spec"]["containers"] = [
-        {
-            "name": AGENT,
-            "image": IMAGE,
-            "imagePullPolicy": "Never",
-            "command": list(agent),
-            "env": [{"name": name, "value": value} for name, value in _ENVIRONMENT.items()],
-            "securityContext": {"runAsUser": 0},
-            "volumeMounts": [
-                {"name": name, "mountPath": f"/agent/{folder.name}", "readOnly": True}
-                for name, folder in _MOUNTED.items()
-            ],
-        },
-        {
-            "name": STAND_INS,
-            "image": IMAGE,
-            "imagePullPolicy": "Never",
-            "command": ["python3", "-m", "sidecar.demo.serve", "--light"],
-            "args": [
-                f"--agentex-port={AGENTEX}",
-                f"--sgp-port={SGP}",
-                f"--latency-ms={latency_ms}",
-            ],
-        },
-    ]
-    pod["spec"]["volumes"] = [
+    container = {
+        "name": AGENT,
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": list(agent),
+        "env": [{"name": name, "value": value} for name, value in environ.items()],
+        "securityContext": {"runAsUser": 0},
+        "volumeMounts": [
+            {"name": name, "mountPath": f"/agent/{folder.name}", "readOnly": True}
+            for name, folder in _MOUNTED.items()
+        ],
+    }
+    volumes = [
         {"name": name, "hostPath": {"path": str(folder), "type": "Directory"}}
         for name, folder in _MOUNTED.items()
     ]
+    return {"containers": [container], "volumes": volumes}
+
+
+def _stand_ins(image: str, latency_ms: int) -> Json:
+    """Return the container of both upstreams."""
+    return {
+        "name": STAND_INS,
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": ["python3", "-m", "sidecar.demo.serve", "--light"],
+        "args": [f"--agentex-port={AGENTEX}", f"--sgp-port={SGP}", f"--latency-ms={latency_ms}"],
+    }
+
+
+def _rendered(agent: Sequence[str], variables: Mapping[str, str]) -> Json:
+    """Return the pod of an agent with this command, as mutated by the chart's policy."""
+    pod: Json = agent_pod(**agent_spec(agent, IMAGE, variables))
     answer = admit_one(_VALUES, pod)
     assert not answer["warnings"]
-    admitted: Json = answer["pod"]
+    admitted: Json = as_the_kubelet_fills_in(answer["pod"])
     return admitted
 
 
@@ -148,24 +159,55 @@ def _write(projected: Json, folder: Path) -> None:
     folder.chmod(0o755)
 
 
-def _for_podman(pod: Json, name: str, folder: Path) -> Json:
+def _for_podman(admitted: Json, name: str, folder: Path) -> Json:
     """Return the pod without what needs a network or a kubelet, under names of its own.
 
     Podman would publish the ports, which needs a bridge; it names the emptyDir's volume globally,
-    for all pods; it runs probes with systemd timers; and it knows no projected volumes, whose files
-    are in `folder` instead.
+    for all pods; and it runs probes with systemd timers. It knows neither native sidecars, which
+    become ordinary containers here, nor tokens, nor other projected volumes, whose files are in
+    `folder` instead, nor most fields that a variable can refer to.
     """
-    pod["metadata"] = {"name": name, "labels": pod["metadata"]["labels"]}
-    sidecar = sidecar_of(pod)
-    for field in ("ports", "startupProbe", "livenessProbe"):
-        del sidecar[field]
-    for holder in (*sidecar["volumeMounts"], *pod["spec"]["volumes"]):
+    spec = deepcopy(admitted["spec"])
+    metadata = admitted["metadata"]
+    inits = spec.pop("initContainers", [])
+    native = [each for each in inits if each.get("restartPolicy") == "Always"]
+    spec["initContainers"] = [each for each in inits if each not in native]
+    spec["containers"] = native + spec["containers"]
+    fields = {
+        "metadata.name": name,
+        "metadata.namespace": metadata["namespace"],
+        "spec.nodeName": "node",
+    }
+    tokens = {volume["name"] for volume in spec["volumes"] if _has_token(volume)}
+    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in tokens]
+    holders = list(spec["volumes"])
+    for container in spec["initContainers"] + spec["containers"]:
+        for field in _NOT_FOR_PODMAN:
+            container.pop(field, None)
+        mounts = container.get("volumeMounts", [])
+        container["volumeMounts"] = [each for each in mounts if each["name"] not in tokens]
+        holders += container["volumeMounts"]
+        container["env"] = [_literal(entry, fields) for entry in container.get("env", [])]
+    for holder in holders:
         if holder["name"] == SIDECAR:
             holder["name"] = name
         if "projected" in holder:
             _write(holder.pop("projected"), folder)
             holder["hostPath"] = {"path": str(folder), "type": "Directory"}
-    return pod
+    made = {"name": name, "labels": metadata["labels"]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": made, "spec": spec}
+
+
+def _literal(entry: Json, fields: Json) -> Json:
+    """Return a variable with the value that the kubelet would give it, if it refers to a field."""
+    path = entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+    return {"name": entry["name"], "value": fields[path]} if path in fields else entry
+
+
+def _has_token(volume: Json) -> bool:
+    """Whether the API server added the volume, with a token of the service account."""
+    sources = volume.get("projected", {}).get("sources", [])
+    return any("serviceAccountToken" in source for source in sources)
 
 
 @dataclass(frozen=True)
@@ -197,13 +239,29 @@ class Pod:
         """Return the log lines with this event."""
         return [line for line in self.log(name) if line.get("event") == event]
 
+    def holder(self) -> int:
+        """Return the process id of the container that holds the pod's network."""
+        infra = images.run("podman", "pod", "inspect", self.name, "--format={{.InfraContainerID}}")
+        return int(images.run("podman", "inspect", infra, "--format={{.State.Pid}}"))
+
+    def _requested(self, port: int, path: str) -> Sequence[str]:
+        """Return the command that prints a response from inside the pod's network."""
+        within = ("nsenter", f"--target={self.holder()}", "--net")
+        return (*within, sys.executable, "-c", _GET, f"http://127.0.0.1:{port}{path}")
+
     def get(self, port: int, path: str) -> Any:  # noqa: ANN401 (any JSON)
         """Return a response of a server in the pod, requested from inside its network."""
-        infra = images.run("podman", "pod", "inspect", self.name, "--format={{.InfraContainerID}}")
-        pid = images.run("podman", "inspect", infra, "--format={{.State.Pid}}")
-        url = f"http://127.0.0.1:{port}{path}"
-        within = ("nsenter", f"--target={pid}", "--net")
-        return json.loads(images.run(*within, sys.executable, "-c", _GET, url))
+        return json.loads(images.run(*self._requested(port, path)))
+
+    def probe(self, probe: Json) -> bool:
+        """Whether a probe of the pod's would succeed."""
+        request = probe["httpGet"]
+        done = images.attempt(*self._requested(request["port"], request["path"]))
+        return done.returncode == 0
+
+    def start(self, *names: str) -> None:
+        """Start containers of the pod."""
+        images.run("podman", "start", *map(self.container, names))
 
     def depths(self) -> list[int]:
         """Return how many writes are waiting for each upstream."""
@@ -245,22 +303,47 @@ class Pod:
             pass
 
 
+def unique_name() -> str:
+    """Return a name for a pod: podman's names are those of the whole machine."""
+    return f"trace-sidecar-{uuid.uuid4().hex[:8]}"
+
+
 @contextmanager
-def running(agent: Sequence[str] = TRACING, *, latency_ms: int = 20) -> Iterator[Pod]:
-    """Run a pod whose sidecar and stand-ins have started; remove everything afterwards."""
+def running(
+    agent: Sequence[str] = TRACING,
+    *,
+    latency_ms: int = 20,
+    variables: Mapping[str, str] = UPSTREAMS,
+) -> Iterator[Pod]:
+    """Run a pod of the tests' own image with this agent; remove everything afterwards."""
     _ready()
-    name = f"trace-sidecar-{uuid.uuid4().hex[:8]}"
+    with played(_rendered(agent, variables), unique_name(), IMAGE, latency_ms=latency_ms) as pod:
+        yield pod
+
+
+@contextmanager
+def played(admitted: Json, name: str, image: str, *, latency_ms: int = 20) -> Iterator[Pod]:
+    """Run a pod as the API server admitted it, beside the upstreams, which `image` has.
+
+    As under a kubelet with a native sidecar, the other containers start once the sidecar's startup
+    probe succeeds.
+    """
     pod = Pod(name)
     folder = Path(tempfile.mkdtemp())
+    playable = _for_podman(admitted, name, folder)
+    later = [each["name"] for each in playable["spec"]["containers"] if each["name"] != SIDECAR]
+    playable["spec"]["containers"].append(_stand_ins(image, latency_ms))
     try:
-        text = json.dumps(_for_podman(_rendered(agent, latency_ms), name, folder))
         # A container that runs out of memory leaves a file in the working folder.
-        play = ("podman", "play", "kube", "--network=none", "-")
-        done = images.attempt(*play, input=text, cwd=parts.CACHE)
+        play = ("podman", "play", "kube", "--network=none", "--start=false", "-")
+        done = images.attempt(*play, input=json.dumps(playable), cwd=parts.CACHE)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        eventually(lambda: pod.said(SIDECAR, "started"))
+        pod.start(STAND_INS, SIDECAR)
         # The stand-ins print their URLs once both listen.
         eventually(lambda: images.log(pod.container(STAND_INS)))
+        probe = sidecar_of(admitted)["startupProbe"]
+        eventually(lambda: pod.said(SIDECAR, "started") and pod.probe(probe))
+        pod.start(*later)
         yield pod
     finally:
         # A paused container can't be removed.

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.e2e.kube_support import Answer, Cluster, Json, cluster, custom_resources, poll
-from tests.support.helm import CHART, OPTED_IN, consumer, helm
+from tests.support.helm import ASKS, CHART, OPTED_IN, consumer, helm
 
 SIDECAR = "trace-sidecar"
 # An agent's chart that includes the sidecar by the library's templates, without the policies.
@@ -38,10 +38,14 @@ _PER_OBJECT = ("uid", "creationTimestamp", "resourceVersion", "managedFields")
 
 
 def agent(*, labels: Json | None = None, **spec: object) -> Json:
-    """Return an agent's pod; `spec` is merged over the default."""
+    """Return an agent's pod; `spec` is merged over the default.
+
+    Without `labels`, it asks for the sidecar.
+    """
     # Without a token, because its volume would have a random name.
     fields = {"automountServiceAccountToken": False, "containers": [CONTAINER], **spec}
-    return {"metadata": {"name": "agent", "labels": labels or {}}, "spec": fields}
+    labels = ASKS if labels is None else labels
+    return {"metadata": {"name": "agent", "labels": labels}, "spec": fields}
 
 
 def sidecars(pod: Json) -> list[Json]:

@@ -99,8 +99,8 @@ def test_pods_out_of_reach(release: Release) -> None:
     pods: list[tuple[str, Json]] = [
         *(("elsewhere", agent(**shape)) for shape in SHAPES.values()),
         *(("agents", agent(labels=OPTED_OUT, **shape)) for shape in SHAPES.values()),
-        ("agents", agent(hostNetwork=True)),
-        ("agents", agent(os={"name": "windows"})),
+        ("agents", agent(labels={}, hostNetwork=True)),
+        ("agents", agent(labels={}, os={"name": "windows"})),
     ]
 
     def admitted() -> list[Json]:
@@ -150,7 +150,10 @@ def test_injection(release: Release, values: Json) -> None:
     (container,) = sidecars({"spec": library})
     for name, value in written(values):
         assert {"name": name, "value": value} in container["env"]
+    ordinary = values.get("sidecar", {}).get("mode") == "container"
     for name, shape in SHAPES.items():
+        if ordinary and "restartPolicy" in shape:
+            continue  # it would never complete
         answer = release.admit(agent(**shape))
         assert (answer.status, answer.warnings) == (201, []), name
         plain = release.pod(agent(**shape), "elsewhere")["spec"]

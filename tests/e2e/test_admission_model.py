@@ -17,7 +17,8 @@ AGENTS = ["worker", "agent"]
 GRACE_S = 60
 PULL = ["registry", "mirror"]
 OWN = {"name": "AGENT_NAME", "value": "fixed"}
-TAKEN = {"AGENTEX_BASE_URL", SGP, "SGP_API_KEY", "AGENT_ID"}
+CREDENTIALS = {"SGP_API_KEY", "SGP_ACCOUNT_ID"}
+TAKEN = {"AGENTEX_BASE_URL", SGP, "AGENT_ID", *CREDENTIALS}
 NO_PROXY = ("NO_PROXY", "no_proxy")
 PROXIES = {"HTTPS_PROXY", *NO_PROXY}
 LOOPBACK = ["127.0.0.1", "localhost", "::1"]
@@ -52,13 +53,22 @@ variables: st.SearchStrategy[Json] = st.fixed_dictionaries({"name": names, "valu
 variables |= st.fixed_dictionaries({"name": names, "valueFrom": sources})
 
 
+FROM: list[Json] = [
+    {"secretRef": {"name": "s"}},
+    {"configMapRef": {"name": "c"}},
+    {"configMapRef": {"name": "sgp"}, "prefix": "SGP_"},
+    {"secretRef": {"name": "agent"}, "prefix": "AGENT"},
+    {"secretRef": {"name": "id"}, "prefix": "AGENT_ID"},
+]
+
+
 def containers(*choices: str, least: int) -> st.SearchStrategy[list[Json]]:
     """Generate lists of containers with distinct names from `choices`, some with variables."""
     one = st.fixed_dictionaries(
         {"name": st.sampled_from(choices), "image": st.just("image:1")},
         optional={
             "env": st.lists(variables, max_size=6),
-            "envFrom": st.just([{"secretRef": {"name": "s"}}]),
+            "envFrom": st.lists(st.sampled_from(FROM), max_size=3),
         },
     )
     return st.lists(one, min_size=least, max_size=3, unique_by=lambda item: str(item["name"]))
@@ -77,10 +87,77 @@ specs = st.fixed_dictionaries(
 )
 
 
-def copied(env: list[Json]) -> list[Json]:
-    """Return the variables of the agent's first container that the sidecar gets."""
+def sgp_elsewhere(container: Json) -> bool:
+    """Whether its SGP has an address that can't be copied."""
+    env = container.get("env", [])
+    return any(entry["name"] == SGP and "$(" in entry.get("value", "") for entry in env)
+
+
+def gives(container: Json, name: str) -> bool:
+    """Whether its variables give the sidecar a value for a name."""
+    found = [entry for entry in container.get("env", []) if entry["name"] == name]
+    return any(
+        taken(entry, TAKEN) and ("valueFrom" in entry or entry.get("value", "").strip())
+        for entry in found
+    )
+
+
+def names_sgp(container: Json) -> bool:
+    """Whether its variables name SGP as an upstream."""
+    return not sgp_elsewhere(container) and all(gives(container, name) for name in CREDENTIALS)
+
+
+def names_upstream(container: Json) -> bool:
+    """Whether its variables name an upstream."""
+    return gives(container, "AGENTEX_BASE_URL") or names_sgp(container)
+
+
+def source_of(agents: list[Json]) -> Json:
+    """Return the container from which the sidecar gets variables."""
+    first = [each for each in agents if names_upstream(each)]
+    then = [each for each in agents if has_unseen(each)]
+    last = [each for each in agents if gives(each, SGP)]
+    return [*first, *then, *last, *agents][0]
+
+
+def has_unseen(container: Json) -> bool:
+    """Whether an upstream may be in its `envFrom`."""
+    prefixes = [each.get("prefix", "") for each in container.get("envFrom", [])]
+    names = {"AGENTEX_BASE_URL", *CREDENTIALS}
+    return any(n.startswith(prefix) and n != prefix for prefix in prefixes for n in names)
+
+
+def of_sgp(container: Json) -> tuple[list[Json], list[Json]]:
+    """Return what decides to which SGP it sends its spans."""
+    env = container.get("env", [])
+    names = {SGP, *CREDENTIALS}
+    return [entry for entry in env if entry["name"] in names], container.get("envFrom", [])
+
+
+def copied(source: Json) -> list[Json]:
+    """Return the variables that the sidecar gets from a container."""
+    env = source.get("env", [])
     together = not any(unusable(entry) for entry in env if entry["name"] in PROXIES)
-    return [entry for entry in env if taken(entry, TAKEN | PROXIES if together else TAKEN)]
+    withheld = {SGP, *CREDENTIALS} if sgp_elsewhere(source) else set()
+    names = (TAKEN | PROXIES if together else TAKEN) - withheld
+    return [
+        *unseen(source, TAKEN - withheld - {entry["name"] for entry in env}),
+        *(entry for entry in env if taken(entry, names)),
+    ]
+
+
+def unseen(source: Json, names: set[str]) -> list[Json]:
+    """Return references to what may be in the container's `envFrom`."""
+    found = []
+    for name in VALUES["injection"]["copyEnv"]:
+        for each in source.get("envFrom", []):
+            key = name.removeprefix(each.get("prefix", ""))
+            if name in names and name.startswith(each.get("prefix", "")) and key:
+                kind = "secretKeyRef" if "secretRef" in each else "configMapKeyRef"
+                of = each.get("secretRef") or each["configMapRef"]
+                reference = {"name": of["name"], "key": key, "optional": True}
+                found.append({"name": name, "valueFrom": {kind: reference}})
+    return found
 
 
 def unusable(entry: Json) -> bool:
@@ -130,14 +207,24 @@ def injected(spec: Json, sidecar: Json, volumes: list[Json]) -> Json:
     """Return a pod's spec after injection, according to the model."""
     spec, sidecar = deepcopy(spec), deepcopy(sidecar)
     agents = [container for container in spec["containers"] if container["name"] in AGENTS]
+    redirected = []
     if agents:
-        sidecar["env"] += copied(agents[0].get("env", []))
-    for container in agents:
+        source = source_of(agents)
+        sidecar["env"] += copied(source)
+        if names_sgp(source) or has_unseen(source):
+            redirected = [
+                each
+                for each in agents
+                if of_sgp(each) == of_sgp(source) and not sgp_elsewhere(each)
+            ]
+    for container in redirected:
         env = container.setdefault("env", [])
         found = [number for number, entry in enumerate(env) if entry["name"] == SGP]
         at = found[-1] if found else len(env)
         env[at : at + 1] = [{"name": SGP, "value": URL}]
-        exempt(container)
+    for container in agents:  # also those that somebody pointed at it before
+        if {"name": SGP, "value": URL} in container.get("env", []):
+            exempt(container)
     spec["initContainers"] = [*spec.get("initContainers", []), sidecar]
     has = [entry["name"] for entry in spec.get("imagePullSecrets", [])]
     pulls = [*has, *(name for name in PULL if name not in has)]
@@ -156,12 +243,16 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
 
 
 @settings(max_examples=200)
-@given(spec=specs)
-def test_any_pod(release: Release, spec: Json) -> None:
+@given(spec=specs, asks=st.booleans())
+def test_any_pod(release: Release, spec: Json, asks: bool) -> None:
     """Every pod that is admitted without the chart is admitted with it, and changed as modeled."""
+    agents = [container for container in spec["containers"] if container["name"] in AGENTS]
+    wanted = asks or any(names_upstream(each) or has_unseen(each) for each in agents)
     library = release.pod(agent())["spec"]
     volumes = [item for item in library["volumes"] if item["name"] in VOLUMES]
     assert len(volumes) == len(VOLUMES)
     (sidecar,) = sidecars({"spec": library})
-    plain = release.pod(agent(**spec), "elsewhere")["spec"]
-    assert release.pod(agent(**spec))["spec"] == injected(plain, sidecar, volumes)
+    pod = agent(**spec) if asks else agent(labels={}, **spec)
+    plain = release.pod(pod, "elsewhere")["spec"]
+    expected = injected(plain, sidecar, volumes) if wanted else plain
+    assert release.pod(pod)["spec"] == expected

@@ -44,6 +44,25 @@ def test_variables_that_the_sidecar_takes_over(release: Release) -> None:
     assert pod["spec"]["initContainers"][0]["env"] == init["env"]
 
 
+@pytest.mark.parametrize("mode", ["native", "container"])
+def test_the_pods_own_fields(release: Release, mode: str) -> None:
+    """The names of pod, namespace and node are references; what an agent says is not taken."""
+    release.install({"sidecar": {"mode": mode}, "injection": {"copyEnv": ["SIDECAR_POD__NODE"]}})
+    env = [{"name": "SIDECAR_POD__NODE", "value": "mine"}]
+    pod = release.pod(agent(containers=[CONTAINER | {"env": env}]))
+    (sidecar,) = sidecars(pod)
+    own = [entry for entry in sidecar["env"] if entry["name"].startswith("SIDECAR_POD__")]
+    found = [entry for entry in own if "valueFrom" in entry]
+    assert found == [
+        {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+        for name, path in (
+            ("SIDECAR_POD__NAME", "metadata.name"),
+            ("SIDECAR_POD__NAMESPACE", "metadata.namespace"),
+            ("SIDECAR_POD__NODE", "spec.nodeName"),
+        )
+    ]
+
+
 @pytest.mark.parametrize(
     "address", [URL, f"{URL}/", "http://localhost:8318", "http://[::1]:8318/x"]
 )
@@ -58,14 +77,14 @@ def test_the_way_to_itself_is_not_taken_over(release: Release, address: str) -> 
 def test_the_address_in_the_agents(release: Release) -> None:
     """It replaces the old URL, which the sidecar gets; other containers keep theirs."""
     wants = {"setSgpClientBaseUrl": True, "agentContainers": ["worker", "agent"]}
-    release.install({"injection": wants})
+    release.install({"injection": wants, "sidecar": {"config": {"sgp": {"relay": True}}}})
     old, new = reference(SGP, "url"), {"name": SGP, "value": URL}
     direct = {"name": "NO_PROXY", "value": "127.0.0.1,localhost,::1"}
     around = ({"name": "A", "value": "1"}, {"name": "B", "value": f"$({SGP})"})
     containers = [
         {"name": "proxy", "image": "proxy:1", "env": [old]},
         CONTAINER | {"env": [around[0], old, around[1]]},
-        CONTAINER | {"name": "worker", "env": [{"name": SGP, "value": "x"}]},
+        CONTAINER | {"name": "worker", "env": [old]},
     ]
     pod = release.pod(agent(containers=containers))
     proxy, first, worker = (container["env"] for container in pod["spec"]["containers"])
@@ -77,3 +96,21 @@ def test_the_address_in_the_agents(release: Release) -> None:
     assert sidecars(pod)[0]["env"][-1] == old
     others = agent(containers=[{"name": "proxy", "image": "proxy:1"}])
     assert "env" not in release.pod(others)["spec"]["containers"][0]
+
+
+def test_another_port(release: Release) -> None:
+    """With another port of the listener, agents with the client are told where to post."""
+    release.install({"sidecar": {"config": {"listener": {"port": 18318}}}})
+    told = {"name": "TRACE_SIDECAR_URL", "value": "http://127.0.0.1:18318"}
+    own = [{"name": "TRACE_SIDECAR_URL", "value": "http://localhost:18318"}]
+    other = [{"name": "A", "value": "1"}]
+    containers = [
+        CONTAINER,
+        CONTAINER | {"name": "told", "env": own},
+        CONTAINER | {"name": "other", "env": other},
+    ]
+    pod = release.pod(agent(containers=containers))
+    assert [c["env"] for c in pod["spec"]["containers"]] == [[told], own, [*other, told]]
+    release.install({})
+    pod = release.pod(agent(containers=containers))
+    assert [c.get("env") for c in pod["spec"]["containers"]] == [None, own, other]

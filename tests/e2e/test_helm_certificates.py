@@ -66,7 +66,7 @@ def test_the_sidecar_finds_its_certificates(mode: str, tmp_path: Path) -> None:
     pod = injected(BOTH, mode=mode)
     files_mode = written(pod, tmp_path)
     assert files_mode & 0o777 == 0o444, "readable for the user of the sidecar"
-    environ = {entry["name"]: entry["value"] for entry in sidecar_of(pod)["env"]}
+    environ = {entry["name"]: entry.get("value", "") for entry in sidecar_of(pod)["env"]}
     config = load(None, environ)
     for title, section in (("agentex", config.agentex), ("SGP", config.sgp)):
         found = {

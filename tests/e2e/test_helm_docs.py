@@ -1,16 +1,19 @@
-"""The recipes of docs/deploy.md work as written."""
+"""The recipes of docs/deploy.md work as written, and the chart's notes warn of what would not.
+
+test_deployment runs the steps that README.md and the notes have for injection.
+"""
 
 import json
 import re
-import shlex
 from pathlib import Path
+
+import pytest
 
 from sidecar.config import Config
 from sidecar.config_load import load
 from tests.support.helm import (
     CHART,
     LIBRARY,
-    OPTED_IN,
     ROOT,
     Json,
     admit,
@@ -26,6 +29,27 @@ from tests.support.helm import (
 )
 
 TEXT = (ROOT / "docs/deploy.md").read_text()
+# What each warning of the notes is about, and words of it.
+WARNINGS = {
+    "registry": "has no registry",
+    "variables": "Each pod needs AGENTEX_BASE_URL, or SGP_API_KEY with SGP_ACCOUNT_ID",
+    "upstream": "no span is forwarded",
+    "agents": "nothing here makes agents use the sidecar",
+    "monitoring": "no monitoring",
+    "alerts": "no alerts",
+    "everything": "every new pod in these namespaces gets the sidecar",
+    "grace": "less than 5 s of its own",
+}
+PULLED = {"image": {"repository": "registry.example/trace-sidecar"}}
+AGENTEX = {"config": {"agentex": {"base_url": "http://agentex.agentex.svc:5003"}}}
+# Values that end in spans and alerts.
+COMPLETE: Json = {
+    "sidecar": PULLED | AGENTEX,
+    "injection": {"setSgpClientBaseUrl": True, "agentContainers": ["agent"]},
+    "podMonitor": {"enabled": True},
+    "prometheusRule": {"enabled": True},
+}
+AGENTS: Json = COMPLETE["injection"]
 PRIVATE = "A private CA, a client certificate, a proxy"
 
 
@@ -33,28 +57,6 @@ def section(title: str) -> list[str]:
     """Return the fenced blocks below a heading, in order."""
     body = TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
     return re.findall(r"^```\w*\n(.*?)^```$", body, re.DOTALL | re.MULTILINE)
-
-
-def test_three_commands_inject() -> None:
-    """The first command installs the chart; the second sets the label that the policy selects."""
-    install, label, restart = section("Inject")[0].strip().splitlines()
-    readme = (CHART / "README.md").read_text()
-    assert f"```\n{install}\n{label}\n{restart}\n```" in readme, "the chart's README has the same"
-    words = shlex.split(install.replace("REGISTRY", "registry.example"))
-    assert words[0] == "helm"
-    words[words.index("helm/trace-sidecar")] = str(CHART)
-    done = helm(*words[1:], "--dry-run=client")
-    assert not done.returncode, done.stderr
-    found = [item for item in documents(manifests(done.stdout)) if "spec" in item]
-    name, _, value = label.split()[-1].partition("=")
-    assert {name: value} == OPTED_IN
-    (answer,) = admit(found, agent_pod(), namespace={name: value})
-    assert sidecar_of(answer["pod"])["image"].startswith("registry.example/trace-sidecar:")
-
-
-def manifests(text: str) -> str:
-    """Return the objects in the output of `helm install --dry-run`."""
-    return text.partition("MANIFEST:\n")[2].partition("\nNOTES:")[0]
 
 
 def test_a_chart_of_ones_own(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_a_chart_of_ones_own(tmp_path: Path) -> None:
     assert [item["name"] for item in pod["spec"]["containers"]] == ["agent"]
     settings = {entry["name"]: entry.get("value", "x") for entry in sidecar_of(pod)["env"]}
     config = load(None, settings)
-    assert config.listener.pass_through
+    assert redirected(pod, config)
     assert config.spool.path
     assert config.shutdown.grace_s < pod["spec"]["terminationGracePeriodSeconds"]
     (volume,) = pod["spec"]["volumes"]
@@ -111,12 +113,23 @@ def test_kustomize(tmp_path: Path) -> None:
     container = sidecar_of(found["spec"]["template"])
     assert container["image"].startswith("registry.example/trace-sidecar:")
     settings = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
-    assert load(None, settings).agentex.base_url == "http://agentex.agentex.svc:5003"
+    config = load(None, settings)
+    assert config.agentex.base_url == "http://agentex.agentex.svc:5003"
+    assert redirected(found["spec"]["template"], config)
+
+
+def redirected(pod: Json, config: Config) -> bool:
+    """Whether the agent's SGP client uses the sidecar for everything, and no proxy for it."""
+    (agent,) = (each for each in pod["spec"]["containers"] if each["name"] == "agent")
+    variables = {entry["name"]: entry["value"] for entry in agent["env"]}
+    assert variables["SGP_CLIENT_BASE_URL"] == f"http://127.0.0.1:{config.listener.port}"
+    assert "127.0.0.1" in variables["NO_PROXY"].split(",")
+    return config.listener.pass_through
 
 
 def test_flux(tmp_path: Path) -> None:
-    """The component and the image patch give a post-renderer with both."""
-    kustomization, images = section("Flux")
+    """The component and the patch give a post-renderer with the image and the settings."""
+    kustomization, patch = section("Flux")
     base = tmp_path / "base"
     base.mkdir()
     release = {"apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease",
@@ -124,8 +137,8 @@ def test_flux(tmp_path: Path) -> None:
     (base / "release.yaml").write_text(json.dumps(release))
     (base / "flux").symlink_to(ROOT / "deploy/kustomize/flux")
     (base / "kustomization.yaml").write_text(local(kustomization))
-    (tmp_path / "image.yaml").write_text(images)
-    target = {"path": "image.yaml", "target": {"kind": "HelmRelease"}}
+    (tmp_path / "sidecar.yaml").write_text(patch)
+    target = {"path": "sidecar.yaml", "target": {"kind": "HelmRelease"}}
     (tmp_path / "kustomization.yaml").write_text(
         json.dumps({"resources": ["base"], "patches": [target]})
     )
@@ -134,7 +147,21 @@ def test_flux(tmp_path: Path) -> None:
     assert renderer["kustomize"]["images"] == [
         {"name": "trace-sidecar", "newName": "registry.example/trace-sidecar"}
     ]
-    assert len(renderer["kustomize"]["patches"]) == 1
+    rendered = tmp_path / "rendered"
+    rendered.mkdir()
+    agent = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "agent"},
+             "spec": {"template": {"spec": agent_pod()["spec"]}}}  # fmt: skip
+    (rendered / "agent.yaml").write_text(json.dumps(agent))
+    # As Flux does it.
+    kustomization = renderer["kustomize"] | {"resources": ["agent.yaml"]}
+    (rendered / "kustomization.yaml").write_text(json.dumps(kustomization))
+    (made,) = kustomize(rendered)
+    container = sidecar_of(made["spec"]["template"])
+    assert container["image"].startswith("registry.example/trace-sidecar:")
+    settings = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    config = load(None, settings)
+    assert config.agentex.base_url == "http://agentex.agentex.svc:5003"
+    assert config.listener.pass_through
 
 
 def network_of(pod: Json) -> Config:
@@ -210,3 +237,73 @@ def test_environments_yaml_points_at_the_sidecar() -> None:
     assert overrides["env"] == [
         {"name": "SGP_CLIENT_BASE_URL", "value": f"http://127.0.0.1:{listener.port}"}
     ]
+
+
+def warned(values: Json) -> set[str]:
+    """What the notes warn about."""
+    done = helm("install", "ts", CHART, "--dry-run=client", "--values", "-", values=values)
+    assert not done.returncode, done.stderr
+    notes = " ".join(done.stdout.partition("NOTES:")[2].split())
+    found = {name for name, words in WARNINGS.items() if words in notes}
+    assert notes.count("WARNING:") == len(found), notes
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, {"registry", "variables", "agents", "monitoring"}),
+        (COMPLETE, set()),
+        (COMPLETE | {"sidecar": AGENTEX}, {"registry"}),
+        (COMPLETE | {"sidecar": PULLED}, {"variables"}),
+        (COMPLETE | {"injection": {}}, {"agents", "everything"}),
+        (COMPLETE | {"injection": {"setSgpClientBaseUrl": True}}, {"everything"}),
+        (COMPLETE | {"injection": AGENTS | {"minGracePeriodSeconds": 29}}, {"grace"}),
+        (COMPLETE | {"injection": AGENTS | {"minGracePeriodSeconds": 30}}, set()),
+        (COMPLETE | {"podMonitor": {}}, {"monitoring"}),
+        (COMPLETE | {"prometheusRule": {}}, {"alerts"}),
+        ({"injection": {"enabled": False}}, {"registry", "monitoring"}),
+        (
+            COMPLETE
+            | {"sidecar": PULLED, "injection": {"setSgpClientBaseUrl": True, "copyEnv": []}},
+            {"upstream"},
+        ),
+    ],
+)
+def test_the_notes_warn(values: Json, expected: set[str]) -> None:
+    """They warn about each thing that would end in no spans or in no alert, and no other."""
+    assert warned(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("repository", "is_complete"),
+    [
+        ("trace-sidecar", False),
+        ("team/trace-sidecar", False),
+        ("localhost/trace-sidecar", True),
+        ("registry:5000/trace-sidecar", True),
+        ("registry.example/team/trace-sidecar", True),
+    ],
+)
+def test_a_repository_without_a_registry(repository: str, *, is_complete: bool) -> None:
+    """The notes read a repository as container runtimes do."""
+    values = COMPLETE | {"sidecar": AGENTEX | {"image": {"repository": repository}}}
+    assert warned(values) == (set() if is_complete else {"registry"})
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "is_enough"),
+    [
+        ({"config": {"agentex": {"base_url": ""}}}, False),
+        ({"config": {"sgp": {"base_url": "https://sgp.internal"}}}, False),
+        ({"config": {"sgp": {"relay": False}}}, False),
+        ({"config": {"sgp": {"relay": True}}}, True),
+        ({"credentials": {"secretName": "sgp"}}, True),
+        ({"env": [{"name": "AGENTEX_BASE_URL", "value": "http://agentex"}]}, True),
+    ],
+)
+def test_an_upstream_in_the_values(sidecar: Json, *, is_enough: bool) -> None:
+    """The notes warn unless the values enable an upstream in every pod."""
+    assert warned(COMPLETE | {"sidecar": PULLED | sidecar}) == (
+        set() if is_enough else {"variables"}
+    )

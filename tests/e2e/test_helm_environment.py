@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.config import ConfigError
 from sidecar.config_load import load
-from tests.support.helm import Json, agent_pod, only, render, sidecar_of
+from tests.support.helm import RELAYED, Json, agent_pod, only, render, sidecar_of
 from tests.support.helm import admit_one as one
 
 URL = "http://127.0.0.1:8318"
@@ -88,6 +88,14 @@ def test_a_name_of_the_sidecar_is_not_its_upstream() -> None:
         assert (entry in sidecar_of(one(values, with_env(entry))["pod"])["env"]) == copied
 
 
+@pytest.mark.parametrize("value", ["a\n\u2028b", "\u2028\n a", "- a\n# b\n\n", "1e3"])
+def test_any_text_is_passed_on(value: str) -> None:
+    """A variable from the values has the same text in the sidecar, whatever YAML makes of it."""
+    entry = {"name": "X", "value": value}
+    container = sidecar_of(one({"sidecar": {"env": [entry]}}, agent_pod())["pod"])
+    assert container["env"][-1] == entry
+
+
 @pytest.mark.parametrize("url", ["http://localhost:83180", "http://sgp.example:8318"])
 def test_what_only_looks_like_the_sidecar_is_taken_over(url: str) -> None:
     """A URL with another port or host is copied."""
@@ -113,7 +121,7 @@ def test_what_the_chart_sets_is_not_taken_over() -> None:
 
 
 def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
-    """Every container of the agent gets the sidecar's URL; the old one becomes the upstream."""
+    """Containers with this SGP get the sidecar's URL; the old one becomes the upstream."""
     real = {"name": "SGP_CLIENT_BASE_URL", "value": "https://sgp.example"}
     here = {"name": "SGP_CLIENT_BASE_URL", "value": URL}
     direct = {"name": "NO_PROXY", "value": "127.0.0.1,localhost,::1"}
@@ -121,18 +129,17 @@ def test_the_agent_is_pointed_at_the_sidecar_where_asked() -> None:
     pod = agent_pod(
         containers=[
             {"name": "agent", "image": "a", "env": [other, real, other]},
-            {"name": "worker", "image": "a", "env": [other]},
-            {"name": "helper", "image": "a"},
+            {"name": "worker", "image": "a", "env": [other, real]},
             {"name": "from", "image": "a", "env": [{**real, "valueFrom": SECRET}]},
         ]
     )
-    injected = one({"injection": {"setSgpClientBaseUrl": True}}, pod)["pod"]
+    values = {"injection": {"setSgpClientBaseUrl": True}, "sidecar": RELAYED}
+    injected = one(values, pod)["pod"]
     environments = [container["env"] for container in injected["spec"]["containers"]]
     assert environments == [
         [other, here, other, direct],
         [other, here, direct],
-        [here, direct],
-        [here, direct],
+        [{**real, "valueFrom": SECRET}],
     ]
     assert real in sidecar_of(injected)["env"]
     passed_on = {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "true"}
@@ -144,7 +151,7 @@ def test_passing_other_calls_on_can_be_refused() -> None:
     """An explicit pass_through is not overridden."""
     values = {
         "injection": {"setSgpClientBaseUrl": True},
-        "sidecar": {"config": {"listener": {"pass_through": False}}},
+        "sidecar": {"config": {"listener": {"pass_through": False}, "sgp": {"relay": True}}},
     }
     environment = sidecar_of(one(values, agent_pod())["pod"])["env"]
     assert {"name": "SIDECAR_LISTENER__PASS_THROUGH", "value": "false"} in environment

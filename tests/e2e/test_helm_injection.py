@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.helm import (
+    ASKS,
+    RELAYED,
     Json,
     admit,
     agent_pod,
@@ -80,7 +82,7 @@ def test_it_goes_behind_what_is_there() -> None:
 def test_injecting_twice_is_injecting_once(mode: str) -> None:
     """The policy does not change a pod a second time."""
     values = {
-        "sidecar": {"mode": mode, "spool": {"enabled": True}},
+        "sidecar": {"mode": mode, "spool": {"enabled": True}, **RELAYED},
         "injection": {"setSgpClientBaseUrl": True, "minGracePeriodSeconds": 60},
     }
     env = [{"name": "AGENT_NAME", "value": "a"}]
@@ -95,8 +97,8 @@ def test_injecting_twice_is_injecting_once(mode: str) -> None:
         (agent_pod(), {}),
         (agent_pod(), {"trace-sidecar/injection": "disabled"}),
         (agent_pod({"trace-sidecar/inject": "false"}), None),
-        (agent_pod(hostNetwork=True), None),
-        (agent_pod(os={"name": "windows"}), None),
+        (agent_pod({}, hostNetwork=True), None),
+        (agent_pod({}, os={"name": "windows"}), None),
     ],
     ids=["no label", "other label", "opted out", "host network", "windows"],
 )
@@ -109,8 +111,8 @@ def test_the_selector_narrows() -> None:
     """With a pod selector, only matching pods are injected, except those that opted out."""
     values = {"injection": {"podSelector": {"matchLabels": {"app": "agent"}}}}
     pods = [
-        agent_pod({"app": "agent"}),
-        agent_pod({"app": "other"}),
+        agent_pod({"app": "agent", **ASKS}),
+        agent_pod({"app": "other", **ASKS}),
         agent_pod({"app": "agent", "trace-sidecar/inject": "false"}),
     ]
     answers = admit(render(values=values), *pods)
@@ -182,5 +184,6 @@ def test_charts_of_ones_own_can_take_the_parts(tmp_path: Path) -> None:
     assert environment == [
         {"name": "SGP_CLIENT_BASE_URL", "value": "http://127.0.0.1:4000"},
         {"name": "NO_PROXY", "value": "127.0.0.1,localhost,::1,.svc,$(X)"},
+        {"name": "TRACE_SIDECAR_URL", "value": "http://127.0.0.1:4000"},
     ]
     assert container["name"] == "trace-sidecar"

@@ -17,9 +17,9 @@ from sidecar.network.proxies import find_proxy
 from sidecar.process.addresses import parse_base_url
 from tests.e2e import parts
 from tests.e2e.agents import proxy_client
-from tests.support.helm import Json, admit, admit_one, agent_pod, only, render, sidecar_of
+from tests.support.helm import RELAYED, Json, admit, admit_one, agent_pod, only, render, sidecar_of
 
-REDIRECTED = {"injection": {"setSgpClientBaseUrl": True}}
+REDIRECTED: Json = {"injection": {"setSgpClientBaseUrl": True}, "sidecar": RELAYED}
 LISTENER = "127.0.0.1"
 LOOPBACK = f"{LISTENER},localhost,::1"
 UNSEEN = f"$(NO_PROXY),$(no_proxy),{LOOPBACK}"
@@ -169,7 +169,7 @@ def process_environment(container: Json) -> dict[str, str]:
             # One pass: references in what a reference stands for stay as they are.
             found[entry["name"]] = re.sub(r"\$(?:\$|\(([^)]*)\))", expanded, entry["value"])
             continue
-        ref = entry["valueFrom"]["configMapKeyRef"]
+        ref = entry["valueFrom"].get("configMapKeyRef", {"name": ""})
         if ref["name"] in SOURCES:
             found[entry["name"]] = SOURCES[ref["name"]][ref["key"]]
     return found
@@ -258,7 +258,7 @@ def test_real_clients_of_the_agent(injected: dict[str, Json], port: int, client:
 
 def test_the_operators_own_exceptions() -> None:
     """`agent.noProxy` is for containers that have none, and for those whose own can't be seen."""
-    values = {**REDIRECTED, "sidecar": {"agent": {"noProxy": ".svc,10.0.0.0/8"}}}
+    values = {**REDIRECTED, "sidecar": {"agent": {"noProxy": ".svc,10.0.0.0/8"}, **RELAYED}}
     pods = [agent([]), agent([literal("x")]), agent([], "others")]
     found = admit(render(values=values), *pods)
     new = [answer["pod"]["spec"]["containers"][0]["env"][-1]["value"] for answer in found[::2]]
@@ -277,12 +277,12 @@ def test_only_the_agents_containers_change() -> None:
     for mode in ("native", "container"):
         values = {
             "injection": {**REDIRECTED["injection"], "agentContainers": ["agent"]},
-            "sidecar": {"mode": mode},
+            "sidecar": {"mode": mode, **RELAYED},
         }
         result = admit_one(values, pod)["pod"]
         assert result["spec"]["containers"][1]["env"] == both
         assert sidecar_of(result)["env"][-2:] == both
-        everywhere = admit_one({**REDIRECTED, "sidecar": {"mode": mode}}, pod)["pod"]
+        everywhere = admit_one({**REDIRECTED, "sidecar": {"mode": mode, **RELAYED}}, pod)["pod"]
         assert sidecar_of(everywhere)["env"][-2:] == both
         assert literal(f"{KEPT},{LOOPBACK}") in everywhere["spec"]["containers"][1]["env"]
     assert admit_one({}, pod)["pod"]["spec"]["containers"] == pod["spec"]["containers"]

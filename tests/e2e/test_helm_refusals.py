@@ -20,7 +20,7 @@ BAD_SETTINGS: list[tuple[str, Json]] = [
     ("listener.port", "http"),
     ("listener.max_body", "8 megabytes"),
     ("listener.body_timeout_s", 0),
-    ("queue.max_bytes", "0MiB"),
+    ("queue.max_bytes", "8M"),
     ("queue.start_hold_s", -1),
     ("agentex.base_url", "agentex:5003"),
     ("agentex.base_url", "http://agent ex"),
@@ -66,6 +66,7 @@ def test_an_unknown_section_is_refused() -> None:
     ("config", "says"),
     [
         ({"listener": {"port": 9318}}, "must differ"),
+        ({"queue": {"max_bytes": "0MiB"}}, "config.queue.max_bytes (0MiB) must be above 0"),
         ({"queue": {"start_hold_s": 4000}}, "start_hold_s (4000) must not be more than"),
         ({"queue": {"open_span_ttl_s": 1}}, "must not be more than open_span_ttl_s (1)"),
         ({"sgp": {"base_url": "http://localhost:8318"}}, "the sidecar's own address"),
@@ -116,10 +117,12 @@ SECRET_PROXY = {
             {"env": [SECRET_PROXY], "config": {"network": {"proxy": "none"}}},
             "SIDECAR_NETWORK__PROXY in env and config.network.proxy",
         ),
+        ({"config": {"pod": {"name": "mine"}}}, "additional properties 'pod' not allowed"),
+        ({"env": [{"name": "SIDECAR_POD__NODE", "value": "mine"}]}, "/env/0/name"),
     ],
 )
 def test_the_same_setting_from_two_places_is_refused(sidecar: Json, says: str) -> None:
-    """A file by hand excludes one that the chart mounts; so do two proxies."""
+    """A file by hand excludes one that the chart mounts, as do two proxies; a pod has one name."""
     assert says in refusal({"sidecar": sidecar})
 
 
@@ -176,7 +179,12 @@ def test_files_above_80_percent_of_the_volume_are_refused(
         ({"sidecar": {"resources": {"requests": {"cpu": None}}}}, "missing property 'cpu'"),
         ({"sidecar": {"resources": {"limits": {"ephemeral-storage": "1Gi"}}}}, "ephemeral-storage"),
         ({"sidecar": {"resources": {"limits": {"memory": "64Mi"}}}}, "(64Mi)"),
-        ({"sidecar": {"resources": {"requests": {"cpu": 1}}}}, "/resources/requests/cpu"),
+        ({"sidecar": {"resources": {"requests": {"cpu": -1}}}}, "/resources/requests/cpu"),
+        ({"sidecar": {"resources": {"requests": {"cpu": "0m"}}}}, "cpu (0m) must be above 0"),
+        ({"sidecar": {"resources": {"limits": {"memory": "192m"}}}}, "(192m) must be at least 1Mi"),
+        ({"sidecar": {"volume": {"sizeLimit": "8Ei"}}}, "volume.sizeLimit (8Ei) is more than"),
+        ({"sidecar": {"spool": {"maxBytes": "512M"}}}, "/spool/maxBytes"),
+        ({"sidecar": {"spool": {"maxBytes": 1048575}}}, "maxBytes (1048575) must be at least 1MiB"),
         ({"sidecar": {"securityContext": {"privileged": True}}}, "privileged"),
         ({"sidecar": {"securityContext": {"runAsUser": 0}}}, "/securityContext/runAsUser"),
         ({"sidecar": {"env": [{"name": "X", "value": 5}]}}, "/env/0/value"),

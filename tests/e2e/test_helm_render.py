@@ -7,6 +7,7 @@ import pytest
 
 import sidecar
 from tests.support.helm import (
+    ASKS,
     CHART,
     LIBRARY,
     Json,
@@ -62,7 +63,7 @@ def test_kubernetes_takes_every_object(values: Path) -> None:
 def test_kubernetes_takes_the_pods(values: Path) -> None:
     """A pod with the sidecar is strictly valid from the first supported Kubernetes on."""
     found = render("--values", values)
-    labels = {"tier": "agents", "track": "canary", "app.kubernetes.io/name": "agentex-agent"}
+    labels = ASKS | {"tier": "agents", "track": "canary", "app.kubernetes.io/name": "agentex-agent"}
     (admitted,) = admit(found, agent_pod(labels))
     assert sidecar_of(admitted["pod"])
     for version in {*VERSIONS, judge("versions")[-1]}:
@@ -118,8 +119,11 @@ def test_notes_give_the_next_commands() -> None:
 
 
 def test_nothing_is_deployed_but_what_was_asked_for() -> None:
-    """By default the chart renders two policies with their bindings; without injection, nothing."""
-    kinds = sorted(item["kind"] for item in render())
+    """By default the chart renders two policies with their bindings; without injection, nothing.
+
+    The pod of `helm test` is a hook.
+    """
+    kinds = sorted(item["kind"] for item in render("--skip-tests"))
     assert kinds == [
         "MutatingAdmissionPolicy",
         "MutatingAdmissionPolicyBinding",
@@ -127,6 +131,6 @@ def test_nothing_is_deployed_but_what_was_asked_for() -> None:
         "ValidatingAdmissionPolicyBinding",
     ]
     assert render(values={"injection": {"enabled": False}}) == []
-    found = render(values={"injection": {"audit": False}})
+    found = render("--skip-tests", values={"injection": {"audit": False}})
     assert {item["kind"] for item in found} == set(kinds[:2])
     assert only(found, "MutatingAdmissionPolicy")["spec"]["failurePolicy"] == "Ignore"

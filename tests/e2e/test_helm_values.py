@@ -6,16 +6,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidecar.config import Config, redacted
+from sidecar.config import Config, PodConfig, redacted
 from sidecar.config_load import load
 from tests.support.helm import (
     CHART,
     LIBRARY,
+    NODE,
+    RELAYED,
     Json,
     admit,
     agent_pod,
+    as_the_kubelet_fills_in,
     chart_with_files,
     nested,
+    refusal,
     render,
     sidecar_of,
     template,
@@ -32,9 +36,11 @@ NOT_IN_THE_CHART = {
     "dead_letters.path": "deadLetters.enabled",
     "dead_letters.max_bytes": "deadLetters.maxBytes",
     "agentex.api_key": "credentials",
-    "agentex.api_key_file": "credentials",
     "sgp.api_key": "credentials",
-    "sgp.api_key_file": "credentials",
+    "pod.name": "podIdentity",
+    "pod.namespace": "podIdentity",
+    "pod.node": "podIdentity",
+    "pod.wrong_variables": "the agent's variables must not keep it from starting",
 }
 # A non-default value for each of the sidecar's settings.
 SETTINGS: dict[str, Json] = {
@@ -48,12 +54,14 @@ SETTINGS: dict[str, Json] = {
     "queue.start_hold_s": 0,
     "queue.open_span_ttl_s": 60,
     "agentex.base_url": "http://agentex.agentex.svc:5003/api",
+    "agentex.api_key_file": "/etc/keys/agentex",
     "agentex.ca_file": "/etc/ssl/own ca.pem",
     "agentex.client_cert_file": "/c.pem",
     "agentex.client_key_file": "/k.pem",
     "agentex.max_concurrency": 1000000,
     "agentex.timeout_s": 12.5,
     "sgp.base_url": "https://[fd00::1]:8443",
+    "sgp.api_key_file": "/etc/keys/sgp",
     "sgp.ca_file": "/a.pem",
     "sgp.client_cert_file": "/é.pem",
     "sgp.client_key_file": "/k,2.pem",
@@ -80,6 +88,8 @@ SETTINGS: dict[str, Json] = {
 SPOOL = {"sidecar": {"spool": {"enabled": True}}}
 LETTERS = {"sidecar": {"deadLetters": {"enabled": True}}}
 SECRET = {"sidecar": {"credentials": {"secretName": "s"}}}
+VOLUMES = [{"name": "keys", "secret": {"secretName": "s"}}]
+MOUNTABLE = {"sidecar": {"extraVolumes": VOLUMES}}
 CERTIFIED = {"ca": {"secretName": "s"}, "client": {"secretName": "s"}}
 CERTIFICATES = {"sidecar": {"certificates": {"agentex": CERTIFIED, "sgp": CERTIFIED}}}
 # What has an effect only beside another setting.
@@ -87,15 +97,20 @@ BESIDE = {
     f"{upstream}.client_key_file": {upstream: {"client_cert_file": "/c.pem"}}
     for upstream in ("agentex", "sgp")
 }
-REDIRECTED = {"injection": {"setSgpClientBaseUrl": True}}
+REDIRECTED = {"injection": {"setSgpClientBaseUrl": True}, "sidecar": RELAYED}
 MONITOR = {"podMonitor": {"enabled": True}}
 RULE = {"prometheusRule": {"enabled": True}}
+WRITTEN = {"namespaces": ["a"], "podSelector": {"matchLabels": {"app": "agent"}}}
+POLICY = {"networkPolicy": {"enabled": True, **WRITTEN}}
+# Something to probe.
+UPSTREAM = {"sidecar": {"config": {"agentex": {"base_url": "http://agentex"}}}}
 BOARDS = {"dashboards": {"enabled": True}}
 KEPT = {"secret": {"namespaces": ["a"]}, **SECRET}
 # A non-default value for each of the chart's own, and what must be set for it to have an effect.
 VALUES: dict[str, tuple[Json, Json]] = {
     "nameOverride": ("spans", {}),
     "fullnameOverride": ("spans", {}),
+    "commonLabels": ({"team": "x"}, {}),
     "injection.enabled": (False, {}),
     "injection.apiVersion": ("admissionregistration.k8s.io/v1beta1", {}),
     "injection.failurePolicy": ("Fail", {}),
@@ -107,6 +122,7 @@ VALUES: dict[str, tuple[Json, Json]] = {
     "injection.copyEnv": (["AGENT_NAME"], {}),
     "injection.setSgpClientBaseUrl": (True, {}),
     "injection.imagePullSecrets": (["registry"], {}),
+    "injection.scrapeAnnotations": (True, {}),
     "injection.minGracePeriodSeconds": (60, {}),
     "injection.audit": (False, {}),
     "secret.namespaces": (["a"], SECRET),
@@ -118,6 +134,13 @@ VALUES: dict[str, tuple[Json, Json]] = {
     "podMonitor.interval": ("15s", MONITOR),
     "podMonitor.podSelector": ({"matchLabels": {"app": "agent"}}, MONITOR),
     "podMonitor.namespaces": (["a"], MONITOR),
+    "networkPolicy.enabled": (True, {"networkPolicy": WRITTEN}),
+    "networkPolicy.namespaces": (["b"], POLICY),
+    "networkPolicy.podSelector": ({"matchLabels": {"app": "other"}}, POLICY),
+    "networkPolicy.from": ([{"namespaceSelector": {"matchLabels": {"a": "b"}}}], POLICY),
+    "networkPolicy.otherPortsOpen": (False, POLICY),
+    "test.namespace": ("agents", {}),
+    "test.probe": (False, UPSTREAM),
     "prometheusRule.enabled": (True, {}),
     "prometheusRule.labels": ({"release": "x"}, RULE),
     "prometheusRule.alertLabels": ({"team": "x"}, RULE),
@@ -132,12 +155,15 @@ VALUES: dict[str, tuple[Json, Json]] = {
     "sidecar.image.tag": ("9", {}),
     "sidecar.image.digest": ("sha256:" + 64 * "0", {}),
     "sidecar.image.pullPolicy": ("Never", {}),
+    "sidecar.podIdentity": (False, {}),
     "sidecar.spool.enabled": (True, {}),
     "sidecar.spool.maxBytes": ("1MiB", SPOOL),
     "sidecar.spool.sync": ("full", SPOOL),
     "sidecar.deadLetters.enabled": (True, {}),
     "sidecar.deadLetters.maxBytes": ("1MiB", LETTERS),
     "sidecar.volume.sizeLimit": ("2Gi", SPOOL),
+    "sidecar.extraVolumes": (VOLUMES, {}),
+    "sidecar.extraVolumeMounts": ([{"name": "keys", "mountPath": "/etc/keys"}], MOUNTABLE),
     "sidecar.credentials.secretName": ("s", {}),
     "sidecar.credentials.keys.sgpApiKey": ("k", SECRET),
     "sidecar.credentials.keys.sgpAccountId": ("k", SECRET),
@@ -205,11 +231,6 @@ def documented() -> dict[str, str]:
     return found | {f"sidecar.config.{row.path}": row.text for row in helm_readme.settings()}
 
 
-def test_every_value_is_documented() -> None:
-    """Every value has a comment, or its section has one."""
-    assert [path for path, text in documented().items() if not text] == []
-
-
 def test_the_readmes_are_up_to_date() -> None:
     """The READMEs' tables are the output of `python tools/helm_readme.py`."""
     for readme in helm_readme.READMES:
@@ -227,9 +248,35 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return chart_with_files(tmp_path_factory.mktemp("chart"))
 
 
+def schema_of(path: str) -> tuple[Json, list[str]]:
+    """Return the schema entry of a value, and the objects above it that take any key."""
+    own, _, rest = path.partition("sidecar.")
+    folder, keys = (CHART, own) if own else (LIBRARY, rest)
+    schema = json.loads((folder / "values.schema.json").read_text())
+    node, loose, above = schema, [], ""
+    for key in keys.split("."):
+        if node.get("additionalProperties") is not False:
+            loose.append(above)
+        others = node.get("additionalProperties") or None
+        node = node["properties"][key] if key in node.get("properties", {}) else others
+        assert node, f"{path} is not in the schema"
+        if "$ref" in node:
+            node = schema["definitions"][node["$ref"].rpartition("/")[2]]
+        above = f"{above}.{key}".strip(".")
+    return node, loose
+
+
+# Maps whose keys are the user's own.
+FREE = {"dashboards.labels"}
+
+
 @pytest.mark.parametrize("path", VALUES)
-def test_every_value_is_used(path: str, chart: Path) -> None:
-    """Every value changes what is rendered."""
+def test_every_value(path: str, chart: Path) -> None:
+    """It has a comment, a place in a closed schema, and an effect on what is rendered."""
+    assert documented()[path]
+    entry, loose = schema_of(path)
+    assert entry.keys() & {"type", "enum", "anyOf"}
+    assert set(loose) <= FREE
     value, needed = VALUES[path]
     before = template(values=needed, chart=chart)
     after = template(values=merged(needed, nested(path, value)), chart=chart)
@@ -237,10 +284,18 @@ def test_every_value_is_used(path: str, chart: Path) -> None:
     assert before.stdout != after.stdout
 
 
+@pytest.mark.parametrize("path", sorted({path.rpartition(".")[0] for path in VALUES} - FREE))
+def test_a_mistyped_value(path: str, chart: Path) -> None:
+    """Beside every value, a key that does not exist is refused by name."""
+    wrong = nested(f"{path}.enabld" if path else "enabld", True)
+    assert "additional properties 'enabld' not allowed" in refusal(wrong, chart=chart)
+
+
 def settings_of(values: Json) -> dict[str, str]:
     """Return the sidecar's environment for these values."""
     (answer,) = admit(render(values=values), agent_pod())
-    return {entry["name"]: entry["value"] for entry in sidecar_of(answer["pod"])["env"]}
+    filled = as_the_kubelet_fills_in(answer["pod"])
+    return {entry["name"]: entry["value"] for entry in sidecar_of(filled)["env"]}
 
 
 def test_the_sidecar_understands_its_settings() -> None:
@@ -263,6 +318,16 @@ def test_the_sidecar_understands_spool_and_dead_letters() -> None:
     assert config.dead_letters.path.startswith("/var/lib/trace-sidecar/")
     assert config.spool.max_bytes == config.dead_letters.max_bytes == 96 * 2**20
     assert config.spool.sync == "full"
+
+
+@pytest.mark.parametrize("mode", ["native", "container"])
+def test_the_sidecar_knows_its_pod(mode: str) -> None:
+    """It is told the names of its pod, its namespace and its node, unless that is turned off."""
+    values: Json = {"sidecar": {"mode": mode}}
+    pod = load(None, settings_of(values)).pod
+    assert (pod.name, pod.namespace, pod.node) == ("agent-0", "agents", NODE)
+    values["sidecar"]["podIdentity"] = False
+    assert load(None, settings_of(values)).pod == PodConfig(wrong_variables="ignore")
 
 
 def test_every_setting_of_the_sidecar_is_known_to_the_chart() -> None:

@@ -21,6 +21,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         # Namespaces that the examples use.
         running.add_namespace("monitoring")
         running.add_namespace("more-agents")
+        # The namespace of `render`, where the pod of `helm test` is.
+        running.add_namespace("obs")
         yield running
 
 

@@ -109,6 +109,44 @@ def test_the_sidecar_reads_its_certificates() -> None:
         ]
 
 
+_POST = """
+import json, sys, urllib.error, urllib.request
+headers = {"Content-Type": "application/json"}
+for method, path in (("POST", "/v1/spans"), ("PUT", "/v5/spans/batch"), ("POST", "/spans")):
+    url = f"http://127.0.0.1:8318{path}"
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, b"{}", headers, method=method))
+    except urllib.error.HTTPError as error:
+        (text,) = json.load(error).values()
+        print(error.code, text)
+"""
+PROBED = [
+    {"httpGet": {"port": port, "path": path}}
+    for port, path in ((LISTENER, "/readyz"), (9318, "/readyz"), (9318, "/livez"))
+]
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"AGENTEX_BASE_URL": "agentex:5003"}], ids=["nothing", "a wrong URL"]
+)
+def test_without_an_upstream_it_stays_up(variables: dict[str, str]) -> None:
+    """It is ready, so that the agent starts; posts get 503 with what to set; the log says it."""
+    with running(IDLE, variables=variables) as pod:
+        assert all(map(pod.probe, PROBED))
+        posted = images.run("podman", "exec", pod.container(AGENT), "python3", "-c", _POST)
+        for line in posted.splitlines():
+            assert line.startswith("503 nothing was accepted: ")
+            assert "AGENTEX_BASE_URL" in line or "SGP_API_KEY" in line
+        assert len(posted.splitlines()) == 3
+        warnings = [line["text"] for line in pod.log(SIDECAR) if line["level"] == "warning"]
+        assert [text.partition(":")[0] for text in warnings] == [
+            *(["agentex.base_url"] if variables else []),
+            "no upstream is enabled",
+        ]
+        assert pod.inspected(SIDECAR)["RestartCount"] == 0
+        pod.terminate(SIDECAR)
+
+
 def test_the_memory_limit_holds_under_the_incident_load(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -7,6 +7,7 @@ Kubernetes schemas and CEL in its own virtual environment.
 import json
 import shutil
 import subprocess
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ JUDGE = ROOT / "tests/e2e/helm_judge.py"
 JUDGES = ("PyYAML>=6", "kubernetes-validate>=1.37", "cel-python>=0.4", "jsonpatch>=1.33")
 
 OPTED_IN = {"trace-sidecar/injection": "enabled"}
+# Values with which agents' SGP clients are redirected: the sidecar has SGP as an upstream.
+RELAYED = {"config": {"sgp": {"relay": True}}}
+# The label of a pod that gets the sidecar whether or not it names an upstream.
+ASKS = {"trace-sidecar/inject": "true"}
+NODE = "node-1"
 
 Json = Any
 Done = subprocess.CompletedProcess[str]
@@ -104,9 +110,10 @@ def admit_one(values: Json, pod: Json, namespace: Json = None) -> Json:
 
 
 def agent_pod(labels: Json = None, **spec: Json) -> Json:
-    """A pod as an agent's Deployment creates it."""
+    """A pod as an agent's Deployment creates it; without `labels`, it asks for the sidecar."""
     container = {"name": "agent", "image": "agent:1"}
-    metadata = {"name": "agent-0", "namespace": "agents", "labels": labels or {}}
+    labels = ASKS if labels is None else labels
+    metadata = {"name": "agent-0", "namespace": "agents", "labels": labels}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -121,6 +128,18 @@ def sidecar_of(pod: Json) -> Json:
     everything = spec["containers"] + spec.get("initContainers", [])
     (container,) = (item for item in everything if item["name"] == "trace-sidecar")
     return container
+
+
+def as_the_kubelet_fills_in(pod: Json) -> Json:
+    """The pod with the value in place of each reference to a field of its own; it runs on NODE."""
+    fields = {f"metadata.{key}": pod["metadata"].get(key) for key in ("name", "namespace")}
+    fields["spec.nodeName"] = NODE
+    filled: Json = deepcopy(pod)
+    for container in filled["spec"]["containers"] + filled["spec"].get("initContainers", []):
+        for entry in container.get("env", []):
+            if "fieldRef" in entry.get("valueFrom", {}):
+                entry["value"] = fields[entry.pop("valueFrom")["fieldRef"]["fieldPath"]]
+    return filled
 
 
 def nested(path: str, value: Json) -> Json:

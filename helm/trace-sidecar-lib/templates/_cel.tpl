@@ -1,12 +1,12 @@
 {{/*
 trace-sidecar.toCel: a value as a CEL literal, for JSONPatch in a MutatingAdmissionPolicy.
 Takes (dict "value" V "type" "Object.spec.containers"). Maps become typed objects, because the API
-server does not compile maps of mixed types. Resource quantities are maps of one type and stay maps.
+server does not compile maps of mixed types. Maps with free keys have values of one type, and stay maps.
 */}}
 {{- define "trace-sidecar.toCel" -}}
 {{- $type := .type -}}
 {{- if kindIs "map" .value -}}
-{{- $plain := has (regexFind "[^.]+$" $type) (list "requests" "limits") -}}
+{{- $plain := has (regexFind "[^.]+$" $type) (list "requests" "limits" "volumeAttributes") -}}
 {{- $fields := list -}}
 {{- range $key, $value := .value -}}
 {{- if $plain -}}

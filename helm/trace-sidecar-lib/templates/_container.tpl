@@ -6,6 +6,7 @@ definition: the injection policy and the kustomize component are generated from 
 */}}
 {{- define "trace-sidecar.container" -}}
 {{- include "trace-sidecar.valid" . -}}
+{{- include "trace-sidecar.supported" . -}}
 {{- $values := .Values -}}
 - name: trace-sidecar
   image: {{ include "trace-sidecar.image" . | quote }}
@@ -21,7 +22,7 @@ definition: the injection policy and the kustomize component are generated from 
   env:
     {{- include "trace-sidecar.settings" . | trim | nindent 4 }}
   resources:
-    {{- toYaml $values.resources | nindent 4 }}
+    {{- include "trace-sidecar.resources" . | trim | nindent 4 }}
   securityContext:
     {{- toYaml $values.securityContext | nindent 4 }}
   startupProbe:
@@ -51,13 +52,27 @@ definition: the injection policy and the kustomize component are generated from 
   {{- end }}
 {{- end }}
 
+{{/* trace-sidecar.resources: requests and limits, each as text that the API server takes. */}}
+{{- define "trace-sidecar.resources" -}}
+{{- range $kind, $of := .Values.resources }}
+{{- with $of }}
+{{ $kind }}:
+  {{- range $name, $value := . }}
+  {{ $name }}: {{ include (ternary "trace-sidecar.bytes" "trace-sidecar.text" (eq $name "memory")) (ternary (dict "value" $value "what" (printf "resources.%s.memory" $kind)) $value (eq $name "memory")) | quote }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* trace-sidecar.initContainers: the container if it is a native sidecar, else nothing. */}}
 {{- define "trace-sidecar.initContainers" -}}
+{{- include "trace-sidecar.scope" . -}}
 {{- if eq .Values.mode "native" }}{{ include "trace-sidecar.container" . }}{{ end }}
 {{- end }}
 
 {{/* trace-sidecar.containers: the container if it is an ordinary one, else nothing. */}}
 {{- define "trace-sidecar.containers" -}}
+{{- include "trace-sidecar.scope" . -}}
 {{- if eq .Values.mode "container" }}{{ include "trace-sidecar.container" . }}{{ end }}
 {{- end }}
 

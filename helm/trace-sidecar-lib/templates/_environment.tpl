@@ -3,10 +3,20 @@ trace-sidecar.environment: variables for the agent's containers, which make the 
 agent made from an Agentex template post its spans to the sidecar, and not to a proxy.
 */}}
 {{- define "trace-sidecar.environment" -}}
+{{- include "trace-sidecar.scope" . -}}
 - name: SGP_CLIENT_BASE_URL
   value: {{ include "trace-sidecar.url" . | quote }}
 - name: NO_PROXY
   value: {{ include "trace-sidecar.noProxy" . | quote }}
+{{- with include "trace-sidecar.clientUrl" . }}
+- name: TRACE_SIDECAR_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* trace-sidecar.clientUrl: where agents with the client post, if it is not where they do so anyway. */}}
+{{- define "trace-sidecar.clientUrl" -}}
+{{- if ne (int .Values.config.listener.port) 8318 }}{{ include "trace-sidecar.url" . }}{{ end -}}
 {{- end }}
 
 {{/*
@@ -50,6 +60,17 @@ http://127.0.0.1:{{ .Values.config.listener.port }}
   {{- end }}
 {{- end }}
 {{- end }}
+{{- /* The agent's variables must not keep the sidecar, and with it the agent, from starting. */}}
+- name: SIDECAR_POD__WRONG_VARIABLES
+  value: ignore
+{{- if $values.podIdentity }}
+{{- range $key, $field := dict "name" "metadata.name" "namespace" "metadata.namespace" "node" "spec.nodeName" }}
+- name: SIDECAR_POD__{{ upper $key }}
+  valueFrom:
+    fieldRef:
+      fieldPath: {{ $field }}
+{{- end }}
+{{- end }}
 {{- range $upstream, $of := $values.certificates }}
 {{- $directory := printf "%s/%s" (include "trace-sidecar.certificatesDirectory" $) $upstream }}
 {{- if or $of.ca.configMapName $of.ca.secretName }}
@@ -67,7 +88,7 @@ http://127.0.0.1:{{ .Values.config.listener.port }}
 - name: SIDECAR_SPOOL__PATH
   value: {{ include "trace-sidecar.directory" . }}/spool.sqlite
 - name: SIDECAR_SPOOL__MAX_BYTES
-  value: {{ $values.spool.maxBytes }}
+  value: {{ include "trace-sidecar.text" $values.spool.maxBytes | quote }}
 - name: SIDECAR_SPOOL__SYNC
   value: {{ $values.spool.sync }}
 {{- end }}
@@ -75,7 +96,7 @@ http://127.0.0.1:{{ .Values.config.listener.port }}
 - name: SIDECAR_DEAD_LETTERS__PATH
   value: {{ include "trace-sidecar.directory" . }}/dead-letters.jsonl
 - name: SIDECAR_DEAD_LETTERS__MAX_BYTES
-  value: {{ $values.deadLetters.maxBytes }}
+  value: {{ include "trace-sidecar.text" $values.deadLetters.maxBytes | quote }}
 {{- end }}
 {{- with $values.credentials }}
 {{- if .secretName }}
@@ -92,6 +113,6 @@ http://127.0.0.1:{{ .Values.config.listener.port }}
 {{- end }}
 {{- end }}
 {{- with $values.env }}
-{{ toYaml . }}
+{{ include "trace-sidecar.items" . }}
 {{- end }}
 {{- end }}

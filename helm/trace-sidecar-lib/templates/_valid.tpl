@@ -3,7 +3,11 @@ trace-sidecar.valid: fails for values whose combination the schema can't check. 
 they would keep the sidecar, and with it the agent, from starting, or have the pod rejected.
 */}}
 {{- define "trace-sidecar.valid" -}}
+{{- include "trace-sidecar.scope" . -}}
 {{- $config := .Values.config -}}
+{{- if regexMatch "[:@][^/]*$" .Values.image.repository -}}
+{{- fail (printf "image.repository (%s) has a tag or a digest in it: set image.tag or image.digest" .Values.image.repository) -}}
+{{- end -}}
 {{- if eq (int $config.listener.port) (int $config.admin.port) -}}
 {{- fail (printf "config.listener.port and config.admin.port must differ: both are %d" (int $config.admin.port)) -}}
 {{- end -}}
@@ -38,36 +42,70 @@ they would keep the sidecar, and with it the agent, from starting, or have the p
 {{- fail (printf "config.%s.%s (%v) must not be more than %s (%v)" (index $pair 0) (index $pair 1) $low (index $pair 3) $high) -}}
 {{- end -}}
 {{- end -}}
-{{- range $name, $limit := .Values.resources.limits -}}
+{{- range $kind, $of := .Values.resources -}}
+{{- range $name, $value := $of -}}
+{{- $what := printf "resources.%s.%s" $kind $name -}}
+{{- $amount := include "trace-sidecar.amount" (dict "value" $value "what" $what) -}}
+{{- if eq $name "memory" }}{{ $_ := include "trace-sidecar.bytes" (dict "value" $value "what" $what) }}{{ end -}}
 {{- $request := index $.Values.resources.requests $name -}}
-{{- if gt (include "trace-sidecar.quantity" $request | int64) (include "trace-sidecar.quantity" $limit | int64) -}}
-{{- fail (printf "resources.requests.%s (%s) must not be above resources.limits.%s (%s)" $name $request $name $limit) -}}
+{{- if include "trace-sidecar.above" (list (include "trace-sidecar.amount" (dict "value" $request "what" $what)) $amount) -}}
+{{- fail (printf "resources.requests.%s (%s) must not be above resources.limits.%s (%s)" $name (include "trace-sidecar.text" $request) $name (include "trace-sidecar.text" $value)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $pair := list (list "listener" "max_body") (list "queue" "max_bytes") (list "sgp" "max_batch_bytes") -}}
+{{- $size := dig (first $pair) (last $pair) "auto" $config -}}
+{{- if ne (include "trace-sidecar.text" $size | lower) "auto" -}}
+{{- include "trace-sidecar.atLeast" (dict "value" $size "what" (printf "config.%s.%s" (first $pair) (last $pair)) "least" "1B") -}}
+{{- end -}}
+{{- end -}}
+{{- $queue := dig "queue" "max_bytes" "auto" $config -}}
+{{- $memory := .Values.resources.limits.memory -}}
+{{- if and $memory (ne (include "trace-sidecar.text" $queue | lower) "auto") -}}
+{{- $twice := include "trace-sidecar.times" (list (include "trace-sidecar.amount" (dict "value" $queue "what" "config.queue.max_bytes" "size" true)) 2) -}}
+{{- if include "trace-sidecar.above" (list $twice (include "trace-sidecar.amount" (dict "value" $memory "what" "resources.limits.memory"))) -}}
+{{- fail (printf "config.queue.max_bytes (%s) must not be above half of resources.limits.memory (%s): a full queue would end the container" (include "trace-sidecar.text" $queue) (include "trace-sidecar.text" $memory)) -}}
+{{- end -}}
+{{- end -}}
+{{- include "trace-sidecar.atLeast" (dict "value" .Values.spool.maxBytes "what" "spool.maxBytes" "least" "1MiB") -}}
+{{- include "trace-sidecar.atLeast" (dict "value" .Values.deadLetters.maxBytes "what" "deadLetters.maxBytes" "least" "1B") -}}
+{{- include "trace-sidecar.validVolumes" . -}}
+{{- end }}
+
+{{/* trace-sidecar.atLeast: fails if a size of the sidecar's own is below the least that it takes. */}}
+{{- define "trace-sidecar.atLeast" -}}
+{{- $size := include "trace-sidecar.amount" (dict "value" .value "what" .what "size" true) -}}
+{{- $least := include "trace-sidecar.amount" (dict "value" .least "what" .what "size" true) -}}
+{{- if include "trace-sidecar.above" (list $least $size) -}}
+{{- fail (printf "%s (%s) must be at least %s" .what (include "trace-sidecar.text" .value) .least) -}}
 {{- end -}}
 {{- end }}
 
 {{/*
-trace-sidecar.fits: fails if the files can grow above 80% of the volume. The rest is for the spool's
-write-ahead log, its temporary files, and growth between two checks by the kubelet.
+trace-sidecar.fits: fails if the files can grow above 80% of the volume. The spool's log is in
+spool.maxBytes, and it has no temporary files. The rest is for what the file system adds.
 */}}
 {{- define "trace-sidecar.fits" -}}
-{{- $files := 0 -}}
+{{- $files := "0" -}}
 {{- $what := list -}}
 {{- range $name := list "spool" "deadLetters" -}}
 {{- $part := index $.Values $name -}}
 {{- if $part.enabled -}}
-{{- $files = add $files (include "trace-sidecar.quantity" $part.maxBytes | int64) -}}
-{{- $what = append $what (printf "%s.maxBytes (%s)" $name $part.maxBytes) -}}
+{{- $one := printf "%s.maxBytes" $name -}}
+{{- $files = include "trace-sidecar.plus" (list $files (include "trace-sidecar.amount" (dict "value" $part.maxBytes "what" $one "size" true))) -}}
+{{- $what = append $what (printf "%s (%s)" $one (include "trace-sidecar.text" $part.maxBytes)) -}}
 {{- end -}}
 {{- end -}}
 {{- $limit := .Values.volume.sizeLimit -}}
-{{- if gt (mul $files 5) (mul (include "trace-sidecar.quantity" $limit | int64) 4) -}}
-{{- fail (printf "%s must not be above 80%% of volume.sizeLimit (%s): the kubelet evicts the whole pod when the volume is full" (join " + " $what) $limit) -}}
+{{- $room := include "trace-sidecar.amount" (dict "value" $limit "what" "volume.sizeLimit") -}}
+{{- if include "trace-sidecar.above" (list (include "trace-sidecar.times" (list $files 5)) (include "trace-sidecar.times" (list $room 4))) -}}
+{{- fail (printf "%s must not be above 80%% of volume.sizeLimit (%s): the kubelet evicts the whole pod when the volume is full" (join " + " $what) (include "trace-sidecar.text" $limit)) -}}
 {{- end -}}
 {{- end }}
 
-{{/* trace-sidecar.quantity: "250m" or "2" CPUs in thousandths, "96Mi" or "1Gi" in bytes. */}}
-{{- define "trace-sidecar.quantity" -}}
-{{- $units := dict "" 1000 "m" 1 "Mi" 1048576 "Gi" 1073741824 "MiB" 1048576 "GiB" 1073741824 -}}
-{{- mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[A-Za-z]*$" .)) -}}
+{{/* trace-sidecar.scope: fails if the scope is not the library's: all templates would render nothing. */}}
+{{- define "trace-sidecar.scope" -}}
+{{- if not (((.).Values).config) -}}
+{{- fail "the templates trace-sidecar.* take .Subcharts.NAME, where NAME is the alias, or without one the name, of the dependency trace-sidecar-lib in Chart.yaml" -}}
+{{- end -}}
 {{- end }}

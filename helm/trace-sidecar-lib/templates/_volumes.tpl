@@ -3,36 +3,113 @@ trace-sidecar.volumes: the volumes that the values need, as items of a list of v
 they need none. The emptyDir for the spool and dead letters outlives the container, not the pod.
 */}}
 {{- define "trace-sidecar.volumes" -}}
+{{- include "trace-sidecar.scope" . -}}
 {{- $certificates := include "trace-sidecar.certificates" . | trim -}}
+{{- $items := list -}}
 {{- if or .Values.spool.enabled .Values.deadLetters.enabled -}}
-- name: trace-sidecar
-  emptyDir:
-    sizeLimit: {{ .Values.volume.sizeLimit }}
-{{- ternary "\n" "" (not (empty $certificates)) -}}
+{{- $items = append $items (include "trace-sidecar.filesVolume" .) -}}
 {{- end -}}
 {{- if $certificates -}}
+{{- $items = append $items (include "trace-sidecar.certificatesVolume" $certificates) -}}
+{{- end -}}
+{{- with .Values.extraVolumes -}}
+{{- $items = append $items (include "trace-sidecar.extraVolumes" .) -}}
+{{- end -}}
+{{- join "\n" $items -}}
+{{- end }}
+
+{{- define "trace-sidecar.filesVolume" -}}
+- name: trace-sidecar
+  emptyDir:
+    sizeLimit: {{ include "trace-sidecar.bytes" (dict "value" .Values.volume.sizeLimit "what" "volume.sizeLimit") | quote }}
+{{- end }}
+
+{{- define "trace-sidecar.certificatesVolume" -}}
 - name: trace-sidecar-certificates
   projected:
     # 0444: the sidecar is not root, and the pod's group is not the chart's to choose.
     defaultMode: 292
     sources:
-      {{- $certificates | nindent 6 }}
+      {{- . | nindent 6 }}
+{{- end }}
+
+{{- define "trace-sidecar.extraVolumes" -}}
+{{- $volumes := list -}}
+{{- range deepCopy . -}}
+{{- $limit := dig "emptyDir" "sizeLimit" "" . -}}
+{{- if $limit -}}
+{{- $what := printf "emptyDir.sizeLimit of the extra volume %s" .name -}}
+{{- $_ := set .emptyDir "sizeLimit" (include "trace-sidecar.bytes" (dict "value" $limit "what" $what)) -}}
+{{- end -}}
+{{- $volumes = append $volumes . -}}
+{{- end -}}
+{{- include "trace-sidecar.items" $volumes -}}
+{{- end }}
+
+{{/*
+trace-sidecar.items: a list, one item a line. As JSON, because toYaml writes some texts as blocks
+whose line breaks are not only those that indent knows.
+*/}}
+{{- define "trace-sidecar.items" -}}
+{{- range $at, $item := . -}}
+{{- if $at }}{{ "\n" }}{{ end }}- {{ toJson $item }}
 {{- end -}}
 {{- end }}
 
 {{/* trace-sidecar.volumeMounts: where the container has these volumes. */}}
 {{- define "trace-sidecar.volumeMounts" -}}
-{{- $certificates := include "trace-sidecar.certificates" . | trim -}}
+{{- $items := list -}}
 {{- if or .Values.spool.enabled .Values.deadLetters.enabled -}}
-- name: trace-sidecar
-  mountPath: {{ include "trace-sidecar.directory" . }}
-{{- ternary "\n" "" (not (empty $certificates)) -}}
+{{- $items = append $items (printf "- name: trace-sidecar\n  mountPath: %s" (include "trace-sidecar.directory" .)) -}}
 {{- end -}}
-{{- if $certificates -}}
+{{- if include "trace-sidecar.certificates" . | trim -}}
+{{- $items = append $items (include "trace-sidecar.certificatesMount" .) -}}
+{{- end -}}
+{{- with .Values.extraVolumeMounts }}{{ $items = append $items (include "trace-sidecar.items" .) }}{{ end -}}
+{{- join "\n" $items -}}
+{{- end }}
+
+{{- define "trace-sidecar.certificatesMount" -}}
 # The whole volume: files that are mounted by subPath keep their first content.
 - name: trace-sidecar-certificates
   mountPath: {{ include "trace-sidecar.certificatesDirectory" . }}
   readOnly: true
+{{- end }}
+
+{{/*
+trace-sidecar.validVolumes: fails for extra volumes and mounts that would have the pod rejected, or
+that would hide files of the sidecar.
+*/}}
+{{- define "trace-sidecar.validVolumes" -}}
+{{- $names := list "trace-sidecar" "trace-sidecar-certificates" -}}
+{{- range .Values.extraVolumes -}}
+{{- if has .name (slice $names 0 2) }}{{ fail (printf "extraVolumes: the name %s is the chart's own" .name) }}{{ end -}}
+{{- if has .name $names }}{{ fail (printf "extraVolumes: two volumes are named %s" .name) }}{{ end -}}
+{{- $names = append $names .name -}}
+{{- $paths := list -}}
+{{- range dig "projected" "sources" list . -}}
+{{- range $source := . -}}
+{{- range $source.items | default (list $source) -}}
+{{- if and .path (has .path $paths) }}{{ fail (printf "extraVolumes: two files are named %s" .path) }}{{ end -}}
+{{- $paths = append $paths .path -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $taken := list (include "trace-sidecar.directory" .) (include "trace-sidecar.certificatesDirectory" .) "/proc" "/sys" "/dev" "/app" "/bin" "/lib" "/lib64" "/usr" -}}
+{{- $paths := list -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- if not (has .name (slice $names 2)) -}}
+{{- fail (printf "extraVolumeMounts: no volume in extraVolumes is named %s" .name) -}}
+{{- end -}}
+{{- $path := clean .mountPath -}}
+{{- range $taken -}}
+{{- if or (hasPrefix (print . "/") (print $path "/")) (hasPrefix (print $path "/") (print . "/")) -}}
+{{- fail (printf "extraVolumeMounts: the mountPath %s is, is in or has in it %s, which is not free" $path .) -}}
+{{- end -}}
+{{- end -}}
+{{- if has $path $paths }}{{ fail (printf "extraVolumeMounts: two mounts have the mountPath %s" $path) }}{{ end -}}
+{{- $paths = append $paths $path -}}
 {{- end -}}
 {{- end }}
 

@@ -7,15 +7,7 @@
 {{- end -}}
 {{- end }}
 
-{{- define "trace-sidecar.labels" -}}
-app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- end }}
-
-{{/* For both policies: new pods in opted-in namespaces, except those that opted out. */}}
+{{/* For both policies: new pods in opted-in namespaces, except those that opted out. _pods.tpl has the rest. */}}
 {{- define "trace-sidecar.matchConstraints" -}}
 {{- $injection := .Values.injection -}}
 {{- $inject := dict "key" $injection.podLabel "operator" "NotIn" "values" (list "false") -}}
@@ -34,25 +26,9 @@ objectSelector:
   {{- toYaml $selector | nindent 2 }}
 {{- end }}
 
-{{/* Whether the pod has the sidecar, as CEL. */}}
-{{- define "trace-sidecar.present" -}}
-object.spec.containers.exists(c, c.name == "trace-sidecar") || (has(object.spec.initContainers) && object.spec.initContainers.exists(c, c.name == "trace-sidecar"))
-{{- end }}
-
-{{/*
-Conditions of both policies for the pods that should have the sidecar. On the host network, two
-sidecars would use the same ports of the node. The image is for Linux.
-*/}}
-{{- define "trace-sidecar.eligible" -}}
-- name: own-network
-  expression: "!has(object.spec.hostNetwork) || !object.spec.hostNetwork"
-- name: linux
-  expression: "!has(object.spec.os) || object.spec.os.name == 'linux'"
-{{- end }}
-
 {{/*
 trace-sidecar.noProxyMutations: mutations that keep the agent's posts for the sidecar from its proxy,
-for a pod whose agents' containers have an `env`. Takes the library's scope.
+for the containers whose SGP client posts to it. Takes the library's scope.
 
 Clients read NO_PROXY or no_proxy, and prefer one of them if there are both. So what a container has
 gets the loopback names that it lacks, and nothing that it has is hidden: NO_PROXY is new only where
@@ -76,24 +52,24 @@ there is neither.
   jsonPatch:
     expression: >-
       {{- if eq $name "NO_PROXY" }}
-      variables.agents.filter(c, !c.env.exists(e, e.name in ["NO_PROXY", "no_proxy"])).map(c, JSONPatch{op: "add",
+      variables.pointed.filter(c, !c.env.exists(e, e.name in ["NO_PROXY", "no_proxy"])).map(c, JSONPatch{op: "add",
       path: {{ $env }} + "-", value: Object.spec.containers.env{name: "NO_PROXY",
       value: {{ toJson $.Values.agent.noProxy }} + (has(c.envFrom) ? "{{ with $.Values.agent.noProxy }},{{ end }}$(NO_PROXY),$(no_proxy)" : "")}})
       {{- else }}
-      variables.agents.filter(c, has(c.envFrom) && !{{ $has }} &&
+      variables.pointed.filter(c, has(c.envFrom) && !{{ $has }} &&
       !c.env.exists(e, e.name == "NO_PROXY" && has(e.value) && e.value == "*")).map(c, JSONPatch{op: "add",
       path: {{ $env }} + "-", value: Object.spec.containers.env{name: "no_proxy", value: "$(NO_PROXY),$(no_proxy)"}})
       {{- end }}
-      + variables.agents.filter(c, {{ $has }} && has({{ $entry }}.valueFrom)).map(c, JSONPatch{op: "add",
+      + variables.pointed.filter(c, {{ $has }} && has({{ $entry }}.valueFrom)).map(c, JSONPatch{op: "add",
       path: {{ $env }} + string({{ $at }} + 1),
       value: Object.spec.containers.env{name: "{{ $name }}", value: "$({{ $kept }})"}})
-      + variables.agents.filter(c, {{ $has }} && has({{ $entry }}.valueFrom)).map(c, JSONPatch{op: "replace",
+      + variables.pointed.filter(c, {{ $has }} && has({{ $entry }}.valueFrom)).map(c, JSONPatch{op: "replace",
       path: {{ $env }} + string({{ $at }}) + "/name", value: "{{ $kept }}"})
 # The next one sees the result.
 - patchType: JSONPatch
   jsonPatch:
     expression: >-
-      variables.agents.filter(c, {{ $has }} && !(has({{ $entry }}.value) && {{ $entry }}.value == "*")).map(c, JSONPatch{op: "add",
+      variables.pointed.filter(c, {{ $has }} && !(has({{ $entry }}.value) && {{ $entry }}.value == "*")).map(c, JSONPatch{op: "add",
       path: {{ $env }} + string({{ $at }}) + "/value",
       value: [has({{ $entry }}.value) ? {{ $entry }}.value : ""].map(v, v.matches("^\\s*$") ? "{{ $loopback }}" : v
       {{- range splitList "," $loopback }}
