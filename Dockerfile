@@ -1,9 +1,15 @@
 # Both images must be Debian-based, with the same Python at the same path: the venv is copied.
 # The build image needs a shell and apt; the runtime image needs neither, so it can be distroless.
-ARG BUILD_IMAGE=python:3.13-slim
-ARG RUNTIME_IMAGE=python:3.13-slim
+# Empty: the pinned one.
+ARG BUILD_IMAGE=
+ARG RUNTIME_IMAGE=
 
-FROM ${BUILD_IMAGE} AS build
+# A stage of its own, because Dependabot updates FROM, not ARG. Builders skip it if both arguments
+# name other images. The defaults are in FROM, because older versions of buildah do not find a stage
+# that the default of an ARG names.
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS pinned
+
+FROM ${BUILD_IMAGE:-pinned} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
     PYTHONDONTWRITEBYTECODE=1
 
@@ -39,7 +45,7 @@ RUN venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && /app/bin/python -m compileall -q -o 2 --invalidation-mode unchecked-hash /app/lib
 
 
-FROM ${RUNTIME_IMAGE}
+FROM ${RUNTIME_IMAGE:-pinned}
 # Some distroless images set another user.
 USER 0:0
 COPY --from=build /app /app

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,17 @@ import pytest
 import sidecar
 from tests.e2e import image_support as images
 from tests.e2e.image_support import IMAGE, SOURCE, VERSIONS, Json
+from tests.support.helm import documents
 
 MB = 10**6
 LIMIT = {"distroless": 90 * MB, "slim": 170 * MB}
 SETTINGS = ("--env=AGENTEX_BASE_URL=http://127.0.0.1:1", "--env=SIDECAR_SHUTDOWN__QUIET_S=0")
 # The options of a container under the restricted Pod Security Standard.
 LOCKED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=none")
+
+# How Dependabot finds an image: a literal one, in a line that begins with FROM.
+PINNED = re.compile(r"FROM ([\w./-]+):([\w.-]+)@(sha256:[0-9a-f]{64}) AS ([\w-]+)")
+WORKFLOWS = SOURCE / ".github/workflows"
 
 both = pytest.mark.parametrize("kind", ["distroless", "slim"])
 
@@ -141,3 +147,83 @@ def test_a_wrong_hash_stops_the_build(tmp_path: Path) -> None:
     done = images.build(f"{IMAGE}:wrong", source=source)
     assert done.returncode
     assert "DO NOT MATCH THE HASHES" in done.stdout + done.stderr
+
+
+def dockerfiles() -> list[Path]:
+    """Return every Dockerfile of the repository."""
+    listed = subprocess.run(
+        ("git", "ls-files", "--cached", "--others", "--exclude-standard", "*Dockerfile*"),
+        cwd=SOURCE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [SOURCE / name for name in listed.stdout.split()]
+
+
+def froms(dockerfile: Path) -> list[str]:
+    """Return the lines of a Dockerfile that name an image, as the bot reads them."""
+    lines = dockerfile.read_text().splitlines()
+    return [line for line in lines if line.upper().startswith("FROM")]
+
+
+def test_every_default_image_has_a_digest() -> None:
+    """Every FROM has a tag and a digest, or an argument whose default is the stage that has."""
+    found = {path: froms(path) for path in dockerfiles()}
+    pinned, *ours = found.pop(SOURCE / "Dockerfile")
+    match = PINNED.fullmatch(pinned)
+    assert match is not None
+    stage = match[4]
+    assert ours == [f"FROM ${{BUILD_IMAGE:-{stage}}} AS build", f"FROM ${{RUNTIME_IMAGE:-{stage}}}"]
+    assert found
+    assert [line for lines in found.values() for line in lines if not PINNED.fullmatch(line)] == []
+
+
+def test_the_bot_sees_every_image() -> None:
+    """Dependabot reads each Dockerfile's folder, and may propose a new digest of every image."""
+    (config,) = documents((SOURCE / ".github/dependabot.yml").read_text())
+    (docker,) = (each for each in config["updates"] if each["package-ecosystem"] == "docker")
+    folders = {"/" + path.parent.relative_to(SOURCE).as_posix() for path in dockerfiles()}
+    assert {folder.removesuffix("/.") or "/" for folder in folders} == set(docker["directories"])
+    # An entry without types, or with the patches, would hide new builds of a tag.
+    for ignored in docker["ignore"]:
+        assert set(ignored) == {"dependency-name", "update-types"}
+        assert "version-update:semver-patch" not in ignored["update-types"]
+
+
+def test_the_workflows_run_only_images_that_the_bot_sees() -> None:
+    """A workflow names no image but takes it, by the name of its stage, from the file for that."""
+    file = SOURCE / ".github/images/Dockerfile"
+    stages = {}
+    for line in froms(file):
+        match = PINNED.fullmatch(line)
+        assert match is not None, line
+        stages[match[4]] = f"{match[1]}:{match[2]}@{match[3]}"
+    used = set()
+    for workflow in WORKFLOWS.glob("*.yml"):
+        text = workflow.read_text()
+        for image in stages.values():
+            assert image.partition(":")[0] + ":" not in text, workflow
+        assert "python:3" not in text, workflow
+        for script in re.findall(r"\$\((sed .*?)\)(?=$)", text, re.MULTILINE):
+            if file.name not in script:
+                continue
+            done = subprocess.run(
+                ("sh", "-c", script), cwd=SOURCE, capture_output=True, text=True, check=True
+            )
+            (name,) = (each for each, image in stages.items() if image == done.stdout.strip())
+            used.add(name)
+    assert used == set(stages)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"BUILD_IMAGE": "", "RUNTIME_IMAGE": ""}], ids=str)
+def test_a_build_without_arguments_asks_for_the_pinned_image(arguments: dict[str, str]) -> None:
+    """The builder resolves both stages to the digest in the Dockerfile, and nothing else."""
+    images.environment()
+    given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+    how = ("--isolation=chroot", "--pull-never", "--no-cache")
+    done = images.attempt("buildah", "bud", *how, *given, "-t", f"{IMAGE}:default", SOURCE)
+    match = PINNED.search((SOURCE / "Dockerfile").read_text())
+    assert match is not None
+    assert done.returncode, "there is a registry"
+    assert f"{match[1]}@{match[3]}: image not known" in done.stderr
