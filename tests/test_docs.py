@@ -111,10 +111,32 @@ def test_placeholders() -> None:
     assert {word for line in found for word in re.findall(r"\b[A-Z_]{3,}\b", line)} == named
 
 
-def test_the_commands_of_a_cluster() -> None:
-    """README.md injects as docs/deploy.md does, which tests/e2e/test_helm_docs.py runs."""
-    (deployed,) = (each for each in blocks(section(README, "Deploy it")) if "helm" in each)
-    assert deployed.endswith(blocks(section(ROOT / "docs/deploy.md", "Inject"))[0])
+def test_the_steps_of_a_deployment_are_written_once() -> None:
+    """No other page repeats a step of README.md's, which tests/e2e/test_deployment.py runs.
+
+    An upgrade has steps of its own.
+    """
+    (deployed,) = blocks(section(README, "Deploy it"))
+    steps = {" ".join(line.split()[:2]) for line in deployed.splitlines()}
+    assert {"docker push", "helm upgrade", "kubectl label", "kubectl rollout"} <= steps
+    pages = {*PAGES[1:], *(ROOT / "helm").glob("*/README.md")} - {ROOT / "docs/upgrade.md"}
+    for page in pages:
+        lines = "\n".join(blocks(page.read_text(encoding="utf-8"))).splitlines()
+        found = [line for line in lines if line.startswith(tuple(steps - {"docker build"}))]
+        assert not found, page
+    link = "../README.md#deploy-it"
+    assert link in section(ROOT / "docs/deploy.md", "Inject")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_helm_commands_name_the_namespace(page: Path) -> None:
+    """A command that names a release also names its namespace: it is not in the current one."""
+    text = page.read_text(encoding="utf-8")
+    shown = [line for block in blocks(text) for line in block.splitlines()]
+    shown += CODE.findall(prose(text))
+    pattern = re.compile(r"helm (install|upgrade|uninstall|rollback|status|test) .*\w")
+    found = [line for line in shown if pattern.match(line)]
+    assert [line for line in found if "--namespace" not in line] == []
 
 
 def test_the_tag_of_the_image() -> None:

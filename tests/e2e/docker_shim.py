@@ -7,6 +7,7 @@ only looks for the image. Every other command goes to podman.
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,13 +23,28 @@ PROJECT = "trace-sidecar-example"
 _LOOPBACK = "services: {agent: {network_mode: none}}\n"
 
 
+def command(module: str) -> str:
+    """Return the shell's words for a module of the tests, with the caches of this process."""
+    environ = {"PYTHONPATH": str(images.SOURCE)}
+    environ |= {name: os.environ[name] for name in ("HOME", "XDG_CACHE_HOME") if name in os.environ}
+    variables = [f"{name}={value}" for name, value in environ.items()]
+    return shlex.join(["env", *variables, sys.executable, "-m", module])
+
+
 def install(folder: Path) -> None:
     """Put a program called `docker` into a folder."""
-    environ = {"HOME": os.environ["HOME"], "PYTHONPATH": str(images.SOURCE)}
-    words = " ".join(f"{name}='{value}'" for name, value in environ.items())
     program = folder / "docker"
-    program.write_text(f'#!/bin/sh\nexec env {words} {sys.executable} -m {__name__} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {command(__name__)} "$@"\n')
     program.chmod(0o755)
+
+
+def forget(registry: str) -> None:
+    """Take their names from all images of a registry, so that only a build can give them back."""
+    listed = images.run("podman", "images", "--format={{.Repository}}:{{.Tag}}")
+    # An image with two digests is listed twice.
+    for name in set(listed.splitlines()):
+        if name.startswith(f"{registry}/"):
+            images.run("podman", "untag", name)
 
 
 def clean() -> None:

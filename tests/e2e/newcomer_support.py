@@ -4,7 +4,7 @@ What stands in for what a test machine can't have:
 
 - `docker` is docker_shim: the real builds, on other base images.
 - A cluster is kube_support's: a real API server that runs no pods, with real helm and kubectl. What
-  needs a running pod (`kubectl exec`, `kubectl port-forward`) reaches the sidecar on this machine.
+  needs a running pod (`kubectl exec`, `kubectl port-forward`) is kubectl_shim: podman runs the pod.
 - `make test`, `make check` and the like only collect the tests: .ci/run runs them on a clean
   checkout, and this test is one of them.
 """
@@ -18,12 +18,13 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
-from tests.e2e import docker_shim, parts
+from tests.e2e import docker_shim, kubectl_shim, parts
 from tests.e2e.kube_support import poll
-from tests.support.docs import ROOT
+from tests.support.docs import ROOT, scripts, section
 from tests.support.helm import HELM
 
 PORTS = (8318, 9318)
@@ -33,32 +34,45 @@ STOP_S = 60.0
 _SHOWN = 6000
 # How this machine reaches package indexes, wherever they are; and what they sent before.
 _INDEX = re.compile(r"(PIP|UV|GO)[A-Z_]*|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|(?i:\w+_proxy)")
-# kubectl, except for what needs a kubelet: there is none, and the sidecar is on this machine.
-_KUBECTL_SHIM = """\
+# What needs a kubelet is kubectl_shim's; the rest is kubectl's own.
+_KUBECTL = """\
 #!/bin/sh
 case $1 in
-exec)
-    while test "$1" != --; do shift; done
-    shift
-    PATH={clone}/.venv/bin:$PATH exec "$@" ;;
-port-forward)
-    curl -fsS http://127.0.0.1:9318/livez
-    exec sleep 3600 ;;
-*)
-    exec {kubectl} "$@" ;;
+exec | port-forward) exec {shim} "$@" ;;
+*) exec {kubectl} "$@" ;;
 esac
 """
+# What a test puts for the placeholders of README.md, unless it has a better value.
+PLACEHOLDERS = {
+    "REGISTRY": "registry.example",
+    "AGENTS": "agents",
+    "POD": "agent-0",
+    "SPAN_ID": "s1",
+    "FILE": "dead-letters.jsonl",
+}
+
+
+def on_a_cluster(readme: Path) -> list[str]:
+    """The blocks of README.md that deploy to a cluster and look into a pod there, in order."""
+    sections = [section(readme, heading) for heading in ("Deploy it", "Watch it")]
+    return [block for block in scripts(readme) if any(block in text for text in sections)]
 
 
 class Placeholders:
     """The words in capitals that README.md has its reader replace, and what a test puts there."""
 
-    def __init__(self, readme: Path, values: Mapping[str, str]) -> None:
+    def __init__(self, readme: Path, values: Mapping[str, str] = PLACEHOLDERS) -> None:
         rows = re.findall(
             r"^\| *`?([A-Z][A-Z_]+)`? *\|", readme.read_text(encoding="utf-8"), re.MULTILINE
         )
         self.unknown = sorted(set(rows) - set(values))
         self._values = {word: values[word] for word in rows if word in values}
+
+    def having(self, **values: str) -> Self:
+        """The same with other values for some of the words."""
+        other = copy(self)
+        other._values = self._values | values
+        return other
 
     def filled(self, script: str) -> str:
         """The script with its placeholders filled; AssertionError for a word that README lacks."""
@@ -109,7 +123,8 @@ class Newcomer:
         """Give the user kubectl, helm and a cluster."""
         self.environ["KUBECONFIG"] = str(kubeconfig)
         kubectl = parts.unpacked("kubernetes-client") / "usr/bin/kubectl"
-        self.adds("kubectl", _KUBECTL_SHIM.format(clone=self.clone, kubectl=kubectl))
+        shim = docker_shim.command(kubectl_shim.__name__)
+        self.adds("kubectl", _KUBECTL.format(shim=shim, kubectl=kubectl))
         self.adds("helm", f'#!/bin/sh\nexec {parts.go_tool(*HELM)} "$@"\n')
 
     @contextmanager
@@ -172,13 +187,15 @@ class Terminal:
 
     def close(self) -> None:
         """End what the blocks started in the background."""
-        for pid, out in self._left:
+        # Each once: later, another process group may have the number.
+        left, self._left = self._left, []
+        for pid, out in left:
             signalled(pid, signal.SIGTERM)
             out.close()
         try:
             wait_for_ports()
         finally:
-            for pid, _ in self._left:
+            for pid, _ in left:
                 signalled(pid, signal.SIGKILL)
 
 

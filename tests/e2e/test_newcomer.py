@@ -1,18 +1,16 @@
 """Every command block of README.md, docs/client.md and examples/, as a new user runs them.
 
 In a fresh clone of this checkout, so that what is not committed is not there, with an empty home.
-newcomer_support says what is real and what stands in for something.
+newcomer_support says what is real and what stands in for something. What README.md has for a
+cluster is test_deployment's.
 """
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import docker_shim, parts
-from tests.e2e.kube_support import Cluster, cluster
-from tests.e2e.newcomer_support import Newcomer, Placeholders
+from tests.e2e.newcomer_support import Newcomer, Placeholders, on_a_cluster
 from tests.e2e.test_http_clients import program
 from tests.support.docs import ROOT, scripts
 
@@ -20,7 +18,6 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 README = ROOT / "README.md"
 # README first: it is what a new user reads first.
 PAGES = [README, ROOT / "docs/client.md", *EXAMPLES]
-LETTERS = ROOT / "tests/operate/letters_56dacfc.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +32,8 @@ def newcomer(folder: Path) -> Newcomer:
 
 
 @pytest.fixture(scope="module")
-def placeholders(folder: Path) -> Placeholders:
-    letters = shutil.copy(LETTERS, folder / "letters.jsonl")
-    values = {
-        "REGISTRY": "registry.example",
-        "AGENTS": "agents",
-        "POD": "agent-0",
-        "SPAN_ID": "s1",
-        "FILE": str(letters),
-    }
-    return Placeholders(README, values)
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Cluster]:
-    """A cluster in which agents run already."""
-    with cluster(folder) as running:
-        running.add_namespace("agents")
-        labels = {"app": "agent"}
-        agent = {"name": "agent", "image": "agent:1"}
-        pods = {"metadata": {"labels": labels}, "spec": {"containers": [agent]}}
-        deployment = {
-            "metadata": {"name": "agent"},
-            "spec": {"selector": {"matchLabels": labels}, "template": pods},
-        }
-        answer = running.create("/apis/apps/v1/namespaces/agents/deployments", deployment)
-        assert answer.status == 201, answer
-        yield running
+def placeholders() -> Placeholders:
+    return Placeholders(README)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -69,15 +41,14 @@ def test_every_command(
     page: Path, newcomer: Newcomer, placeholders: Placeholders, request: pytest.FixtureRequest
 ) -> None:
     """The blocks of a page that are marked `sh` succeed, in the order written."""
-    blocks = scripts(page)
+    elsewhere = on_a_cluster(README)
+    blocks = [block for block in scripts(page) if page != README or block not in elsewhere]
     assert blocks, "nothing to run"
     here = newcomer.clone / page.relative_to(ROOT)
     text = "".join(blocks)
     if "docker " in text:
         newcomer.has_docker()
         request.addfinalizer(docker_shim.clean)
-    if "kubectl " in text or "helm " in text:
-        newcomer.has_cluster(request.getfixturevalue("server").kubeconfig)
     if page.parent.name == "node":
         program("node", "nodejs")
     if "agentex-sdk" in text:
