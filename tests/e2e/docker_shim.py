@@ -41,10 +41,10 @@ def install(folder: Path) -> None:
 def forget(registry: str) -> None:
     """Take their names from all images of a registry, so that only a build can give them back."""
     listed = images.run("podman", "images", "--format={{.Repository}}:{{.Tag}}")
-    # An image with two digests is listed twice.
+    # An image with two digests is listed twice, and podman may list a name that it no longer knows.
     for name in set(listed.splitlines()):
         if name.startswith(f"{registry}/"):
-            images.run("podman", "untag", name)
+            images.attempt("podman", "untag", name)
 
 
 def clean() -> None:

@@ -182,6 +182,8 @@ class Driver:
                     self._sleep(connection, pause)
         except ConnectionError:
             self._reconnect(connection)
+            if connection in self._idle:  # the sidecar closed it because it was not used
+                return
         if not (connection.asleep or connection.fill(self._plan.depth)):
             self._idle.append(connection)
 

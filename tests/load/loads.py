@@ -28,6 +28,8 @@ Flow = Iterator[bytes]
 class Plan(msgspec.Struct, kw_only=True):
     """One load. `rate`: spans/s of an open loop; 0: as fast as responses arrive.
 
+    `size`: bytes of a prompt; of the kind "halves", bytes of a span, half of them output.
+
     `depth`: requests in flight on a connection. `idle_s`: how long the driver waits for a
     response before it gives up.
     """
@@ -54,6 +56,10 @@ def flows(plan: Plan) -> Iterator[Flow]:
         case "incident":
             output = b'{"answer":"' + _text(500) + b'"}'
             return (_pairs(range(n, n + 1), filler, output) for n in range(plan.spans))
+        case "halves":
+            half = _text(plan.size // 2)
+            output = b'{"answer":"' + half + b'"}'
+            return (_pairs(range(n, n + 1), half, output) for n in range(plan.spans))
         case "chatbot":
             return (_turns(conversation, filler) for conversation in range(plan.spans // TURNS))
         case "single":
@@ -79,7 +85,7 @@ def expected(plan: Plan) -> Iterator[tuple[str, bytes]]:
                 number = conversation * TURNS + turn
                 yield _id(number).decode(), _messages(history, turn)
         return
-    filler = _text(plan.size)
+    filler = _text(plan.size // 2 if plan.kind == "halves" else plan.size)
     for number in range(plan.spans):
         yield _id(number).decode(), _prompt(number, filler)
 

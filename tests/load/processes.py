@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import msgspec
 from .loads import Plan
 
 ROOT = Path(__file__).parents[2]
-START_S = 20.0
+START_S = 60.0  # generous, for a busy machine; nothing is measured with it
 STOP_S = 10.0
 STAND_IN = ("-m", "sidecar.demo.serve")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -91,6 +92,12 @@ class StandIns:
         self._proc = Path(f"/proc/{process.pid}")
         self.urls = urls
 
+    def tell(self, command: str) -> None:
+        """Give the stand-ins a command, such as `stop sgp` (sidecar/demo/serve.py)."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(command.encode() + b"\n")
+        self._process.stdin.flush()
+
     def stop_or_go(self, *, away: bool) -> None:
         """Freeze the process, like a server that hangs, or let it continue."""
         self._process.send_signal(signal.SIGSTOP if away else signal.SIGCONT)
@@ -121,6 +128,7 @@ class Sidecar:
     """A running sidecar."""
 
     def __init__(self, process: subprocess.Popen[bytes], started: Mapping[str, Any]) -> None:
+        self._process = process
         self.pid = process.pid
         self._proc = Path(f"/proc/{process.pid}")
         self.port = int(str(started["listener"][0]).rpartition(":")[2])
@@ -129,6 +137,19 @@ class Sidecar:
     def status(self) -> dict[str, Any]:
         """Fetch `/status`."""
         return _get(self._admin, "/status")
+
+    def metrics(self) -> bytes:
+        """Scrape `/metrics`."""
+        self._admin.request("GET", "/metrics")
+        return self._admin.getresponse().read()
+
+    def end(self, number: signal.Signals, timeout_s: float) -> int:
+        """Send a signal, and wait until the process has ended; returns its exit code."""
+        self._process.send_signal(number)
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"the sidecar did not end after {number.name}") from None
 
     def cpu_s(self) -> float:
         """User and system seconds so far."""
@@ -155,15 +176,16 @@ AS_IN_THE_IMAGE = {"PYTHONOPTIMIZE": "2", "FROZENLIST_NO_EXTENSIONS": "1"}
 
 @contextlib.contextmanager
 def sidecar(profile: str = "", cgroup: str = "", **environment: str) -> Iterator[Sidecar]:
-    """Run a sidecar on free ports.
+    """Run a sidecar, on free ports unless the environment has others.
 
     `profile`: where cProfile writes, "" for none. `cgroup`: the folder of one to run it in, if any.
     """
-    environment |= {
+    environment = {
         **AS_IN_THE_IMAGE,
         "SIDECAR_LISTENER__PORT": "0",
         "SIDECAR_ADMIN__HOST": "127.0.0.1",
         "SIDECAR_ADMIN__PORT": "0",
+        **environment,
     }
     wrapper = ["tests.load.profiled", profile] if profile else ["sidecar"]
     with (
@@ -200,6 +222,13 @@ class Driver:
     def result(self, timeout_s: float) -> bytes | None:
         """Return its results; None if it does not end within `timeout_s`."""
         return line_of(self._process, timeout_s)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager

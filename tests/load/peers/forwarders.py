@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.load.processes import START_S, BenchError, StandIns, process, sidecar, stand_ins
+from tests.load.processes import (
+    START_S,
+    BenchError,
+    StandIns,
+    free_port,
+    process,
+    sidecar,
+    stand_ins,
+)
 
 from .parts import collector as collector_program
 from .proc import Watched
@@ -70,7 +78,7 @@ def _sidecar(urls: dict[str, str]) -> Iterator[Forwarder]:
 
 @contextlib.contextmanager
 def _collector(urls: Sequence[str]) -> Iterator[Forwarder]:
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         # JSON is valid YAML.
         config = Path(folder) / "config.yaml"
@@ -109,12 +117,6 @@ def collector_config(port: int, urls: Sequence[str]) -> dict[str, Any]:
             },
         },
     }
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def _listening(port: int, running: subprocess.Popen[bytes]) -> None:
