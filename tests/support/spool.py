@@ -20,7 +20,7 @@ from sidecar.spans.span import Span, Stored
 from sidecar.spool import writer
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import COMPLETE, Backlog, Changes, Row, StoredRow
-from sidecar.spool.spool import Gone
+from sidecar.spool.spool import Gone, Spool
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.faults import World, span, world
 from tests.support.spans import make_span
@@ -219,6 +219,14 @@ async def spool_world(
             world(agentex, sgp, spool__path=path, **settings) as made,
         ):
             yield SpoolWorld(made.running, made.agentex, made.sgp, made.letters)
+        await _as_if_its_process_ended(made.app.spool)
+
+
+async def _as_if_its_process_ended(spool: Spool) -> None:
+    """Free the directory for the next sidecar, if the disk was too slow for the sidecar itself."""
+    if isinstance(spool, DiskSpool):
+        await until(lambda: not spool.thread.is_hanging)
+        spool.file.unlock()
 
 
 def down(*upstreams: StandIn) -> None:
