@@ -12,6 +12,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
+# Connections that may wait to be accepted: as many as a port has at most. Others would be tried
+# again by their client's kernel, a second later.
+BACKLOG = 1024
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # Everything that RFC 3986 allows in a path, and "%": what is encoded already stays as it is.
 _PATH = "/%:@!$&'()*+,;=~"
@@ -184,7 +188,7 @@ async def _server(
     """A server at one host, None for `::1` on a machine without IPv6."""
     try:
         server = await asyncio.get_running_loop().create_server(
-            connect, host, port, start_serving=serve
+            connect, host, port, start_serving=serve, backlog=BACKLOG
         )
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
