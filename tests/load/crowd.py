@@ -1,10 +1,11 @@
-"""`python -m tests.load.crowd`: what agents notice of a crowd on the admin port.
+"""`python -m tests.load.crowd`: what agents notice of a crowd.
 
 Agents post a small span ten times a second per connection while, in turn, nobody, 2,600 clients
 with 64 KB of an unfinished request line, 5,000 idle clients and 64 clients that ask for /metrics
 without pause use the admin port. The sidecar may have 1,024 descriptors. Targets: at most 8 MiB
 more memory, agents' p99 below 10 ms (p50 at most 5 ms beside /metrics), /livez always answered.
-Asserts nothing.
+Last, with descriptors enough, 1,000 clients of the agents' port flush about once a second each:
+the agents' p99 stays as it is. Asserts nothing.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ AGENTS = 4
 TIME = "2026-01-02T03:04:05Z"
 LINE = b"GET /" + b"x" * 65_000
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+FLUSH = b"POST /v1/flush HTTP/1.1\r\nHost: localhost\r\n\r\n"
+FLUSHING = 1000
 LIVE = b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 HEAD = b"POST /v1/spans HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
@@ -134,6 +137,21 @@ async def scraping(count: int, admin: int) -> None:
         await asyncio.sleep(SECONDS)
 
 
+async def flushing(count: int, port: int) -> None:
+    """Flush on `count` connections, once a second each, but not all at the same moment."""
+
+    async def flush(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(number / count)
+        while True:
+            writer.write(FLUSH)
+            await response(reader)
+            await asyncio.sleep(1)
+
+    async with running(*(flush(number) for number in range(count))):
+        await asyncio.sleep(SECONDS)
+
+
 def start(crowd: Crowd, admin: int) -> None:
     """Be the crowd."""
     asyncio.run(asyncio.wait_for(crowd(admin), 2 * SECONDS))
@@ -180,6 +198,13 @@ def main() -> int:
                 ("2,600 unfinished request lines", lambda port: holding(2600, LINE, port)),
                 ("5,000 idle", lambda port: holding(5000, b"", port)),
                 ("64 scrapers", lambda port: scraping(64, port)),
+            ):
+                asyncio.run(observe(watched, crowd, name))
+        with sidecar(**environment) as watched:
+            port = watched.port
+            for name, crowd in (
+                ("nobody, many descriptors", None),
+                (f"{FLUSHING:,} that flush", lambda _: flushing(FLUSHING, port)),
             ):
                 asyncio.run(observe(watched, crowd, name))
     return 0
