@@ -67,6 +67,7 @@ Where to look:
                                         is `App._work`, then shutdown.py
     what an agent is refused, and why   listener/refusals.py and listener/routes/ (a request),
                                         spans/validation.py (an event)
+    what a flush waits for              listener/flush.py; queue/mark.py, in each queue
     what is on disk before a response   spool/disk_spool.py; spool/sqlite_file.py writes the bytes
     how a command prints                process/terminal.py, which makes others' text harmless
     how many requests at once           drain/concurrency.py, below `max_concurrency`

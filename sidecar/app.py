@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,6 +19,7 @@ from sidecar.config_values import AUTO
 from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
 from sidecar.lanes import build_lanes, enabled_lanes, new_dialer, passes_through, share_descriptors
+from sidecar.listener.flush import Flush
 from sidecar.listener.listener import Listener
 from sidecar.listener.refusals import Limits
 from sidecar.operate import reach
@@ -72,7 +74,8 @@ class App:
         dead_letters = DeadLetters(
             config.dead_letters.path, config.dead_letters.max_bytes, self.accounts.id_of
         )
-        self.spool = new_spool(config.spool, int(enabled_lanes(config)), config.sgp.account_id)
+        lane_bits = int(enabled_lanes(config))
+        self.spool = new_spool(config.spool, lane_bits, config.sgp.account_id)
         self.accounts.registered = self.spool.name_account
         self.recent = Recent()
         letters = LetterWriter(dead_letters)
@@ -93,22 +96,18 @@ class App:
         )
         self.pass_through = _pass_through(config, environ, self.lanes, intake_metrics.passed)
         self._recovery = SpoolRecovery(
-            self.spool,
-            self.lanes,
-            self.admission,
-            self.accounting,
-            self.accounts,
-            int(enabled_lanes(config)),
+            self.spool, self.lanes, self.admission, self.accounting, self.accounts, lane_bits
         )
+        section = config.listener
         self.listener = Listener(
             self.admission,
-            Limits(self.budget, config.listener.max_body, config.listener.body_timeout_s),
+            Limits(self.budget, section.max_body, section.body_timeout_s, shares.agents),
             intake_metrics,
             self.lanes,
             self.accounts,
-            hosts=config.listener.hosts + config.listener.allowed_hosts,
+            partial(Flush, self.admission, self.lanes, self.spool, self._recovery, shares.agents),
+            hosts=section.hosts + section.allowed_hosts,
             pass_through=self.pass_through,
-            max_connections=shares.agents,
             missing=missing_settings(config, mistakes),
         )
         report = ExitReport(report_directory(config.spool.path, config.dead_letters.path))
@@ -255,8 +254,8 @@ class App:
             for server in servers:
                 server.close()
             await asyncio.sleep(0)  # respond to requests that have already arrived
-            for http_server in (self.listener.server, admin):
-                await http_server.close(self.shutdown.seconds(CLOSE_S, AFTER_RESPONSES_S))
+            for port_server in (self.listener, admin):
+                await port_server.close(self.shutdown.seconds(CLOSE_S, AFTER_RESPONSES_S))
             if self.pass_through is not None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self.shutdown.seconds(CLOSE_S, AFTER_RESPONSES_S)):

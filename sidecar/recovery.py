@@ -5,9 +5,10 @@ payloads, so that a large spool is never entirely in memory.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -74,16 +75,33 @@ class SpoolRecovery:
         self._backlogs: list[Backlog] = []
         # Rows of STARTs that are still to be loaded: (lanes that have not settled it, account).
         self._open_rows: dict[int, tuple[int, int]] = {}
+        # How many rows were found and are not recovered, by the bits of their lanes.
+        self._unread = Counter[int]()
+        self._recovered = asyncio.Event()
 
     async def start(self) -> None:
         """Open the spool and recover its backlog; raises `SpoolInUse`.
 
         If the disk takes too long, the rest is recovered later: agents must not wait for it.
         """
-        await self._spool.open(self._backlogs.append, self._wake_lanes)
+        await self._spool.open(self._found, self._wake_lanes)
         with suppress(TimeoutError):
             async with asyncio.timeout(MAX_START_S):
                 await self.recover()
+
+    def _found(self, backlog: "Backlog") -> None:
+        self._backlogs.append(backlog)
+        rows = chain(backlog.complete_rows, backlog.open_rows)
+        self._unread.update(lanes for _, lanes, _ in rows)
+        self._recovered.clear()
+
+    async def recovered(self) -> None:
+        """Return once all that was found on disk is with the lanes or the open spans."""
+        await self._recovered.wait()
+
+    def unread_for(self, lane: int) -> int:
+        """How many writes the lane with this bit will get once they are recovered."""
+        return sum(count for lanes, count in self._unread.items() if lanes & lane)
 
     def _wake_lanes(self) -> None:
         for lane in self._lanes:
@@ -102,6 +120,7 @@ class SpoolRecovery:
             self._accounts.restore(backlog.accounts)
             for lane in self._lanes:
                 lane.recover(backlog.complete_rows)
+            self._unread.subtract(lanes for _, lanes, _ in backlog.complete_rows)
             self._accounting.replayed += len(backlog.complete_rows)
             self._accounting.written += len(backlog.complete_rows)
             self._open_rows |= {row: (lanes, account) for row, lanes, account in backlog.open_rows}
@@ -112,7 +131,10 @@ class SpoolRecovery:
             outcomes = await self._spool.load(rows, RECOVERED_BYTES)
             for row, outcome in zip(rows, outcomes, strict=False):
                 lanes, account = self._open_rows.pop(row)
+                self._unread[lanes] -= 1
                 self._recover_start(row, lanes & self._lane_bits, account, outcome)
+        if not self._backlogs:
+            self._recovered.set()
 
     def _recover_start(self, row: int, pending: int, account: int, outcome: Span | Gone) -> None:
         if isinstance(outcome, Span) and outcome.stored is not None:

@@ -215,6 +215,9 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "port 9318."),
         Entry("ingest_duration_seconds", "From the head of a request to its response.",
               "Above 0.1 s: too little CPU, huge bodies, or the spool's disk is slow."),
+        Entry("flushes", "`POST /v1/flush`, which is not in those above. `delivered`: nothing "
+              "was left. `left`: the wait was over before that. `refused`: too many were waiting.",
+              "Many: agents that flush after each span get no START and END in one write."),
         Entry("passed_through_requests", "Requests passed through to SGP "
               "(`listener.pass_through`). `answered`: SGP responded, with any status. "
               "`unreachable`, `timeout`, `broken`: it did not, or not completely. `aborted`: the "

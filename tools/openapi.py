@@ -16,6 +16,7 @@ from typing import Any
 from sidecar import __version__
 from sidecar.config import Config
 from sidecar.credentials import ACCOUNT_HEADER, KEY_HEADER, ONLY_ACCOUNT_HEADER
+from sidecar.listener.routes.flush import DEFAULT_WAIT_S, MAX_WAIT_S
 from sidecar.spans.validation import MAX_ID_BYTES
 from tools.openapi_schemas import REF, Json, components
 
@@ -88,6 +89,7 @@ def document() -> Json:
             "put": _batch("upsertBatch"),
             "post": _batch("createBatch"),
         },
+        "/v1/flush": {"servers": [_AGENTS], "post": _flush()},
         "/spans": {"servers": [_AGENTS], "post": _post_span()},
         "/spans/{id}": {"servers": [_AGENTS], "patch": _patch_span()},
         "/readyz": _readyz(),
@@ -417,6 +419,54 @@ def _patch_span() -> Json:
         },
     )
     return {"summary": "Accept the END of a span, for Agentex only.", **made}
+
+
+def _flush() -> Json:
+    left: Json = {
+        "type": "object",
+        "required": ["left"],
+        "properties": {
+            "left": {
+                "type": "object",
+                "description": "Writes that are not settled, by upstream.",
+                "additionalProperties": {"type": "integer", "minimum": 1},
+            },
+        },
+    }
+    waiting = "Too many requests wait, for a flush or on this connection."
+    return {
+        "operationId": "flush",
+        "tags": ["events"],
+        "summary": "Deliver what was accepted so far without delay, and wait for it.",
+        "parameters": [
+            {
+                "name": "wait_s",
+                "in": "query",
+                "description": "How long to wait, in seconds.",
+                "schema": {
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": MAX_WAIT_S,
+                    "default": DEFAULT_WAIT_S,
+                },
+            },
+            {
+                "name": "until",
+                "in": "query",
+                "description": "With `disk`, what is on the spool's disk is not left.",
+                "schema": {"const": "disk"},
+            },
+        ],
+        "responses": _in_order(
+            {
+                "200": _response("Nothing is left.", {_JSON: left}),
+                "202": _response("The wait is over, and this is left.", {_JSON: left}),
+                **_refer("Error", HTTPStatus.BAD_REQUEST, *_ALWAYS[:2]),
+                "429": _response(waiting, {_JSON: "Error", **_NOT_HTTP}, _RETRY),
+                "503": _response("Stopping.", {_JSON: "Error"}, _RETRY),
+            }
+        ),
+    }
 
 
 def _readyz() -> Json:

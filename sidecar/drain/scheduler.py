@@ -8,6 +8,7 @@ from sidecar.drain.evidence import BatchSizeLimit
 from sidecar.drain.retry_queue import Batch, RetryQueue
 from sidecar.drain.throttle import Grant, Throttle
 from sidecar.queue.span_queue import SpanQueue
+from sidecar.spans.span import Span
 from sidecar.telemetry.metrics import LaneMetrics
 
 
@@ -39,6 +40,7 @@ class Scheduler:
         self._new_batch_first = False
         self.sending = 0  # requests in flight
         self.closing = False  # no more writes will come: nothing lingers
+        self.flushed_at = float("-inf")  # what was accepted by this loop time does not linger
 
     @property
     def is_full(self) -> bool:
@@ -111,9 +113,13 @@ class Scheduler:
         if first is None:
             return due
         lingers_until = first.accepted_at + self.linger_s
-        if lingers_until <= now or self.is_full or self.closing:
+        if lingers_until <= now or self.is_full or self.closing or self._is_flushed(first):
             return Batch(queue.take(max_writes, self._size_limit.max_bytes))
         return lingers_until if due is None else min(due, lingers_until)
+
+    def _is_flushed(self, span: Span) -> bool:
+        """Whether a flush is about this write, or about one that it replaces."""
+        return span.accepted_at <= self.flushed_at or span.key in self._queue.marked
 
     def _count_fitting(self, batch: Batch) -> int:
         """How many writes of `batch` fit in one request; at least one."""
@@ -127,5 +133,5 @@ class Scheduler:
     def _drop_superseded(self, batch: Batch, now: float) -> None:
         for span in [span for span in batch.spans if self._queue.is_superseded(span)]:
             batch.spans.remove(span)
-            self._queue.settle(span)
+            self._queue.settle(span, replaced=True)
             self._metrics.superseded(span, now)

@@ -104,8 +104,13 @@ class Drain:
             self._metrics.skipped(span, reason, self._loop.time())
             return
         self._queue.put(span)
-        lingers_until = span.accepted_at + self._scheduler.linger_s
-        if self._alarm.due > lingers_until or self._scheduler.is_full:
+        scheduler, accepted_at = self._scheduler, span.accepted_at
+        lingers_until = accepted_at + scheduler.linger_s
+        if (
+            self._alarm.due > lingers_until
+            or accepted_at <= scheduler.flushed_at
+            or scheduler.is_full
+        ):
             self.wake()  # otherwise the alarm rings in time
 
     def _gives_up_on(self, span: Span) -> bool:
@@ -129,6 +134,11 @@ class Drain:
         """Send now what is waiting for a retry: a new credential, say, may change the outcome."""
         self._throttle.resume()
         self._retry_queue.bring_forward(self._loop.time(), suspects=True)
+        self.wake()
+
+    def flush(self) -> None:
+        """Send what is waiting without lingering, as back-off and pace allow."""
+        self._scheduler.flushed_at = self._loop.time()
         self.wake()
 
     def close(self) -> None:

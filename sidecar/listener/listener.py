@@ -5,7 +5,7 @@ not at all, and a response in the format of the request's route.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,13 @@ from sidecar.credentials import KEY_HEADER, Accounts
 from sidecar.drain.lane import Lane
 from sidecar.http.messages import Discard, Flow, Receiver, Request, Response
 from sidecar.http.server import HttpServer
+from sidecar.listener.flush import Flush
 from sidecar.listener.host_check import HostCheck
 from sidecar.listener.ingest import Ingest
 from sidecar.listener.refusals import Limits, Refusal, stopping
 from sidecar.listener.routes import JSON, RETRY_AFTER, Route
 from sidecar.listener.routes.agentex import PREFIX, AgentexRoute
+from sidecar.listener.routes.flush import FlushRequest
 from sidecar.listener.routes.ingest import IngestRoute
 from sidecar.listener.routes.sgp import SgpRoute
 from sidecar.listener.span_body import SpanBody
@@ -35,7 +37,12 @@ _SPANS_ONLY = (
     "the sidecar only accepts spans; with listener.pass_through = true and a usable SGP base URL, "
     "it forwards this to SGP"
 )
-_ALLOWED = {"/v1/spans": "POST", "/v5/spans/batch": "PUT, POST", "/readyz": "GET"}
+_ALLOWED = {
+    "/v1/spans": "POST",
+    "/v1/flush": "POST",
+    "/v5/spans/batch": "PUT, POST",
+    "/readyz": "GET",
+}
 _KEY = KEY_HEADER.encode()
 _READY = Response(HTTPStatus.OK, b"ready\n")
 
@@ -43,6 +50,7 @@ _READY = Response(HTTPStatus.OK, b"ready\n")
 class Listener:
     """Serves the agents' port with `server`. Create it inside a running loop.
 
+    `flush` makes what carries out flushes, given what to call with the exception of a bug in it.
     `hosts` are the names and addresses that a `Host` may have, besides those of loopback;
     `missing`: for each upstream that is off what it needs, and under "" if all are.
     """
@@ -54,10 +62,10 @@ class Listener:
         metrics: IntakeMetrics,
         lanes: Sequence[Lane],
         accounts: Accounts,
+        flush: Callable[[Callable[[BaseException], None]], Flush],
         *,
         hosts: Sequence[str],
         pass_through: "PassThrough | None",
-        max_connections: int,
         missing: Mapping[str, str],
     ) -> None:
         self._metrics = metrics
@@ -72,6 +80,7 @@ class Listener:
             ("POST", "/v5/spans/batch"): sgp,
             ("POST", "/spans"): self._agentex,
         }
+        self._flush = flush(self._on_bug)
         self._pass_through = pass_through
         # Without SGP, its client's spans are passed through as its other requests are, if they can
         # be delivered: with a key of their own.
@@ -81,7 +90,7 @@ class Listener:
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.server = HttpServer(
             self._receive,
-            max_connections=max_connections,
+            max_connections=limits.connections,
             idle_s=IDLE_S,
             body_s=limits.timeout_s,
             refused=self._malformed,
@@ -97,6 +106,11 @@ class Listener:
     def stop(self) -> None:
         """Refuse new events with 503 from now on."""
         self._ingest.stopping = True
+
+    async def close(self, timeout_s: float) -> None:
+        """Close every connection; pending responses have `timeout_s` to finish."""
+        self._flush.end()
+        await self.server.close(timeout_s)
 
     def _receive(self, request: Request, flow: Flow) -> Receiver:
         """The service of the agents' port (http/messages.py)."""
@@ -119,12 +133,19 @@ class Listener:
                 return SpanBody(self._ingest, route, request)
             if self._pass_through and _is_sgps(path):
                 return self._passed(self._pass_through, request, flow)
+            if path == "/v1/flush" and method == "POST":
+                return self._flushed(request)
             return self._discard(self._without_spans(request))
         except Refusal as refusal:
             return self._discard(self._ingest.refuse(responds_as, request, refusal))
 
     def _passed(self, through: "PassThrough", request: Request, flow: Flow) -> Receiver:
         return through.receive(request, flow, is_stopping=self._ingest.stopping)
+
+    def _flushed(self, request: Request) -> Receiver:
+        if self._ingest.stopping:
+            raise stopping()
+        return FlushRequest(self._flush, request, self._metrics.flushes)
 
     def _without_spans(self, request: Request) -> Response:
         """The response of /readyz, or to a request that no route takes."""

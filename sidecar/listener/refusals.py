@@ -31,11 +31,16 @@ class Refusal(Exception):
 
 
 class Limits(NamedTuple):
-    """The memory budget, the maximum size of a decompressed body, and the time it may take."""
+    """The port's limits.
+
+    The memory budget, the maximum size of a decompressed body, the seconds in which it must arrive,
+    and the number of connections.
+    """
 
     budget: MemoryBudget
     max_body: int
     timeout_s: float
+    connections: int
 
 
 def media_type(request: Request) -> str:

@@ -50,7 +50,7 @@ class SpanBody:
     def data(self, chunk: bytes) -> None:
         if self._error is not None:
             return
-        budget, max_body, _ = self._ingest.limits
+        budget, max_body, _, _ = self._ingest.limits
         if self._inflate is not None:
             try:
                 chunk = self._inflate(chunk, min(max_body - self._size, budget.limit) + 1)

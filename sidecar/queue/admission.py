@@ -23,6 +23,8 @@ BACKLOG = 100
 MAX_ROUNDS = 8
 # How long an END waits for its START's payloads from the disk.
 LOAD_S = 2.0
+# A flush does not release a START that is younger: its END may be about to join it.
+MIN_HOLD_S = 0.1
 
 
 class Lane(Protocol):
@@ -109,6 +111,8 @@ class Admission:
             self.limit = min(budget.available, spool.room_limit)
         self.last_taken_at = self._loop.time()
         self._released = False
+        # STARTs that are due by this loop time are written earlier by so much.
+        self._flushed_due, self._early_s = float("-inf"), max(0.0, hold_s - MIN_HOLD_S)
 
     def take(self, spans: Sequence[Span]) -> int:
         """Take all events of a request, or none: raises `QueueFull` or `RequestTooLarge`.
@@ -229,6 +233,18 @@ class Admission:
         self.open_spans.release_all()
         self._alarm.cancel()
 
+    def flush(self) -> None:
+        """Have the STARTs that are held now written, each as soon as it is `MIN_HOLD_S` old."""
+        self._flushed_due = self._loop.time() + self._hold_s
+        self._tick()
+
+    async def flushed(self) -> None:
+        """Wait until the STARTs that are held now are written, after `flush`."""
+        last, holds = self._flushed_due, self.open_spans.holds
+        while (due := holds.next_due()) is not None and due <= last:
+            await asyncio.sleep(due - self._early_s - self._loop.time())
+            self._tick()
+
     def _write(self, span: Span, start: Span | None, missed_by: int) -> None:
         """Pass a write to the lanes that take it. `start` is the START of an END, if known.
 
@@ -247,10 +263,14 @@ class Admission:
                 lane.not_taken(span, start)
 
     def _arm(self) -> None:
-        due = self.open_spans.next_due()
+        due, held = self.open_spans.next_due(), self.open_spans.holds.next_due()
         if due is not None:
+            if held is not None and held <= self._flushed_due:
+                due = min(due, held - self._early_s)
             self._alarm.set(due)
 
     def _tick(self) -> None:
-        self.open_spans.tick(self._loop.time())
+        now = self._loop.time()
+        self.open_spans.release(min(now + self._early_s, self._flushed_due))
+        self.open_spans.tick(now)
         self._arm()

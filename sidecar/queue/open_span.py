@@ -1,10 +1,12 @@
-"""One START without an END, and its state."""
+"""One START without an END, and its state; and when those that are held are due."""
 
+from collections import deque
+from collections.abc import Iterator, Mapping
 from enum import Enum
 
 import msgspec
 
-from sidecar.spans.span import DATA, SUPPLEMENT, Span
+from sidecar.spans.span import DATA, SUPPLEMENT, Key, Span
 
 
 class State(Enum):
@@ -52,6 +54,32 @@ class OpenSpan(msgspec.Struct, gc=False, eq=False):
         """Whether payloads of its START are only on disk."""
         stored = self.start.stored
         return stored is not None and stored.dropped > 0
+
+
+class Holds(deque[tuple[float, Key]]):
+    """When the held STARTs among `spans` are due, in order: (loop time, key).
+
+    It may name spans that are no longer held.
+    """
+
+    def __init__(self, spans: Mapping[Key, OpenSpan]) -> None:
+        super().__init__()
+        self._spans = spans
+
+    def _is_held(self, key: Key) -> bool:
+        known = self._spans.get(key)
+        return known is not None and known.state is HELD
+
+    def next_due(self) -> float | None:
+        """Loop time at which `hold_s` of the next held START is over, or None."""
+        while self and not self._is_held(self[0][1]):
+            self.popleft()
+        return self[0][0] if self else None
+
+    def until(self, due: float) -> Iterator[Key]:
+        """Remove and yield the keys that are due by this loop time."""
+        while self and self[0][0] <= due:
+            yield self.popleft()[1]
 
 
 def following(start: Span) -> int:

@@ -27,13 +27,13 @@ is written for these only. If room is needed, a START that no lane holds leaves 
 No I/O and no clock: callers pass `now`, loop time in seconds.
 """
 
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 
 from sidecar.queue.idle_spans import IdleSpans
 from sidecar.queue.join import EndedSpans, fill
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.queue.open_span import HELD, KEPT, OpenSpan, following
+from sidecar.queue.open_span import HELD, KEPT, Holds, OpenSpan, following
 from sidecar.queue.supplement import supplement
 from sidecar.spans.span import (
     ALL_PAYLOADS,
@@ -66,19 +66,16 @@ class OpenSpans:
         ttl_s: float,
         data_follows: int = 0,
     ) -> None:
-        self._spool = spool
-        self._data_follows = data_follows
-        self._write = write
+        self._spool, self._data_follows, self._write = spool, data_follows, write
         # Bytes that sets of lanes keep room for, by the lanes' bits.
         self.promises: defaultdict[int, int] = defaultdict(int)
+        self.held: defaultdict[int, int] = defaultdict(int)  # held STARTs, likewise
         self._budget = budget
         self._accounting = accounting
-        self._hold_s = hold_s
-        self._ttl_s = ttl_s
+        self._hold_s, self._ttl_s = hold_s, ttl_s
         # In the order of acceptance; a START that is kept for another `ttl_s` goes to the end.
         self._spans: OrderedDict[Key, OpenSpan] = OrderedDict()
-        # When held STARTs are due, in order. It may name spans that are no longer held.
-        self._holds: deque[tuple[float, Key]] = deque()
+        self.holds = Holds(self._spans)
         self.idle = IdleSpans(self._spans, budget, spool, self._retire)
         self._ended = EndedSpans()
         self._ticked_at = 0.0
@@ -131,8 +128,9 @@ class OpenSpans:
         due = start.accepted_at + self._hold_s
         open_span = self._spans[key] = OpenSpan(start, due, HELD, size, follows, lanes)
         self.promises[lanes] += size
+        self.held[lanes] += 1
         self.promises[lanes & self._data_follows] += follows
-        self._holds.append((open_span.due, key))
+        self.holds.append((open_span.due, key))
         self._accounting.held += 1
         self._add(key, open_span)
 
@@ -146,6 +144,8 @@ class OpenSpans:
     def _promise(self, open_span: OpenSpan, lanes: int, size: int, follows: int) -> None:
         """Have the lanes with a bit in `lanes` keep this room for an open span, and no others."""
         promises, before, to = self.promises, open_span.promised_to, self._data_follows
+        self.held[before] -= open_span.promised > 0
+        self.held[lanes] += size > 0
         promises[before] -= open_span.promised
         promises[before & to] -= open_span.following
         promises[lanes] += size
@@ -193,6 +193,7 @@ class OpenSpans:
         del self._spans[key]
         open_span.state = None
         before = open_span.promised_to
+        self.held[before] -= open_span.promised > 0
         self.promises[before] -= open_span.promised
         self.promises[before & self._data_follows] -= open_span.following
         if self.idle.spans:
@@ -232,19 +233,18 @@ class OpenSpans:
 
     def next_due(self) -> float | None:
         """Loop time at which `tick` has work to do, or None."""
-        holds, spans = self._holds, self._spans
-        while holds and ((held := spans.get(holds[0][1])) is None or held.state is not HELD):
-            holds.popleft()
-        oldest = next(iter(spans.values()), None)
-        if oldest is None:
-            return None
-        return min(oldest.due, holds[0][0]) if holds else oldest.due
+        held, oldest = self.holds.next_due(), next(iter(self._spans.values()), None)
+        return held if oldest is None else oldest.due if held is None else min(oldest.due, held)
+
+    def release(self, now: float) -> None:
+        """Write as open the held STARTs whose `hold_s` is over at loop time `now`."""
+        for key in self.holds.until(now):
+            self._keep(key)
 
     def tick(self, now: float) -> None:
         """Write held STARTs as open after `hold_s`; forget kept ones after `ttl_s`."""
         self._ticked_at = now
-        while self._holds and self._holds[0][0] <= now:
-            self._keep(self._holds.popleft()[1])
+        self.release(now)
         for _ in range(len(self._spans)):
             key, open_span = next(iter(self._spans.items()))
             if open_span.state is HELD or open_span.due > now:
@@ -259,8 +259,7 @@ class OpenSpans:
         """The process is stopping: write held STARTs as open, and `data` that is only in memory."""
         known, lane = self._spans.values(), self._data_follows
         kept = [each.start for each in known if each.state is KEPT and each.start.data]
-        while self._holds:
-            self._keep(self._holds.popleft()[1])
+        self.release(float("inf"))
         for start in kept:
             # What has a row is still there after a restart, for its END.
             if lane & start.lanes and start.stored is None:
@@ -295,6 +294,6 @@ class OpenSpans:
             self._promise(open_span, start.pending, start.size, following(start))
             self._accounting.replayed += 1
             self._accounting.held += 1
-            self._holds.append((open_span.due, key))
+            self.holds.append((open_span.due, key))
         else:
             open_span.state, open_span.due = KEPT, start.accepted_at + self._ttl_s

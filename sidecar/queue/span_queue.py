@@ -13,13 +13,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from sidecar.queue.disk_fifo import OnDiskFifo
+from sidecar.queue.mark import Mark
 from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.queue.supplement import both_needed
 from sidecar.spans.span import (
     Key,
     Span,
     Stored,
     is_partial_duplicate,
-    payloads_in_memory,
     total_size,
 )
 from sidecar.spool.spool import Gone, Spool
@@ -60,6 +61,7 @@ class SpanQueue:
         self._deferred: dict[Key, list[Span]] = {}
         self._deferred_count = 0
         self._on_disk = OnDiskFifo()
+        self.marked = Mark(self._waiting, self._in_flight, self._deferred, self._on_disk)
         self._bytes = 0
         self.waiting_bytes = 0
         if spool.is_configured:
@@ -169,6 +171,8 @@ class SpanQueue:
                 self._accounting.lost["spool"] += 1
             else:
                 self._enqueue(outcome)
+        if self.marked.is_set:
+            self.marked.loaded(outcomes)
 
     def _enqueue(self, span: Span) -> None:
         self._budget.hold(span)
@@ -181,13 +185,13 @@ class SpanQueue:
                 self._waiting[key] = span
                 self.waiting_bytes += span.size
                 return
-            if not _both_needed(earlier, span):
+            if not both_needed(earlier, span):
                 kept = self._waiting[key] = self._superseding(earlier, span)
                 self.waiting_bytes += kept.size - earlier.size
                 return
         if deferred is None:
             self._deferred[key] = [span]
-        elif _both_needed(deferred[-1], span):
+        elif both_needed(deferred[-1], span):
             deferred.append(span)
         else:
             deferred[-1] = self._superseding(deferred[-1], span)
@@ -242,10 +246,13 @@ class SpanQueue:
         newer = self._deferred.get(span.key)
         if newer is None or newer[0].end_time is None:
             return False
-        return not _both_needed(span, newer[0])
+        return not both_needed(span, newer[0])
 
-    def settle(self, span: Span) -> None:
-        """Remove a write in flight. A newer one of its span moves to the front of the queue."""
+    def settle(self, span: Span, *, replaced: bool = False) -> None:
+        """Remove a write in flight. A newer one of its span moves to the front of the queue.
+
+        `replaced`: it was not sent, because that one makes it redundant.
+        """
         key = span.key
         del self._in_flight[key]
         self._drop(span)
@@ -257,6 +264,8 @@ class SpanQueue:
             self._deferred_count -= 1
             if not deferred:
                 del self._deferred[key]
+        if self.marked.is_set:
+            self.marked.settled(key, replaced=replaced)
 
     def abandon(self) -> tuple[list[Span], int]:
         """Drop all writes from memory at shutdown. Returns those that are not on disk.
@@ -286,15 +295,3 @@ class SpanQueue:
         self._on_disk.extend(on_disk)
         self.waiting_bytes = 0
         return lost, missing
-
-
-def _both_needed(earlier: Span, later: Span) -> bool:
-    """Whether neither makes the other redundant: one of them adds to what the other has."""
-    if later.is_supplement:
-        stored = earlier.end_time is not None or earlier.is_supplement
-        return stored and _adds(later, earlier)
-    return earlier.is_supplement and (later.end_time is None or _adds(earlier, later))
-
-
-def _adds(supplement: Span, other: Span) -> bool:
-    return bool(payloads_in_memory(supplement) & ~payloads_in_memory(other))

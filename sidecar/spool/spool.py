@@ -44,6 +44,8 @@ class Spool:
 
     is_configured = False
     degraded = False  # whether new writes are in memory only because the disk fails
+    # Loop time since when all that is accepted gets on disk, as far as it is not settled.
+    trusted_since = float("inf")
     adding = 0  # bytes in memory that are waiting to be written
     max_row_bytes = sys.maxsize  # of a write; a larger one would not fit in the log
     room_limit = sys.maxsize  # `lane_limit` while the disk works

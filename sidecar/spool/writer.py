@@ -94,7 +94,7 @@ class SpoolWriter(Spool):
         self._wake.set()  # if this is cancelled, the writer tries again
         try:
             await self._open()
-            self.degraded = False
+            self.degraded, self.trusted_since = False, float("-inf")
         except DISK_ERRORS as error:
             self.degraded = False
             self._degrade(error)
@@ -121,6 +121,7 @@ class SpoolWriter(Spool):
         if self.file.lost > self._lost_files:
             self._lost_files = self.file.lost
             self._gone, self._survivors = self._last_row, frozenset(self._unwritten)
+            self.trusted_since = self._loop.time()
             self.room.reset(unsettled(self._unwritten.values(), self._changes.settled))
 
     def name_account(self, number: int, id_: str) -> None:
@@ -191,7 +192,7 @@ class SpoolWriter(Spool):
             self._degrade(error)
         else:
             if self.degraded:
-                self.degraded = False
+                self.degraded, self.trusted_since = False, self._loop.time()
                 log.info("spool_recovered", durability="disk")
         finally:
             if self._at_once:
@@ -234,7 +235,7 @@ class SpoolWriter(Spool):
         """Count a failure of the disk, and keep new writes in memory only from now on."""
         self._errors += 1
         if not self.degraded:
-            self.degraded = True
+            self.degraded, self.trusted_since = True, float("inf")
             self._at_once = isinstance(error, FilesGone)
             log.error("spool_degraded", error=str(error), durability="memory")
         # Rows added during the failed write are kept, as are its own.

@@ -18,6 +18,7 @@ from sidecar.spans.span import Span
 from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting, zeros
 from sidecar.telemetry.log_rate_limiter import LogRateLimiter
 from sidecar.telemetry.outcomes import (
+    FLUSH_OUTCOMES,
     OUTCOMES,
     PASS_THROUGH_OUTCOMES,
     PORTS,
@@ -224,6 +225,7 @@ class IntakeMetrics:
     rejected: Counter[str] = field(default_factory=lambda: zeros(REJECT_REASONS))
     requests: Counter[str] = field(default_factory=lambda: zeros(STATUS_CODES))
     passed: Counter[str] = field(default_factory=lambda: zeros(PASS_THROUGH_OUTCOMES))
+    flushes: Counter[str] = field(default_factory=lambda: zeros(FLUSH_OUTCOMES))
     displaced: Counter[str] = field(default_factory=lambda: zeros(PORTS))
     seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
     _refusals: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))

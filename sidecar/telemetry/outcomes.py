@@ -44,6 +44,8 @@ REJECT_REASONS = (
 )
 # How a request that was passed through to SGP ended.
 PASS_THROUGH_OUTCOMES = ("answered", "unreachable", "timeout", "broken", "aborted")
+# What a flush ended with: with nothing left, with something, or at once, because too many wait.
+FLUSH_OUTCOMES = ("delivered", "left", "refused")
 PORTS = ("listener", "admin")
 # Status codes that the agents' port responds with.
 STATUS_CODES = (

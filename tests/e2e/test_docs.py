@@ -140,7 +140,8 @@ def in_text(part: str, *starts: str) -> list[str]:
 async def test_the_parts_by_hand(place: Place) -> None:
     """docs/configuration.md starts stand-ins and a sidecar, to which README.md posts a span.
 
-    Then the commands of the runbooks find something in `/status` and `/metrics`.
+    Then the pages' commands flush it, and those of the runbooks find something in `/status` and
+    `/metrics`.
     """
     if shutil.which("curl") is None:
         parts.missing("no curl")
@@ -157,6 +158,14 @@ async def test_the_parts_by_hand(place: Place) -> None:
     (post,) = re.findall(r"^curl -i .*?'$(?<=}}}')", readme, re.DOTALL | re.MULTILINE)
     code, out, _ = await place.says(post)
     assert (code, out.splitlines()[0]) == (0, "HTTP/1.1 202 Accepted")
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
+    flushes = [
+        line for page in pages for line in re.findall(r"^curl .*/v1/flush.*$", page, re.MULTILINE)
+    ]
+    assert len(flushes) > 1
+    for flush in flushes:
+        code, out, _ = await place.says(flush)
+        assert (code, out.endswith('{"left":{}}')) == (0, True), flush
     variables, _, _ = run.partition(" .venv")
     for command, expected, warning in (
         ("sidecar top --once", "forwarded", ""),

@@ -95,6 +95,22 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue, self.accounting, self.budget = new_queue()
         self.ready: list[Span] = []
         self.in_flight: dict[str, Span] = {}
+        self.marked: list[Span] = []
+        self.mark_done = True
+
+    @rule()
+    def mark(self) -> None:
+        """Mark what is unsettled: each write stays marked until it, or what replaces it, leaves."""
+        self.marked = self._unsettled()
+        self.mark_done = not self.marked
+        self.queue.marked.set(self._done)
+
+    def _done(self) -> None:
+        assert not self.mark_done
+        self.mark_done = True
+
+    def _unsettled(self) -> list[Span]:
+        return [*self.ready, *self.in_flight.values()]
 
     @rule(id_=IDS, complete=st.booleans(), size=st.integers(0, 3000))
     def put(self, id_: str, complete: bool, size: int) -> None:
@@ -105,6 +121,7 @@ class QueueMachine(RuleBasedStateMachine):
             if waiting.id == id_:
                 if complete or waiting.end_time is None:
                     self.ready[index] = span
+                    self.marked = [span if each is waiting else each for each in self.marked]
                 return
         self.ready.append(span)
 
@@ -125,6 +142,7 @@ class QueueMachine(RuleBasedStateMachine):
         for span in batch:
             self.queue.settle(span)
             del self.in_flight[span.id]
+            self.marked = [each for each in self.marked if each is not span]
             self.accounting.forwarded[span.kind] += 1
             newer = [other for other in self.ready if other.id == span.id]
             self.ready = newer + [other for other in self.ready if other.id != span.id]
@@ -132,7 +150,9 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def balanced(self) -> None:
         """Depth, bytes and accounting agree with the model."""
-        held = [*self.ready, *self.in_flight.values()]
+        held = self._unsettled()
+        assert len(self.queue.marked) == len(self.marked)
+        assert self.mark_done == (not self.marked) == (not self.queue.marked.is_set)
         assert self.queue.depth == len(held)
         assert self.queue.in_flight == len(self.in_flight)
         assert self.budget.used == sum(span.size for span in held)

@@ -412,7 +412,7 @@ class Process:
             self.admission,
             IntakeMetrics(self.accounting, Recent()),
             self.lanes,
-            Limits(self.budget, MAX_BYTES, 60.0),
+            Limits(self.budget, MAX_BYTES, 60.0, 8),
             self.accounts,
         )
         self.recovery = SpoolRecovery(

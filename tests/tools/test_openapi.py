@@ -28,6 +28,7 @@ PAGE = (ROOT / "docs/api.md").read_text()
 # Tables of docs/api.md with statuses, and the operations that they are about.
 TABLES = {
     "#### Responses": ["POST /v1/spans"],
+    "### POST /v1/flush": ["POST /v1/flush"],
     "#### PUT and POST /v5/spans/batch": ["PUT /v5/spans/batch", "POST /v5/spans/batch"],
     "#### POST /spans and PATCH /spans/{id}": ["POST /spans", "PATCH /spans/{id}"],
 }
@@ -69,7 +70,7 @@ def test_every_reference_leads_somewhere() -> None:
 async def test_every_route_is_documented(app: Running) -> None:
     """Each route in the code is in the document, and the other way round."""
     listener = app.app.listener
-    routes = {*listener._routes, ("PATCH", PREFIX + "{id}")}
+    routes = {*listener._routes, ("PATCH", PREFIX + "{id}"), ("POST", "/v1/flush")}
     routes |= {(method, path) for path in ("/readyz",) for method in ("GET", "HEAD")}
     assert operations(AGENTS) == routes
     assert {path for _, path in routes} == {*_ALLOWED, "/spans", PREFIX + "{id}"}
