@@ -1,86 +1,61 @@
-"""Finds the fastest JSON encoder in the agent's environment: orjson, pydantic's, or `json`.
+"""Finds the fastest JSON encoder in the agent's environment: orjson or `json`.
 
-orjson encodes a whole event in one call. It also rejects deep nesting, but at a limit above the
-sidecar's. Wrapping the event in lists uses up the difference, so no separate depth check is needed;
-the extra brackets are removed afterwards.
+Both get the same options as far as they have them. What remains different, an encoder raises for,
+and `parts` takes over: integers of more than 64 bits, NaN, lone surrogates, keys of other types.
 """
 
+import json
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
-from .values import MAX_NESTING, Dumps, json_default, json_dumps, occurs_more_than, too_deep
+from .forms import replace_surrogates
 
-# orjson does not count a tuple nested in a tuple, so a quarter of the levels is left for those.
-_UNCOUNTED_LEVELS = 50
-# The event object and the span object around every field.
-_EVENT_LEVELS = 2
-_MAX_PROBED_DEPTH = 1000
-
-
-class Encoder(NamedTuple):
-    """`dumps` encodes any value. `dumps_event`, if any, encodes a whole event or raises."""
-
-    dumps: Dumps
-    dumps_event: Dumps | None = None
+Form: TypeAlias = Callable[[Any], object]
+# Encodes a value, with the form of each object that it doesn't know; raises if it can't.
+Encoder: TypeAlias = Callable[[Any, Form], bytes]
 
 
 @cache
 def default_encoder() -> Encoder:
-    """The encoder for `Spans`: orjson or json, neither of which consumes iterators."""
-    try:
-        orjson_dumps = import_module("orjson").dumps
-    except ImportError:
-        return Encoder(json_dumps)
+    """The fastest encoder that is installed.
 
-    def dumps(value: Any) -> bytes:  # noqa: ANN401 - any value
-        raw: bytes = orjson_dumps(value, json_default)
-        return raw
-
-    return Encoder(dumps, with_depth_limit(dumps))
-
-
-@cache
-def sdk_encoder() -> Encoder:
-    """The encoder for the Agentex SDK's spans. Unlike the default, it may consume iterators."""
-    encoder = default_encoder()
-    if encoder.dumps_event is None:
-        try:
-            to_json = import_module("pydantic_core").to_json
-        except ImportError:
-            return encoder
-        return Encoder(lambda value: to_json(value, inf_nan_mode="null", fallback=json_default))
-    return encoder
-
-
-def with_depth_limit(dumps: Dumps) -> Dumps | None:
-    """Make `dumps` raise for an event that is, or may be, nested too deep for the sidecar.
-
-    Returns None if `dumps` itself has no nesting limit to build on, or one that is too low.
+    It is imported for the first event, not with the client: in Temporal's sandbox, which imports
+    the client for each workflow and never gets this far, a process that imported orjson so often
+    crashed at its end.
     """
-    wraps = _max_depth(dumps) - _EVENT_LEVELS - (MAX_NESTING - _UNCOUNTED_LEVELS)
-    if wraps <= 0:
-        return None
+    try:
+        orjson = import_module("orjson")
+        dumps: Callable[[Any, Form, int], bytes] = orjson.dumps
+        # `json` has no form for these, or another one. At Python's recursion limit, orjson 3.13
+        # crashes on a datetime.
+        options = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+        options |= orjson.OPT_PASSTHROUGH_DATETIME
+        any_keys = options | orjson.OPT_NON_STR_KEYS
+    except Exception:  # noqa: BLE001 - not installed, or this is a signal handler in its import
+        return json_encoder
 
-    def dumps_event(event: Any) -> bytes:  # noqa: ANN401 - the type of `Dumps`
-        wrapped = event
-        for _ in range(wraps):
-            wrapped = [wrapped]
-        raw = dumps(wrapped)[wraps:-wraps]
-        if occurs_more_than(_UNCOUNTED_LEVELS, b"[", raw) and too_deep(raw, event):
-            raise ValueError
-        return raw
-
-    return dumps_event
-
-
-def _max_depth(dumps: Dumps) -> int:
-    """How many nested lists `dumps` accepts; 0 if there seems to be no limit."""
-    value: object = 0
-    for levels in range(_MAX_PROBED_DEPTH):
+    def orjson_encoder(value: Any, form: Form) -> bytes:  # noqa: ANN401 - any value
         try:
-            dumps(value)
-        except Exception:  # noqa: BLE001 - any error means the limit
-            return levels - 1
-        value = [value]
-    return 0
+            return dumps(value, form, options)
+        except TypeError as error:
+            if str(error) != "Dict key must be str":
+                raise
+        # Slower for string keys.
+        return dumps(value, form, any_keys)
+
+    return orjson_encoder
+
+
+def json_encoder(value: Any, form: Form) -> bytes:  # noqa: ANN401 - any value
+    """Encode with the standard library."""
+    encoder = json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=form
+    )
+    text = encoder.encode(value)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Surrogates never meet those of another string: there are quotes between them.
+        return replace_surrogates(text).encode()

@@ -1,244 +1,187 @@
 """Encodes any Python value as JSON; a value that can't be encoded never affects its neighbors.
 
 In: whatever an agent put into a span. Out: compact JSON in UTF-8 that the sidecar accepts, at most
-200 levels deep. Nothing here raises or consumes an iterator.
+200 levels deep and 8 MiB long. Nothing here raises or consumes an iterator, except that it lets the
+user's Ctrl-C through.
 
-A fast encoder handles nearly every value. The rest is rebuilt value by value from plain types. What
-has no JSON form becomes its truncated `repr`, or a marker such as `"<cycle>"`. NaN and infinities
+A fast encoder handles nearly every value at once, after its size was checked (`budget`). It asks
+`forms` for the JSON form of objects. The rest is encoded in parts (`parts`), so that only what the
+encoder can't take is replaced: by its form, or by a marker such as `"<cycle>"`. NaN and infinities
 become null, as in JavaScript.
 """
 
-import base64
-import dataclasses
-import json
-import math
 import re
-from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from itertools import chain
-from pathlib import PurePath
-from typing import Any
-from uuid import UUID
+from typing import Any, NamedTuple
 
-# The sidecar rejects payloads that are nested deeper (docs/api.md).
-MAX_NESTING = 200
-MAX_REPR = 1000
-# Each level uses four calls, and Python's recursion limit is 1,000.
-_SANITIZED_NESTING = 100
+from .budget import (
+    CUT_BYTES,
+    MAX_BYTES,
+    MAX_NESTING,
+    Budget,
+    Fingerprint,
+    TooDeep,
+    TooMuch,
+    check_size,
+    fingerprint,
+    is_same,
+    may_be_deeper,
+    snapshot,
+)
+from .encoders import Encoder
+from .forms import form_or_marker
+from .interrupts import is_interrupt
+from .parts import Parts, encode_string
 
+# Names and ids. The sidecar rejects an id of more than 1,024 bytes; this keeps the rest.
+_MAX_TEXT = 64 * 1024
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"{}[]'))
 _STRING = re.compile(rb'"[^"]*"')
-_SCALARS = frozenset({str, int, float, bool, type(None)})
 _OBJECT, _ARRAY, _NULL = b"{", b"[", b"null"
+# What an object takes besides its content.
+_OBJECT_BYTES = 64
 
-Dumps = Callable[[Any], bytes]
+
+class Payload(NamedTuple):
+    """An encoded input, output or data. With a `fingerprint`, it can be reused for an equal one."""
+
+    raw: bytes
+    fingerprint: Fingerprint | None = None
 
 
-def encode_payload(value: object, dumps: Dumps) -> bytes:
+def encode_payload(value: object, encoder: Encoder, before: Payload | None = None) -> Payload:
     """Encode an input, output or data: the sidecar accepts an object, an array of objects, or null.
 
-    Any other list becomes `{"items": [...]}`, any other value `{"value": ...}`.
+    Any other list becomes `{"items": [...]}`, any other value `{"value": ...}`. Returns `before` if
+    its value was the same.
     """
-    raw = encode(value, dumps)
+    # One level is left for wrapping.
+    whole = _Whole(encoder, MAX_NESTING - (type(value) is not dict))
+    parts = None
+    try:
+        try:
+            raw = whole.encode(value, Budget(MAX_BYTES), before=before)
+        except TooMuch:
+            parts = Parts(whole.encode, Budget(CUT_BYTES), cut=True)
+            raw = parts.encode(value, CUT_BYTES)
+        except Exception as error:  # the agent's objects may raise anything
+            if whole.is_interrupted(error):
+                raise
+            parts = Parts(whole.encode, Budget(MAX_BYTES), cut=False)
+            raw = parts.encode(value, MAX_BYTES)
+    except Exception as error:  # the last resort
+        if whole.is_interrupted(error):
+            raise
+        raw = encode_string(f"<not encodable: {type(error).__name__}>")
+    if whole.unchanged is not None:
+        return whole.unchanged
     first = raw[:1]
-    if first == _OBJECT or raw == _NULL:
-        return raw
-    if first != _ARRAY:
-        return b'{"value":%b}' % raw
-    if isinstance(value, (list, tuple)) and all(type(item) is dict for item in value):
-        return raw
-    return encode({"items": value}, dumps)
+    if first == _ARRAY and not (_is_list_of_dicts(value) and (not parts or parts.only_objects)):
+        raw = b'{"items":%b}' % raw
+    elif first not in {_OBJECT, _ARRAY} and raw != _NULL:
+        raw = b'{"value":%b}' % raw
+    return Payload(raw, None if parts else whole.fingerprint)
 
 
-def encode(value: object, dumps: Dumps) -> bytes:
-    """Encode `value` with `dumps`; rebuild it from plain types if that fails."""
-    try:
-        raw = dumps(value)
-        if not too_deep(raw, value):
-            return raw
-    except Exception:  # noqa: BLE001, S110 - the agent's objects may raise anything
-        pass
-    try:
-        return json_dumps(_Sanitizer().sanitize(value, 0))
-    except Exception as error:  # noqa: BLE001 - the last resort
-        return json_dumps(f"<not encodable: {type(error).__name__}>")
+def _is_list_of_dicts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(item) is dict for item in value)
 
 
 def encode_text(value: object) -> bytes:
     """Encode `value` as a JSON string; uses `str` for other types."""
-    try:
-        return json_dumps(value if type(value) is str else str(value))
-    except Exception:  # noqa: BLE001 - `str` of an agent's object, or a lone surrogate
-        return encode(value, _unsupported)
-
-
-def _unsupported(value: object) -> bytes:
-    raise TypeError(type(value).__name__)
-
-
-def json_dumps(value: object) -> bytes:
-    """Encode with the standard library."""
-    return _ENCODER.encode(value).encode()
-
-
-def json_default(value: Any) -> object:  # noqa: ANN401, C901, PLR0911 - one rule per type
-    """The JSON form of an object that encoders don't know; raises what the object raises."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    if isinstance(value, (UUID, Decimal, PurePath, timedelta)):
-        return str(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return _bytes_as_text(bytes(value))
-    if isinstance(value, AbstractSet):
-        return list(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, type):
-        return f"<class {value.__qualname__}>"
-    if hasattr(type(value), "__pydantic_serializer__") and hasattr(value, "model_dump"):
-        return value.model_dump()
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return {field.name: getattr(value, field.name, None) for field in fields}
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"<function {value.__qualname__}>"
-    return repr(value)[:MAX_REPR]
-
-
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=json_default
-)
-
-
-def _bytes_as_text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(value).decode()
-
-
-class _Sanitizer:
-    """Rebuilds a value from plain types; a part that fails becomes a marker."""
-
-    def __init__(self) -> None:
-        self._ancestors: set[int] = set()
-
-    def sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401 - any value
-        """The plain form of `value`, which is nested `depth` containers deep."""
+    if type(value) is not str:
         try:
-            return self._sanitize(value, depth)
-        except Exception as error:  # noqa: BLE001 - the agent's objects may raise anything
-            return f"<{_type_name(value)}: {type(error).__name__}>"
+            value = str(value)
+        except BaseException as error:  # a `__str__` may even raise SystemExit
+            if is_interrupt(error):
+                raise
+            value = str(form_or_marker(value))
+    return encode_string(value[:_MAX_TEXT])
 
-    def _sanitize(self, value: Any, depth: int) -> object:  # noqa: ANN401, PLR0911 - one rule per type
-        if value is None or value is True or value is False:
-            return value
-        if isinstance(value, Enum):
-            return self._sanitize(value.value, depth)
-        if isinstance(value, str):
-            return _replace_surrogates(str.__str__(value))
-        if isinstance(value, int):
-            plain = int.__int__(value)
-            str(plain)  # raises above 4,300 digits: fail here, for this value only
-            return plain
-        if isinstance(value, float):
-            return float.__float__(value) if math.isfinite(value) else None
-        if id(value) in self._ancestors:
-            return "<cycle>"
-        if depth >= _SANITIZED_NESTING:
-            return "<nested too deep>"
-        self._ancestors.add(id(value))
+
+class _Whole:
+    """Encodes values as a whole, if their size and nesting are within the limits."""
+
+    def __init__(self, encoder: Encoder, nesting: int) -> None:
+        self._encoder = encoder
+        self._nesting = nesting
+        self._budget = Budget(0)
+        self._interrupt: BaseException | None = None
+        self.fingerprint: Fingerprint | None = None
+        self.unchanged: Payload | None = None
+
+    def is_interrupted(self, error: Exception) -> bool:
+        """Whether `error` is an interrupt, which the agent must see."""
+        return error is self._interrupt or is_interrupt(error)
+
+    def encode(
+        self, value: object, budget: Budget, level: int = 0, before: Payload | None = None
+    ) -> bytes:
+        """Encode `value`, inside `level` containers. Raises whatever prevents that."""
+        self._budget, limit = budget, budget.bytes
+        self._check_size(value, limit)
+        if before is not None and is_same(before.fingerprint, self.fingerprint):
+            self.unchanged = before
+            return before.raw
         try:
-            return self._sanitize_container(value, depth + 1)
-        finally:
-            self._ancestors.discard(id(value))
+            raw = self._encoder(value, self._form)
+        except Exception as error:
+            # The encoder may have replaced what `_form` raised.
+            if self._interrupt is not None:
+                raise self._interrupt from None
+            if is_interrupt(error):
+                raise
+            if budget.exhausted:
+                raise TooMuch from None
+            raise
+        if len(raw) > limit:
+            raise TooMuch
+        self._check_nesting(value, raw, self._nesting - level)
+        return raw
 
-    def _sanitize_container(self, value: Any, depth: int) -> object:  # noqa: ANN401 - any value
-        if isinstance(value, dict):
-            # A copy, because another thread may be adding to the dict.
-            members = list(dict.items(value))
-            return {_key_as_text(name): self.sanitize(member, depth) for name, member in members}
-        if isinstance(value, (list, tuple)):
-            return [self.sanitize(item, depth) for item in list(value)]
-        return self.sanitize(json_default(value), depth)
+    def _check_size(self, value: object, limit: int) -> None:
+        self.fingerprint = None
+        try:
+            self.fingerprint = snapshot(value, limit) or fingerprint(value, limit)
+        except TooMuch:
+            raise
+        except Exception as error:  # for many reasons, and then this decides
+            if is_interrupt(error):
+                raise
+            check_size(value, limit)
+
+    def _form(self, value: Any) -> object:  # noqa: ANN401 - any value
+        """The encoder calls this for objects that it doesn't know."""
+        try:
+            form = form_or_marker(value)
+        except BaseException as interrupt:
+            self._interrupt = interrupt
+            raise
+        left = self._budget.bytes
+        # What a subclass of these contains was checked with the value that it is in.
+        if not isinstance(value, (dict, list, tuple)):
+            left = check_size(form, left)
+        self._budget.spend(self._budget.bytes - left + _OBJECT_BYTES)
+        return form
+
+    def _check_nesting(self, value: object, raw: bytes, nesting: int) -> None:
+        if len(raw) <= 2 * nesting:
+            return
+        if isinstance(self.fingerprint, tuple):
+            return  # too few parts
+        if self.fingerprint is not None and not may_be_deeper(value, nesting):
+            return
+        if _is_deeper(raw, nesting):
+            raise TooDeep
 
 
-def _key_as_text(name: Any) -> str:  # noqa: ANN401 - any value
-    try:
-        if isinstance(name, Enum):
-            name = name.value
-        if name is None or name is True or name is False:
-            return json_dumps(name).decode()
-        return _replace_surrogates(name if type(name) is str else str(name))
-    except Exception as error:  # noqa: BLE001 - the agent's objects may raise anything
-        return f"<{_type_name(name)}: {type(error).__name__}>"
-
-
-def _replace_surrogates(value: str) -> str:
-    """Replace every lone surrogate with U+FFFD."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
-
-
-def _type_name(value: object) -> str:
-    return _replace_surrogates(type(value).__name__)
-
-
-def too_deep(raw: bytes, value: object) -> bool:
-    """Whether `raw`, which encodes `value`, is nested more than `MAX_NESTING` levels deep."""
-    if len(raw) <= 2 * MAX_NESTING:
+def _is_deeper(raw: bytes, levels: int) -> bool:
+    """Whether `raw` is nested more than `levels` deep."""
+    if raw.count(_OBJECT) + raw.count(_ARRAY) <= levels:
         return False
-    if _remaining(_remaining(MAX_NESTING, _OBJECT, raw), _ARRAY, raw) >= 0:
-        return False
-    depth = _container_depth(value)
-    return _exceeds_nesting(raw) if depth is None else depth > MAX_NESTING
-
-
-def occurs_more_than(limit: int, opening: bytes, raw: bytes) -> bool:
-    """Whether `opening` occurs in `raw` more than `limit` times."""
-    return _remaining(limit, opening, raw) < 0
-
-
-def _remaining(limit: int, opening: bytes, raw: bytes) -> int:
-    # find() skips through long strings at memory speed; count() looks at every byte.
-    at = raw.find(opening)
-    while at >= 0 <= limit:
-        limit -= 1
-        at = raw.find(opening, at + 1)
-    return limit
-
-
-def _container_depth(value: object) -> int | None:
-    """Levels of dicts and lists; None if another type may add more."""
-    level = [value]
-    depth = 0
-    while level and depth <= MAX_NESTING:
-        dicts = [item for item in level if type(item) is dict]
-        lists = [item for item in level if type(item) is list]
-        if len(dicts) + len(lists) < len(level):
-            return None
-        level = list(chain.from_iterable(chain(map(dict.values, dicts), lists)))
-        depth += 1
-        # Most values are in the last level: check their types without building a list.
-        if _SCALARS.issuperset(map(type, level)):
-            return depth
-        level = [item for item in level if type(item) not in _SCALARS]
-    return depth
-
-
-def _exceeds_nesting(raw: bytes) -> bool:
     # Remove escapes, then all but quotes and brackets, then strings: only the structure is left.
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     bare = _STRING.sub(b"", bare).translate(bytes.maketrans(b"[]", b"{}"))
-    for _ in range(MAX_NESTING):
+    for _ in range(levels):
         if not bare:
             return False
         bare = bare.replace(b"{}", b"")
