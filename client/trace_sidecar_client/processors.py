@@ -9,15 +9,17 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from .encoders import sdk_encoder
+from .encoders import default_encoder
 from .events import Kind, encode_event
-from .sender import FLUSH_TIMEOUT_S, Sender, shared_sender
+from .sender import Sender, shared_sender
 
 
 def _send(sender: Sender, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the SDK's Span
     """Encode one event and queue it; never raises."""
+    if sender.disabled:
+        return
     try:
-        encoded = encode_event(kind, span, sdk_encoder())
+        encoded = encode_event(kind, span, default_encoder())
     except Exception as error:  # noqa: BLE001 - tracing must not stop the agent
         sender.drop(f"encoding failed: {type(error).__name__}")
     else:
@@ -43,7 +45,7 @@ class SyncSidecarProcessor:
         _send(self._sender, "end", span)
 
     def shutdown(self) -> None:
-        """Wait up to 5 s for the sidecar to accept every event. The processor remains usable."""
+        """Wait up to 5 s for the delivery of every event. The processor remains usable."""
         self._sender.flush()
 
 
@@ -82,8 +84,13 @@ class AsyncSidecarProcessor:
             await asyncio.sleep(0)
 
     async def shutdown(self) -> None:
-        """Wait up to 5 s for the sidecar to accept every event, without blocking the loop."""
-        await asyncio.to_thread(self._sender.flush, FLUSH_TIMEOUT_S)
+        """Wait up to 5 s for the delivery of every event, without blocking the loop."""
+        try:
+            flushing = asyncio.get_running_loop().run_in_executor(None, self._sender.flush)
+        except RuntimeError:  # no thread can be started, or none any more
+            self._sender.flush()
+        else:
+            await flushing
 
 
 class SpanQueueProxy:
@@ -115,7 +122,7 @@ class SpanQueueProxy:
 def register(url: str | None = None) -> None:
     """Send the Agentex SDK's spans to the sidecar. Call it once, before the first span.
 
-    Further calls do nothing.
+    Further calls do nothing, and with `TRACE_SIDECAR_DISABLED=1` none does.
 
     Args:
         url: The sidecar's URL. Defaults to `TRACE_SIDECAR_URL`, then `http://127.0.0.1:8318`.
@@ -123,15 +130,23 @@ def register(url: str | None = None) -> None:
     Raises:
         ImportError: The Agentex SDK is not installed.
     """
+    sender = shared_sender(url)
+    if sender.disabled:
+        return
     # Imported by name: type checkers and agents without the SDK can't resolve it.
     tracing = "agentex.lib.core.tracing."
-    span_queue = import_module(tracing + "span_queue")
-    manager = import_module(tracing + "tracing_processor_manager")
+    try:
+        span_queue = import_module(tracing + "span_queue")
+        manager = import_module(tracing + "tracing_processor_manager")
+    except ImportError as error:
+        raise ImportError(
+            f"register() needs the Agentex SDK ({error}): install it (pip install agentex-sdk), "
+            "or trace without it: Spans().span(...)"
+        ) from error
 
     synchronous = manager.get_sync_tracing_processors()
     if any(isinstance(processor, SyncSidecarProcessor) for processor in synchronous):
         return
-    sender = shared_sender(url)
     synchronous.append(SyncSidecarProcessor(sender=sender))
     manager.get_async_tracing_processors().append(AsyncSidecarProcessor(sender=sender))
     # The SDK has no setter. Its shutdown reaches its own queue through the proxy and then discards

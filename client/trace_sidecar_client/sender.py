@@ -5,44 +5,34 @@ In: encoded events from any thread, event loop or Temporal activity. Out: `POST 
 It uses a thread with blocking sockets, because that works the same under any event loop, under a
 busy one, and without one. While the sidecar is unreachable, events are kept and retried. Once
 `max_bytes` are held, new events are dropped, counted, and logged in at most one line a minute.
+
+Where no thread can be started, a flush delivers on the thread that called it, and so does an exit.
 """
 
-import atexit
-import json
-import logging
-import os
-import random
+import math
 import threading
 import time
-import weakref
-from collections import Counter
-from http import HTTPStatus
-from typing import Any
+from _thread import RLock
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Literal
 
+from . import exits
 from .buffer import Buffer
-from .transport import DEFAULT_URL, URL_VARIABLE, Credentials, Response, Transport, Unreachable
-
-LOG = logging.getLogger("trace_sidecar_client")
+from .delivery import Delivery
+from .notices import Notices
+from .remote_flush import RemoteFlush
+from .settings import DISABLED_VARIABLE, is_on, sidecar_url
+from .transport import Credentials, Transport
 
 MAX_BYTES = 64 * 1024 * 1024
 BATCH_BYTES = 1024 * 1024
-BATCH_EVENTS = 256
 LINGER_S = 0.05
 REQUEST_TIMEOUT_S = 10.0
 FLUSH_TIMEOUT_S = 5.0
-INITIAL_BACKOFF_S = 0.1
-MAX_BACKOFF_S = 5.0
-LOG_INTERVAL_S = 60.0
-_MAX_EXPONENT = 10
+_RETRY_START_S = 1.0
 
-_RETRYABLE = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
-_SPLITTABLE = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
-_NDJSON = {"Content-Type": "application/x-ndjson"}
-_MAX_ERROR_CHARS = 200
-
-
-# Not the module's generator, which an agent may have seeded to get reproducible numbers.
-_jitter = random.Random()  # noqa: S311 - jitter need not be secret
+Until = Literal["delivered", "disk", "accepted"]
 
 
 class Sender:
@@ -55,6 +45,9 @@ class Sender:
             environment at each request.
         linger_s: How long an event may wait for its batch to fill.
         timeout_s: Timeout of each connect, send and receive.
+
+    Attributes:
+        disabled: `TRACE_SIDECAR_DISABLED` was on: nothing is sent, held or counted.
     """
 
     def __init__(
@@ -71,163 +64,166 @@ class Sender:
         self._credentials = credentials or Credentials()
         self._linger_s = linger_s
         self._timeout_s = timeout_s
-        self._reset()
-        _SENDERS.add(self)
+        self._notices = Notices(Transport(self._url, timeout_s).address)
+        self.disabled = is_on(DISABLED_VARIABLE)
+        self._reset(reached=False)
+        if not self.disabled:
+            exits.flush_on_sigterm()
 
-    def _reset(self) -> None:
+    def _reset(self, *, reached: bool) -> None:
         self._transport = Transport(self._url, self._timeout_s)
         self._buffer = Buffer(self._max_bytes, BATCH_BYTES)
+        self._delivery = Delivery(
+            self._buffer, self._transport, self._credentials, self._notices, reached=reached
+        )
         self._thread: threading.Thread | None = None
-        self._lock = threading.RLock()
-        self._dropped: Counter[str] = Counter()
-        self._unlogged: Counter[str] = Counter()
-        self._logged_at = -LOG_INTERVAL_S
-        self._sent = 0
+        self._start_at = -math.inf
+        self._starting = RLock()
+        self._exit_deadline = -math.inf
+        self._remote = {
+            "delivered": RemoteFlush(self._transport, self._notices),
+            "disk": RemoteFlush(self._transport, self._notices, "&until=disk"),
+        }
 
     def after_fork(self) -> None:
         """Start empty in a forked child: the parent still delivers what it holds."""
+        self._buffer.abandon()
         self._transport.abandon()
         _ABANDONED.append(self._transport)
-        self._reset()
+        self._notices.clear()
+        # Where the parent reached it, so can the child.
+        self._reset(reached=self._delivery.reached)
+
+    @property
+    def url(self) -> str:
+        """The sidecar's URL."""
+        return self._url
 
     @property
     def sent(self) -> int:
         """Events that the sidecar accepted."""
-        return self._sent
+        return self._delivery.sent
 
     @property
     def dropped(self) -> dict[str, int]:
         """Events that will never be delivered, by reason."""
-        return dict(self._dropped)
+        return self._notices.dropped
+
+    @property
+    def not_taken_for(self) -> dict[str, int]:
+        """Events that the sidecar accepted, but not for this upstream."""
+        return self._notices.not_taken_for
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes queued and in flight."""
         return self._buffer.held_bytes
 
-    def send(self, event: bytes) -> None:
-        """Queue one event; never blocks and never raises."""
+    def send(self, event: bytes, once: Iterator[bool] | None = None) -> None:
+        """Queue one event; never blocks and never raises. For `once`, see `Buffer.offer`."""
+        if self.disabled:
+            return
+        try:
+            self._queue(event, once)
+        except Exception as error:  # noqa: BLE001 - what a sandbox forbids
+            self.drop(f"not sent: {type(error).__name__}")
+
+    def _queue(self, event: bytes, once: Iterator[bool] | None) -> None:
+        if self._thread is None:
+            exits.watch(self)
+        if not self._buffer.offer(event, once):
+            self.drop("buffer full")
         if self._thread is None:
             self._start()
-        if not self._buffer.offer(event):
-            self.drop("buffer full")
+        if time.monotonic() < self._exit_deadline:
+            # The flush at exit is over, and nothing else waits for this one.
+            self.finish(self._exit_deadline)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count events that will never be delivered; logs at most one line a minute."""
-        with self._lock:
-            self._dropped[reason] += count
-            self._unlogged[reason] += count
-            now = time.monotonic()
-            if now - self._logged_at < LOG_INTERVAL_S:
-                return
-            self._logged_at = now
-            unlogged, self._unlogged = self._unlogged, Counter()
-        LOG.warning("span events dropped: %s", _format_counts(unlogged))
+        if not self.disabled:
+            with suppress(Exception):
+                self._notices.drop(reason, count)
 
-    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait up to `timeout_s` for the buffer to empty; return whether it did."""
-        return self._thread is None or self._buffer.flush(timeout_s)
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S, until: Until = "delivered") -> bool:
+        """Wait up to `timeout_s` for all events of this moment; return whether it was enough.
 
-    def log_undelivered(self) -> None:
-        """Log, at exit, what was not delivered and what was dropped since the last line."""
-        if self._buffer.depth:
-            self._unlogged["not delivered at exit"] += self._buffer.depth
-        if self._unlogged:
-            LOG.warning("span events dropped: %s", _format_counts(self._unlogged))
+        `until` says what for: the upstreams have them ("delivered"), the sidecar has them on disk
+        ("disk"), or the sidecar has them ("accepted"). Never raises.
+        """
+        try:
+            deadline = time.monotonic() + timeout_s
+            if not self._settle(deadline):
+                return False
+            if until == "accepted" or not self.sent:
+                return True
+            return self._remote["disk" if until == "disk" else "delivered"].wait(deadline)
+        except Exception:  # noqa: BLE001 - as above
+            return False
+
+    def finish(self, deadline: float) -> None:
+        """At exit: have the sidecar accept what is held until `deadline`, and say what was lost.
+
+        If the sidecar was never reached, one last try is enough.
+        """
+        self._exit_deadline = deadline
+        self._settle(deadline, last_try=True)
+        self._notices.at_exit(self._buffer.depth)
+
+    def _settle(self, deadline: float, *, last_try: bool = False) -> bool:
+        """Wait until all events of this moment were accepted or dropped; return whether they were.
+
+        With `last_try`, give up when the sidecar can't be reached and never was.
+        """
+        if self._buffer.depth and self._thread is None:
+            self._start()
+            if self._thread is None:
+                self._delivery.deliver_all(deadline, last_try=last_try)
+        return self._buffer.flush(deadline - time.monotonic(), last_try=last_try)
 
     def _start(self) -> None:
-        with self._lock:
-            if self._thread is not None:
+        with self._starting:
+            if self._thread is not None or time.monotonic() < self._start_at:
                 return
-            thread = threading.Thread(target=self._run, name="trace-sidecar", daemon=True)
+            if self._delivery.thread is not None:
+                self._thread = self._delivery.thread  # an interrupt came after it had started
+                return
             try:
-                thread.start()
-            except RuntimeError:
-                return  # the interpreter is shutting down; `log_undelivered` counts the event
-            self._thread = thread
+                thread = threading.Thread(
+                    target=self._delivery.run,
+                    args=(self._linger_s,),
+                    name="trace-sidecar",
+                    daemon=True,
+                )
+                # A signal handler that traced meanwhile has started one; none starts another.
+                if self._thread is None:
+                    self._thread = thread
+                    thread.start()
+            except Exception:  # noqa: BLE001 - a RuntimeError, or what a sandbox raises
+                self._thread = None
+                self._start_at = time.monotonic() + _RETRY_START_S
+            except BaseException:
+                self._thread = None
+                raise
 
-    def _run(self) -> None:
-        while True:
-            waiting = [self._buffer.take(BATCH_EVENTS, self._linger_s)]
-            try:
-                self._deliver(waiting)
-            except Exception:
-                # A bug must not end the thread, or nothing more would be sent.
-                LOG.exception("unexpected error while sending span events")
-                rest = [event for events in waiting for event in events]
-                self.drop("internal error", len(rest))
-                self._buffer.settle(rest)
+    def __deepcopy__(self, memo: object) -> "Sender":
+        return self
 
-    def _deliver(self, waiting: list[list[bytes]]) -> None:
-        """Send a stack of batches, last one first, until every event is accepted or refused."""
-        failures = 0
-        while waiting:
-            events = waiting[-1]
-            response = self._post(events)
-            if response is None or _is_retryable(response.status):
-                backoff_s = min(MAX_BACKOFF_S, INITIAL_BACKOFF_S * 2.0**failures)
-                backoff_s *= _jitter.uniform(0.5, 1)
-                failures = min(failures + 1, _MAX_EXPONENT)
-                self._buffer.back_off(max(backoff_s, response.retry_after_s if response else 0.0))
-                continue
-            failures = 0
-            if response.status in _SPLITTABLE and len(events) > 1 and not _rejected(response):
-                middle = len(events) // 2
-                waiting[-1:] = [events[middle:], events[:middle]]
-                continue
-            self._count_outcome(len(events), response)
-            self._buffer.settle(waiting.pop())
+    def __copy__(self) -> "Sender":
+        return self
 
-    def _post(self, events: list[bytes]) -> Response | None:
-        headers = _NDJSON | self._credentials.headers()
-        try:
-            return self._transport.post(b"\n".join(events), headers)
-        except Unreachable:
-            return None
-
-    def _count_outcome(self, events: int, response: Response) -> None:
-        rejected = _rejected(response)
-        for error in rejected:
-            self.drop(f"rejected: {error}")
-        if response.status == HTTPStatus.ACCEPTED:
-            self._sent += max(events - len(rejected), 0)
-        elif len(rejected) < events:
-            self.drop(f"HTTP {response.status}", events - len(rejected))
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled by address and limits: what it holds stays, and credentials are not written."""
+        shared = _SHARED_SENDERS.get(self._url) is self
+        if shared:
+            return shared_sender, (self._url,)
+        return _restored, (self._url, self._max_bytes, self._linger_s, self._timeout_s)
 
 
-def sidecar_url(url: str | None) -> str:
-    """`url`, else `TRACE_SIDECAR_URL`, else the default; empty counts as unset."""
-    return url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+def _restored(url: str, max_bytes: int, linger_s: float, timeout_s: float) -> Sender:
+    return Sender(url, max_bytes=max_bytes, linger_s=linger_s, timeout_s=timeout_s)
 
 
-def _is_retryable(status: int) -> bool:
-    return status in _RETRYABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _rejected(response: Response) -> list[str]:
-    """The reason for each event that the sidecar rejected; these texts contain no span content.
-
-    What is not printable is escaped, because the agent logs them, perhaps to a terminal.
-    """
-    if response.status not in {HTTPStatus.ACCEPTED, HTTPStatus.BAD_REQUEST}:
-        return []
-    try:
-        body: Any = json.loads(response.body)
-        return [_visible(str(item["error"])) for item in body.get("rejected", ())]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return []
-
-
-def _visible(text: str) -> str:
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-    return shown[:_MAX_ERROR_CHARS]
-
-
-def _format_counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} ({reason})" for reason, count in counts.items())
-
-
-_SENDERS: "weakref.WeakSet[Sender]" = weakref.WeakSet()
 # Kept forever, so that no part of them is finalized: see `Transport.abandon`.
 _ABANDONED: list[Transport] = []
 _SHARED_SENDERS: dict[str, Sender] = {}
@@ -237,19 +233,3 @@ def shared_sender(url: str | None = None) -> Sender:
     """The process-wide sender to a sidecar, shared by all processors and `Spans`."""
     url = sidecar_url(url)
     return _SHARED_SENDERS.get(url) or _SHARED_SENDERS.setdefault(url, Sender(url))
-
-
-def _after_fork() -> None:
-    for sender in list(_SENDERS):
-        sender.after_fork()
-
-
-def _at_exit() -> None:
-    deadline = time.monotonic() + FLUSH_TIMEOUT_S
-    for sender in list(_SENDERS):
-        sender.flush(max(deadline - time.monotonic(), 0.0))
-        sender.log_undelivered()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)

@@ -1,4 +1,4 @@
-"""One keep-alive HTTP connection to the sidecar, used by one thread. Every wait has a timeout.
+"""HTTP connections to the sidecar. Every wait has a timeout.
 
 It uses `http.client`, because a thread that posts to localhost needs none of the extras of aiohttp
 and httpx: event loop, connection pool, retries, proxy settings from the environment.
@@ -7,21 +7,18 @@ and httpx: event loop, connection pool, retries, proxy settings from the environ
 import http.client
 import math
 import os
+import socket
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-DEFAULT_URL = "http://127.0.0.1:8318"
-URL_VARIABLE = "TRACE_SIDECAR_URL"
+from .responses import Response
+from .settings import DEFAULT_URL
+
 _MAX_RESPONSE_BYTES = 1 << 20
-
-
-class Response(NamedTuple):
-    """A response from the sidecar. `retry_after_s` is 0 if it has no `Retry-After`."""
-
-    status: int
-    retry_after_s: float
-    body: bytes
+# No sidecar asks for more; a longer one would hold back spans for a mistake.
+_MAX_RETRY_AFTER_S = 60.0
 
 
 class Unreachable(Exception):
@@ -53,43 +50,129 @@ def _is_header_value(text: str) -> bool:
     return bool(text) and text.isascii() and text.isprintable()
 
 
+class _Connection:
+    """A connection that can tell whether its descriptor is still its own.
+
+    Daemons close every descriptor with `os.closerange`. The number then belongs to whatever is
+    opened next, which must not be written to, nor closed.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._http = http.client.HTTPConnection(host, port)
+        self._identity: tuple[int, int] | None = None
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The socket, while it is open."""
+        return self._http.sock
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the connection is open, and nobody has closed it from outside."""
+        return self.sock is not None and self._identity == _identity(self.sock)
+
+    def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
+    ) -> http.client.HTTPResponse:
+        """Send a request, and read the head of the response."""
+        if self.sock is None:
+            self._connect(timeout_s)
+        self._http.sock.settimeout(timeout_s)
+        self._http.request("POST", path, body, headers)
+        return self._http.getresponse()
+
+    def _connect(self, timeout_s: float) -> None:
+        # As bytes: for text, `getaddrinfo` imports a codec. A child that is forked meanwhile could
+        # never finish that import.
+        address: Any = (self._http.host.encode(), self._http.port)
+        self._http.sock = sock = socket.create_connection(address, timeout_s)
+        self._identity = _identity(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def close(self) -> None:
+        """Close the connection, if it is open."""
+        if self.sock is not None and not self.is_own:
+            self.sock.detach()
+        with suppress(OSError):
+            self._http.close()
+
+
+def _identity(sock: socket.socket) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(sock.fileno())
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class Transport:
-    """Posts to `<url>/v1/spans`. Raises `ValueError` unless `url` is a plain HTTP URL."""
+    """Posts to `<url>/v1/spans` over one connection that is kept open, from one thread at a time.
+
+    Raises `ValueError` unless `url` is a plain HTTP URL.
+    """
 
     def __init__(self, url: str, timeout_s: float) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"the sidecar's URL must look like {DEFAULT_URL}")
-        self._host = parts.hostname
+        host = parts.hostname
+        self._host = host if host.isascii() else host.encode("idna").decode()
         self._port = parts.port or 80
-        self._path = parts.path.rstrip("/") + "/v1/spans"
+        self._path = parts.path.rstrip("/")
         self._timeout_s = timeout_s
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: _Connection | None = None
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Send one request, over the open connection if there is one. Raises `Unreachable`."""
-        if self._connection is not None:
+    @property
+    def address(self) -> str:
+        """The URL without what may be secret in it."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}{self._path}"
+
+    def post(
+        self, body: bytes, headers: Mapping[str, str], timeout_s: float = math.inf
+    ) -> Response:
+        """Send events, over the open connection if there is one. Raises `Unreachable`."""
+        timeout_s = min(timeout_s, self._timeout_s)
+        path = self._path + "/v1/spans"
+        if self._connection is not None and self._connection.is_own:
             try:
-                return self._post(self._connection, body, headers)
-            except (OSError, http.client.HTTPException):
-                # The sidecar may have closed it while it was idle, which is not a failure.
+                return self._exchange(self._connection, path, body, headers, timeout_s)
+            except TimeoutError as error:
                 self.close()
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
-        self._connection = connection
+                raise _unreachable(error) from None
+            except (OSError, http.client.HTTPException):
+                pass  # the sidecar may have closed it while it was idle, which is not a failure
+        self.close()
+        self._connection = _Connection(self._host, self._port)
         try:
-            return self._post(connection, body, headers)
+            return self._exchange(self._connection, path, body, headers, timeout_s)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Unreachable(type(error).__name__) from None
+            raise _unreachable(error) from None
 
-    def _post(
-        self, connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]
+    def post_apart(self, path_and_query: str, timeout_s: float) -> Response:
+        """Send a request without a body, over a connection of its own. Raises `Unreachable`."""
+        connection = _Connection(self._host, self._port)
+        path = self._path + path_and_query
+        try:
+            return self._exchange(connection, path, b"", {"Connection": "close"}, timeout_s)
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(error) from None
+        finally:
+            connection.close()
+
+    def _exchange(
+        self,
+        connection: _Connection,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout_s: float,
     ) -> Response:
-        connection.request("POST", self._path, body, headers)
-        response = connection.getresponse()
+        response = connection.post(path, body, headers, timeout_s)
         text = response.read(_MAX_RESPONSE_BYTES)
         retry_after_s = _parse_retry_after(response.headers.get("Retry-After", ""))
-        if response.will_close or not response.isclosed():
+        if connection is self._connection and (response.will_close or not response.isclosed()):
             self.close()
         return Response(response.status, retry_after_s, text)
 
@@ -105,8 +188,15 @@ class Transport:
         The parent's thread may have held the reader's lock at the fork. Closing the reader in the
         child would then block forever.
         """
-        if self._connection is not None and self._connection.sock is not None:
-            os.close(self._connection.sock.detach())
+        connection = self._connection
+        if connection is not None and connection.sock is not None and connection.is_own:
+            with suppress(OSError):
+                os.close(connection.sock.detach())
+
+
+def _unreachable(error: Exception) -> Unreachable:
+    # An HTTPException quotes what it received; an OSError says what the system said.
+    return Unreachable(str(error) if isinstance(error, OSError) else type(error).__name__)
 
 
 def _parse_retry_after(text: str) -> float:
@@ -114,4 +204,4 @@ def _parse_retry_after(text: str) -> float:
         seconds = float(text)
     except ValueError:
         return 0.0
-    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+    return min(seconds, _MAX_RETRY_AFTER_S) if math.isfinite(seconds) and seconds > 0 else 0.0

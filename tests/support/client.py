@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 Response = tuple[int, dict[str, str], bytes]
 ACCEPTED: Response = (202, {}, b'{"accepted":1,"rejected":[]}')
+FLUSHED: Response = (200, {}, b'{"left":{}}')
 DEADLINE_S = 20.0
 
 
@@ -21,12 +22,20 @@ class Request(NamedTuple):
 
 
 class ScriptedSidecar:
-    """Sends the responses in `script` in order, then 202s. Clear `may_respond` to make it hang."""
+    """Sends the responses in `script` in order, then 202s. Clear `may_respond` to make it hang.
+
+    What is posted to `/v1/flush` is apart: `flushes` has the paths, `flush_script` the responses
+    before the 200s, and `connections` does not count it. Clear `may_flush` to make it hang.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.script: list[Response] = []
         self.connections = 0
+        self.flushes: list[str] = []
+        self.flush_script: list[Response] = []
+        self.may_flush = threading.Event()
+        self.may_flush.set()
         self.may_respond = threading.Event()
         self.may_respond.set()
         self.arrived = threading.Condition()
@@ -47,6 +56,11 @@ class ScriptedSidecar:
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.requests) >= count, DEADLINE_S)
 
+    def wait_for_flushes(self, count: int) -> None:
+        """Wait until `count` requests to flush have arrived."""
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.flushes) >= count, DEADLINE_S)
+
     @contextmanager
     def running(self, port: int = 0) -> Iterator[None]:
         """Listen on `port`, or on a free one."""
@@ -55,11 +69,14 @@ class ScriptedSidecar:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def setup(self) -> None:
-                sidecar.connections += 1
-                super().setup()
+            counted = False
 
             def do_POST(self) -> None:
+                if self.path.startswith("/v1/flush"):
+                    self.flush()
+                    return
+                sidecar.connections += not self.counted
+                self.counted = True
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 events = [json.loads(line) for line in body.split(b"\n")]
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -68,6 +85,17 @@ class ScriptedSidecar:
                     response = sidecar.script.pop(0) if sidecar.script else ACCEPTED
                     sidecar.arrived.notify_all()
                 sidecar.may_respond.wait(DEADLINE_S)
+                self.respond(response)
+
+            def flush(self) -> None:
+                with sidecar.arrived:
+                    sidecar.flushes.append(self.path)
+                    response = sidecar.flush_script.pop(0) if sidecar.flush_script else FLUSHED
+                    sidecar.arrived.notify_all()
+                sidecar.may_flush.wait(DEADLINE_S)
+                self.respond(response)
+
+            def respond(self, response: Response) -> None:
                 status, headers, payload = response
                 self.send_response(status)
                 for name, value in (headers | {"Content-Length": str(len(payload))}).items():
@@ -94,6 +122,7 @@ class ScriptedSidecar:
             yield
         finally:
             self.may_respond.set()
+            self.may_flush.set()
             server.shutdown()
             thread.join()
             server.server_close()
