@@ -4,63 +4,26 @@ Nesting follows `contextvars`, so it is correct across threads, tasks and event 
 however its block exits; an exception or cancellation is recorded and propagates.
 """
 
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from time import monotonic
-from types import TracebackType
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Self, TypeVar, overload
 from uuid import uuid4
 
-from .encoders import default_encoder
-from .events import Kind, encode_event
-from .sender import FLUSH_TIMEOUT_S, Sender, shared_sender
+from .blocks import SpanContextManager
+from .interrupts import is_interrupt
+from .sender import FLUSH_TIMEOUT_S, Sender, Until, shared_sender
+from .span import Recording, Span, count
+from .stack import current
+from .traced import Options, trace
 
-
-@dataclass
-class Span:
-    """One span. Set `output` and `data` while it is open. Times are UTC."""
-
-    id: str
-    trace_id: str
-    name: str
-    start_time: datetime
-    parent_id: str | None = None
-    task_id: str | None = None
-    end_time: datetime | None = None
-    input: object = None
-    output: object = None
-    data: object = None
-    _started: float = field(default_factory=monotonic, repr=False)
-
-    def end(self) -> None:
-        """Set `end_time` from the monotonic clock: the wall clock may have been set back."""
-        if self.end_time is None:
-            self.end_time = self.start_time + timedelta(seconds=monotonic() - self._started)
-
-    def record(self, error: BaseException) -> None:
-        """Record an exception in `data`, as the Agentex SDK does. SGP shows the span as `ERROR`."""
-        details = {"type": type(error).__name__, "message": _message(error), "category": "unknown"}
-        if self.data is None:
-            self.data = {"__error__": details}
-        elif isinstance(self.data, dict):
-            self.data = {**self.data, "__error__": details}
-        else:
-            self.data = {"value": self.data, "__error__": details}
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the agent must see its own exception, not this one
-        return ""
-
-
-_CURRENT: ContextVar[Span | None] = ContextVar("trace_sidecar_client_span", default=None)
+_Function = TypeVar("_Function")  # or a method, before its class makes it one
+_UNTRACED_TIME = datetime.fromtimestamp(0, UTC)
 
 
 class Spans:
     """Creates spans and sends their STARTs and ENDs to the sidecar.
+
+    A deep copy is the object itself; a pickle holds the sidecar's URL only.
 
     Args:
         url: The sidecar's URL. Defaults to `TRACE_SIDECAR_URL`, then `http://127.0.0.1:8318`.
@@ -76,90 +39,139 @@ class Spans:
         *,
         input: object = None,  # noqa: A002 - the field's name in every API
         data: object = None,
+        parent: Span | None = None,
         trace_id: str | None = None,
         parent_id: str | None = None,
         task_id: str | None = None,
-    ) -> "SpanContextManager":
+    ) -> SpanContextManager:
         """Open a span for a `with` or `async with` block.
 
-        Without ids, it becomes a child of the current span. If there is none, it starts a trace.
+        It becomes a child of `parent`, by default the current span. If there is none, it starts a
+        trace. Ids that are given come first.
         """
-        parent = _CURRENT.get()
-        if parent is not None and trace_id in {None, parent.trace_id}:
-            trace_id, parent_id = parent.trace_id, parent_id or parent.id
-            task_id = task_id or parent.task_id
-        span = Span(
-            id=str(uuid4()),
-            trace_id=trace_id or str(uuid4()),
-            name=name,
-            start_time=datetime.now(UTC),
-            parent_id=parent_id,
-            task_id=task_id,
-            input=input,
-            data=data,
+        return SpanContextManager(
+            self._make(name, input, data, parent, trace_id, parent_id, task_id)
         )
-        return SpanContextManager(span, self)
 
-    def put(self, kind: Kind, span: Span, error: BaseException | None = None) -> None:
-        """Encode one event and queue it; never raises. `error` is what ended the block, if any."""
-        try:
-            if kind == "end":
-                span.end()
-            if error is not None:
-                span.record(error)
-            encoded = encode_event(kind, span, default_encoder())
-        except Exception as bug:  # noqa: BLE001 - tracing must not stop the agent
-            self._sender.drop(f"encoding failed: {type(bug).__name__}")
-        else:
-            self._sender.send(encoded)
+    def start(
+        self,
+        name: str,
+        *,
+        input: object = None,  # noqa: A002 - as above
+        data: object = None,
+        parent: Span | None = None,
+        trace_id: str | None = None,
+        parent_id: str | None = None,
+        task_id: str | None = None,
+    ) -> Span:
+        """Start a span without a block, for callbacks: end it with `finish` or `Span.end`.
 
-    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Wait up to `timeout_s` for the buffer to empty; return whether it did."""
-        return self._sender.flush(timeout_s)
-
-
-class SpanContextManager(
-    AbstractContextManager[Span, None], AbstractAsyncContextManager[Span, None]
-):
-    """Sends the START on entry and the END on exit; not reusable."""
-
-    def __init__(self, span: Span, spans: Spans) -> None:
-        self._span = span
-        self._spans = spans
-        self._token: Token[Span | None] | None = None
-
-    def __enter__(self) -> Span:
-        span = self._span
-        self._token = _CURRENT.set(span)
-        self._spans.put("start", span)
+        It is not made current: give it to its children as `parent`. Any thread may end it.
+        """
+        span = self._make(name, input, data, parent, trace_id, parent_id, task_id)
+        if span.recording is not None:
+            try:
+                span.recording.start(span)
+            except BaseException as interrupt:
+                span.end(interrupt)
+                raise
         return span
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+    def finish(
+        self, span: Span, *, output: object = None, error: BaseException | None = None
     ) -> None:
-        self._spans.put("end", self._span, error)
-        if self._token is not None:
-            try:
-                _CURRENT.reset(self._token)
-            except ValueError:
-                # An async generator may be closed in a different context from the one it began in.
-                _CURRENT.set(None)
+        """End `span` with an output or with the error that ended it. Further calls do nothing."""
+        if output is not None and span.is_open:
+            span.output = output
+        span.end(error)
 
-    async def __aenter__(self) -> Span:
-        return self.__enter__()
-
-    async def __aexit__(
+    def _make(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
+        name: str,
+        input_: object,
+        data: object,
+        parent: Span | None,
+        trace_id: str | None,
+        parent_id: str | None,
+        task_id: str | None,
+    ) -> Span:
+        try:
+            if parent is None or not parent.id:
+                parent = current()
+            if parent is not None and trace_id in {None, parent.trace_id}:
+                trace_id, parent_id = parent.trace_id, parent_id or parent.id
+                task_id = task_id or parent.task_id
+            span = Span(
+                id=str(uuid4()),
+                trace_id=trace_id or str(uuid4()),
+                name=name,
+                start_time=datetime.now(UTC),
+                parent_id=parent_id,
+                task_id=task_id,
+                input=input_,
+                data=data,
+            )
+            span._recording = Recording(self._sender)  # noqa: SLF001 - only copies have none
+        except Exception as bug:
+            if is_interrupt(bug):
+                raise
+            # Temporal's sandbox restricts clocks and random ids.
+            count(self._sender, f"span not started: {type(bug).__name__}")
+            return Span("", "", name, _UNTRACED_TIME, input=input_, data=data)
+        return span
 
+    @overload
+    def traced(
+        self,
+        name: str | None = None,
+        *,
+        data: object = None,
+        capture_input: bool = True,
+        capture_output: bool = True,
+    ) -> Callable[[_Function], _Function]: ...
 
-def current() -> Span | None:
-    """The innermost open span, if any. Pass its ids along when work leaves the process."""
-    return _CURRENT.get()
+    @overload
+    def traced(self, function: _Function, /) -> _Function: ...
+
+    def traced(
+        self,
+        name: Any = None,
+        *,
+        data: object = None,
+        capture_input: bool = True,
+        capture_output: bool = True,
+    ) -> Any:
+        """Trace each call of a function: `@spans.traced`, `@spans.traced("name")`.
+
+        Functions, coroutines, generators and async generators, methods of any kind. The arguments
+        become the span's input, without `self` and `cls`, and the result its output. What a
+        generator yields is not recorded.
+
+        Args:
+            name: The spans' name. Defaults to the function's qualified name.
+            data: The data of each span.
+            capture_input: Whether to record the arguments.
+            capture_output: Whether to record the result.
+        """
+        function = None if isinstance(name, str) else name
+        options = Options(name if function is None else None, data, capture_input, capture_output)
+        if function is not None:
+            return trace(self, function, options)
+        return lambda function: trace(self, function, options)
+
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S, until: Until = "delivered") -> bool:
+        """Wait up to `timeout_s` for all events of this moment; return whether it was enough.
+
+        `until` says what for: the upstreams have them ("delivered"), the sidecar has them on disk
+        ("disk"), or the sidecar has them ("accepted").
+        """
+        return self._sender.flush(timeout_s, until)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self._sender.url,)

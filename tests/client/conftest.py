@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from trace_sidecar_client import sender
+from trace_sidecar_client import Sender, exits
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _forget_senders() -> Iterator[None]:
     yield
-    sender._SENDERS.clear()
+    for sender in exits._SENDERS:
+        if isinstance(sender, Sender) and sender._thread is None:
+            sender._transport.close()
+    exits._SENDERS.clear()

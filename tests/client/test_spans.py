@@ -82,7 +82,7 @@ async def test_nesting_follows_the_context(traced: Traced) -> None:
 def test_a_thread_starts_its_own_trace_unless_it_runs_in_a_copied_context(traced: Traced) -> None:
     """Threads do not inherit `contextvars`. Explicit ids win over the current span."""
 
-    def work(name: str, **ids: str) -> None:
+    def work(name: str, **ids: Any) -> None:
         with traced.spans.span(name, **ids):
             pass
 
