@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -131,9 +131,26 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
 def newer_python() -> Path:
     """Return a Python of at least 3.12, which the SDKs need."""
     candidates = [sys.executable, "python3.14", "python3.13", "python3.12", "python3"]
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates += [str(path) for path in sorted(pyenv.glob("3.1[2-9]*/bin/python3"), reverse=True)]
-    check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
+    candidates += [str(path) for path in sorted(_pyenv("3.1[2-9]*"), reverse=True)]
+    found = _first(candidates, "sys.version_info >= (3, 12)")
+    return found or missing("no Python 3.12 or newer")
+
+
+def python(version: str) -> Path | None:
+    """Return an interpreter of a version such as 3.12, if this machine has one."""
+    candidates = [sys.executable, f"python{version}", *map(str, _pyenv(f"{version}.*"))]
+    return _first(candidates, f"sys.version_info[:2] == ({version.replace('.', ', ')})")
+
+
+def _pyenv(versions: str) -> Iterator[Path]:
+    home = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    return (home / "versions").glob(f"{versions}/bin/python3")
+
+
+def _first(candidates: Iterable[str], suitable: str) -> Path | None:
+    """Return the first candidate that can make virtual environments and is suitable."""
+    # Run, not just looked up: the shim of a version manager may be for a Python that is not there.
+    check = f"import sys, venv, ensurepip; sys.exit(not ({suitable}))"
     for candidate in candidates:
         found = shutil.which(candidate)
         if (
@@ -143,7 +160,7 @@ def newer_python() -> Path:
             ).returncode
         ):
             return Path(found)
-    missing("no Python 3.12 or newer")
+    return None
 
 
 def locked_venv(lock: Path) -> Path:
