@@ -18,7 +18,7 @@ from tests.support.world import Reply
 # Nothing is sent of its own accord within the wait of a flush.
 SLOW: dict[str, Any] = {"queue__start_hold_s": 1800, "sgp__linger_s": 60}
 FLUSH = b"POST /v1/flush?wait_s=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-QUERIES = ("", "wait_s=0.5", "wait_s=30", "until=disk&wait_s=10.5")
+QUERIES = ("", "wait_s=0.5", "wait_s=30", "until=disk&wait_s=1.05e1")
 
 
 async def flushed(w: World, query: str = "wait_s=30", **options: Any) -> Reply:
@@ -248,6 +248,7 @@ async def test_too_many_waiters() -> None:
         ("wait_s=", "wait_s must be a number of seconds from 0 to 30"),
         ("wait_s=5s", "wait_s must be a number of seconds from 0 to 30"),
         ("until=delivered", "until must be disk, or left out"),
+        ("wait_s=1e999", "wait_s must be a number of seconds from 0 to 30"),
         ("wait_s=1_0", "wait_s must be a number of seconds from 0 to 30"),
         ("wait_s=1&wait_s=2", "a parameter is there twice"),
         ("timeout=3", "the only parameters are wait_s and until"),

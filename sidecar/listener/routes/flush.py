@@ -16,7 +16,7 @@ from sidecar.listener.routes import JSON, refused
 
 DEFAULT_WAIT_S, MAX_WAIT_S = 3.0, 30.0
 _MAX_PARAMETERS = 8
-_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
 class FlushRequest:
@@ -84,7 +84,7 @@ def _parameters(request: Request) -> tuple[float, bool]:
 
 
 def _seconds(text: str) -> float:
-    if _NUMBER.fullmatch(text) and (seconds := float(text)) <= MAX_WAIT_S:
+    if _NUMBER.fullmatch(text) and 0 <= (seconds := float(text)) <= MAX_WAIT_S:
         return seconds
     raise _bad(f"wait_s must be a number of seconds from 0 to {MAX_WAIT_S:g}")
 
