@@ -124,8 +124,8 @@ class Buffer:
             # A flush in a signal handler may have removed it meanwhile.
             if self._queue and self._queue[0][1] is event:
                 self._settled_end = self._queue[0][0]
-                self._queue.popleft()
                 self._settled += 1
+                self._queue.popleft()
         for waiter in self._waiters.copy():
             if self._is_over(waiter):
                 waiter.end()

@@ -11,6 +11,7 @@ from _thread import RLock
 from http import HTTPStatus
 
 from .buffer import Buffer
+from .interrupts import is_interrupt
 from .notices import Notices
 from .responses import Response, error_text, not_taken_for, rejections
 from .settings import DISABLED_VARIABLE, URL_VARIABLE
@@ -84,7 +85,9 @@ class Delivery:
                 try:
                     if not self._deliver(batch, deadline, last_try=last_try):
                         return
-                except Exception as bug:  # noqa: BLE001 - a flush never raises
+                except Exception as bug:
+                    if is_interrupt(bug):
+                        raise
                     self._drop_unsendable(batch, bug)
                 left -= len(batch)
         finally:

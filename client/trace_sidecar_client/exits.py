@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
+from .interrupts import ErrorsHidden
 from .settings import SIGTERM_VARIABLE, is_on
 
 EXIT_TIMEOUT_S = 5.0
@@ -31,6 +32,12 @@ class Sending(Protocol):
 
     def finish(self, deadline: float) -> None:
         """Deliver what is held until `deadline`, and say what is not."""
+
+    def give_up(self) -> None:
+        """Say what is held and will not be delivered."""
+
+    def go_on(self) -> None:
+        """The process did not end after all."""
 
 
 # Those that this process, or one that it was forked from, has sent with.
@@ -66,9 +73,16 @@ def finish_all() -> None:
     global _spent_s  # noqa: PLW0603 - there is one end of a process
     begin = time.monotonic()
     deadline = begin + max(EXIT_TIMEOUT_S - _spent_s, EXIT_TIMEOUT_S / 10)
-    for sender in list(_SENDERS):
-        sender.finish(deadline)
-    _spent_s += time.monotonic() - begin
+    senders = list(_SENDERS)
+    try:
+        while senders:
+            now = time.monotonic()
+            # Each gets its share of the time, and what others have left.
+            senders.pop().finish(now + max(deadline - now, 0.0) / (len(senders) + 1))
+    finally:
+        _spent_s += time.monotonic() - begin
+        for sender in senders:  # interrupted: have them say what they hold
+            sender.give_up()
 
 
 def _after_fork() -> None:
@@ -93,9 +107,13 @@ def flush_on_sigterm() -> None:
     there before, and raises the signal again. It has seen the default action long before the agent
     was imported, and so it is the restoring that has to be caught.
     """
+    if is_on(SIGTERM_VARIABLE):
+        with ErrorsHidden():  # a subinterpreter has no signals
+            _watch_sigterm()
+
+
+def _watch_sigterm() -> None:
     global _signal, _wraps_signal
-    if not is_on(SIGTERM_VARIABLE):
-        return
     handler = signal.getsignal(signal.SIGTERM)
     is_default = handler is signal.SIG_DFL
     if not _wraps_signal:
@@ -124,6 +142,8 @@ def _on_sigterm(signalnum: int, frame: FrameType | None) -> None:
         signal.raise_signal(signalnum)
         # Still here: the kernel ignores the default action for process 1.
         _signal(signalnum, _on_sigterm)
+        for sender in list(_SENDERS):
+            sender.go_on()
 
 
 setattr(_on_sigterm, _DEFAULT_MARK, True)

@@ -30,7 +30,7 @@ from .interrupts import is_interrupt
 
 MAX_REPR = 1000
 SLOW_SECONDS = 0.25
-_AVOID_SECONDS = 600.0
+_AVOID_SECONDS = 60.0
 # The elements of an array or the cells of a table; larger ones are cut to a part of about the
 # second size.
 _MAX_CELLS = 10_000

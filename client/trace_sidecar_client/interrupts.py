@@ -8,9 +8,31 @@ errors from the agent, but it must not hide these.
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from types import CodeType, FrameType, TracebackType
 
 _PACKAGE = __name__.rpartition(".")[0]
+_NOT_ENCODING = {
+    f"{_PACKAGE}.{name}"
+    for name in (
+        *("blocks", "buffer", "delivery", "notices", "processors", "remote_flush", "sender"),
+        *("span", "spans", "stack", "traced", "transport"),
+    )
+}
+
+
+class ErrorsHidden:
+    """A block whose errors the agent does not see, unless they are interrupts."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return isinstance(error, Exception) and not is_interrupt(error)
 
 
 class Interrupted(BaseException):
@@ -29,8 +51,12 @@ def is_interrupt(error: BaseException) -> bool:
     others = [frame.f_code for frame in frames if not _is_ours(frame)]
     if others and not _handlers().isdisjoint(others):
         return True
-    # Set from another thread, it has no frame of its own: it is raised wherever the client was.
-    return not isinstance(error, Exception) and _raised_by_client(frames)
+    # Set from another thread, it has no frame of its own: it is raised wherever the client was. But
+    # so is what C code raises that encodes a value.
+    place = _innermost(frames)
+    if isinstance(error, Exception):
+        return place in _NOT_ENCODING and not _is_common(type(error))
+    return _is_in_package(place)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
@@ -39,16 +65,25 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
         traceback = traceback.tb_next
 
 
-def _raised_by_client(frames: list[FrameType]) -> bool:
-    """Whether the innermost code, apart from the standard library's, is the client's."""
+def _innermost(frames: list[FrameType]) -> str:
+    """The module of the innermost code, apart from the standard library's."""
     modules = (frame.f_globals.get("__name__", "") for frame in reversed(frames))
     own = (name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names)
-    return next(own, "").startswith(_PACKAGE)
+    return next(own, "")
+
+
+def _is_common(kind: type) -> bool:
+    """Whether Python, its library or the client may raise such an error by itself."""
+    name = kind.__module__
+    return name.partition(".")[0] in sys.stdlib_module_names or _is_in_package(name)
+
+
+def _is_in_package(module: str) -> bool:
+    return module == _PACKAGE or module.startswith(_PACKAGE + ".")
 
 
 def _is_ours(frame: FrameType) -> bool:
-    name: str = frame.f_globals.get("__name__", "")
-    return name.startswith(_PACKAGE)
+    return _is_in_package(frame.f_globals.get("__name__", ""))
 
 
 def _handlers() -> set[CodeType]:
@@ -57,5 +92,12 @@ def _handlers() -> set[CodeType]:
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     except Exception:  # noqa: BLE001 - Temporal's sandbox forbids it
         return set()
-    codes = (getattr(handler, "__code__", None) for handler in handlers)
-    return {code for code in codes if code is not None}
+    return {code for handler in handlers for code in _codes(handler)}
+
+
+def _codes(handler: object) -> list[CodeType]:
+    while isinstance(handler, partial):
+        handler = handler.func
+    functions = (handler, getattr(type(handler), "__call__", None))  # noqa: B004 - its code
+    codes = (getattr(function, "__code__", None) for function in functions)
+    return [code for code in codes if isinstance(code, CodeType)]

@@ -8,7 +8,8 @@ import logging
 import time
 from _thread import RLock
 from collections import Counter
-from contextlib import suppress
+
+from .interrupts import ErrorsHidden
 
 LOG = logging.getLogger("trace_sidecar_client")
 LOG_INTERVAL_S = 60.0
@@ -62,7 +63,7 @@ class Notices:
 
     def report(self, bug: BaseException) -> None:
         """Say where the client itself failed."""
-        with suppress(Exception):
+        with ErrorsHidden():
             LOG.error("unexpected error while sending span events", exc_info=bug)
 
     def at_exit(self, undelivered: int) -> None:
@@ -121,5 +122,5 @@ def visible(text: str) -> str:
 
 
 def _warn(text: str, *values: object) -> None:
-    with suppress(Exception):  # from a handler of the agent's: nobody is left to tell
+    with ErrorsHidden():  # of a handler of the agent's: nobody is left to tell
         LOG.warning(text, *values)

@@ -11,6 +11,7 @@ from typing import Any
 
 from .encoders import default_encoder
 from .events import Kind, encode_event
+from .interrupts import is_interrupt
 from .sender import Sender, shared_sender
 
 
@@ -20,7 +21,9 @@ def _send(sender: Sender, kind: Kind, span: Any) -> None:  # noqa: ANN401 - the 
         return
     try:
         encoded = encode_event(kind, span, default_encoder())
-    except Exception as error:  # noqa: BLE001 - tracing must not stop the agent
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         sender.drop(f"encoding failed: {type(error).__name__}")
     else:
         sender.send(encoded)

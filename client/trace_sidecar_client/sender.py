@@ -14,15 +14,16 @@ import threading
 import time
 from _thread import RLock
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import cache
 from typing import Literal
 
 from . import exits
 from .buffer import Buffer
 from .delivery import Delivery
+from .interrupts import ErrorsHidden, is_interrupt
 from .notices import Notices
 from .remote_flush import RemoteFlush
-from .settings import DISABLED_VARIABLE, is_on, sidecar_url
+from .settings import DEFAULT_URL, DISABLED_VARIABLE, is_on, sidecar_url
 from .transport import Credentials, Transport
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -31,6 +32,7 @@ LINGER_S = 0.05
 REQUEST_TIMEOUT_S = 10.0
 FLUSH_TIMEOUT_S = 5.0
 _RETRY_START_S = 1.0
+_LATE_S = 0.5
 
 Until = Literal["delivered", "disk", "accepted"]
 
@@ -59,13 +61,13 @@ class Sender:
         linger_s: float = LINGER_S,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
-        self._url = sidecar_url(url)
+        self.disabled = is_on(DISABLED_VARIABLE)
+        self._url = DEFAULT_URL if self.disabled else sidecar_url(url)
         self._max_bytes = max_bytes
         self._credentials = credentials or Credentials()
         self._linger_s = linger_s
         self._timeout_s = timeout_s
         self._notices = Notices(Transport(self._url, timeout_s).address)
-        self.disabled = is_on(DISABLED_VARIABLE)
         self._reset(reached=False)
         if not self.disabled:
             exits.flush_on_sigterm()
@@ -79,7 +81,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._start_at = -math.inf
         self._starting = RLock()
-        self._exit_deadline = -math.inf
+        self._exit_deadline = math.inf  # of the flush at exit, once that has begun
         self._remote = {
             "delivered": RemoteFlush(self._transport, self._notices),
             "disk": RemoteFlush(self._transport, self._notices, "&until=disk"),
@@ -125,7 +127,9 @@ class Sender:
             return
         try:
             self._queue(event, once)
-        except Exception as error:  # noqa: BLE001 - what a sandbox forbids
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             self.drop(f"not sent: {type(error).__name__}")
 
     def _queue(self, event: bytes, once: Iterator[bool] | None) -> None:
@@ -135,14 +139,20 @@ class Sender:
             self.drop("buffer full")
         if self._thread is None:
             self._start()
-        if time.monotonic() < self._exit_deadline:
-            # The flush at exit is over, and nothing else waits for this one.
-            self.finish(self._exit_deadline)
+        if self._exit_deadline < math.inf:
+            # The flush at exit has begun, or is over, and nothing else waits for this one.
+            self._finish_late(time.monotonic())
+
+    def _finish_late(self, now: float) -> None:
+        """Deliver what a late exit callback traces, for at most 5 s more, all of it together."""
+        until = self._exit_deadline
+        self.finish(max(until, min(now + _LATE_S, until + exits.EXIT_TIMEOUT_S)))
+        self._exit_deadline = until
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count events that will never be delivered; logs at most one line a minute."""
         if not self.disabled:
-            with suppress(Exception):
+            with ErrorsHidden():
                 self._notices.drop(reason, count)
 
     def flush(self, timeout_s: float = FLUSH_TIMEOUT_S, until: Until = "delivered") -> bool:
@@ -158,7 +168,9 @@ class Sender:
             if until == "accepted" or not self.sent:
                 return True
             return self._remote["disk" if until == "disk" else "delivered"].wait(deadline)
-        except Exception:  # noqa: BLE001 - as above
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             return False
 
     def finish(self, deadline: float) -> None:
@@ -167,8 +179,18 @@ class Sender:
         If the sidecar was never reached, one last try is enough.
         """
         self._exit_deadline = deadline
-        self._settle(deadline, last_try=True)
+        try:
+            self._settle(deadline, last_try=True)
+        finally:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """At exit: say what is held and will not be delivered, and what was dropped."""
         self._notices.at_exit(self._buffer.depth)
+
+    def go_on(self) -> None:
+        """The process did not end after all."""
+        self._exit_deadline = math.inf
 
     def _settle(self, deadline: float, *, last_try: bool = False) -> bool:
         """Wait until all events of this moment were accepted or dropped; return whether they were.
@@ -199,8 +221,10 @@ class Sender:
                 if self._thread is None:
                     self._thread = thread
                     thread.start()
-            except Exception:  # noqa: BLE001 - a RuntimeError, or what a sandbox raises
+            except Exception as error:  # a RuntimeError, or what a sandbox raises
                 self._thread = None
+                if is_interrupt(error):
+                    raise
                 self._start_at = time.monotonic() + _RETRY_START_S
             except BaseException:
                 self._thread = None
@@ -220,7 +244,9 @@ class Sender:
         return _restored, (self._url, self._max_bytes, self._linger_s, self._timeout_s)
 
 
+@cache
 def _restored(url: str, max_bytes: int, linger_s: float, timeout_s: float) -> Sender:
+    """One sender, with its thread, for all pickles of the same one."""
     return Sender(url, max_bytes=max_bytes, linger_s=linger_s, timeout_s=timeout_s)
 
 

@@ -18,7 +18,7 @@ class Entry:
     __slots__ = ("_previous", "_token", "left", "removed", "span")
 
     def __init__(self, span: "Span") -> None:
-        self.span = span
+        self.span: Span | None = span
         self.left = False
         self.removed = False
         self._previous: Entry | None = None
@@ -34,6 +34,12 @@ class Entry:
         self.left = True
         if _TOP.get() is self:
             self.removed = self.remove()
+        # Copies of the context may keep this entry for long, but not what it is about: of an entry
+        # that was removed, nobody asks what was before, and of another one, nobody the span.
+        if self.removed:
+            self._previous = self._token = None
+        else:
+            self.span = None
         _top()
 
     def remove(self) -> bool:
@@ -54,7 +60,7 @@ class Entry:
         Not if its own context has removed it: then this one was copied inside the block, and what
         a task does after the block has ended still belongs to the span.
         """
-        return not self.removed and (self.left or not self.span.is_open)
+        return not self.removed and (self.left or self.span is None or not self.span.is_open)
 
 
 _TOP: ContextVar[Entry | None] = ContextVar("trace_sidecar_client_span", default=None)

@@ -29,8 +29,13 @@ def trace(spans: "Spans", function: Any, options: Options) -> Any:
     """A function with the same signature, and of the same kind, that traces its calls."""
     if isinstance(function, (classmethod, staticmethod)):
         return type(function)(trace(spans, function.__func__, options))
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(
+            f"@spans.traced is for functions and methods, not for a {type(function).__name__}: "
+            "with @property and the like, write it below them"
+        )
     calls = _Calls(spans, function, options)
-    if inspect.iscoroutinefunction(function):
+    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
         return calls.awaited()
     if inspect.isasyncgenfunction(function):
         return calls.async_generator()
@@ -143,7 +148,8 @@ def _arguments_of(function: Callable[..., Any]) -> Callable[..., dict[str, Any] 
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # some functions written in C
         return lambda args, kwargs: {"args": args, **kwargs}
-    own = next((name for name in signature.parameters if name in _OWN), None)
+    first = next(iter(signature.parameters), None)
+    own = first if first in _OWN else None
 
     def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         try:

@@ -1,4 +1,4 @@
-"""HTTP connections to the sidecar. Every wait has a timeout.
+"""HTTP connections to the sidecar. Every wait has a timeout, and every response a deadline.
 
 It uses `http.client`, because a thread that posts to localhost needs none of the extras of aiohttp
 and httpx: event loop, connection pool, retries, proxy settings from the environment.
@@ -8,9 +8,12 @@ import http.client
 import math
 import os
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from io import BufferedReader, RawIOBase
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from .responses import Response
@@ -19,6 +22,7 @@ from .settings import DEFAULT_URL
 _MAX_RESPONSE_BYTES = 1 << 20
 # No sidecar asks for more; a longer one would hold back spans for a mistake.
 _MAX_RETRY_AFTER_S = 60.0
+_MIN_TIMEOUT_S = 0.001  # 0 would make the socket one that never waits
 
 
 class Unreachable(Exception):
@@ -74,9 +78,11 @@ class _Connection:
     def post(
         self, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
     ) -> http.client.HTTPResponse:
-        """Send a request, and read the head of the response."""
+        """Send a request, and read the head of the response, which has `timeout_s` in all."""
         if self.sock is None:
             self._connect(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        self._http.response_class = partial(_response, deadline=deadline)  # type: ignore[assignment]
         self._http.sock.settimeout(timeout_s)
         self._http.request("POST", path, body, headers)
         return self._http.getresponse()
@@ -95,6 +101,44 @@ class _Connection:
             self.sock.detach()
         with suppress(OSError):
             self._http.close()
+
+
+class _Timed:
+    """A socket for `HTTPResponse`, which may read from it until `deadline`."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def makefile(self, mode: Literal["rb"]) -> BufferedReader:
+        """The file that it reads."""
+        return BufferedReader(_Reader(self._sock, self._sock.makefile(mode, 0), self._deadline))
+
+
+class _Reader(RawIOBase):
+    # A timeout of the socket is for one call, and a server that drips would be read for ever.
+    def __init__(self, sock: socket.socket, raw: Any, deadline: float) -> None:  # noqa: ANN401
+        self._sock, self._raw, self._deadline = sock, raw, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - as in the base
+        self._sock.settimeout(max(self._deadline - time.monotonic(), _MIN_TIMEOUT_S))
+        read: int = self._raw.readinto(buffer)
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("the response takes too long")
+        return read
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _response(
+    sock: socket.socket, *, method: str | None = None, deadline: float
+) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(_Timed(sock, deadline), method=method)  # type: ignore[arg-type]
 
 
 def _identity(sock: socket.socket) -> tuple[int, int] | None:

@@ -161,3 +161,65 @@ def test_all_hooks_of_an_exit_share_one_bound(monkeypatch: pytest.MonkeyPatch) -
     exits.finish_all()
     exits.finish_all()
     assert allowed[1] < allowed[0] / 2
+
+
+@pytest.mark.process
+def test_a_callback_that_traces_after_the_flush_at_exit() -> None:
+    """What was registered earlier runs later, even when the time for the flush is over."""
+    late = """
+def traced():
+    for sender in client.exits._SENDERS:
+        sender._exit_deadline -= client.exits.EXIT_TIMEOUT_S + 1
+    with spans.span("late"):
+        pass
+import atexit
+atexit.unregister(client.exits.finish_all)
+atexit.register(traced)
+atexit.register(client.exits.finish_all)
+"""
+    with scripted() as sidecar, agent(sidecar.url, late) as process:
+        assert process.wait(DEADLINE_S) == 0
+        assert sidecar.names == ["last", "last", "late", "late"]
+
+
+def test_ctrl_c_while_the_exit_waits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every sender says what is lost, and the interrupt goes on."""
+
+    def interrupted(self: Sender, deadline: float, *, last_try: bool) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sender, "_settle", interrupted)
+    senders = [Sender(f"http://127.0.0.1:{port}") for port in (1, 2)]
+    for sender in senders:
+        sender._buffer.offer(event("lost"))
+    monkeypatch.setattr(exits, "_SENDERS", set(senders))
+    with pytest.raises(KeyboardInterrupt):
+        exits.finish_all()
+    assert sorted(caplog.messages) == [
+        f"span events dropped: 1 (not delivered at exit) (sidecar: http://127.0.0.1:{port})"
+        for port in (1, 2)
+    ]
+
+
+def test_senders_that_hang_leave_time_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without threads, one after the other delivers: each has its share of the time."""
+    deadlines: list[float] = []
+
+    class Hanging:
+        def after_fork(self) -> None: ...
+
+        def give_up(self) -> None: ...
+
+        def go_on(self) -> None: ...
+
+        def finish(self, deadline: float) -> None:
+            deadlines.append(deadline - time.monotonic())
+
+    monkeypatch.setattr(exits, "_SENDERS", {Hanging(), Hanging()})
+    monkeypatch.setattr(exits, "_spent_s", 0.0)
+    monkeypatch.setattr(exits, "EXIT_TIMEOUT_S", 1000.0)
+    exits.finish_all()
+    assert deadlines[0] == pytest.approx(500, abs=10)
+    assert deadlines[1] == pytest.approx(1000, abs=10)

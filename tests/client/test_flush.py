@@ -1,13 +1,16 @@
 """A flush waits until the upstreams have the spans, as long as it may, and for nothing else."""
 
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from trace_sidecar_client import Sender
+from trace_sidecar_client.transport import Transport, Unreachable
 
 from tests.support.client import DEADLINE_S, Response, ScriptedSidecar, scripted
 
@@ -169,3 +172,25 @@ def test_an_odd_timeout_raises_nothing(timeout_s: float) -> None:
     sender = Sender("http://127.0.0.1:1")
     sender.send(event("a"))
     assert not sender.flush(timeout_s)
+
+
+def test_a_response_that_drips_does_not_prolong_a_flush() -> None:
+    """A response has a deadline, not only each of its bytes: the URL may be of something else."""
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 100000\r\n\r\n")
+                while not done.wait(0.01):
+                    connection.sendall(b" ")
+
+        dripping = threading.Thread(target=serve)
+        dripping.start()
+        transport = Transport(f"http://127.0.0.1:{server.getsockname()[1]}", DEADLINE_S)
+        with pytest.raises(Unreachable):
+            transport.post(b"{}", {}, 0.2)
+        done.set()
+        dripping.join()

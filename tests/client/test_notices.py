@@ -207,3 +207,17 @@ def test_a_sender_copies_to_itself_and_pickles_by_its_address() -> None:
     assert (read._url, read._max_bytes, read.dropped) == ("http://127.0.0.1:1", 5, {})
     shared = module.shared_sender("http://127.0.0.1:1")
     assert pickle.loads(pickle.dumps(shared)) is shared  # noqa: S301
+
+
+def test_a_switched_off_client_does_not_mind_a_bad_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`TRACE_SIDECAR_DISABLED` is for when nothing else is right."""
+    monkeypatch.setenv("TRACE_SIDECAR_DISABLED", "1")
+    with Spans("https://[bad").span("turn"):
+        pass
+
+
+def test_pickles_of_a_sender_share_one() -> None:
+    """State that is loaded again and again starts no thread each time."""
+    sender = Sender("http://127.0.0.1:1", max_bytes=10**6)
+    loaded = [pickle.loads(pickle.dumps(sender)) for _ in range(3)]  # noqa: S301 - our own
+    assert loaded[0] is loaded[1] is loaded[2]

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -282,3 +284,47 @@ def test_an_explicit_parent_may_come_from_anywhere(spans: Spans, sender: Kept) -
             assert current() is child
         assert current() is here
     assert sender.parents == {"elsewhere": None, "here": None, "child": "elsewhere"}
+
+
+def test_contexts_that_are_copied_on_and_on_keep_no_spans() -> None:
+    """A callback that schedules the next one inside its span leaves nothing of its spans."""
+    spans = Spans(sender=Kept())
+    made: list[weakref.ref[Span]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def tick(left: int) -> None:
+            with spans.span("tick") as span:
+                made.append(weakref.ref(span))
+                if left:
+                    loop.call_soon(tick, left - 1)
+                else:
+                    done.set_result(None)
+
+        tick(50)
+        await done
+        gc.collect()
+        assert sum(each() is not None for each in made) <= 2
+
+    asyncio.run(main())
+
+
+def test_blocks_that_overlap_on_and_on_keep_no_spans() -> None:
+    """Each block is left after the next one was entered."""
+    spans = Spans(sender=Kept())
+    made: list[weakref.ref[Span]] = []
+    block = None
+    for _ in range(50):
+        following = spans.span("turn")
+        made.append(weakref.ref(following.__enter__()))
+        if block is not None:
+            block.__exit__(None, None, None)
+        block = following
+    del following
+    gc.collect()
+    assert sum(each() is not None for each in made) <= 2
+    assert block is not None
+    block.__exit__(None, None, None)
+    assert current() is None

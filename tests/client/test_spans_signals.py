@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -193,3 +194,48 @@ def test_interrupts_at_random_moments() -> None:
     )
     assert starts.keys() <= ends.keys()
     assert set(starts.values()) == set(ends.values()) == {1}
+
+
+class Handler:
+    """A handler that is an object."""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        raise TimeLimit
+
+
+def limited(number: int, frame: FrameType | None) -> None:
+    """A time limit is over."""
+    raise TimeLimit
+
+
+@pytest.mark.parametrize("handler", [limited, partial(limited), Handler(), Handler().__call__])
+def test_a_time_limit_ends_a_flush(handler: Any) -> None:  # noqa: ANN401 - of any kind
+    """What a handler of any kind raises reaches the agent, and no event is lost by it."""
+    with scripted() as sidecar:
+        sender = Sender(sidecar.url)
+        sidecar.may_respond.clear()
+        sender.send(b'{"span":{"name":"x"}}')
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(TimeLimit):
+                sender.flush(DEADLINE_S)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        sidecar.may_respond.set()
+        assert sender.flush(DEADLINE_S)
+        assert (sidecar.names, sender.dropped) == (["x"], {})
+
+
+def test_a_time_limit_of_another_thread_is_told_from_an_error_in_a_value() -> None:
+    """An exception that only an agent has comes from outside, unless a value is being encoded."""
+    for module, error, interrupt in (
+        ("trace_sidecar_client.buffer", TimeLimit(), True),
+        ("trace_sidecar_client.buffer", OSError(), False),
+        ("trace_sidecar_client.forms", TimeLimit(), False),
+        ("trace_sidecar_client_of_mine", TimeLimit(), False),
+    ):
+        with pytest.raises(type(error)):
+            exec("raise error", {"__name__": module, "error": error})  # noqa: S102 - our own
+        assert is_interrupt(error) == interrupt, module

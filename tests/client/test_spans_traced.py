@@ -254,3 +254,34 @@ def test_anything_callable_may_be_traced(spans: Spans, sender: Kept) -> None:
     assert [traced[0](4), traced[1](1), traced[2]("12345678")] == [8, 8, 8]
     assert sender.ids("end") == sender.ids("start")
     assert len(sender.all("end")) == 3
+
+
+def test_the_first_parameter_only_is_left_out() -> None:
+    """`cls` and `self` are names like others elsewhere."""
+    sender = Kept()
+
+    @Spans(sender=sender).traced
+    def compare(this: int, cls: str) -> None: ...
+
+    compare(1, cls="b")
+    assert sender.all("end")[0]["input"] == {"this": 1, "cls": "b"}
+
+
+@pytest.mark.parametrize("target", [property(len), int, functools.cached_property(len), 3])
+def test_what_is_no_function_is_refused(target: object) -> None:
+    """Where the decorator is written, with what to do, instead of failing silently later."""
+    with pytest.raises(TypeError, match="write it below them"):
+        Spans(sender=Kept()).traced(target)
+
+
+async def test_an_object_with_an_async_call() -> None:
+    """Its span covers the work, and the output is the result."""
+    sender = Kept()
+
+    class Search:
+        async def __call__(self, query: str) -> list[str]:
+            await asyncio.sleep(0)
+            return [query]
+
+    assert await Spans(sender=sender).traced(Search())("x") == ["x"]
+    assert sender.all("end")[0]["output"] == {"items": ["x"]}
