@@ -5,8 +5,8 @@ and `parts` takes over: integers of more than 64 bits, NaN, lone surrogates, key
 """
 
 import json
+import sys
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -17,24 +17,37 @@ Form: TypeAlias = Callable[[Any], object]
 Encoder: TypeAlias = Callable[[Any, Form], bytes]
 
 
-@cache
-def default_encoder() -> Encoder:
-    """The fastest encoder that is installed.
+def _in_sandbox() -> bool:
+    """Whether this is Temporal's sandbox, which imports the client for each workflow.
 
-    It is imported for the first event, not with the client: in Temporal's sandbox, which imports
-    the client for each workflow and never gets this far, a process that imported orjson so often
-    crashed at its end.
+    Nothing is encoded there, and a process that imported orjson so often crashed at its end.
+    """
+    workflow = sys.modules.get("temporalio.workflow")
+    return workflow is not None and bool(workflow.unsafe.in_sandbox())
+
+
+def _imported() -> Any:  # noqa: ANN401 - a module
+    """orjson, if it is installed.
+
+    Imported with the client: a child that another thread forks in the middle of an import could
+    never finish it, and a signal handler that traces would find half a module.
     """
     try:
-        orjson = import_module("orjson")
-        dumps: Callable[[Any, Form, int], bytes] = orjson.dumps
-        # `json` has no form for these, or another one. At Python's recursion limit, orjson 3.13
-        # crashes on a datetime.
-        options = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
-        options |= orjson.OPT_PASSTHROUGH_DATETIME
-        any_keys = options | orjson.OPT_NON_STR_KEYS
-    except Exception:  # noqa: BLE001 - not installed, or this is a signal handler in its import
+        return None if _in_sandbox() else import_module("orjson")
+    except Exception:  # noqa: BLE001 - an ImportError, or what a sandbox raises
+        return None
+
+
+def _fastest() -> Encoder:
+    orjson = _imported()
+    if orjson is None:
         return json_encoder
+    dumps: Callable[[Any, Form, int], bytes] = orjson.dumps
+    # `json` has no form for these, or another one. At Python's recursion limit, orjson 3.13 crashes
+    # on a datetime.
+    options = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+    options |= orjson.OPT_PASSTHROUGH_DATETIME
+    any_keys = options | orjson.OPT_NON_STR_KEYS
 
     def orjson_encoder(value: Any, form: Form) -> bytes:  # noqa: ANN401 - any value
         try:
@@ -59,3 +72,11 @@ def json_encoder(value: Any, form: Form) -> bytes:  # noqa: ANN401 - any value
     except UnicodeEncodeError:
         # Surrogates never meet those of another string: there are quotes between them.
         return replace_surrogates(text).encode()
+
+
+_FASTEST = _fastest()
+
+
+def default_encoder() -> Encoder:
+    """The fastest encoder that is installed."""
+    return _FASTEST

@@ -45,6 +45,8 @@ Convert = Callable[[Any], object]
 
 # Until when the code of a class is not called, on the monotonic clock.
 _avoided: "WeakKeyDictionary[type, float]" = WeakKeyDictionary()
+# Loads the codec now: a child that is forked in the middle of an import could never finish it.
+codecs.lookup("utf-16")
 _type_name = type.__dict__["__name__"].__get__
 
 

@@ -100,3 +100,22 @@ def test_no_class_derives_from_another_modules_attribute() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 assert not [base for base in node.bases if isinstance(base, ast.Attribute)], path
+
+
+ENCODE = """
+import sys, trace_sidecar_client as client
+spans = client.Spans(sys.argv[1])
+before = set(sys.modules)
+with spans.span("x", input={"text": "\\ud800", "n": 2**70, "b": b"\\xff", "o": object()}) as span:
+    span.output = float("nan"), {1: 2}, {3}
+spans.flush(5.0)
+print(sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.process
+def test_encoding_imports_nothing() -> None:
+    """Nor does an agent's thread: another one may fork while it traces for the first time."""
+    with scripted() as sidecar:
+        assert run(ENCODE, sidecar.url) == "[]\n"
+        assert sidecar.names == ["x", "x"]
