@@ -273,7 +273,7 @@ BUGS: dict[str, tuple[str, Plant]] = {
     ),
     "a supplement replaces the END": (
         "delivery",
-        replaced(span_queue, "_both_needed", lambda *_: False),
+        replaced(span_queue, "both_needed", lambda *_: False),
     ),
     "memory is not released": ("delivery", wrapped(SpanQueue, "_drop", keep_all)),
     "a full lane takes every write": ("delivery", wrapped(Admission, "_write", write_for_all)),
