@@ -107,12 +107,13 @@ class Flush:
         joined: _Round | None = None
         try:
             self._expedite()
+            # What has its 202 is on disk, except for what was accepted while that failed.
+            if until_disk and self._spool.trusted_since <= self._settled_at:
+                return {}
             if not wait_s:
                 return self._left(None)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    if until_disk and await self._is_on_disk():
-                        return {}
                     joined = self._joined()
                     if await self._end_of(joined, waiter):
                         return {}
@@ -126,11 +127,6 @@ class Flush:
         for lane in self._lanes:
             for branch in lane.branches.values():
                 branch.drain.flush()
-
-    async def _is_on_disk(self) -> bool:
-        """Whether all that was accepted is on disk, as far as it is not settled."""
-        await self._spool.commit()
-        return self._spool.trusted_since <= self._settled_at
 
     def _joined(self) -> _Round:
         """The first round that begins from now on."""
