@@ -110,7 +110,7 @@ class Flush:
             # What has its 202 is on disk, except for what was accepted while that failed.
             if until_disk and self._spool.trusted_since <= self._settled_at:
                 return {}
-            if not wait_s:
+            if not wait_s or self._ended:
                 return self._left(None)
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -143,7 +143,7 @@ class Flush:
         """Wait for a round; returns whether it has ended, and the waiting is not just over."""
         joined.waiters.add(waiter)
         try:
-            return not self._ended and await waiter
+            return await waiter
         finally:
             joined.waiters.discard(waiter)
             # What nobody waits for any more must not keep others waiting.
