@@ -15,8 +15,8 @@ from sidecar.demo.stand_in import Answer, Delay, Gate
 from tests.support.faults import World, end, fast, for_ids, now, span, start, world
 from tests.support.world import Reply
 
-# Nothing is sent of its own accord within the wait of a flush.
-SLOW: dict[str, Any] = {"queue__start_hold_s": 1800, "sgp__linger_s": 60}
+# Nothing is sent of its own accord within the wait of a flush; a retry is.
+SLOW: dict[str, Any] = {"queue__start_hold_s": 1800, "sgp__linger_s": 60, "retry__max_s": 2}
 FLUSH = b"POST /v1/flush?wait_s=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 QUERIES = ("", "wait_s=0.5", "wait_s=30", "until=disk&wait_s=1.05e1")
 
@@ -175,7 +175,7 @@ async def test_a_write_that_replaces_one_is_waited_for() -> None:
 @fast
 async def test_a_crowd_shares_two_rounds() -> None:
     """A thousand waiters of many moments look at the queues three times, not a thousand times."""
-    async with world(**SLOW, retry__max_s=2) as w:
+    async with world(**SLOW) as w:
         marks: list[float] = []
         mark, waits = w.app.lanes[1].branches[0].queue.marked, w.app.listener._flush
         begin = mark.set
