@@ -29,7 +29,9 @@ def interrupts(count: int, moments: random.Random) -> list[str]:
         spans_made = 0
         with suppress(KeyboardInterrupt):
             try:
-                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, MAX_DELAY_S))
+                # Again, if Python drops one because it strikes while an object is finalized.
+                moment = moments.uniform(1e-4, MAX_DELAY_S)
+                signal.setitimer(signal.ITIMER_REAL, moment, DEADLINE_S / 4)
                 while True:
                     spans_made += 1
                     name = f"{number} {spans_made}"
