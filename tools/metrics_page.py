@@ -31,19 +31,19 @@ The metrics of `GET :9318/metrics`. Names, types and labels are a contract:
 `tests/operate/metrics.golden` holds them, and every change to it is in the changelog.
 `tools/metrics_page.py` generates this page.
 
-- Every label set exists from the start, at 0. `sink` is `agentex` or `sgp`, if enabled.
+- Every label set that can occur exists from the start, at 0: at most 120 series with two upstreams
+  and a spool. `/status` has more detail. `sink` is `agentex` or `sgp`, if enabled.
 - No label and no value ever holds span content.
 - There is no label for the pod, its namespace or its node: the scrape adds those of its target.
 - Counters start at 0 in each process. A retry is never counted as a loss.
-- prometheus-client adds its own metrics: `process_resident_memory_bytes` (RSS),
-  `process_cpu_seconds_total`, `process_open_fds`, `process_start_time_seconds`, `python_info`.
+- prometheus-client adds `process_resident_memory_bytes` (RSS), `process_cpu_seconds_total`,
+  `process_open_fds` and `process_start_time_seconds`.
 
 The accounting balances at any moment, so that loss can't hide:
 
 ```
 events:            received + replayed = joined + held + written
-writes, per sink:  offered = written + not_taken
-                   written = forwarded + superseded + skipped + dead_lettered + lost + depth
+writes, per sink:  written = forwarded + superseded + skipped + dead_lettered + lost + depth
 ```
 
 For each alert, [runbooks.md](runbooks.md) describes what to do.
@@ -66,13 +66,12 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("accounting_imbalance", "Writes of a lane, or events of the intake "
               '(`sink="intake"`), that are unaccounted for.',
               "Must be 0. Anything else is a bug: keep `/status` and the log, and report it."),
-        Entry("lost_writes", "Accepted writes that were lost. `shutdown`: the grace period ended "
-              "first, and neither a spool nor the dead letters took them. No scrape sees these; "
-              "exit code 1 and `last_shutdown_lost` report them. `spool`: a row on disk could not "
-              "be read, or was in a file that was set aside.",
-              "`shutdown`: a longer `shutdown.grace_s`, a spool or `dead_letters.path`. `spool`: "
-              "check the disk."),
-        Entry("last_shutdown_lost", "Writes that the previous run of this sidecar lost at "
+        Entry("lost_writes", "Accepted writes that were lost: a row on disk could not be read, or "
+              "was in a file that was set aside. What is lost at shutdown is in no "
+              "scrape: exit code 1 and `last_shutdown_lost_writes` report it.",
+              "Check the disk. For losses at shutdown: a longer `shutdown.grace_s`, a "
+              "spool or `dead_letters.path`."),
+        Entry("last_shutdown_lost_writes", "Writes that the previous run of this sidecar lost at "
               "shutdown, as recorded on the volume of the spool or of the dead letters; 0 without "
               "such a volume.",
               "A longer `shutdown.grace_s`, within `terminationGracePeriodSeconds`. With a spool, "
@@ -91,10 +90,11 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "scrape sees these.",
               "`sidecar replay FILE --dry-run` lists them. `sidecar replay FILE` sends them again "
               "once the cause is fixed."),
-        Entry("dead_letters_dropped", "Dead letters deleted from the file to make room for newer "
-              "ones.", "Replay and empty the file, or raise `dead_letters.max_bytes`."),
-        Entry("dead_letter_errors", "Dead letters that could not be written to disk.",
-              "Check the volume of `dead_letters.path`."),
+        Entry("dead_letters_not_kept",
+              "Dead letters that can't be replayed: deleted from the file to make "
+              "room for newer ones, or not written to disk.",
+              "Replay and empty the file, raise `dead_letters.max_bytes`, or check "
+              "the volume of `dead_letters.path`."),
     )),
     ("Is it late?", (
         Entry("oldest_write_age_seconds", "Age of the lane's oldest write that is not settled; 0 "
@@ -106,41 +106,45 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "`concurrency_limit`."),
     )),
     ("Upstreams", (
-        Entry("sink_state", "1 for the sink's current state, 0 for the others. `not_asked`: "
-              "nothing was sent to it yet. `up`. `throttled`: the upstream asked for a pause. "
-              "`down`: no response, or not from its API. `unauthorized`: it refuses the "
-              "credential. `braked`: it refuses most writes.",
-              "`throttled` or worse for minutes: follow the runbook of the state."),
-        Entry("upstream_requests", "Requests by outcome. `ok`, `refused` and `too_large` are "
-              "decisions about writes; `ok` includes the expected steps of an exchange, such as "
-              '"exists". The others are retried: `unavailable` (429, 5xx), `unauthorized` (401, '
-              "403), `misdirected` (the response is not the API's own: a redirect, 404, 407, a "
-              "page in HTML), `timeout` and `connection`.",
-              "The outcome that grows shows what is wrong."),
-        Entry("upstream_request_duration_seconds", "Duration of one request, whatever its "
-              "outcome.",
-              "Compare with the upstream's own figures. The difference is the network, or a "
-              "shortage of CPU (`event_loop_lag_seconds`)."),
+        Entry("sink_state", "The sink's state as a number, from the best to the worst. 0, not "
+              "asked: nothing was sent to it yet. 1, up. 2, throttled: the upstream "
+              "asked for a pause. 3, braked: it refuses most writes. 4, down: no "
+              "response, or not from its API. 5, unauthorized: it refuses the "
+              "credential. `max by (sink)` is the worst pod.",
+              "2 or more for minutes: follow the runbook of the state."),
+        Entry("upstream_requests",
+              "Requests by outcome. `ok` and `refused` are decisions about writes; "
+              '`ok` includes the expected steps of an exchange, such as "exists". The '
+              "others are retried: `unavailable` (429, 5xx), `unauthorized` (401, "
+              "403), `misdirected` (the response is not the API's own: a redirect, "
+              "404, 407, a page in HTML) and `no_response` (a time-out, or no "
+              "connection).",
+              "The outcome that grows shows what is wrong; `/status` splits it "
+              "further."),
+        Entry("upstream_request_duration_seconds",
+              "Duration of one request, whatever its outcome. The quantiles are those "
+              "of the last minute, exact to 10%; not a number without requests.",
+              "Compare with the upstream's own figures. The difference is the "
+              "network, or a shortage of CPU (`event_loop_lag_seconds`)."),
+        Entry("upstream_request_bytes", "Bytes of request bodies.",
+              NOTHING),
         Entry("concurrency_limit", "Requests currently allowed in flight. It follows the "
               "upstream's throughput, and is 1 while the sidecar probes.",
               "Stays at `max_concurrency` while the depth grows: raise `max_concurrency`, unless "
               "the upstream is at capacity."),
-        Entry("in_flight", "Writes being sent, or waiting to be retried.", NOTHING),
-        Entry("retries", "Batches sent again, whole or halved.",
-              "Compare with `upstream_requests_total` by outcome."),
-        Entry("repaired_writes", "Agentex writes that took more than one request. `exists`: "
-              "stored already, so completed by a PATCH. `unknown_id`: not stored, so POSTed. "
-              "`unknown_task`: sent again with the `task_id` in `data`. `data_not_merged`: sent "
-              "again without `data`, which can't be merged into what is stored.",
-              "`exists`, `unknown_id`: nothing. `unknown_task`: correct the agent's task ids. "
-              "`data_not_merged`: find out who else writes these spans; their `data` is not the "
-              "END's."),
-        Entry("batch_spans", "Writes per forwarded batch; always 1 for Agentex.", NOTHING),
-        Entry("batch_bytes", "Bytes per request body.", NOTHING),
+        Entry("in_flight_requests", "Requests that have no response yet.",
+              NOTHING),
+        Entry("repaired_writes",
+              "Agentex writes that took more than one request; `/status` counts them "
+              "by reason. `exists`: stored already, so completed by a PATCH. "
+              "`unknown_id`: not stored, so POSTed. `unknown_task`: sent again with "
+              "the `task_id` in `data`. `data_not_merged`: sent again without `data`, "
+              "which can't be merged into what is stored.",
+              "`exists`, `unknown_id`: nothing. `unknown_task`: correct the agent's "
+              "task ids. `data_not_merged`: find out who else writes these spans; "
+              "their `data` is not the END's."),
     )),
     ("Deliveries", (
-        Entry("offered_writes", "Writes for the upstream, whether its lane had room or not.",
-              NOTHING),
         Entry("written_writes", "Writes put into the lane.", NOTHING),
         Entry("forwarded_writes", "Writes that the upstream accepted. `open`: of a START, or the "
               "payloads that follow it; `complete`: with the END.",
@@ -174,18 +178,18 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "it, except for spans whose open write still waits for an upstream."),
         Entry("memory_limit_bytes", "The container's memory limit; 0 for none.",
               "Compare with `process_resident_memory_bytes`."),
-        Entry("event_loop_lag_seconds", "How late a timer of the event loop fires, measured once "
-              "a second.",
-              "Above 0.1 s: too little CPU. Raise the CPU request; check for throttling."),
+        Entry("event_loop_lag_seconds",
+              "How late a timer of the event loop fired: the worst of the last "
+              "minute.",
+              "Above 0.1 s: too little CPU. Raise the CPU request; check for "
+              "throttling."),
     )),
     ("Spool", (
-        Entry("spool_used_ratio", "Share of the spool in use, 0 to 1. One upstream that is down "
-              "fills its own share only (`lane_bytes`). 0 without a spool.",
+        Entry("spool_bytes", "Bytes of the spool in use; 0 without a spool. One upstream that is "
+              "down fills its own share only (`lane_bytes`). The files shrink only "
+              "some time after their writes are settled.",
               NOTHING),
-        Entry("spool_bytes", "Size of the spool's files, which shrink only some time after their "
-              "writes are settled; 0 without a spool.", NOTHING),
         Entry("spool_limit_bytes", "`spool.max_bytes`; 0 without a spool.", NOTHING),
-        Entry("spool_writes", "Writes on disk.", NOTHING),
         Entry("spool_degraded", "1 while the disk can't be used: new events are in memory only.",
               "Fix the disk; the sidecar recovers by itself."),
         Entry("spool_errors", "Disk errors.", "Check the volume and `spool_degraded`."),
@@ -197,32 +201,23 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     ("Intake", (
         Entry("received_events", "Events accepted from agents.",
               "Flat while agents are working: their posts do not reach the sidecar."),
-        Entry("rejected_events", "Refusals by reason: of a single event, or of a whole request, "
-              "which counts once. `malformed` (not JSON, or not an event), `invalid` (a value that "
-              "can't be delivered), `too_large`, `unsupported` (another content type): the "
-              "agent's fault. `no_room`: no upstream that the events are for has room (429). "
-              "`stopping`: shutting down (503). `account`: the spans can't go out under the "
-              "account that the request names or needs to name (400, 409, or 503 for a ninth). "
-              "`no_upstream`: no upstream that the events are for is enabled (503).",
-              "The agent's fault: the response body gives the reason. `no_room`: check "
-              "`lane_bytes`. `no_upstream`: `sidecar check` says what to set."),
-        Entry("ingest_requests", "Agents' requests by response status.",
-              "429: no upstream has room. Other 4xx: the agent needs a fix."),
-        Entry("crowded_connections", "New connections that found all places of their port taken. "
-              "Each got the place of the client that had kept the sidecar waiting longest, or was "
-              "closed if there was none. `listener`: the agents' port.",
-              "`listener`: agents open too many connections. `admin`: find out who connects to "
-              "port 9318."),
-        Entry("ingest_duration_seconds", "From the head of a request to its response.",
+        Entry("rejected_events",
+              "Refusals by reason: of a single event, or of a whole request, which "
+              "counts once. `invalid` (not JSON, not an event, a value that can't be "
+              "delivered, another content type), `too_large`: the agent's fault. "
+              "`no_room`: no upstream that the events are for has room (429). "
+              "`stopping`: shutting down (503). `account`: the spans can't go out "
+              "under the account that the request names or needs to name (400, 409, "
+              "or 503 for a ninth). `no_upstream`: no upstream that the events are "
+              "for is enabled (503).",
+              "The agent's fault: the response body gives the reason, and "
+              "`event_rejected` in the log the field. `no_room`: check `lane_bytes`. "
+              "`no_upstream`: `sidecar check` says what to set."),
+        Entry("ingest_duration_seconds",
+              "From the head of an agent's request to its response. The quantile is "
+              "that of the last minute; the count is that of all requests, which "
+              "`/status` counts by status.",
               "Above 0.1 s: too little CPU, huge bodies, or the spool's disk is slow."),
-        Entry("flushes", "`POST /v1/flush`, which is not in those above. `delivered`: nothing "
-              "was left. `left`: the wait was over before that. `refused`: too many were waiting.",
-              "Many: agents that flush after each span get no START and END in one write."),
-        Entry("passed_through_requests", "Requests passed through to SGP "
-              "(`listener.pass_through`). `answered`: SGP responded, with any status. "
-              "`unreachable`, `timeout`, `broken`: it did not, or not completely. `aborted`: the "
-              "agent disconnected.",
-              "Not `answered`: check SGP and the network; these requests are never retried."),
         Entry("joined_events", "Events that went out inside another event of their span, "
               "or repeated an earlier one.", NOTHING),
     )),
@@ -235,13 +230,6 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "file or the exit report 1 s. `dns`: looking up an upstream's name took 5 s. Each "
               "counts once, as soon as it takes too long.",
               "See the runbook, [Something hangs](runbooks.md#something-hangs)."),
-        Entry("http_connections", "Open connections of the port. `listener`: the agents' port.",
-              "Stays at a limit (`descriptors_scarce` in the log names them): "
-              "`crowded_connections` tells what to do."),
-        Entry("open_file_descriptors_limit", "The process's limit of open file descriptors; 0 for "
-              "none. At its start, it raises the limit as far as it may.",
-              "Below about 1,500, there is room for fewer connections than usual: raise the "
-              "container's hard limit (`ulimit -Hn`)."),
     )),
     ("Process", (
         Entry("build_info", "Always 1; the label is the version.", "Count it to count sidecars."),

@@ -9,7 +9,9 @@ from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
+
+from sidecar.telemetry.histogram import Histogram
 
 SAMPLE_S = 5.0
 KEPT = 180  # samples: 15 minutes
@@ -69,17 +71,72 @@ class Window:
         old, new = self._rows[0][1], latest or self._rows[-1][1]
         return [late - early for early, late in zip(old, new, strict=True)]
 
-    def rates(self) -> list[float]:
-        """Return the growth of each number per second."""
-        seconds = self._rows[-1][0] - self._rows[0][0]
-        return [grown / seconds if seconds > 0 else 0.0 for grown in self.growth()]
+    def rates(self, now: float, latest: Sequence[float]) -> list[float]:
+        """Return the growth of each number per second, up to what they are now.
+
+        Not up to the newest reading: what is shown beside a total is of the same moment. A window
+        that has just begun counts as a second.
+        """
+        seconds = max(1.0, now - self._rows[0][0])
+        return [grown / seconds for grown in self.growth(latest)]
 
 
-def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> float | None:
+class Summary(NamedTuple):
+    """Recent quantiles by share, None without values; number and sum of all values."""
+
+    quantiles: Mapping[float, float | None]
+    values: int
+    total: float
+
+
+class Distribution:
+    """What a histogram counted lately. Call `read` every `SAMPLE_S` seconds.
+
+    Quantiles cover the time since the oldest of `kept` readings.
+    """
+
+    def __init__(self, histogram: Histogram, kept: int) -> None:
+        self._histogram = histogram
+        # The counts at each reading, and the largest value between it and the one before.
+        self._readings = deque([(list(histogram.counts), 0.0)], maxlen=kept)
+
+    def read(self) -> None:
+        """Begin the next interval."""
+        histogram = self._histogram
+        self._readings.append((list(histogram.counts), histogram.take_highest()))
+
+    def quantile(self, share: float) -> float | None:
+        """The value that `share` of all values do not exceed; None if there are none."""
+        (oldest, _), *others = self._readings
+        highest = max([self._histogram.highest, *(highest for _, highest in others)])
+        return self._between(oldest, self._histogram.counts, share, highest)
+
+    def quantile_of_interval(self, share: float) -> float | None:
+        """The same, of the interval that the last `read` ended."""
+        if len(self._readings) == 1:
+            return None
+        (before, _), (after, highest) = self._readings[-2], self._readings[-1]
+        return self._between(before, after, share, highest)
+
+    def summary(self, *shares: float) -> Summary:
+        """All values since the start, with these recent quantiles."""
+        quantiles = {share: self.quantile(share) for share in shares}
+        return Summary(quantiles, self._histogram.count, self._histogram.total)
+
+    def _between(
+        self, early: Sequence[int], late: Sequence[int], share: float, highest: float
+    ) -> float | None:
+        counts = [new - old for old, new in zip(early, late, strict=True)]
+        return quantile(self._histogram.bounds, counts, share, highest)
+
+
+def quantile(
+    bounds: Sequence[float], counts: Sequence[float], share: float, highest: float
+) -> float | None:
     """Return the value that `share` of a histogram's values do not exceed; None when empty.
 
     `counts` has one number per upper bound, and one more for values above them all. Interpolates
-    linearly within a bucket; a value above the last bound is reported as that bound.
+    linearly within a bucket, but never above `highest`, the largest value.
     """
     total = sum(counts)
     if not total:
@@ -88,6 +145,6 @@ def quantile(bounds: Sequence[float], counts: Sequence[float], share: float) -> 
     lower = 0.0
     for upper, count, below in zip(bounds, counts, accumulate(counts, initial=0.0), strict=False):
         if count and below + count >= rank:
-            return lower + (upper - lower) * max(0.0, rank - below) / count
+            return min(highest, lower + (upper - lower) * max(0.0, rank - below) / count)
         lower = upper
-    return bounds[-1]
+    return highest

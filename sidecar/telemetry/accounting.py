@@ -68,3 +68,18 @@ class LaneAccounting:
         """Writes unaccounted for if `depth` are in the lane; a nonzero value is a bug."""
         settled = self.forwarded.total() + self.superseded + self.skipped.total()
         return self.written - settled - self.dead_lettered.total() - self.lost.total() - depth
+
+    def totals(self, depth: int) -> dict[str, int]:
+        """All counts if `depth` writes are in the lane (D15), by their names in `/status`."""
+        return {
+            "offered": self.offered,
+            "not_taken": self.not_taken.total(),
+            "written": self.written,
+            "forwarded": self.forwarded.total(),
+            "superseded": self.superseded,
+            "skipped": self.skipped.total(),
+            "dead_lettered": self.dead_lettered.total(),
+            "lost": self.lost.total(),
+            "depth": depth,
+            "imbalance": self.offer_imbalance or self.imbalance(depth),
+        }

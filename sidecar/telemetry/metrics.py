@@ -1,21 +1,23 @@
 """Metrics as plain numbers, updated by methods named after what happened.
 
-The hot path only increments integers (accounting.py) and small histograms; operate/prometheus.py
-reads them at scrape time. No metric is labelled with anything from a span's content (D19).
+The hot path only increments integers (accounting.py, histogram.py); operate/prometheus.py reads
+them at scrape time. No metric is labelled with anything from a span's content (D19).
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from functools import partial
 from typing import NamedTuple
 
 import structlog
 
 from sidecar.credentials import Accounts
+from sidecar.spans.decode import Rejection
 from sidecar.spans.span import Span
 from sidecar.telemetry.accounting import KINDS, IntakeAccounting, LaneAccounting, zeros
+from sidecar.telemetry.decisions import Decisions
+from sidecar.telemetry.histogram import Histogram
 from sidecar.telemetry.log_rate_limiter import LogRateLimiter
 from sidecar.telemetry.outcomes import (
     FLUSH_OUTCOMES,
@@ -27,14 +29,10 @@ from sidecar.telemetry.outcomes import (
     STATUS_CODES,
     SinkState,
 )
-from sidecar.telemetry.recent import Recent
+from sidecar.telemetry.refusal_lines import RefusalLines
 
-UPSTREAM_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 1, 2.5, 5, 10, 30, 60)
-INGEST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
-DELAY_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
-LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-BATCH_SPANS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
-BATCH_BYTES = tuple(1024 * 4**power for power in range(9))
+# The upper bounds of the delays that a scrape has (seconds).
+DELAY_S = (0.1, 0.5, 2, 5, 60, 600)
 
 log = structlog.get_logger()
 
@@ -47,26 +45,6 @@ class Failure(NamedTuple):
     at: float
 
 
-class Histogram:
-    """A histogram of plain integers; `bounds` are inclusive upper bounds."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, in the form that Prometheus expects."""
-        names = [str(float(bound)) for bound in self.bounds] + ["+Inf"]
-        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
-
-
 class LaneMetrics:
     """Metrics of one lane. `account_id` returns the id of an account, given its number."""
 
@@ -74,22 +52,23 @@ class LaneMetrics:
         self,
         sink: str,
         accounting: LaneAccounting,
-        recent: Recent,
+        decisions: Decisions,
         account_id: Callable[[int], str] = lambda _: "",
     ) -> None:
         self.sink = sink
-        self._note = recent.note
+        self._note, self._code = decisions.note, partial(decisions.code, sink)
+        self._forwarded, self._superseded = self._code("forwarded"), self._code("superseded")
         self.accounting = accounting
         self.account_id = account_id
         self.states: dict[int, SinkState] = {}  # of the accounts that are not up
         self.failure: Failure | None = None  # the most recent one
+        self.held: dict[int, str] = {}  # why an account is not up, in our words
         self.retries = 0
         self.repaired = zeros(REPAIR_REASONS)
         self.requests = zeros(OUTCOMES)
-        self.request_seconds = Histogram(UPSTREAM_S)
-        self.batch_spans = Histogram(BATCH_SPANS)
-        self.batch_bytes = Histogram(BATCH_BYTES)
-        self.delay = Histogram(DELAY_S)
+        self.request_seconds = Histogram(0.001, 600)
+        self.request_bytes = 0
+        self.delay = Histogram(0.005, 86400, DELAY_S)
         self._log = log.bind(sink=sink)
         self._dead_letter_lines = LogRateLimiter()
         self._state_lines = LogRateLimiter()
@@ -99,25 +78,26 @@ class LaneMetrics:
     def superseded(self, span: Span, now: float) -> None:
         """An open write was replaced by the complete write of its span."""
         self.accounting.superseded += 1
-        self._note((now, span.id, "superseded", self.sink, span.kind, span.account))
+        self._note((span,), self._superseded, now)
 
     def forwarded(self, batch: Sequence[Span], now: float) -> None:
         """The upstream accepted `batch`; `now` is loop time in seconds."""
-        self.batch_spans.observe(len(batch))
+        observe, ended = self.delay.observe, 0
         for span in batch:
-            kind = KINDS[span.end_time is not None]
-            self.accounting.forwarded[kind] += 1
-            self.delay.observe(now - span.accepted_at)
-            self._note((now, span.key[1], "forwarded", self.sink, kind, span.account))
+            ended += span.end_time is not None
+            observe(now - span.accepted_at)
+        for kind, count in zip(KINDS, (len(batch) - ended, ended), strict=True):
+            self.accounting.forwarded[kind] += count
+        self._note(batch, self._forwarded, now)
 
     def skipped(self, span: Span, reason: str, now: float) -> None:
         """A write is deliberately not sent to this upstream."""
-        self._note((now, span.id, "skipped", self.sink, reason, span.account))
+        self._note((span,), self._code("skipped", reason), now)
 
     def not_taken(self, span: Span, reason: str, now: float) -> None:
         """The lane has no room for a write; `reason` is one of `NOT_TAKEN_REASONS`."""
         self.accounting.not_taken[reason] += 1
-        self._note((now, span.id, "not taken", self.sink, reason, span.account))
+        self._note((span,), self._code("not taken", reason), now)
         if (suppressed := self._not_taken_lines.admit(now)) is not None:
             not_logged = {"not_logged": suppressed} if suppressed else {}
             self._log.error("writes_not_taken", reason=reason, **not_logged)
@@ -125,8 +105,7 @@ class LaneMetrics:
     def failed(self, batch: Sequence[Span], outcome: str, text: str, now: float) -> None:
         """The upstream did not accept `batch`; `outcome` is one of `OUTCOMES`."""
         self.failure = Failure(outcome, text, now)
-        for span in batch:
-            self._note((now, span.id, "not accepted", self.sink, text, span.account))
+        self._note(batch, self._code("not accepted", text), now)
 
     def unreachable(self, text: str, now: float) -> None:
         """The upstream can't be reached, before anything was sent to it."""
@@ -140,8 +119,8 @@ class LaneMetrics:
     def dead_lettered(self, spans: Sequence[Span], reason: str, status: int, now: float) -> None:
         """The lane gave up on these writes: count and log them, here and nowhere else."""
         self.accounting.dead_lettered[reason] += len(spans)
+        self._note(spans, self._code("dead letter", reason), now)
         for span in spans:
-            self._note((now, span.id, "dead letter", self.sink, reason, span.account))
             if (suppressed := self._dead_letter_lines.admit(now)) is None:
                 continue
             self._log.error(
@@ -156,8 +135,7 @@ class LaneMetrics:
     def kept(self, spans: Sequence[Span], reason: str, now: float) -> None:
         """The process ended before these writes were delivered, but they are dead letters now."""
         self.accounting.dead_lettered[reason] += len(spans)
-        for span in spans:
-            self._note((now, span.id, "dead letter", self.sink, reason, span.account))
+        self._note(spans, self._code("dead letter", reason), now)
         if spans:
             self._log.warning("dead_letters_kept", count=len(spans), reason=reason)
 
@@ -175,7 +153,7 @@ class LaneMetrics:
         """One HTTP request with a body of `size` bytes ended after `seconds`."""
         self.requests[outcome] += 1
         self.request_seconds.observe(seconds)
-        self.batch_bytes.observe(size)
+        self.request_bytes += size
 
     def state_changed(
         self,
@@ -190,6 +168,7 @@ class LaneMetrics:
 
         Logged only if that is a change, and at a bounded rate.
         """
+        self.held[account] = error
         if state is self.states.get(account, SinkState.UP):
             return
         self.states[account] = state
@@ -220,25 +199,22 @@ class IntakeMetrics:
     """Metrics of the listener."""
 
     accounting: IntakeAccounting
-    recent: Recent
     refusing: bool = False
     rejected: Counter[str] = field(default_factory=lambda: zeros(REJECT_REASONS))
     requests: Counter[str] = field(default_factory=lambda: zeros(STATUS_CODES))
     passed: Counter[str] = field(default_factory=lambda: zeros(PASS_THROUGH_OUTCOMES))
     flushes: Counter[str] = field(default_factory=lambda: zeros(FLUSH_OUTCOMES))
     displaced: Counter[str] = field(default_factory=lambda: zeros(PORTS))
-    seconds: Histogram = field(default_factory=lambda: Histogram(INGEST_S))
+    seconds: Histogram = field(default_factory=lambda: Histogram(0.0001, 60))
+    _lines: RefusalLines = field(default_factory=RefusalLines)
     _refusals: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
     _displacements: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
 
-    def accepted(self, spans: Sequence[Span], now: float) -> None:
-        """The valid events of a request were accepted; `now` is loop time in seconds."""
+    def accepted(self) -> None:
+        """The valid events of a request were accepted."""
         if self.refusing:
             self.refusing = False
             log.info("intake_taking")
-        for span in spans:
-            event = "start" if span.end_time is None else "end"
-            self.recent.note((now, span.key[1], "accepted", "", event, span.account))
 
     def watch(self, accounts: Accounts) -> None:
         """Log each account that comes, and each that the configured one overrides, once."""
@@ -249,12 +225,18 @@ class IntakeMetrics:
         accounts.seen = seen
         accounts.replaced = lambda id_: log.warning("account_overridden", account=id_)
 
-    def refused(self, reason: str, now: float) -> None:
+    def event_rejected(self, rejection: Rejection, now: float) -> None:
+        """An event of a request that was read was not accepted."""
+        self.rejected[rejection.reason] += 1
+        self._lines.event(rejection, now)
+
+    def refused(self, reason: str, status: int, now: float) -> None:
         """A request was refused, possibly before its body was read."""
-        if reason == "not_ours":
-            return  # it held no events; the status of its response is counted
-        self.rejected[reason] += 1
+        if reason != "not_ours":  # or else it held no events; its status is counted
+            self.rejected[reason] += 1
         if reason != "no_room":
+            if reason != "stopping":  # which the log says already
+                self._lines.request(status, reason, now)
             return
         self.refusing = True
         if (suppressed := self._refusals.admit(now)) is not None:

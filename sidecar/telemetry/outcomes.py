@@ -8,14 +8,14 @@ from enum import StrEnum
 
 
 class SinkState(StrEnum):
-    """The state of an upstream, as operators see it."""
+    """The state of an upstream, as operators see it, from the best to the worst."""
 
     NOT_ASKED = "not_asked"  # nothing has been sent to it yet
     UP = "up"
     THROTTLED = "throttled"  # it asked for a pause with Retry-After
+    BRAKED = "braked"  # it refuses most of what is sent: the circuit breaker is open (D17)
     DOWN = "down"  # it does not respond, or does not respond like the API we expect
     UNAUTHORIZED = "unauthorized"  # it does not accept the credential
-    BRAKED = "braked"  # it refuses most of what is sent: the circuit breaker is open (D17)
 
 
 # How one request to an upstream ended.

@@ -1,11 +1,12 @@
 """Each alert fires for real, in its scenario on a real sidecar that Prometheus scrapes.
 
-The rules are the chart's with shortened times. Alerts without a test here can't be triggered from
-outside within seconds (an accounting imbalance, a full container); tests/rules has all of them.
+The rules are the chart's with shortened times. Two alerts without a test here can't be triggered
+from outside within seconds (an accounting imbalance, a full container); tests/rules has them too.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.e2e.prometheus_support import (
     shortened,
 )
 from tests.support.kill import Rig, SidecarRun
+from tests.support.spans import END_TIME, START_TIME
 
 SOON = {"SIDECAR_RETRY__MAX_S": "0.5", "SIDECAR_SHUTDOWN__GRACE_S": "0"}
 
@@ -51,6 +53,16 @@ async def working(rig: Rig) -> AsyncIterator[tuple[SidecarRun, asyncio.Task[None
             life.process.terminate()
         await life.ended()
         await asyncio.wait([posting])
+
+
+async def posted(life: SidecarRun, kind: str, span: Mapping[str, object]) -> None:
+    """Post one event, which is accepted."""
+    event = {"event_type": kind, "span": span}
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(life.url + "/v1/spans", json=event) as reply,
+    ):
+        assert reply.status == 202
 
 
 async def test_no_sidecar_and_one_that_does_not_answer(prom: Prometheus, tmp_path: Path) -> None:
@@ -125,6 +137,28 @@ async def test_a_shutdown_that_lost_something(prom: Prometheus, tmp_path: Path) 
                 await prom.fires("TraceSidecarLostAtShutdown", namespace="shutdown")
 
 
+async def test_a_spool_that_is_damaged(prom: Prometheus, tmp_path: Path) -> None:
+    """Rows that a new process can't read fire, although it finds them before the first scrape."""
+    rig = Rig(tmp_path, seed=8, settings=SOON)
+    async with rig.agentex, rig.sgp:
+        rig.agentex.rule = rig.sgp.rule = hang
+        async with working(rig) as (life, _):
+            await rig.agentex.arrived(1)
+            await rig.sgp.arrived(1)
+            life.process.kill()
+        damage = sqlite3.connect(tmp_path / "spool/spool.db")
+        with damage:
+            damage.execute("UPDATE bodies SET body = '{'")
+        damage.close()
+        async with working(rig) as (life, _):
+            with prom.scraping("damage", a=address(life)):
+                await prom.fires(
+                    "TraceSidecarWritesLost agentex",
+                    "TraceSidecarWritesLost sgp",
+                    namespace="damage",
+                )
+
+
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> None:
     """Hanging upstreams fill their rooms and agents are refused, until there is room again."""
@@ -147,17 +181,23 @@ async def test_a_full_sidecar(prom: Prometheus, tmp_path: Path, spool: bool) -> 
 
 
 async def test_an_upstream_without_room(prom: Prometheus, tmp_path: Path) -> None:
-    """Only the upstream that hangs fills its room and does not get new spans, until it is back."""
+    """Only the upstream that hangs fills its room, and gets neither new spans nor a large END."""
     room = {"SIDECAR_QUEUE__MAX_BYTES": "1MiB", "SIDECAR_SGP__TIMEOUT_S": "1"}
     rig = Rig(tmp_path, seed=7, settings=SOON | room | {"SIDECAR_SPOOL__PATH": ""})
     async with rig.agentex, rig.sgp, working(rig) as (life, _):
         with prom.scraping("room", a=address(life)):
             await prom.scraped("room")
             rig.sgp.rule = hang
+            span = {"id": "left", "trace_id": "t", "name": "n", "start_time": START_TIME}
+            await posted(life, "start", span)
             full = ("TraceSidecarLaneNearlyFull", "TraceSidecarWritesNotTaken")
             await prom.fires(*(f"{name} sgp" for name in full), namespace="room")
             firing = await prom.firing("room")
             assert not firing & {("TraceSidecarIntakeRefusing",), *((n, "agentex") for n in full)}
+            await posted(
+                life, "end", span | {"end_time": END_TIME, "output": {"text": "x" * 200_000}}
+            )
+            await prom.fires("TraceSidecarSpansLeftRunning sgp", namespace="room")
             rig.sgp.rule = None
             await prom.silent("TraceSidecarLaneNearlyFull", namespace="room")
 
@@ -181,7 +221,7 @@ async def test_a_disk_that_is_away_and_an_agent_that_posts_nonsense(
         with prom.scraping("disk", a=address(life)):
             await prom.fires(
                 "TraceSidecarSpoolDegraded a",
-                "TraceSidecarEventsRejected malformed",
+                "TraceSidecarEventsRejected invalid",
                 namespace="disk",
             )
             disk.unlink()

@@ -27,6 +27,19 @@ async def test_names_and_labels_are_the_contract() -> None:
         assert series(await scrape(app)) == GOLDEN.read_text()
 
 
+async def test_a_scrape_is_small(tmp_path: Path) -> None:
+    """With two upstreams and a spool, the process included, at most 120 series."""
+    async with running_app(BOTH, shutdown__grace_s=0, spool__path=str(tmp_path / "spool")) as app:
+        lines = [line for line in (await scrape(app)).splitlines() if not line.startswith("#")]
+    assert 100 < len(lines) <= 120
+    assert {line.partition("{")[0].partition(" ")[0] for line in lines if line[:3] == "pro"} == {
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_start_time_seconds",
+        "process_open_fds",
+    }
+
+
 async def test_everything_counts_from_zero() -> None:
     """Counters and the imbalance start at 0."""
     async with running_app(BOTH, shutdown__grace_s=0) as app:
@@ -44,7 +57,7 @@ async def test_depth_and_rss_are_read_at_the_scrape() -> None:
         text = await scrape(app)
     assert 'trace_sidecar_queue_depth{sink="agentex"} 1.0' in text
     assert 'trace_sidecar_received_events_total{kind="end"} 1.0' in text
-    assert 'trace_sidecar_ingest_requests_total{code="202"} 1.0' in text
+    assert "trace_sidecar_ingest_duration_seconds_count 1.0" in text
     rss = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
     assert rss is not None
     assert float(rss[1]) > 1e6
