@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 import tarfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from tests.e2e import parts
 AXE = "4.14.1"
 # The value of a script or a command.
 Value: TypeAlias = Any
-# A cold start of the browser on a busy machine.
+# A cold start of the browser on a busy machine, or any other command.
 START_S = 120.0
 DEADLINE_S = 60.0
 # chromedriver uses one port for IPv4 and IPv6, and ends if either is in use.
@@ -37,7 +38,10 @@ class Browser:
     async def command(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Value:
         """Run one WebDriver command and return its value."""
         payload = {} if body is None and method == "POST" else body
-        async with self.session.request(method, f"{self.url}{path}", json=payload) as reply:
+        async with (
+            asyncio.timeout(START_S),
+            self.session.request(method, f"{self.url}{path}", json=payload) as reply,
+        ):
             answer = await reply.json(content_type=None)
         assert reply.status == 200, answer
         return answer["value"]
@@ -56,9 +60,9 @@ class Browser:
         """Run a function body in the page and return its value."""
         return await self.command("POST", "/execute/sync", {"script": script, "args": arguments})
 
-    async def until(self, condition: str, *arguments: Any) -> Value:
+    async def until(self, condition: str, *arguments: Any, within: float = DEADLINE_S) -> Value:
         """Wait until an expression is true in the page, and return its value."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(within):
             while True:
                 if value := await self.run(f"return {condition}", *arguments):
                     return value
@@ -79,16 +83,23 @@ class Browser:
 
     async def key(self, name: str) -> None:
         """Press and release a key, such as `Tab`."""
-        code = {"Tab": 9, "End": 35, "ArrowLeft": 37}[name]
-        for kind in ("keyDown", "keyUp"):
-            await self.devtools(
-                "Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code
-            )
+        keys = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "ArrowLeft": 37, "/": 191}
+        text = {"Enter": {"text": "\r"}, "/": {"text": "/"}}.get(name, {})
+        code = {"key": name, "windowsVirtualKeyCode": keys[name]}
+        await self.devtools("Input.dispatchKeyEvent", type="keyDown", **code, **text)
+        await self.devtools("Input.dispatchKeyEvent", type="keyUp", **code)
 
-    async def screenshot(self, path: Path) -> None:
-        """Save the whole page as a PNG file."""
+    async def type(self, text: str) -> None:
+        """Type a text into what has the focus."""
+        await self.devtools("Input.insertText", text=text)
+
+    async def screenshot(self, path: Path, size: tuple[int, int] | None = None) -> None:
+        """Save the whole page, or what is at its top in this size, as a PNG file."""
+        clip = {}
+        if size is not None:
+            clip["clip"] = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}
         shot = await self.devtools(
-            "Page.captureScreenshot", format="png", captureBeyondViewport=True
+            "Page.captureScreenshot", format="png", captureBeyondViewport=True, **clip
         )
         await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
@@ -127,6 +138,13 @@ class Browser:
         ]
 
 
+def artifacts(fallback: Path) -> Path:
+    """Return the folder for screenshots: `E2E_ARTIFACTS`, else the test's own folder."""
+    folder = Path(os.environ.get("E2E_ARTIFACTS") or fallback)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def axe() -> Path:
     """Return axe-core's script, from npm."""
 
@@ -160,8 +178,11 @@ async def browser() -> AsyncIterator[Browser]:
             begun = await made.command("POST", "/session", wish)
             made.url += f"/session/{begun['sessionId']}"
             starting.reschedule(None)
-            yield made
-            await made.command("DELETE", "")
+            try:
+                yield made
+            finally:
+                # Else the browser would outlive its driver, and keep its output open.
+                await made.command("DELETE", "")
     finally:
         driver.terminate()
         await driver.communicate()

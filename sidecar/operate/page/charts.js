@@ -5,6 +5,9 @@
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "line", "rect"]);
 const HEIGHT = 100;
+const MIN_SAMPLES = 4;
+const NAMES = { agentex: "Agentex", sgp: "SGP" };
+const byId = (id) => document.getElementById(id);
 
 function el(tag, attributes = {}, ...children) {
   const element = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
@@ -64,6 +67,15 @@ const past = {
     }
     this.next = piece.next;
   },
+  // How many samples the charts are wide: while the process is young, those that there are.
+  get width() {
+    const lengths = Object.values(this.series).map((values) => values.length);
+    return Math.max(MIN_SAMPLES, ...lengths);
+  },
+  get span() {
+    const seconds = this.width * this.step;
+    return seconds < 120 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
+  },
 };
 
 const charts = [];
@@ -101,7 +113,7 @@ class Chart {
 
   point(event) {
     const box = this.svg.getBoundingClientRect();
-    const ago = Math.round((1 - (event.clientX - box.left) / box.width) * (past.kept - 1));
+    const ago = Math.round((1 - (event.clientX - box.left) / box.width) * (past.width - 1));
     moveCursor(Math.min(Math.max(ago, 0), Math.max(0, this.values.length - 1)));
   }
 
@@ -121,7 +133,8 @@ class Chart {
     // A limit far above the values would flatten the curve.
     const shown = limit !== null && limit < 2 * this.highest;
     const top = Math.max(this.highest ?? 0, shown ? limit : 0) * 1.08 || 1;
-    const left = past.kept - values.length;
+    const right = past.width - 1;
+    const left = past.width - values.length;
     const y = (value) => (HEIGHT * (1 - value / top)).toFixed(1);
     let curve = "";
     let area = "";
@@ -136,25 +149,25 @@ class Chart {
       if (begun === null) {
         begun = x;
         // Start slightly to the left, so that a single sample between gaps is visible.
-        curve += `M${x - 0.4} ${y(value)}`;
+        curve += `M${x - right / 450} ${y(value)}`;
         area += `M${x} ${HEIGHT}`;
       }
       curve += `L${x} ${y(value)}`;
       area += `L${x} ${y(value)}`;
     });
-    if (begun !== null) area += `L${past.kept - 1} ${HEIGHT}Z`;
-    setAttr(this.svg, "viewBox", `0 0 ${past.kept - 1} ${HEIGHT}`);
+    if (begun !== null) area += `L${right} ${HEIGHT}Z`;
+    setAttr(this.svg, "viewBox", `0 0 ${right} ${HEIGHT}`);
     this.hair = el("line", { class: "hair", y1: -4, y2: HEIGHT, visibility: "hidden" });
     const parts = [
       el("path", { class: "area", d: area || "M0 0" }),
-      el("line", { class: "base", x1: 0, x2: past.kept - 1, y1: HEIGHT, y2: HEIGHT }),
+      el("line", { class: "base", x1: 0, x2: right, y1: HEIGHT, y2: HEIGHT }),
       el("path", { class: "curve", d: curve || "M0 0" }),
       ...this.outages(left),
       this.hair,
     ];
-    if (shown) parts.push(el("line", { class: "limit", x1: 0, x2: past.kept - 1, y1: y(limit), y2: y(limit) }));
+    if (shown) parts.push(el("line", { class: "limit", x1: 0, x2: right, y1: y(limit), y2: y(limit) }));
     this.svg.replaceChildren(...parts);
-    setText(this.span, `−${Math.round((past.kept * past.step) / 60)} min`);
+    setText(this.span, `−${past.span}`);
     setText(this.max, `max ${this.format(this.highest)}`);
     this.show();
   }
@@ -166,7 +179,9 @@ class Chart {
       const name = past.states[state] ?? "up";
       if (name === "up" || name === "not_asked") return [];
       const kind = name === "throttled" ? "paused" : "away";
-      return [el("rect", { class: kind, x: left + i - 0.5, y: HEIGHT, width: 1, height: 8 })];
+      const from = Math.max(0, left + i - 0.5);
+      const to = Math.min(past.width - 1, left + i + 0.5);
+      return [el("rect", { class: kind, x: from, y: HEIGHT, width: to - from, height: 8 })];
     });
   }
 
@@ -177,13 +192,13 @@ class Chart {
     const text = this.format(value);
     setText(this.now, text);
     if (this.hair) {
-      const x = past.kept - 1 - (cursor ?? 0);
+      const x = past.width - 1 - (cursor ?? 0);
       setAttr(this.hair, "x1", String(x));
       setAttr(this.hair, "x2", String(x));
       setAttr(this.hair, "visibility", cursor === null || at < 0 ? "hidden" : "visible");
     }
     const when = cursor ? `${time(cursor * past.step)} ago` : "now";
-    setAttr(this.svg, "aria-label", `${this.name}, last 15 minutes`);
+    setAttr(this.svg, "aria-label", `${this.name}, the last ${past.span}`);
     setAttr(this.svg, "aria-valuemax", String(Math.max(0, values.length - 1)));
     setAttr(this.svg, "aria-valuenow", String(Math.max(0, at)));
     setAttr(this.svg, "aria-valuetext", `${when} ${text}, highest ${this.format(this.highest)}`);

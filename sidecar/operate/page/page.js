@@ -4,106 +4,13 @@
 
 const POLL_MS = 500;
 const TIMEOUT_MS = 4000;
-const NAMES = { agentex: "Agentex", sgp: "SGP" };
-const LEVELS = { not_asked: "ok", up: "ok", throttled: "warn", down: "bad", unauthorized: "bad", braked: "bad" };
-const byId = (id) => document.getElementById(id);
 
 let view = null; // the widgets built for this run of the process
 let uptime = Infinity;
 let lastResponseAt = null;
 let announced = "";
 
-const reasons = (counts) => Object.entries(counts).filter(([, number]) => number)
-  .map(([reason, number]) => `${count(number)} ${reason.replaceAll("_", " ")}`).join(", ");
-
-const stateOf = (of) => (of.has_credential ? of.state.replace("not_asked", "not asked yet") : "no credential");
-
-class Lane {
-  constructor(sink) {
-    const name = NAMES[sink] ?? sink;
-    this.queue = new Box(`${name} queue`, "waiting", [["oldest", "oldest write"], ["disk", "only on disk"]], "queue join");
-    this.drain = new Box("Drain", "/s", [["flight", "writes in flight"], ["limit", "request limit"], ["retries", "batches retried"]], "join");
-    this.upstream = new Box(name, null, [["took", "request p50"], ["slow", "request p95"], ["delay", "delivery p95"], ["failed", "failed requests"]], "join upstream");
-    this.room = new Meter();
-    this.roomNote = el("p", { class: "note" });
-    this.queue.root.append(this.room.root, this.roomNote);
-    this.accounts = el("ul", { class: "accounts", "aria-label": `Accounts at ${name}` });
-    this.upstream.root.append(this.accounts);
-    this.state = el("span", { class: "state" });
-    this.upstream.title.append(this.state);
-    const steps = el("ol", { "aria-label": `${name} lane` }, this.queue.root, this.drain.root, this.upstream.root);
-    this.root = el("li", { class: "lane" }, steps);
-  }
-
-  show(lane, eventsPerS) {
-    const notUp = !["up", "not_asked"].includes(lane.state);
-    setText(this.queue.number, count(lane.depth));
-    this.queue.terms.show({ oldest: lane.depth ? time(lane.oldest_write_age_s) : "–", disk: count(lane.on_disk) });
-    this.queue.flows(eventsPerS > 0);
-    this.room.show(lane.lane_bytes, lane.lane_limit_bytes);
-    setText(this.roomNote, `room ${bytes(lane.lane_bytes)} of ${bytes(lane.lane_limit_bytes)}`);
-    setAttr(this.queue.note, "data-level", lane.not_taken_per_s ? "bad" : "warn");
-    setText(this.queue.note, lane.not_taken ? `not taken: ${reasons(lane.not_taken_by_reason)}` : "");
-    setText(this.drain.number, rate(lane.forwarded_per_s));
-    this.drain.terms.show({ flight: count(lane.in_flight), limit: count(lane.concurrency_limit), retries: count(lane.retries) });
-    this.drain.flows(lane.forwarded_per_s > 0);
-    this.upstream.flows(lane.forwarded_per_s > 0, notUp);
-    const level = lane.has_credential ? LEVELS[lane.state] : "bad";
-    setAttr(this.state, "data-level", level);
-    setAttr(this.upstream.root, "data-level", level);
-    setText(this.state, stateOf(lane));
-    const ms = (seconds) => (seconds === null ? "–" : time(seconds));
-    this.upstream.terms.show({ took: ms(lane.request_p50_s), slow: ms(lane.request_p95_s), delay: ms(lane.delay_p95_s), failed: `${rate(lane.failed_requests_per_s)}/s` });
-    const error = lane.last_error;
-    const last = error ? `last error ${time(error.age_s)} ago: ${error.text} (${error.kind.replace("_", " ")})` : "no error so far";
-    const next = lane.next_attempt_s ? `next attempt in ${time(lane.next_attempt_s)}` : "next attempt now";
-    setAttr(this.upstream.note, "data-level", level);
-    setText(this.upstream.note, notUp ? `${last}; ${next}` : last);
-    this.showAccounts(lane.accounts.length > 1 ? lane.accounts : []);
-  }
-
-  showAccounts(accounts) {
-    while (this.accounts.children.length < accounts.length) this.accounts.append(el("li"));
-    accounts.forEach(({ id, state, depth, has_credential: hasKey }, i) => {
-      const item = this.accounts.children[i];
-      setAttr(item, "data-level", hasKey ? LEVELS[state] : "bad");
-      setText(item, `account ${id ?? "–"}: ${stateOf({ state, has_credential: hasKey })}, ${count(depth)} waiting`);
-    });
-  }
-}
-
-class Journey {
-  constructor(status) {
-    this.listener = new Box("Listener", "events/s", [["accepted", "accepted"], ["refused", "refused"], ["durability", "kept in"]]);
-    this.open = new Box("Open spans", "running", [["held", "held STARTs"], ["joined", "joined events"]], "join");
-    this.memory = new Meter();
-    this.open.root.append(this.memory.root);
-    this.lanes = Object.fromEntries(Object.keys(status.sinks).map((sink) => [sink, new Lane(sink)]));
-    const lanes = el("ol", { "aria-label": "Lanes", class: "lanes" }, ...Object.values(this.lanes).map((lane) => lane.root));
-    byId("journey").replaceChildren(this.listener.root, this.open.root, el("li", { class: "lanes" }, lanes));
-  }
-
-  show(status) {
-    const { intake, events, queue, spool } = status;
-    setText(this.listener.number, rate(intake.events_per_s));
-    this.listener.terms.show({ accepted: count(events.received), refused: `${rate(intake.rejected_per_s)}/s`, durability: status.durability === "disk" ? "the spool" : "memory" });
-    setText(this.listener.note, this.refusals(intake.rejected_by_reason));
-    setText(this.open.number, count(status.open_spans));
-    this.open.terms.show({ held: count(events.held), joined: count(events.joined) });
-    this.open.flows(intake.events_per_s > 0);
-    const disk = spool ? `; spool ${bytes(spool.bytes)} of ${bytes(spool.limit_bytes)}${spool.degraded ? ", its disk can’t be used" : ""}` : "";
-    setText(this.open.note, `span memory ${bytes(queue.bytes)} of ${bytes(queue.limit_bytes)}${disk}`);
-    this.memory.show(queue.bytes, queue.limit_bytes);
-    for (const [sink, lane] of Object.entries(this.lanes)) lane.show(status.sinks[sink], intake.events_per_s);
-  }
-
-  refusals(counts) {
-    const counted = reasons(counts);
-    return counted ? `refused so far: ${counted}` : "nothing refused so far";
-  }
-}
-
-// `rows`: [text, key, level of a number other than 0].
+// `rows`: [text, key, level of a number other than 0, as long as `isOpen(key, column)`].
 class AccountingTable {
   constructor(caption, columns, rows) {
     this.cells = [];
@@ -118,12 +25,12 @@ class AccountingTable {
     this.root = el("table", {}, el("caption", {}, caption), head, body);
   }
 
-  show(columns) {
+  show(columns, isOpen = () => true) {
     for (const [key, level, cells] of this.cells) {
       cells.forEach((cell, i) => {
         const number = columns[i][key];
         setText(cell, key === "imbalance" && !number ? "0 ✓" : count(number));
-        setAttr(cell, "data-level", number ? level : key === "imbalance" ? "ok" : "none");
+        setAttr(cell, "data-level", number ? (isOpen(key, columns[i]) ? level : "none") : key === "imbalance" ? "ok" : "none");
       });
     }
   }
@@ -143,7 +50,13 @@ class Accounting {
 
   show(status) {
     this.events.show([status.events]);
-    this.writes.show(Object.values(status.sinks));
+    // What is over is a number, not an alarm: the same times as in the answers.
+    const { kept } = status.dead_letters;
+    const isOpen = (key, sink) => {
+      if (key === "dead_lettered" && kept !== null) return kept > 0;
+      return key === "imbalance" || isRecent(sink[`${key}_age_s`]);
+    };
+    this.writes.show(Object.values(status.sinks), isOpen);
   }
 }
 
@@ -167,6 +80,30 @@ function buildCharts(limits) {
   byId("charts").replaceChildren(...groups);
 }
 
+// What to do while no event was ever received, in place of the first answer's advice.
+class FirstSpan {
+  constructor() {
+    this.shown = null;
+  }
+
+  // Returns whether it is shown.
+  show({ answers: [{ hint }] }) {
+    const command = commandOf(hint);
+    const now = command?.startsWith("curl ") ? command : null;
+    byId("first").hidden = now === null;
+    if (now === this.shown || now === null) return now !== null;
+    this.shown = now;
+    const [, id] = /"id":"([^"]+)"/.exec(now) ?? [];
+    byId("first").replaceChildren(
+      el("h2", { id: "first-title" }, "Send the first span"),
+      el("p", {}, "An agent’s first span shows here within a second. To try it without one, run this in the pod:"),
+      commandLine(now),
+      el("p", {}, "Then ask for it: ", idLink(id ?? "")),
+    );
+    return true;
+  }
+}
+
 function showConfig(config) {
   const text = (value) => (value === "" ? "–" : Array.isArray(value) ? value.join(", ") : String(value));
   const sections = Object.entries(config).map(([section, values]) => {
@@ -183,6 +120,8 @@ function build(status) {
     answers: status.answers.map(({ question }) => new Answer(question)),
     journey: new Journey(status),
     accounting: new Accounting(status),
+    letters: new Letters(),
+    first: new FirstSpan(),
   };
   byId("answers").replaceChildren(...view.answers.map((answer) => answer.root));
   buildCharts(view.limits);
@@ -218,20 +157,22 @@ function show(status) {
   const { memory } = status;
   const rss = memory.rss_bytes === null ? " · memory unknown" : ` · ${bytes(memory.rss_bytes)}${memory.limit_bytes ? ` of ${bytes(memory.limit_bytes)}` : ""} memory`;
   setText(byId("process"), `${whereOf(status)} · version ${status.version} · up ${time(status.uptime_s)}${rss} · ${percent(status.cpu)} CPU`);
-  status.answers.forEach((answer, i) => view.answers[i].show(answer));
+  const isEmpty = view.first.show(status);
+  status.answers.forEach((answer, i) => view.answers[i].show(answer, !(isEmpty && i === 0)));
+  view.letters.show(status.dead_letters, status.time);
   view.journey.show(status);
   view.accounting.show(status);
   announce(status);
 }
 
-async function get(path) {
-  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+async function get(path, timeoutMs = TIMEOUT_MS) {
+  const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(timeoutMs) });
   if (!response.ok) throw new Error(`HTTP ${response.status}`);
   return response.json();
 }
 
 function showUnreachable() {
-  const since = lastResponseAt === null ? "" : ` since ${lastResponseAt.toLocaleTimeString()}. Its state at that time is shown below`;
+  const since = lastResponseAt === null ? "" : ` since ${lastResponseAt.toISOString().slice(11, 19)} UTC. Its state at that time is shown below`;
   setText(byId("gone"), `The sidecar has not responded${since}. Trying again.`);
   byId("gone").hidden = false;
   document.body.classList.add("stale");
@@ -270,6 +211,7 @@ async function refresh() {
   show(status);
   if (piece !== null) {
     past.add(piece);
+    setText(byId("span"), `The last ${past.span}`);
     for (const chart of charts) chart.draw();
   }
 }
@@ -280,4 +222,5 @@ async function run() {
 }
 
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
+followLink();
 run();
