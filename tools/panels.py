@@ -1,314 +1,425 @@
 """The dashboard's panels, row by row: titles, expressions and how to read them.
 
-Expressions omit the metrics' prefix and the dashboard's label selection: `queue_depth{}` stands
-for `trace_sidecar_queue_depth{namespace=~"$namespace", pod=~"$pod"}`. No panel draws a series per
-pod: graphs show sums, extremes and quantiles, tables the ten worst pods. Quantiles come from the
-recording rules (helm/trace-sidecar/files/rules.yaml), which aggregate pods away: the histograms of
-a thousand pods are too much to query at every refresh.
+panel.py says what each is made of. No panel draws a series per pod: graphs show sums, extremes and
+shares, tables the ten worst pods. What several pods have is counted in pods: a pod that backs off
+sends little, so that a share of requests would hide it.
 """
 
-import re
-from dataclasses import dataclass
-from typing import Literal
+from tools.panel import (
+    GREY,
+    RATE,
+    SEVERITIES,
+    SINK_COLORS,
+    SINK_LIGHT,
+    SINKS,
+    STATES,
+    Panel,
+    Query,
+    counted,
+    own,
+    seen,
+    worst_and_mean,
+    worst_and_mean_pod,
+)
 
-Kind = Literal["stat", "lines", "stack", "table"]
+_LOSING = ((0, "green"), (0.5, "red"))
+_LATE = ((0, "green"), (0.5, "orange"))
+_NEUTRAL = ((0, "blue"),)
+_POD = {"sink": "Upstream", "pod": "Pod", "namespace": "Namespace"}
+_PLACE = {"pod": "Pod", "namespace": "Namespace"}
+_NEEDS_KUBE = "needs kube-state-metrics"
 
-_SELECTION = 'namespace=~"$namespace", pod=~"$pod"'
-_RECORDED = 'namespace=~"$namespace"'
-_METRIC = re.compile(r"([a-z_0-9:]+)\{([^}]*)\}")
-_OWN_NAME = ("process_", "kube_", "container_")
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """An expression in the short form, and the legend of its series."""
-
-    short: str
-    legend: str = ""
-
-    @property
-    def expr(self) -> str:
-        """The expression in full, as Grafana sends it."""
-        return _METRIC.sub(_selected, self.short)
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One panel. `unit` is Grafana's name, `bad` the value from which the panel turns red."""
-
-    title: str
-    help: str
-    kind: Kind
-    unit: str
-    queries: tuple[Query, ...]
-    width: int = 12
-    bad: float | None = None
-    none: str = ""
-
-
-def _selected(match: re.Match[str]) -> str:
-    name, labels = match[1], match[2]
-    selection = _RECORDED if ":" in name else _SELECTION
-    if ":" not in name and not name.startswith(_OWN_NAME):
-        name = "trace_sidecar_" + name
-    return f"{name}{{{selection}{', ' if labels else ''}{labels}}}"
-
-
-def _quantiles(recorded: str, by: str, legend: str) -> tuple[Query, ...]:
-    return tuple(
-        Query(
-            f"histogram_quantile({quantile}, sum by ({by}le) ({recorded}{{}}))",
-            f"{legend}p{quantile * 100:g}",
-        )
-        for quantile in (0.5, 0.95, 0.99)
-    )
-
-
-def _own(name: str) -> str:
-    """Select the sidecar's own process metric: the agent's target may export the same name."""
-    return f"({name} and queue_limit_bytes{{}})"
-
-
-_RATE = "[$__rate_interval]"
 _RESTARTS = " or ".join(
-    f'increase(kube_pod_{kind}container_status_restarts_total{{container="trace-sidecar"}}{_RATE})'
+    f'increase(kube_pod_{kind}container_status_restarts_total{{container="trace-sidecar"}}[$__range])'
     for kind in ("", "init_")
 )
+_FIRING = " or ".join(
+    f"{number} * max by (alertname, sink, reason, pod) (ALERTS{{"
+    f'namespace=~"$namespace|", alertname=~"TraceSidecar.+", alertstate="firing", '
+    f'severity="{severity}"}})'
+    for number, (severity, _) in enumerate(SEVERITIES, 1)
+)
+_HERE = 'namespace=~"$namespace"'
+_OPTED_IN = f'kube_namespace_labels{{{_HERE}, label_trace_sidecar_injection="enabled"}}'
+_WITHOUT = (
+    f'(kube_pod_status_phase{{{_HERE}, phase="Running"}} == 1) and on (namespace) {_OPTED_IN} '
+    f'unless on (namespace, pod) kube_pod_labels{{{_HERE}, label_trace_sidecar_inject="false"}} '
+    "unless on (namespace, pod) ("
+    + " or ".join(
+        f'kube_pod_{kind}container_info{{{_HERE}, container="trace-sidecar"}}'
+        for kind in ("", "init_")
+    )
+    + ")"
+)
+_LANE_USED = "lane_bytes{} / lane_limit_bytes{}"
+_MEMORY_USED = f"{own('process_resident_memory_bytes{}')} / (memory_limit_bytes{{}} > 0)"
+# Only where it fills steadily, and within a day.
+_TIME_LEFT = "(lane_limit_bytes{} - lane_bytes{}) / (deriv(lane_bytes{}[5m]) > 0) < 86400"
+_AT_SHUTDOWN = (
+    "(last_shutdown_lost_writes{} and (time() - process_start_time_seconds{} < $__range_s))"
+)
+_LOST = counted("lost_writes_total", "sink")
+_NOT_TAKEN = counted("not_taken_writes_total", "sink, reason")
+_DEAD_LETTERED = counted("dead_lettered_writes_total", "sink, reason")
+_LOST_BY_REASON = " or ".join(
+    (
+        f'label_replace({_LOST}, "reason", "lost", "", "")',
+        f'label_replace({_AT_SHUTDOWN}, "reason", "shutdown", "", "")',
+        _NOT_TAKEN,
+        _DEAD_LETTERED,
+    )
+)
+
+
+def _by_sink(*reasons: tuple[str, str]) -> dict[str, str]:
+    """Return the colors of `upstream reason`: dark for the first upstream, light for the second."""
+    shades = zip(SINKS, ("dark", "light"), strict=True)
+    return {f"{sink} {name}": f"{shade}-{hue}" for sink, shade in shades for name, hue in reasons}
+
+
+def _states(sink: str) -> Panel:
+    states = tuple(
+        Query(f'sum(sink_state{{sink="{sink}"}} == bool {number})', name, color)
+        for number, (name, color) in enumerate(STATES)
+        if name != "up"
+    )
+    return Panel(
+        f"Sidecars for which {sink} is not up",
+        f"How many sidecars see {sink} in each state but up. throttled: it asked for a pause. "
+        "braked: it refuses most writes. down: no response, or not from its API. unauthorized: it "
+        "refuses the credential.",
+        "stack", "short", states, width=12, soft_max=1,
+    )  # fmt: skip
+
+
+def _requests(sink: str) -> Panel:
+    colors = {
+        "ok": "green", "refused": "orange", "unavailable": "red", "unauthorized": "purple",
+        "misdirected": "blue", "no_response": "yellow",
+    }  # fmt: skip
+    ok = f'upstream_requests_total{{sink="{sink}", outcome="ok"}}'
+    failed = f'upstream_requests_total{{sink="{sink}", outcome!="ok"}}'
+    rate = f"sum by (outcome) (rate({failed}{RATE}))"
+    grew = f"sum by (outcome) (increase({failed}[$__range] @ end()))"
+    return Panel(
+        f"Requests to {sink}",
+        "Requests per second by outcome, of those that occurred in the time shown. ok and refused "
+        "are decisions about writes; the others are retried.",
+        "stack", "reqps",
+        # At the bottom of the stack, few failures can be seen.
+        (Query(f"{rate} and {grew} > 0", "{{outcome}}"), Query(f"sum(rate({ok}{RATE}))", "ok")),
+        colors=colors,
+    )  # fmt: skip
+
 
 _LOSS = (
     Panel(
-        "Unaccounted for",
-        "Events and writes that the accounting misses. Anything but 0 is a bug in the sidecar.",
-        "stat", "short", (Query("sum(abs(accounting_imbalance{}))"),), width=4, bad=1,
-    ),
-    Panel(
         "Lost writes",
-        "Accepted writes that were lost in the time range shown.",
-        "stat", "short", (Query("sum(increase(lost_writes_total{}[$__range]))"),), width=4, bad=0.5,
-    ),
-    Panel(
-        "Lost at the last shutdown",
-        "Writes that the previous runs of these sidecars lost at shutdown.",
-        "stat", "short", (Query("sum(last_shutdown_lost{})"),), width=4, bad=1,
-    ),
-    Panel(
-        "Dead letters",
-        "Writes that an upstream will never accept, in the time range shown. "
-        "`sidecar replay` sends them again.",
-        "stat", "short", (Query("sum(increase(dead_lettered_writes_total{}[$__range]))"),),
-        width=4, bad=0.5,
-    ),
-    Panel(
-        "Sidecars", "Sidecars that Prometheus scrapes.",
-        "stat", "short", (Query("count(build_info{})"),), width=4,
-    ),
-    Panel(
-        "Restarts", "Restarts of the sidecar's container in the last hour. Needs "
-        "kube-state-metrics.",
-        "stat", "short", (Query(f"sum({_RESTARTS.replace('$__rate_interval', '1h')})"),),
-        width=4, bad=0.5, none="no kube-state-metrics",
+        "Accepted writes that were lost in the time shown, with those that a shutdown lost before "
+        "a restart in that time.",
+        "stat", "locale",
+        (Query(f"sum({_LOST}) + sum({_AT_SHUTDOWN}) or sum({_LOST})"),),
+        width=3, steps=_LOSING, alerts=("TraceSidecarWritesLost", "TraceSidecarLostAtShutdown"),
     ),
     Panel(
         "Not taken",
-        "Writes per second that an upstream does not get because its room is full. no_room: of "
-        "spans that it does not have. end_of_open: ENDs of spans that it will show as running. It "
-        "should be flat at 0.",
-        "lines", "wps",
-        (Query(f"sum by (sink, reason) (rate(not_taken_writes_total{{}}{_RATE}))",
-               "{{sink}}: {{reason}}"),), width=8,
+        "Writes that an upstream did not get in the time shown, because its room was full.",
+        "stat", "locale", (Query(f"sum({_NOT_TAKEN})"),),
+        width=3, steps=_LOSING,
+        alerts=("TraceSidecarWritesNotTaken", "TraceSidecarSpansLeftRunning"),
     ),
     Panel(
-        "Lost and dead-lettered",
-        "Lost writes and dead letters per second, by reason. It should be flat at 0.",
+        "Dead letters",
+        "Writes that an upstream will never accept, in the time shown. They are kept: "
+        "`sidecar replay` sends them again.",
+        "stat", "locale", (Query(f"sum({_DEAD_LETTERED})"),),
+        width=3, steps=_LATE, alerts=("TraceSidecarDeadLetters",),
+    ),
+    Panel(
+        "Imbalance",
+        "Events and writes that the accounting misses. Anything but 0 is a bug in the sidecar.",
+        "stat", "locale", (Query("sum(abs(accounting_imbalance{}))"),),
+        width=3, steps=_LOSING, alerts=("TraceSidecarImbalance",),
+    ),
+    Panel(
+        "Sidecars", "Sidecars that Prometheus scrapes.",
+        "stat", "locale", (Query("count(build_info{})"),), width=3, steps=_NEUTRAL,
+        alerts=("TraceSidecarAbsent", "TraceSidecarNotScraped"),
+    ),
+    Panel(
+        "No sidecar",
+        "Running pods in opted-in namespaces that have no sidecar; the table at the end names "
+        "them. One that is no agent, such as a database, counts unless it has the label "
+        '`trace-sidecar/inject: "false"`. Needs kube-state-metrics with the labels of pods and '
+        "namespaces.",
+        "stat", "locale", (Query(f"count({_WITHOUT}) or 0 * count({_OPTED_IN})"),),
+        width=3, steps=_LATE, none=_NEEDS_KUBE,
+    ),
+    Panel(
+        "Restarts",
+        "Restarts of the sidecar's container in the time shown. Needs kube-state-metrics.",
+        "stat", "locale", (Query(f"sum({_RESTARTS})"),),
+        width=3, steps=_LATE, none=_NEEDS_KUBE, alerts=("TraceSidecarRestarting",),
+    ),
+    Panel(
+        "Worst delay", "The oldest accepted write of all sidecars that is not settled.",
+        "stat", "s", (Query("max(oldest_write_age_seconds{})"),),
+        width=3, steps=((0, "green"), (900, "orange")), alerts=("TraceSidecarDeliveryStalled",),
+    ),
+    Panel(
+        "Firing alerts",
+        "The sidecars' alerts that fire now. critical: spans are being lost. warning: they are "
+        "late, or will be lost if nothing is done. Nothing is known without the chart's rules.",
+        "table", "short", (Query(_FIRING),), width=15, value="Severity",
+        columns={"alertname": "Alert", "sink": "Upstream", "reason": "Reason", "pod": "Pod"},
+        none="no alert seen: none fires, or the rules are not installed",
+    ),
+    Panel(
+        "Lost and not taken",
+        "Writes per second. no_room: of spans that the upstream does not have. end_of_open: ENDs "
+        "of spans that it will show as running. It should be flat at 0.",
         "lines", "wps",
-        (
-            Query(f"sum by (sink, reason) (rate(lost_writes_total{{}}{_RATE}))",
-                  "{{sink}} lost: {{reason}}"),
-            Query(f"sum by (sink, reason) (rate(dead_lettered_writes_total{{}}{_RATE}))",
-                  "{{sink}} dead letter: {{reason}}"),
-        ), width=8,
+        seen(("lost_writes_total", "sink", "{{sink}} lost"),
+             ("not_taken_writes_total", "sink, reason", "{{sink}} {{reason}}")),
+        width=9,
+        colors=_by_sink(("lost", "purple"), ("no_room", "red"), ("end_of_open", "orange")),
+        alerts=("TraceSidecarWritesNotTaken", "TraceSidecarSpansLeftRunning"),
+    ),
+    Panel(
+        "Losing most",
+        "The ten pods with the most writes lost, not taken or set aside as dead letters in the "
+        "time shown.",
+        "table", "locale",
+        (Query(f"topk(10, sum by (namespace, pod, sink, reason) ({_LOST_BY_REASON}) > 0.5)"),),
+        width=15, value="Writes", columns={"reason": "Reason", **_POD}, none="no loss seen",
+    ),
+    Panel(
+        "Dead letters by reason",
+        "Dead letters per second, of the reasons that occurred in the time shown. It should be "
+        "flat at 0.",
+        "lines", "wps",
+        seen(("dead_lettered_writes_total", "sink, reason", "{{sink}} {{reason}}")),
+        width=9,
+        colors=_by_sink(("refused", "red"), ("too_large", "orange"), ("failing", "purple"),
+                        ("expired", "yellow"), ("id_taken", "blue")),
+        alerts=("TraceSidecarDeadLetters", "TraceSidecarDeadLettersNotKept"),
     ),
     Panel(
         "Outcomes of writes",
-        "Writes put into each lane per second, and how they left it. The difference is still "
-        "waiting.",
+        "Writes put into each lane per second, and how many left it because the upstream has them "
+        "or does not need them. The difference waits, or is lost.",
         "lines", "wps",
         (
-            Query(f"sum by (sink) (rate(written_writes_total{{}}{_RATE}))", "{{sink}} put"),
-            Query(f"sum by (sink) (rate(forwarded_writes_total{{}}{_RATE}))", "{{sink}} forwarded"),
-            Query(f"sum by (sink) (rate(superseded_writes_total{{}}{_RATE}))",
-                  "{{sink}} superseded"),
-            Query(f"sum by (sink) (rate(skipped_writes_total{{}}{_RATE}))", "{{sink}} skipped"),
-        ), width=8,
+            Query(f"sum by (sink) (rate(written_writes_total{{}}{RATE}))", "{{sink}} put",
+                  SINK_LIGHT, dashed=True),
+            Query(f"sum by (sink) (rate(forwarded_writes_total{{}}{RATE})) + sum by (sink) "
+                  f"(rate(superseded_writes_total{{}}{RATE})) + sum by (sink) "
+                  f"(rate(skipped_writes_total{{}}{RATE}))", "{{sink}} done", SINK_COLORS),
+        ),
+        width=24,
     ),
 )  # fmt: skip
 
-_LATE = (
+_LATENESS = (
     Panel(
         "Oldest write",
         "Age of the oldest accepted write that is not settled. Seconds are normal; it rises "
-        "steadily while an upstream is down.",
-        "lines", "s",
-        (Query("max by (sink) (oldest_write_age_seconds{})", "{{sink}} worst pod"),
-         Query("avg by (sink) (oldest_write_age_seconds{})", "{{sink}} mean")),
-        width=8,
+        "steadily while an upstream is down. The line is where the alert fires.",
+        "lines", "s", worst_and_mean("oldest_write_age_seconds{}"),
+        width=12, line=900, alerts=("TraceSidecarDeliveryStalled",),
     ),
     Panel(
         "Delivery delay",
-        "From accepting an event to the upstream's success response, for writes delivered in the "
-        "whole namespace. Needs the recording rules.",
+        "From accepting an event to the upstream's success response: half of all writes, and 95 "
+        "of 100, are delivered within this time. It is read from eight ranges of time, so it is "
+        "an estimate within one of them.",
         "lines", "s",
-        _quantiles("namespace_sink_le:trace_sidecar_delivery_delay_seconds_bucket:rate5m",
-                   "sink, ", "{{sink}} "),
-        width=8,
+        tuple(
+            Query(f"histogram_quantile({quantile}, sum by (sink, le) "
+                  f"(rate(delivery_delay_seconds_bucket{{}}{RATE})))", f"{{{{sink}}}} {name}",
+                  colors, dashed=dashed)
+            for quantile, name, colors, dashed in (
+                (0.5, "half", SINK_LIGHT, True), (0.95, "95%", SINK_COLORS, False)
+            )
+        ),
+        width=12,
     ),
     Panel(
-        "Furthest behind",
-        "The ten pods with the oldest waiting write.",
+        "Furthest behind", "The ten pods with the oldest waiting write.",
         "table", "s",
-        (Query("topk(10, max by (namespace, pod, sink) (oldest_write_age_seconds{}))"),),
-        width=8,
+        (Query("topk(10, max by (namespace, pod, sink) (oldest_write_age_seconds{}) > 0)"),),
+        width=12, value="Age", columns=_POD, none="no write seen waiting",
+        steps=((900, "orange"),),
+    ),
+    Panel(
+        "Full soonest",
+        "The ten rooms that will be full first if they go on as in the last five minutes, within "
+        "a day. A full room takes no new spans for its upstream.",
+        "table", "s",
+        (Query(f"bottomk(10, min by (namespace, pod, sink) ({_TIME_LEFT}))"),),
+        width=12, value="Time left", columns=_POD, none="no room seen filling",
+        steps=((0, "red"), (3600, "orange"), (6 * 3600, "transparent")), least_first=True,
     ),
 )  # fmt: skip
 
 _WHY = (
     Panel(
-        "Upstream state",
-        "How many sidecars see the upstream in each state. throttled: it asked for a pause. "
-        "down: no response, or not from its API. unauthorized: it refuses the credential. braked: "
-        "it refuses most writes.",
-        "stack", "short",
-        (Query("sum by (sink, state) (sink_state{})", "{{sink}} {{state}}"),), width=8,
+        "Worst state of each upstream",
+        "The worst state in which any sidecar sees the upstream; the panels beside it count the "
+        "sidecars.",
+        "states", "short",
+        (Query("max by (sink) (sink_state{})", "{{sink}}"),), width=12,
+        alerts=("TraceSidecarUpstreamDown", "TraceSidecarUnauthorized", "TraceSidecarBrakeOn"),
     ),
     Panel(
-        "Requests",
-        "Requests to each upstream by outcome. refused and too_large are decisions about writes; "
-        "the other failures are retried.",
-        "stack", "reqps",
-        (Query(f"sum by (sink, outcome) (rate(upstream_requests_total{{}}{_RATE})) > 0",
-               "{{sink}} {{outcome}}"),), width=8,
-    ),
-    Panel(
-        "Errors", "Share of requests whose outcome is not ok.",
+        "Share of sidecars in trouble",
+        "Share of sidecars for which the upstream is throttled or worse.",
         "lines", "percentunit",
-        (Query(f'sum by (sink) (rate(upstream_requests_total{{outcome!="ok"}}{_RATE})) / '
-               f"(sum by (sink) (rate(upstream_requests_total{{}}{_RATE})) > 0)", "{{sink}}"),),
-        width=8,
+        (Query("sum by (sink) (sink_state{} > bool 1) / count by (sink) (sink_state{})",
+               "{{sink}}", SINK_COLORS),),
+        width=12, soft_max=0.1,
     ),
+    *map(_states, SINKS),
+    *map(_requests, SINKS),
     Panel(
-        "Latency", "Duration of one request, in the whole namespace. Needs the recording rules.",
+        "Latency",
+        "Duration of a request over the last minute: half of them, and 95 of 100, take no longer. "
+        "Of the pod where it is worst.",
         "lines", "s",
-        _quantiles(
-            "namespace_sink_le:trace_sidecar_upstream_request_duration_seconds_bucket:rate5m",
-            "sink, ", "{{sink}} "), width=8,
+        tuple(
+            Query("max by (sink) "
+                  f'(upstream_request_duration_seconds{{quantile="{quantile}"}} >= 0)',
+                  f"{{{{sink}}}} {name}", colors, dashed=dashed)
+            for quantile, name, colors, dashed in (
+                (0.5, "half", SINK_LIGHT, True), (0.95, "95%", SINK_COLORS, False)
+            )
+        ),
     ),
     Panel(
-        "Concurrency", "Writes in flight and the limit of concurrent requests, summed over all "
-        "pods. The limit adapts; it is 1 for a sidecar that probes.",
+        "Concurrency", "Requests in flight and how many are allowed, summed over all pods. The "
+        "limit adapts; it is 1 for a sidecar that probes.",
         "lines", "short",
-        (Query("sum by (sink) (in_flight{})", "{{sink}} writes in flight"),
-         Query("sum by (sink) (concurrency_limit{})", "{{sink}} limit")), width=8,
+        (Query("sum by (sink) (in_flight_requests{})", "{{sink}} in flight", SINK_COLORS),
+         Query("sum by (sink) (concurrency_limit{})", "{{sink}} limit", SINK_LIGHT, dashed=True)),
     ),
     Panel(
-        "Batches", "Average number of writes per forwarded batch. Agentex accepts one at a time.",
+        "Writes per request",
+        "Mean number of writes in an accepted request. Agentex accepts one at a time.",
         "lines", "short",
-        (Query(f"sum by (sink) (rate(batch_spans_sum{{}}{_RATE})) / "
-               f"(sum by (sink) (rate(batch_spans_count{{}}{_RATE})) > 0)", "{{sink}}"),), width=8,
+        (Query(f"sum by (sink) (rate(forwarded_writes_total{{}}{RATE})) / (sum by (sink) "
+               f'(rate(upstream_requests_total{{outcome="ok"}}{RATE})) > 0)', "{{sink}}",
+               SINK_COLORS),),
     ),
     Panel(
-        "Request size", "Average number of bytes per request body.",
+        "Request size", "Mean number of bytes of a request's body.",
         "lines", "bytes",
-        (Query(f"sum by (sink) (rate(batch_bytes_sum{{}}{_RATE})) / "
-               f"(sum by (sink) (rate(batch_bytes_count{{}}{_RATE})) > 0)", "{{sink}}"),), width=8,
+        (Query(f"sum by (sink) (rate(upstream_request_bytes_total{{}}{RATE})) / (sum by (sink) "
+               f"(rate(upstream_requests_total{{}}{RATE})) > 0)", "{{sink}}", SINK_COLORS),),
     ),
     Panel(
-        "Retries", "Batches sent again. A retry is never a loss.",
-        "lines", "ops",
-        (Query(f"sum by (sink) (rate(retries_total{{}}{_RATE}))", "{{sink}}"),), width=8,
-    ),
-    Panel(
-        "Most failures", "The ten pods with the most failed requests per second.",
-        "table", "reqps",
+        "Most failures",
+        "The ten pods with the most failed requests in the time shown. Those that back off fail "
+        "seldom: the panels above count them.",
+        "table", "locale",
         (Query("topk(10, sum by (namespace, pod, sink, outcome) "
-               f'(rate(upstream_requests_total{{outcome!="ok"}}{_RATE})))'),), width=8,
+               '(increase(upstream_requests_total{outcome!="ok"}[$__range])) > 0.5)'),),
+        width=24, value="Failures", columns={"outcome": "Outcome", **_POD}, none="no failure seen",
+    ),
+)  # fmt: skip
+
+_ROOM = (
+    Panel(
+        "Room in use",
+        "Share of the room for each upstream that is in use: of the spool, or without one of "
+        "queue.max_bytes. When it is full, the upstream gets no new spans; ENDs of spans that it "
+        "has can take a little more. The line is where the alert fires.",
+        "lines", "percentunit", worst_and_mean(_LANE_USED),
+        line=0.8, alerts=("TraceSidecarLaneNearlyFull",),
+    ),
+    Panel(
+        "Waiting writes", "Writes that are not settled: waiting, in flight or on disk.",
+        "lines", "short",
+        (Query("sum by (sink) (queue_depth{})", "{{sink}} all pods", SINK_COLORS),
+         Query("max by (sink) (queue_depth{})", "{{sink}} worst pod", SINK_LIGHT, dashed=True),
+         Query("sum(open_spans{})", "open spans", "yellow", dashed=True)),
+    ),
+    Panel(
+        "Spool in use", "Share of the spool in use by all upstreams; nothing without spools.",
+        "lines", "percentunit",
+        worst_and_mean_pod("spool_bytes{} / (spool_limit_bytes{} > 0)"),
+        soft_max=0.1, none="no spool seen",
+    ),
+    Panel(
+        "Fullest rooms", "The ten fullest rooms: pods and upstreams.",
+        "table", "percentunit",
+        (Query(f"topk(10, max by (namespace, pod, sink) ({_LANE_USED}) > 0.001)"),),
+        width=12, value="In use", columns=_POD, steps=((0.8, "orange"),),
+        none="no room seen in use",
+    ),
+    Panel(
+        "Memory of spans in use",
+        "Share of queue.max_bytes that accepted spans take in memory, counted once for all "
+        "upstreams. Open spans are included, and leave memory when room is needed.",
+        "lines", "percentunit", worst_and_mean_pod("queue_bytes{} / queue_limit_bytes{}"),
+        width=12, soft_max=0.1,
     ),
 )  # fmt: skip
 
 _RESOURCES = (
     Panel(
-        "Queue depth", "Writes that are not settled: waiting, in flight or on disk.",
-        "lines", "short",
-        (Query("sum by (sink) (queue_depth{})", "{{sink}} all pods"),
-         Query("max by (sink) (queue_depth{})", "{{sink}} worst pod"),
-         Query("sum(open_spans{})", "open spans")), width=8,
+        "Memory of the limit", "Resident memory as a share of the container's limit; the kernel "
+        "kills the container at 100%. The line is where the alert fires.",
+        "lines", "percentunit", worst_and_mean_pod(_MEMORY_USED),
+        line=0.9, alerts=("TraceSidecarMemoryNearLimit",), none="no limit seen",
     ),
     Panel(
-        "Lane share", "Share of the room for each upstream that is in use: of the spool, or "
-        "without one of queue.max_bytes. At 100% the upstream gets no new spans; ENDs of spans "
-        "that it has can take a little more.",
-        "lines", "percentunit",
-        (Query("max by (sink) (lane_bytes{} / lane_limit_bytes{})", "{{sink}} worst pod"),
-         Query("avg by (sink) (lane_bytes{} / lane_limit_bytes{})", "{{sink}} mean")), width=8,
-    ),
-    Panel(
-        "Fullest lanes", "The ten fullest rooms: pods and upstreams.",
-        "table", "percentunit",
-        (Query("topk(10, max by (namespace, pod, sink) (lane_bytes{} / lane_limit_bytes{}))"),),
-        width=8, bad=0.8,
-    ),
-    Panel(
-        "Lane bytes", "Bytes that count against the limit of each lane.",
+        "Memory", "Resident memory, and the lowest limit of a container that has one.",
         "lines", "bytes",
-        (Query("max by (sink) (lane_bytes{})", "{{sink}} worst pod"),
-         Query("min by (sink) (lane_limit_bytes{})", "{{sink}} lowest limit")), width=8,
+        (*worst_and_mean_pod(own("process_resident_memory_bytes{}")),
+         Query("min(memory_limit_bytes{} > 0)", "lowest limit", "red", dashed=True)),
     ),
     Panel(
-        "Queue bytes", "Bytes of accepted spans in memory, counted once for all upstreams. Open "
-        "spans are included, and leave memory when room is needed.",
-        "lines", "bytes",
-        (Query("max(queue_bytes{})", "worst pod"),
-         Query("avg(queue_bytes{})", "mean"),
-         Query("min(queue_limit_bytes{})", "lowest limit")), width=8,
+        "CPU", "CPU used. A sidecar can use at most one core.",
+        "lines", "suffix: cores",
+        (*worst_and_mean_pod(own(f"rate(process_cpu_seconds_total{{}}{RATE})")),
+         Query(f"sum({own(f'rate(process_cpu_seconds_total{{}}{RATE})')})", "all pods", "purple")),
     ),
     Panel(
-        "Memory (RSS)", "Resident memory, and the container's limit (0: none).",
-        "lines", "bytes",
-        (Query(f"max({_own('process_resident_memory_bytes{}')})", "worst pod"),
-         Query(f"avg({_own('process_resident_memory_bytes{}')})", "mean"),
-         Query("min(memory_limit_bytes{})", "lowest limit")), width=8,
+        "Event loop lag", "How late a timer of the event loop fired, at worst in the last minute. "
+        "High when there is too little CPU.",
+        "lines", "s", worst_and_mean_pod("event_loop_lag_seconds{}"), soft_max=0.1,
     ),
     Panel(
-        "CPU", "CPU cores used. A sidecar can use at most one.",
-        "lines", "short",
-        (Query(f"max({_own(f'rate(process_cpu_seconds_total{{}}{_RATE})')})", "worst pod"),
-         Query(f"sum({_own(f'rate(process_cpu_seconds_total{{}}{_RATE})')})", "all pods")), width=8,
+        "Sidecars without their disk",
+        "Sidecars whose spool can't be used: what they accept now is in memory only.",
+        "lines", "short", (Query("sum(spool_degraded{})", "degraded", "red"),), soft_max=1,
+        alerts=("TraceSidecarSpoolDegraded",),
     ),
     Panel(
-        "Event loop lag", "How late a timer of the event loop fires, in the whole namespace. High "
-        "when there is too little CPU. Needs the recording rules.",
-        "lines", "s",
-        _quantiles("namespace_le:trace_sidecar_event_loop_lag_seconds_bucket:rate5m", "", ""),
-        width=8,
+        "Beside the path",
+        "Per second: errors of the spool's disk, dead letters that are not kept, dropped log "
+        "lines, and calls that took far too long. It should be flat at 0.",
+        "lines", "cps",
+        tuple(
+            Query(f"sum(rate({name}{{}}{RATE}))", legend, color)
+            for name, legend, color in (
+                ("spool_errors_total", "disk errors", "red"),
+                ("dead_letters_not_kept_total", "dead letters not kept", "purple"),
+                ("log_lines_dropped_total", "log lines dropped", "yellow"),
+                ("stalls_total", "stalls", "blue"),
+            )
+        ),
+        soft_max=0.1, alerts=("TraceSidecarDeadLettersNotKept",),
     ),
     Panel(
-        "Spool", "Share of the spool in use by all upstreams. Each has its own share of it.",
-        "lines", "percentunit",
-        (Query("max(spool_used_ratio{})", "worst pod"),
-         Query("avg(spool_used_ratio{})", "mean")), width=8,
-    ),
-    Panel(
-        "Disk problems", "Sidecars whose spool is degraded, and disk errors per second.",
-        "lines", "short",
-        (Query("sum(spool_degraded{})", "degraded sidecars"),
-         Query(f"sum(rate(spool_errors_total{{}}{_RATE}))", "errors/s"),
-         Query(f"sum(rate(dead_letter_errors_total{{}}{_RATE}))", "dead letters not written/s")),
-        width=8,
-    ),
-    Panel(
-        "Largest by memory", "The ten pods with the largest RSS.",
+        "Largest by memory", "The ten pods with the largest resident memory.",
         "table", "bytes",
-        (Query(f"topk(10, max by (namespace, pod) ({_own('process_resident_memory_bytes{}')}))"),),
-        width=8,
+        (Query(f"topk(10, max by (namespace, pod) ({own('process_resident_memory_bytes{}')}))"),),
+        width=12, value="Memory", columns=_PLACE,
+    ),
+    Panel(
+        "Open files", "Open file descriptors: connections, the spool's files and the log.",
+        "lines", "short", worst_and_mean_pod(own("process_open_fds{}")), width=12,
     ),
 )  # fmt: skip
 
@@ -316,50 +427,78 @@ _INTAKE = (
     Panel(
         "Events", "Events accepted per second. joined: sent inside another event of their span.",
         "lines", "eps",
-        (Query(f"sum by (kind) (rate(received_events_total{{}}{_RATE}))", "{{kind}}"),
-         Query(f"sum(rate(joined_events_total{{}}{_RATE}))", "joined"),
-         Query(f"sum(rate(spool_replayed_events_total{{}}{_RATE}))", "from the spool")), width=8,
+        (Query(f'sum(rate(received_events_total{{kind="start"}}{RATE}))', "start", "blue"),
+         Query(f'sum(rate(received_events_total{{kind="end"}}{RATE}))', "end", "purple"),
+         Query(f"sum(rate(joined_events_total{{}}{RATE}))", "joined", "yellow", dashed=True),
+         Query(f"sum(rate(spool_replayed_events_total{{}}{RATE}))", "from the spool", GREY,
+               dashed=True)),
     ),
     Panel(
-        "Requests by status", "Agents' requests. 429 and 503 mean try again later: nothing in "
-        "the request was accepted. Other 4xx: the agent needs a fix.",
-        "stack", "reqps",
-        (Query(f"sum by (code) (rate(ingest_requests_total{{}}{_RATE})) > 0", "{{code}}"),),
-        width=8,
+        "Refusals",
+        "Refused events per second, of the reasons that occurred in the time shown; a request "
+        "refused as a whole counts once. no_room and stopping mean try again later, and nothing "
+        "of the request was accepted. The others need a fix in the agent.",
+        "lines", "eps", seen(("rejected_events_total", "reason", "{{reason}}")),
+        colors={"invalid": "orange", "too_large": "yellow", "unsupported": "blue",
+                "account": "purple", "no_room": "red", "stopping": "super-light-blue",
+                "no_upstream": "super-light-purple"},
+        alerts=("TraceSidecarIntakeRefusing", "TraceSidecarEventsRejected"),
     ),
     Panel(
-        "Refusals", "Refused events by reason; a request refused as a whole counts once.",
-        "lines", "ops",
-        (Query(f"sum by (reason) (rate(rejected_events_total{{}}{_RATE}))", "{{reason}}"),),
-        width=8,
-    ),
-    Panel(
-        "Response time", "How long agents wait for a response, in the whole namespace. Needs the "
-        "recording rules.",
+        "Response time",
+        "How long agents wait for a response, over the last minute: 95 of 100 requests take no "
+        "longer. mean: of all pods' requests.",
         "lines", "s",
-        _quantiles("namespace_le:trace_sidecar_ingest_duration_seconds_bucket:rate5m", "", ""),
-        width=8,
+        (Query('max(ingest_duration_seconds{quantile="0.95"} >= 0)', "95%, worst pod", "blue"),
+         Query(f"sum(rate(ingest_duration_seconds_sum{{}}{RATE})) / "
+               f"(sum(rate(ingest_duration_seconds_count{{}}{RATE})) > 0)", "mean",
+               "super-light-blue", dashed=True)),
     ),
     Panel(
-        "Passed through to SGP", "Other requests of the agents' SGP clients, with "
-        "listener.pass_through. Every outcome except answered is a failure; failures are never "
-        "retried.",
-        "lines", "reqps",
-        (Query(f"sum by (outcome) (rate(passed_through_requests_total{{}}{_RATE}))",
-               "{{outcome}}"),), width=8,
-    ),
-    Panel(
-        "Busiest", "The ten pods that accept the most events per second.",
+        "Busiest", "The ten pods that accepted the most events per second in the time shown.",
         "table", "eps",
-        (Query(f"topk(10, sum by (namespace, pod) (rate(received_events_total{{}}{_RATE})))"),),
-        width=8,
+        (Query("topk(10, sum by (namespace, pod) (rate(received_events_total{}[$__range])) > 0)"),),
+        width=12, value="Events", columns=_PLACE, none="no event seen",
+    ),
+    Panel(
+        "Most refusals", "The ten pods that refused the most events in the time shown.",
+        "table", "locale",
+        (Query("topk(10, sum by (namespace, pod, reason) "
+               "(increase(rejected_events_total{}[$__range])) > 0.5)"),),
+        width=12, value="Refusals", columns={"reason": "Reason", **_PLACE}, none="no refusal seen",
+    ),
+)  # fmt: skip
+
+_FLEET = (
+    Panel(
+        "Versions", "Sidecars by version.",
+        "table", "locale", (Query("count by (version) (build_info{})"),),
+        width=6, value="Sidecars", columns={"version": "Version"},
+    ),
+    Panel(
+        "Pods that have it",
+        "Share of running pods in opted-in namespaces that have a sidecar, of those that are not "
+        "excluded by label. Needs kube-state-metrics.",
+        "lines", "percentunit",
+        (Query(f"count(build_info{{}}) / (count(build_info{{}}) + (count({_WITHOUT}) or 0 * "
+               f"count({_OPTED_IN})))", "with a sidecar", "blue"),),
+        width=6, none=_NEEDS_KUBE,
+    ),
+    Panel(
+        "Pods without a sidecar",
+        "Running pods in opted-in namespaces without a sidecar. Where they should have one: "
+        "restart them, then look for the reason in the audit log.",
+        "table", "locale", (Query(f"max by (namespace, pod) ({_WITHOUT})"),),
+        width=12, columns=_PLACE, none="none seen: there is none, or no kube-state-metrics",
     ),
 )  # fmt: skip
 
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     ("Are we losing anything?", _LOSS),
-    ("Is it late?", _LATE),
+    ("Is it late?", _LATENESS),
     ("Why?", _WHY),
+    ("Is there room?", _ROOM),
     ("Resources", _RESOURCES),
     ("Intake", _INTAKE),
+    ("Fleet", _FLEET),
 )

@@ -17,6 +17,7 @@ from tests.support.helm import (
     render,
     sidecar_of,
 )
+from tests.support.telemetry import RUNBOOKS
 
 OFF = {"injection": {"enabled": False}}
 
@@ -46,7 +47,7 @@ def test_rules_are_passed_on_as_they_are(chart: Path) -> None:
     assert groups[0]["rules"][0] == {"record": "a:b", "expr": "vector(1)"}
     late = alerts(groups)["Late"]
     assert late["annotations"]["summary"] == "{{ $value }} is late."
-    assert late["annotations"]["runbook_url"] == "docs/runbooks.md#late"
+    assert late["annotations"]["runbook_url"] == f"{RUNBOOKS}#late"
     assert late["labels"] == {"severity": "warning"}
 
 
@@ -75,6 +76,16 @@ def test_dashboards_are_never_rendered(chart: Path) -> None:
     assert board["metadata"]["namespace"] == "obs"
 
 
+def test_the_dashboard_links_to_where_the_team_reads() -> None:
+    """The value runbookUrl replaces the address in the dashboard, as in the alerts."""
+    rule = {"runbookUrl": "https://wiki.example/r"}
+    found = render(values={**OFF, "dashboards": {"enabled": True}, "prometheusRule": rule})
+    text = only(found, "ConfigMap")["data"]["trace-sidecar.json"]
+    assert RUNBOOKS not in text
+    assert '"https://wiki.example/r#tracesidecarwriteslost"' in text
+    assert json.loads(text)["uid"] == "trace-sidecar"
+
+
 def test_the_shipped_files_arrive() -> None:
     """The chart renders its own dashboards and rules, and they are small enough."""
     found = render(
@@ -87,6 +98,7 @@ def test_the_shipped_files_arrive() -> None:
         name: json.loads(text) for name, text in files.items()
     }
     assert len(json.dumps(board)) < 2**20, "the limit of a ConfigMap"
+    assert f'"{RUNBOOKS}#' in board["data"]["trace-sidecar.json"]
     source = (CHART / "files/rules.yaml").read_text()
     names = alerts(only(found, "PrometheusRule")["spec"]["groups"])
     assert names
