@@ -40,8 +40,8 @@ from sidecar.spool.rows import Backlog, Changes, StoredRow
 from sidecar.spool.spool import Spool
 from sidecar.spool.sqlite_file import SpoolFile
 from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
+from sidecar.telemetry.decisions import Decisions
 from sidecar.telemetry.metrics import IntakeMetrics, LaneMetrics
-from sidecar.telemetry.recent import Recent
 from tests.support.upstream_connection import new_dialer
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -405,12 +405,13 @@ class Process:
             self.budget,
             self.accounting,
             self.spool,
+            Decisions(),
             hold_s=HOLD_S,
             ttl_s=TTL_S,
         )
         self.ingest = Ingest(
             self.admission,
-            IntakeMetrics(self.accounting, Recent()),
+            IntakeMetrics(self.accounting),
             self.lanes,
             Limits(self.budget, MAX_BYTES, 60.0, 8),
             self.accounts,
@@ -424,7 +425,7 @@ class Process:
         self.drains = [self.loop.create_task(lane.run()) for lane in self.lanes]
 
     def _lane(self, number: int, upstream: Upstream) -> Lane:
-        metrics = LaneMetrics(upstream.name, LaneAccounting(), Recent())
+        metrics = LaneMetrics(upstream.name, LaneAccounting(), Decisions())
         share = int(MAX_BYTES * LANE_SHARE) if self.file is not None else 0
         build = partial(self._branch, number, upstream, metrics)
         lane = RecordingLane(

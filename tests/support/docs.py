@@ -53,4 +53,12 @@ def commands(page: Path) -> Iterator[Command]:
     found += [(line, False) for line in _INLINE.findall(prose(text))]
     for line, in_block in found:
         if "[" not in line:
-            yield Command(shlex.split(line.partition(" | ")[0], comments=True), in_block)
+            yield Command(shlex.split(re.split(" [|>] ", line)[0], comments=True), in_block)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to a page may have after their #, as GitHub makes it of the headings."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    made = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r'<a id="(\w+)">', text))

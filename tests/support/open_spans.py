@@ -117,12 +117,18 @@ class Bench:
         """It is `now`."""
         self.open_spans.tick(now)
 
+    def state_of(self, id_: str) -> str | None:
+        """The state of the only open span with this id, None if there is none."""
+        found = self.open_spans.about(1, id_)
+        assert len(found) <= 1
+        return found[0].state.value if found and found[0].state else None
+
     def states(self) -> tuple[str | None, list[str], tuple[int, int, int]]:
         """The span's state, the kinds of the writes, and the events joined, held and written."""
         assert self.accounting.imbalance == 0
         counts = self.accounting
         kinds = ["supplement" if each.is_supplement else each.kind for each in self.written]
-        state = self.open_spans.state_of("s")
+        state = self.state_of("s")
         return state, kinds, (counts.joined, counts.held, counts.written)
 
     def assert_ended(self) -> None:
@@ -131,7 +137,7 @@ class Bench:
         written, joined = len(self.written), self.accounting.joined
         self.start(at=500.0)
         assert (len(self.written), self.accounting.joined) == (written, joined + 1)
-        assert self.open_spans.state_of("s") is None
+        assert self.state_of("s") is None
 
 
 def lanes(span: Span) -> int:

@@ -21,8 +21,8 @@ from sidecar.sinks import SinkError, Unavailable
 from sidecar.spans.span import Span
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import LaneAccounting
+from sidecar.telemetry.decisions import Decisions
 from sidecar.telemetry.metrics import LaneMetrics
-from sidecar.telemetry.recent import Recent
 from tests.support.spans import make_span
 from tests.support.virtual_time import run_virtual
 
@@ -180,7 +180,7 @@ class Sidecar:
         clock: Clock,
         upstream: Upstream,
         rng: random.Random,
-        recent: Recent,
+        decisions: Decisions,
     ) -> None:
         self._name, self._posted, self.agent = name, 0, agent
         self._clock, self._rng = clock, rng
@@ -193,7 +193,7 @@ class Sidecar:
             self.queue,
             Throttle(backoff, kind.max_concurrency, rng.random, watch_latency=alike),
             RetryPolicy(backoff, 86_400.0, 8, rng.random),
-            LaneMetrics("fake", accounting, recent),
+            LaneMetrics("fake", accounting, decisions),
             linger_s=kind.linger_s,
             dead_letter=_not_expected,
         )
@@ -274,10 +274,10 @@ def recovery(
 async def _recovery(
     kind: LaneKind, agents: Sequence[Agent], phases: Sequence[Phase], seed: int, window_s: float
 ) -> Recovery:
-    clock, recent = Clock(), Recent()
+    clock, decisions = Clock(), Decisions()
     upstream = Upstream(clock)
     sidecars = [
-        Sidecar(str(n), kind, agent, clock, upstream, random.Random(f"{seed} {n}"), recent)
+        Sidecar(str(n), kind, agent, clock, upstream, random.Random(f"{seed} {n}"), decisions)
         for n, agent in enumerate(agents)
     ]
     early = sum(agent.rate for agent in agents if not agent.starts_at)

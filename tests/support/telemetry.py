@@ -6,6 +6,8 @@ from tests.support.world import Running
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "helm/trace-sidecar/dashboards/trace-sidecar.json"
+# The default of the chart's value prometheusRule.runbookUrl.
+RUNBOOKS = "https://github.com/scaleapi/trace-sidecar/blob/main/docs/runbooks.md"
 # Both upstreams enabled; neither is there.
 BOTH = {"AGENTEX_BASE_URL": "http://127.0.0.1:9", "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
 
