@@ -38,13 +38,12 @@ from sidecar.shutdown import AFTER_RESPONSES_S, CLOSE_S, Shutdown, until_quiet
 from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.rows import SpoolInUse
 from sidecar.telemetry.accounting import IntakeAccounting
+from sidecar.telemetry.decisions import Decisions
 from sidecar.telemetry.metrics import IntakeMetrics
-from sidecar.telemetry.recent import Recent
 
 if TYPE_CHECKING:
     from sidecar.listener.pass_through import PassThrough
 
-HOUSEKEEPING_S = TICK_S
 FILES_S = 1.0  # how often files with keys and certificates are looked at
 
 log = structlog.get_logger()
@@ -65,32 +64,31 @@ class App:
     ) -> None:
         self._config = config
         self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self.ports: dict[str, int] = {}
         limit = container_limit()
-        max_bytes = config.queue.max_bytes
-        self.budget = MemoryBudget(
-            automatic_max_bytes(limit) if max_bytes == AUTO else int(max_bytes)
-        )
+        size = config.queue.max_bytes
+        self.budget = MemoryBudget(automatic_max_bytes(limit) if size == AUTO else int(size))
         self.accounts = Accounts(config.sgp.account_id, by_request=config.sgp.relay)
-        dead_letters = DeadLetters(
-            config.dead_letters.path, config.dead_letters.max_bytes, self.accounts.id_of
-        )
+        kept = config.dead_letters
+        letters = LetterWriter(DeadLetters(kept.path, kept.max_bytes, self.accounts.id_of))
         lane_bits = int(enabled_lanes(config))
         self.spool = new_spool(config.spool, lane_bits, config.sgp.account_id)
         self.accounts.registered = self.spool.name_account
-        self.recent = Recent()
-        letters = LetterWriter(dead_letters)
+        self.decisions = Decisions(config.admin.decisions, self._loop.time())
         shares, within = share_descriptors(config)
         self.lanes = build_lanes(
-            within, environ, self.budget, letters, self.spool, self.recent, self.accounts
+            within, environ, self.budget, letters, self.spool, self.decisions, self.accounts
         )
         self.accounting = IntakeAccounting()
-        intake_metrics = IntakeMetrics(self.accounting, self.recent)
+        intake_metrics = IntakeMetrics(self.accounting)
         intake_metrics.watch(self.accounts)
         self.admission = Admission(
             self.lanes,
             self.budget,
             self.accounting,
             self.spool,
+            self.decisions,
             hold_s=config.queue.start_hold_s,
             ttl_s=config.queue.open_span_ttl_s,
         )
@@ -122,22 +120,23 @@ class App:
             self.accounts,
             self.budget,
             self.spool,
-            dead_letters,
-            self.recent,
+            letters,
+            self.decisions,
             self.listener.server,
             shares,
             memory_limit=limit,
             last_shutdown_lost=lambda: report.lost,
             log_writer=log_writer,
+            recovered=lambda: self._recovery.is_complete,
             stalls=self.shutdown.stalls,
             ready=self._is_ready,
+            stopping=self._stop.is_set,
+            ports=self.ports,
             clock=self._loop.time,
         )
-        self.ports: dict[str, int] = {}
         # Receives any exception caused by a bug in the listener or a callback.
         self._failed = self.listener.failed
         self._started = False
-        self._stop = asyncio.Event()
 
     def stop(self, age_s: float = 0.0) -> None:
         """Stop in order; a second call ends the grace period immediately (D10).
@@ -195,6 +194,7 @@ class App:
             self._raise_failure(),
             self._recovery.run(),
             self.spool.run(),
+            self.operations.kept_letters.run(),
             reach.try_all(self.lanes),
         )
         background = [tasks.create_task(each) for each in running]
@@ -264,8 +264,8 @@ class App:
     async def _housekeeping(self) -> None:
         trimmer = Trimmer()
         while True:
-            due = self._loop.time() + HOUSEKEEPING_S
-            await asyncio.sleep(HOUSEKEEPING_S)
+            due = self._loop.time() + TICK_S
+            await asyncio.sleep(TICK_S)
             now = self._loop.time()
             self.operations.tick(now, max(0.0, now - due))
             trimmer.observe(self.budget.used)
@@ -294,6 +294,6 @@ def _pass_through(
         return None
     from sidecar.listener.pass_through import PassThrough  # noqa: PLC0415 (loads aiohttp: 9 MiB)
 
-    mine = [lane.dialer for lane in lanes if lane.name == "sgp"]
-    dialer = mine[0] if mine else new_dialer("sgp", config, environ)
+    mine = next((lane.dialer for lane in lanes if lane.name == "sgp"), None)
+    dialer = mine or new_dialer("sgp", config, environ)
     return PassThrough(dialer, outcomes, max_age_s=config.network.max_connection_age_s)

@@ -2,9 +2,10 @@
 
 Exit codes: 0 success; 1 accepted writes were lost, an upstream can't be reached or refuses the
 credential (`check --probe`), a dead letter was not delivered (`replay`) or could not be read
-(`replay`, `explain`), nothing is known about the span (`explain`), or a command other than `top`
-was cut short because the reader of its output was gone; 2 invalid configuration or arguments;
-3 no sidecar responds (`top --once`, `explain`).
+(`replay`, `explain`), nothing is known about the span (`explain`), the archive is not complete or
+not written (`debug`), or a command other than `top` was cut short because the reader of its output
+was gone; 2 invalid configuration or arguments; 3 no sidecar responds (`top --once`, `explain`,
+`debug`).
 """
 
 import argparse
@@ -13,7 +14,6 @@ import gc
 import io
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,7 +27,7 @@ from sidecar.config import AdminConfig, ConfigError
 from sidecar.config_load import FILE_VARIABLE, Settings, environment, load, read
 from sidecar.lanes import UPSTREAMS
 from sidecar.network.certificates import CertificateError
-from sidecar.operate import explain, letters, top
+from sidecar.operate import explain, top
 from sidecar.operate.check import check
 from sidecar.operate.problems import without_unusable_proxies
 from sidecar.operate.warnings import warn
@@ -38,7 +38,6 @@ from sidecar.process.terminal import (
     close_unwritable_streams,
     complain,
     open_closed_streams,
-    show,
     show_traceback,
     visible,
 )
@@ -51,13 +50,6 @@ USAGE = 2
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
 
 _ADMIN_PORT = "SIDECAR_ADMIN__PORT"
-
-# Why `replay` does not send some letters, by outcome.
-_NOT_SENT = {
-    "off": "that upstream is not enabled in this configuration: pass --config, or --to URL",
-    "other_account": "they belong to another account than the one in use",
-    "skipped": "open writes are not sent where they could replace a finished span",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,16 +152,25 @@ def _parser() -> Command:
     replay_.add_argument("--to", metavar="URL", type=_http_url, help=to)
     with_config(replay_)
     explain_ = command("explain", _explain, "show what happened to a span, without its content")
-    explain_.add_argument("span_id", metavar="SPAN_ID")
+    explain_.add_argument("id", metavar="ID", help="the id of a span or a trace")
     with_url(explain_)
     explain_.add_argument("--json", action="store_true", help="print JSON")
     with_config(explain_)
+    debug_ = command("debug", _debug, "make an archive to attach to an issue, without content")
+    with_url(debug_)
+    debug_.add_argument(
+        "--output",
+        metavar="FILE",
+        default="",
+        help="the archive's path, - for standard output (default: a new file in this directory)",
+    )
+    with_config(debug_)
     return parser
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     letters = load(arguments.config, environment()).dead_letters.path
-    return explain.run(arguments.span_id, arguments.url, letters, as_json=arguments.json)
+    return explain.run(arguments.id, arguments.url, letters, as_json=arguments.json)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -263,25 +264,23 @@ def _top(arguments: argparse.Namespace) -> int:
 
 def _replay(arguments: argparse.Namespace) -> int:
     # `run` must not load this: it imports aiohttp.
-    from sidecar.operate import replay  # noqa: PLC0415
+    from sidecar.operate import replay_command  # noqa: PLC0415
 
     environ = environment()
     config = load(arguments.config, environ)
     logs.configure(config.log)
-    file, sink = arguments.file, arguments.sink
-    if arguments.dry_run:
-        done = Counter[str]()
-        for letter in letters.read(file, sink, done):
-            show(str(letter))
-    elif arguments.to:
-        done = asyncio.run(replay.through(file, sink, arguments.to))
-    else:
-        done = asyncio.run(replay.directly(file, sink, config, environ))
-    done = +done  # without zeros
-    if done or not arguments.dry_run:
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))
-        show(counts or "no letters", to_stderr=arguments.dry_run)
-    for outcome, hint in _NOT_SENT.items():
-        if done[outcome]:
-            complain(f"{done[outcome]} not sent: {hint}")
-    return LOST if done.keys() - {"accepted", "forwarded", "skipped"} else 0
+    return replay_command.run(
+        arguments.file,
+        arguments.sink,
+        to=arguments.to,
+        dry_run=arguments.dry_run,
+        config=config,
+        environ=environ,
+    )
+
+
+def _debug(arguments: argparse.Namespace) -> int:
+    # `run` need not load this: it imports tarfile.
+    from sidecar.operate import debug  # noqa: PLC0415
+
+    return debug.run(arguments.url, arguments.output, arguments.config, environment())

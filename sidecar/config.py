@@ -17,7 +17,6 @@ from sidecar.process.addresses import is_host, masked, parse_base_url
 
 MIN_SPOOL_BYTES = 2**20
 MAX_NAME = 253  # the longest name that Kubernetes gives to a pod or a node
-
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -107,6 +106,7 @@ class AdminConfig(_Section, frozen=True):
 
     host: str = ""
     port: Port = 9318
+    decisions: Annotated[int, Meta(ge=0, le=1_000_000)] = 50_000
 
 
 class QueueConfig(_Section, frozen=True):

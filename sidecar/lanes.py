@@ -40,8 +40,8 @@ from sidecar.sinks.sgp import SgpSink, enrichment
 from sidecar.spans.span import Lanes
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import LaneAccounting
+from sidecar.telemetry.decisions import Decisions
 from sidecar.telemetry.metrics import LaneMetrics
-from sidecar.telemetry.recent import Recent
 
 # With a spool, the share of queue.max_bytes that one lane can hold in memory: an upstream that is
 # down must leave memory for the other one's writes (DECISIONS.md 15).
@@ -56,11 +56,11 @@ def build_lanes(
     budget: MemoryBudget,
     letters: LetterWriter,
     spool: Spool,
-    recent: Recent,
+    decisions: Decisions,
     accounts: Accounts,
 ) -> list[Lane]:
     """Build the lanes that `config` enables. `environ`: the pod's variables, for SGP's metadata."""
-    builder = _Builder(config, environ, budget, letters, spool, recent, accounts)
+    builder = _Builder(config, environ, budget, letters, spool, decisions, accounts)
     return [each.build(builder) for each in UPSTREAMS if each.enabled(config)]
 
 
@@ -131,7 +131,7 @@ class _Builder:
     budget: MemoryBudget
     letters: LetterWriter
     spool: Spool
-    recent: Recent
+    decisions: Decisions
     accounts: Accounts
 
     def agentex(self) -> Lane:
@@ -196,7 +196,7 @@ class _Builder:
         return self._branch(account, sink, client, metrics, Lanes.SGP, section, linger_s)
 
     def _metrics(self, name: str) -> LaneMetrics:
-        return LaneMetrics(name, LaneAccounting(), self.recent, self.accounts.id_of)
+        return LaneMetrics(name, LaneAccounting(), self.decisions, self.accounts.id_of)
 
     def _lane(
         self,

@@ -16,6 +16,7 @@ import structlog
 
 from sidecar.config import LogConfig, PodConfig
 from sidecar.process.descriptors import occupy_standard_descriptors
+from sidecar.process.log_hints import add_hint
 from sidecar.process.log_writer import LogWriter
 from sidecar.process.terminal import to_ascii_json, visible
 
@@ -69,6 +70,7 @@ def _processors(config: LogConfig, *, terminal: bool) -> list[structlog.typing.P
         renderers = [_say_text, _make_visible, console]
     return [
         structlog.processors.add_log_level,
+        add_hint,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         *renderers,
@@ -99,9 +101,9 @@ def _say_where(pod: PodConfig) -> structlog.typing.Processor:
 
 
 def _say_text(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """For people, a line that has a sentence is that sentence."""
+    """For people, a line that has a sentence is that sentence, with its hint."""
     if "text" in event:
-        shown = ("timestamp", "level", "exception")
+        shown = ("timestamp", "level", "hint", "exception")
         return {"event": event["text"]} | {key: event[key] for key in shown if key in event}
     return event
 

@@ -78,6 +78,7 @@ class SpoolRecovery:
         # How many rows were found and are not recovered, by the bits of their lanes.
         self._unread = Counter[int]()
         self._recovered = asyncio.Event()
+        self._has_found = False  # the disk may have failed until now
 
     async def start(self) -> None:
         """Open the spool and recover its backlog; raises `SpoolInUse`.
@@ -90,6 +91,7 @@ class SpoolRecovery:
                 await self.recover()
 
     def _found(self, backlog: "Backlog") -> None:
+        self._has_found = True
         self._backlogs.append(backlog)
         rows = chain(backlog.complete_rows, backlog.open_rows)
         self._unread.update(lanes for _, lanes, _ in rows)
@@ -98,6 +100,11 @@ class SpoolRecovery:
     async def recovered(self) -> None:
         """Return once all that was found on disk is with the lanes or the open spans."""
         await self._recovered.wait()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the lanes and the open spans know of all that is on disk."""
+        return self._has_found and self._recovered.is_set()
 
     def unread_for(self, lane: int) -> int:
         """How many writes the lane with this bit will get once they are recovered."""

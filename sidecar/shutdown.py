@@ -174,7 +174,7 @@ class Shutdown:
 # What became of writes, besides those that were forwarded, in words.
 _ENDS = {
     "not_taken": "not taken for want of room",
-    "dead_lettered": "dead letters",
+    "dead_lettered": "dead-lettered",
     "depth": "waiting on disk",
     "lost": "lost",
 }
@@ -185,7 +185,7 @@ def _sentence(lost: int, received: int, totals: Mapping[str, Mapping[str, int]])
     """The accounting in words."""
     lanes = [
         f"{name}: {_counted(total['forwarded'], 'write')} forwarded"
-        + "".join(f", {total[end]} {words}" for end, words in _ENDS.items() if total[end])
+        + "".join(f", {total[end]:,} {words}" for end, words in _ENDS.items() if total[end])
         for name, total in totals.items()
     ]
     were = "was" if lost == 1 else "were"

@@ -89,6 +89,7 @@ class Recorded:
     body: bytes
     at: float  # loop time
     status: int | None = None  # of the response; None until it is sent
+    ended: float | None = None  # loop time: responded, reset, or the client gave up
 
 
 Rule: TypeAlias = Callable[[Recorded], Scripted]

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from sidecar.demo.children import DemoError
-from sidecar.operate.diagnosis import duration
+from sidecar.operate.words import duration
 
 # Traffic before the outage, and how long the oldest span has waited when it ends: the status page
 # calls that late.

@@ -20,7 +20,7 @@ from sidecar.demo.commands import explain_command, what_to_copy
 from sidecar.demo.outage import Outage
 from sidecar.demo.screen import Screen
 from sidecar.demo.stand_in import REPORT
-from sidecar.operate.top_frame import UNKNOWN, size
+from sidecar.operate.top_line import UNKNOWN, size
 from sidecar.process.signals import STOPS, taken
 
 CONVERSATIONS = 20

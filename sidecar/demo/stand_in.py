@@ -222,6 +222,7 @@ class StandIn(ABC):
             self._bug = self._bug or error
             raise
         finally:
+            recorded.ended = asyncio.get_running_loop().time()
             self.in_flight -= 1
 
     def _arrive(self, recorded: Recorded) -> Behaviour | None:

@@ -16,7 +16,7 @@ from sidecar.drain.branch import Branch
 from sidecar.network.dialer import Dialer
 from sidecar.queue.room import Room
 from sidecar.sinks.key_file import KeyFile
-from sidecar.spans.span import Span
+from sidecar.spans.span import Key, Span
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.outcomes import SinkState
 
@@ -112,7 +112,6 @@ class Lane:
         return None if branch is None else branch.queue.replaceable(span)
 
     # Its life.
-
     async def run(self) -> None:
         """Forward until `close` is called and no write is left; raises only on a bug (D13)."""
         try:
@@ -219,6 +218,11 @@ class Lane:
         return sum(branch.queue.in_flight for branch in self.branches.values())
 
     @property
+    def sending(self) -> int:
+        """Requests in flight."""
+        return sum(branch.drain.sending for branch in self.branches.values())
+
+    @property
     def on_disk(self) -> int:
         """Writes that wait on disk only."""
         return sum(branch.queue.on_disk for branch in self.branches.values())
@@ -249,16 +253,19 @@ class Lane:
         ages = (branch.queue.oldest() for branch in self.branches.values())
         return min((age for age in ages if age is not None), default=None)
 
-    def waits_for(self, id_: str) -> dict[str, Any] | None:
-        """What the write of span `id_` is waiting for; None if no such write is in memory.
+    def about(self, index: int, text: str) -> set[Key]:
+        """The spans with a write in memory whose key has `text` at `index`."""
+        found = (branch.queue.contents.about(index, text) for branch in self.branches.values())
+        return set().union(*found)
 
-        `account` is the id of its account, None if that is unknown or the upstream has none.
-        """
-        for number, branch in self.branches.items():
-            if (waits := branch.drain.waits_for(id_)) is not None:
-                id_of = self.metrics.account_id
-                return waits | {"account": (id_of(number) or None) if self.has_accounts else None}
-        return None
+    def waits_for(self, key: Key) -> dict[str, Any] | None:
+        """What the write of a span is waiting for; None if no such write is in memory."""
+        waits = (branch.drain.waits_for(key) for branch in self.branches.values())
+        return next((each for each in waits if each is not None), None)
+
+    def rows_on_disk(self) -> list[Sequence[int]]:
+        """The numbers of the rows that wait on disk only, those of each branch."""
+        return [branch.queue.contents.rows() for branch in self.branches.values()]
 
     @property
     def imbalance(self) -> int:
@@ -267,19 +274,7 @@ class Lane:
 
     def totals(self) -> dict[str, int]:
         """The lane's accounting (D15), as `/status` and the last log line show it."""
-        accounting = self.accounting
-        return {
-            "offered": accounting.offered,
-            "not_taken": accounting.not_taken.total(),
-            "written": accounting.written,
-            "forwarded": accounting.forwarded.total(),
-            "superseded": accounting.superseded,
-            "skipped": accounting.skipped.total(),
-            "dead_lettered": accounting.dead_lettered.total(),
-            "lost": accounting.lost.total(),
-            "depth": self.depth,
-            "imbalance": self.imbalance,
-        }
+        return self.accounting.totals(self.depth)
 
 
 class _Ready(Sized):

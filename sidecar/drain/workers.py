@@ -22,7 +22,7 @@ from sidecar.drain.throttle import Throttle
 from sidecar.process.alarm import Alarm
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.sinks import Sink, SinkError
-from sidecar.spans.span import Span
+from sidecar.spans.span import Key, Span
 from sidecar.telemetry.metrics import LaneMetrics
 
 # How long an upstream may say that it has no such route before new writes are not taken for it.
@@ -124,6 +124,16 @@ class Drain:
         """Writes that are waiting although the upstream is up: the drain may lack CPU time."""
         return 0 if self._throttle.probing else len(self._queue.ready)
 
+    @property
+    def sending(self) -> int:
+        """Requests in flight."""
+        return self._scheduler.sending
+
+    @property
+    def retrying(self) -> int:
+        """Writes that failed and wait for their next attempt."""
+        return sum([len(batch.spans) for batch in self._retry_queue])
+
     def wake(self) -> None:
         """Look for work in the next iteration of the event loop."""
         if not self._pump_due:
@@ -147,19 +157,20 @@ class Drain:
         self._throttle.shorten_waits()
         self.probe()
 
-    def waits_for(self, id_: str) -> dict[str, Any] | None:
-        """What the write of span `id_` is waiting for; None if no such write is in memory."""
-        now = self._loop.time()
+    def waits_for(self, key: Key) -> dict[str, Any] | None:
+        """What the write of a span is waiting for; None if no such write is in memory."""
+        where = self._queue.contents.where(key)
+        if where is None:
+            return None
         for batch in self._retry_queue:
-            if any(span.id == id_ for span in batch.spans):
+            if any(span.key == key for span in batch.spans):
                 due = max(batch.not_before, self._throttle.paused_until)
                 return {
                     "waits_for": "a retry",
                     "failures": batch.attempts,
-                    "next_attempt_s": round(max(0.0, due - now), 3),
+                    "next_attempt_s": round(max(0.0, due - self._loop.time()), 3),
                 }
-        where = self._queue.where(id_)
-        return None if where is None else {"waits_for": where}
+        return {"waits_for": where}
 
     def abandon(self) -> tuple[list[Span], int]:
         """Give up when the process ends; returns what is not on disk (`SpanQueue.abandon`)."""

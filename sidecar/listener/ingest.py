@@ -106,7 +106,7 @@ class Ingest:
             error = Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, "too_large")
         elif isinstance(error, QueueFull):
             error = no_room()
-        self.metrics.refused(error.reason, self._loop.time())
+        self.metrics.refused(error.reason, error.status, self._loop.time())
         return refused(error, route.error_key)
 
     def _account(self, route: Route, request: Request) -> Account:
@@ -159,9 +159,9 @@ class Ingest:
     ) -> Response:
         """The response. `lanes` has the bits of those that take the spans, -1 for all."""
         if decoded.spans:
-            self.metrics.accepted(decoded.spans, self._loop.time())
+            self.metrics.accepted()
         for rejection in decoded.rejected:
-            self.metrics.rejected[rejection.reason] += 1
+            self.metrics.event_rejected(rejection, self._loop.time())
         if lanes != -1:
             count = len(decoded.spans)
             full = {lane.name: count for lane in self._lanes if not lanes & lane.bit}

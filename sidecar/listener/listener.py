@@ -168,7 +168,7 @@ class Listener:
 
     def _malformed(self, status: int, error: str) -> Response:
         """Count a request that is not HTTP as we speak it; returns its response."""
-        self._metrics.refused("malformed", self._loop.time())
+        self._metrics.refused("malformed", status, self._loop.time())
         self._metrics.responded(status, 0.0)
         retry = RETRY_AFTER if status == HTTPStatus.TOO_MANY_REQUESTS else ()
         return Response(status, f"{error}\n".encode(), headers=retry)

@@ -1,4 +1,4 @@
-"""The admin port: metrics, probes, `/status`, `/explain`, and the status page at `/`.
+"""The admin port: metrics, probes, `/status`, `/explain`, `/debug`, and the status page at `/`.
 
 Read only, on the pod's address. Readiness means that the listener accepts events. It does not
 depend on the upstreams, so an outage there never takes agents out of service (D11, D12).
@@ -11,7 +11,7 @@ without secrets. It could read no span, and change nothing.
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
@@ -26,12 +26,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from sidecar.http.messages import TEXT, Discard, Flow, Receiver, Request, Response
 from sidecar.http.server import HttpServer
+from sidecar.operate.turns import AGENTS_SHARE
 
 # Longer than Prometheus' default scrape interval, so that the next scrape reuses its connection.
 IDLE_S = 75.0
 BODY_S = 10.0
-# After an expensive page, its cost is left to the agents this many times over.
-AGENTS_SHARE = 3
 _PAGE = Path(__file__).parent / "page"
 _MAX_DIGITS = 18
 _DENY_ALL = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -47,8 +46,17 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+_BUSY = Response(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    b"too many requests are waiting\n",
+    TEXT,
+    [("Retry-After", "1")],
+)
+
 Query = Mapping[str, str]
-Handler = Callable[[Query], Response]
+# It may return what it waits for, such as the disk: with a deadline, and its work on the loop in
+# `Turns`. If that raises `TimeoutError`, too many are waiting.
+Handler = Callable[[Query], Response | Awaitable[Response]]
 
 
 def admin_server(
@@ -56,14 +64,16 @@ def admin_server(
     status: Callable[[], dict[str, Any]],
     history: Callable[[int], dict[str, Any]],
     *,
-    about: Callable[[str], dict[str, Any]],
+    about: Callable[[str], Awaitable[dict[str, Any]]],
+    debug: Callable[[], Awaitable[dict[str, Any]]],
     ready: Callable[[], bool],
     crowded: Callable[[], None],
     max_connections: int,
 ) -> HttpServer:
     """Return the admin port's server; call it inside a running loop.
 
-    `history` returns the samples from a given number on, `about` what is known about a span id.
+    `history` returns the samples from a given number on, `about` what is known about an id,
+    `debug` what only `sidecar debug` shows.
     """
     page, policy = _page()
 
@@ -79,10 +89,10 @@ def admin_server(
             return Response(HTTPStatus.BAD_REQUEST, b"after: expected a sample number\n")
         return _json(history(int(after)))
 
-    def explain(query: Query) -> Response:
+    def explain(query: Query) -> Response | Awaitable[Response]:
         if id_ := query.get("id"):
-            return _json(about(id_))
-        return Response(HTTPStatus.BAD_REQUEST, b"id: expected a span id\n")
+            return _later_json(about(id_))
+        return Response(HTTPStatus.BAD_REQUEST, b"id: expected the id of a span or a trace\n")
 
     service = AdminService(
         cheap={
@@ -97,6 +107,7 @@ def admin_server(
             "/status": lambda _: _json(status(), orjson.OPT_INDENT_2),
             "/status/history": samples,
             "/explain": explain,
+            "/debug": lambda _: _later_json(debug()),
         },
         # The other half of the places is for probes and new connections.
         max_waiting=max_connections // 2,
@@ -117,12 +128,17 @@ def _json(value: object, option: int = 0) -> Response:
     return Response(HTTPStatus.OK, body, "application/json; charset=utf-8")
 
 
+async def _later_json(value: Awaitable[object]) -> Response:
+    return _json(await value)
+
+
 class AdminService:
     """Answers GET and HEAD by path. Expensive handlers take turns with the agents' requests.
 
     A handler blocks the loop for milliseconds, so one runs at a time, and then the loop is left to
-    the agents for `AGENTS_SHARE` times as long: operators can use a quarter of it at most. Up to
-    `max_waiting` requests wait for their turn.
+    the agents for `AGENTS_SHARE` times as long: operators can use a quarter of it at most. What a
+    handler returns to be awaited is awaited after its turn, so that a slow disk delays no other
+    request. Up to `max_waiting` requests wait, for their turn or after it.
     """
 
     def __init__(
@@ -153,9 +169,7 @@ class AdminService:
         elif self._waiting < self._max_waiting:
             return _Discard(partial(self._handle_in_turn, handler, request))
         else:
-            retry = [("Retry-After", "1")]
-            busy = b"too many requests are waiting\n"
-            answer = Response(HTTPStatus.SERVICE_UNAVAILABLE, busy, TEXT, retry)
+            answer = _BUSY
         return Discard(_secured(answer))
 
     async def _handle_in_turn(self, handler: Handler, request: Request) -> Response:
@@ -164,20 +178,32 @@ class AdminService:
             async with self._turn:
                 await asyncio.sleep(self._next_turn - self._loop.time())
                 started = perf_counter()
-                response = self._handle(handler, request)
+                answer = self._handle(handler, request)
                 cost = perf_counter() - started
                 self._next_turn = self._loop.time() + AGENTS_SHARE * cost
-                return response
+            return answer if isinstance(answer, Response) else await answer
         finally:
             self._waiting -= 1
 
-    def _handle(self, handler: Handler, request: Request) -> Response:
+    def _handle(self, handler: Handler, request: Request) -> Response | Awaitable[Response]:
         query = parse_qsl(request.target.partition("?")[2], keep_blank_values=True)
         try:
-            return _secured(handler(dict(reversed(query))))
+            answer = handler(dict(reversed(query)))
         except Exception as bug:  # noqa: BLE001 (observing the sidecar must never stop it)
-            self.log_bug(bug, f"the handler of {request.path}")
-            return _secured(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n"))
+            return self._failed(bug, request)
+        return _secured(answer) if isinstance(answer, Response) else self._await(answer, request)
+
+    async def _await(self, answer: Awaitable[Response], request: Request) -> Response:
+        try:
+            return _secured(await answer)
+        except TimeoutError:  # others took all the time that it may wait
+            return _secured(_BUSY)
+        except Exception as bug:  # noqa: BLE001 (as in `_handle`)
+            return self._failed(bug, request)
+
+    def _failed(self, bug: Exception, request: Request) -> Response:
+        self.log_bug(bug, f"the handler of {request.path}")
+        return _secured(Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n"))
 
     def log_bug(self, bug: BaseException, what: str = "an admin connection") -> None:
         """Log an exception that ends a request, but never the process (D13)."""

@@ -1,70 +1,36 @@
-"""What happened to one span: `sidecar explain SPAN_ID`.
+"""What happened to a span, or to the spans of a trace: `sidecar explain ID`.
 
-Combines a running sidecar's ring of recent decisions, what it holds now (`/explain` on the admin
-port), and the dead-letter file. Never shows content.
+The running sidecar knows (explainer.py). If it has not read the dead letters, the command does.
+Never shows content.
 """
 
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 from sidecar.config import ConfigError
-from sidecar.credentials import Accounts
-from sidecar.drain.lane import Lane
 from sidecar.operate import letters
+from sidecar.operate.known import described, unknown
+from sidecar.operate.letters import Letter
+from sidecar.operate.timeline import LAST, summary
 from sidecar.process.terminal import complain, show, show_json
-from sidecar.queue.admission import Admission
-from sidecar.telemetry.recent import Recent
+from sidecar.sinks.replayed import is_in, marked_in
 
 # Exit codes. UNKNOWN also if a dead letter could not be read: it may be about the span.
 KNOWN, UNKNOWN, NO_SIDECAR = 0, 1, 3
 TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Explainer:
-    """Explains spans of one running sidecar; `clock` is loop time in seconds."""
-
-    recent: Recent
-    admission: Admission
-    lanes: Sequence[Lane]
-    accounts: Accounts
-    clock: Callable[[], float]
-
-    def about(self, id_: str) -> dict[str, Any]:
-        """Return `{"id", "accounts", "start", "lanes": {sink: …}, "recent": [{"ago_s", …}]}`.
-
-        `accounts` has the ids of the accounts that `lanes` and `recent` name: more than one if
-        several have a span with this id. `start` says where its START is kept, or is null. A sink's
-        value says what a write of the span is waiting for in memory, or is null.
-        """
-        now = self.clock()
-        lanes = {lane.name: lane.waits_for(id_) for lane in self.lanes}
-        recent = [
-            {
-                "ago_s": round(now - at, 3),
-                "what": what,
-                "sink": sink,
-                "detail": detail,
-                "account": self.accounts.id_of(account) or None,
-            }
-            for at, _, what, sink, detail, account in self.recent.about(id_)
-        ]
-        named = {each["account"] for each in (*recent, *lanes.values()) if each is not None}
-        return {
-            "id": id_,
-            "accounts": sorted(named - {None}),
-            "start": self.admission.open_spans.state_of(id_),
-            "lanes": lanes,
-            "recent": recent,
-        }
+class _Found(NamedTuple):
+    letter: Letter
+    replayed: bool
 
 
 def run(id_: str, url: str, dead_letters: str, *, as_json: bool) -> int:
@@ -77,19 +43,25 @@ def run(id_: str, url: str, dead_letters: str, *, as_json: bool) -> int:
         complain(f"no sidecar responds at {url}: {_why(error)}")
         return NO_SIDECAR
     unreadable: Counter[str] = Counter()
-    found = list(_letters(dead_letters, id_, unreadable))
     try:
-        known = {**answer, "dead_letters": found}
-        lines, is_known = list(_lines(known)), _is_known(known)
+        if answer["searched"]["dead_letters"] is not True and dead_letters:
+            for found in _chosen(list(_letters(dead_letters, id_, unreadable)), answer):
+                _add(found, answer)
+            answer["searched"]["dead_letters"] = not unreadable
+            if not answer["spans"]:
+                answer["text"] = unknown(answer["remembered"], answer["searched"])
+        lines = list(_lines(answer))
+        certain = answer["searched"]["dead_letters"] is not False
+        is_known = bool(answer["spans"])
     except (LookupError, TypeError, ValueError, AttributeError):
         complain(f"{url}: /explain is not an answer from this version of the sidecar")
         return NO_SIDECAR
     if as_json:
-        show_json(known, indent=2)
+        show_json(answer, indent=2)
     else:
         for line in lines:
             show(line)
-    return KNOWN if is_known and not unreadable else UNKNOWN
+    return KNOWN if is_known and certain else UNKNOWN
 
 
 def _ask(url: str, id_: str) -> dict[str, Any]:
@@ -97,8 +69,8 @@ def _ask(url: str, id_: str) -> dict[str, Any]:
     opener = build_opener(ProxyHandler({}))
     target = f"{url.rstrip('/')}/explain?id={quote(id_, safe='')}"
     with opener.open(target, timeout=TIMEOUT_S) as response:
-        known: dict[str, Any] = json.load(response)
-        return known
+        answer: dict[str, Any] = json.load(response)
+        return answer
 
 
 def _why(error: Exception) -> str:
@@ -106,40 +78,71 @@ def _why(error: Exception) -> str:
     return getattr(cause, "strerror", None) or str(cause) or type(error).__name__
 
 
-def _letters(path: str, id_: str, counts: Counter[str]) -> Iterator[str]:
-    for each in (f"{path}.1", path) if path else ():
+def _letters(path: str, id_: str, counts: Counter[str]) -> Iterator[_Found]:
+    for each in (f"{path}.1", path):
         try:
-            found = letters.read(each, None, counts)
-            yield from (str(letter) for letter in found if letter.span.id == id_)
+            done = marked_in(Path(each))
+            for letter in letters.read(each, None, counts):
+                if id_ in letter.span.key[:2]:
+                    yield _Found(letter, is_in(done, letter.place.start))
+        except FileNotFoundError:
+            pass
         except ConfigError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                counts["unreadable"] += 1
-                complain(str(error))
+            counts["unreadable"] += 1
+            complain(str(error))
+        except OSError as error:
+            counts["unreadable"] += 1
+            complain(f"{each}: {error.strerror}")
 
 
-def _lines(known: Mapping[str, Any]) -> Iterator[str]:
-    accounts = known["accounts"]
-    of = f" of account {accounts[0]}" if len(accounts) == 1 else ""
-    yield f"span {known['id']}{of}"
-    several = len(accounts) > 1
-    for each in known["recent"]:
-        of = f" of account {each['account']}" if several and each["account"] else ""
-        what = f"{each['what']} ({each['detail']}){of}"
-        yield f"  {each['ago_s']:>10.3f} s ago  {each['sink']:8} {what}"
-    if known["start"]:
-        yield f"  now: its START is {known['start']}"
-    for sink, waits in known["lanes"].items():
-        if waits:
-            more = ""
-            if "next_attempt_s" in waits:
-                more = f" in {waits['next_attempt_s']} s, after {waits['failures']} failures"
-            of = f" of account {waits['account']}" if several and waits["account"] else ""
-            yield f"  now: {sink} is waiting for {waits['waits_for']}{more}{of}"
-    yield from (f"  dead letter: {line}" for line in known["dead_letters"])
-    if not _is_known(known):
-        yield "  unknown: it never arrived here, or it was settled long ago"
+def _chosen(found: list[_Found], answer: dict[str, Any]) -> list[_Found]:
+    """The letters about the span with the id; about those of the trace if there is no such span."""
+    of_span = [each for each in found if each.letter.span.id == answer["id"]]
+    if answer["found_by"] is None and found:
+        answer["found_by"] = "span" if of_span else "trace"
+    return of_span if answer["found_by"] == "span" else found
 
 
-def _is_known(known: Mapping[str, Any]) -> bool:
-    in_sidecar = known["recent"] or known["start"] or any(known["lanes"].values())
-    return bool(in_sidecar or known["dead_letters"])
+def _add(found: _Found, answer: dict[str, Any]) -> None:
+    """Add a letter to its span, which the sidecar may not know."""
+    letter, span = found.letter, found.letter.span
+    shown = described(letter.head, span.kind, replayed=found.replayed)
+    for known in answer["spans"]:
+        if known["id"] == span.id and known["trace_id"] in {None, span.trace_id}:
+            known["dead_letters"].append(shown)
+            return
+    answer["spans"].append(
+        {
+            "id": span.id,
+            "trace_id": span.trace_id,
+            "account": letter.head.account or None,
+            "timeline": [],
+            "left_off": 0,
+            "start": None,
+            "lanes": {},
+            "on_disk": None,
+            "dead_letters": [shown],
+            "summary": summary([], None, {}, [], [shown]),
+        }
+    )
+
+
+def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    if not answer["spans"]:
+        yield f"unknown: {answer['text']}"
+    for span in answer["spans"]:
+        of = f" of account {span['account']}" if span["account"] else ""
+        yield f"span {span['id']}{of}" + (f", trace {span['trace_id']}" if span["trace_id"] else "")
+        for each in span["timeline"]:
+            what = f"{each['sink']:8} {each['what']:12} {each['text']}"
+            yield f"  {each['ago_s']:>10.3f} s ago  {what}"
+        if span["left_off"]:
+            yield f"  ({span['left_off']:,} more before the last {LAST})"
+        for each in span["dead_letters"]:
+            status = each["status"] or "-"
+            since = "  replayed since" if each["replayed"] else ""
+            about = f"{each['reason']:10} {status:>4}  {each['kind']}{since}"
+            yield f"  dead letter: {each['time']}  {each['sink']:8} {about}"
+        yield f"  now: {span['summary']}"
+    if answer["left_off"]:
+        yield f"{answer['left_off']:,} more spans of the trace are not shown"

@@ -17,6 +17,7 @@ from sidecar.credentials import is_header_safe
 from sidecar.lanes import UPSTREAMS
 from sidecar.process.terminal import complain
 from sidecar.sinks.dead_letters import Head
+from sidecar.sinks.replayed import Place, known_by
 from sidecar.spans.decode import NOT_DECODED
 from sidecar.spans.span import PAYLOADS, Span, from_row
 from sidecar.spans.validation import FieldError, validated_payload
@@ -40,14 +41,15 @@ class _Extra(msgspec.Struct):
 
 
 class Letter(NamedTuple):
-    """A dead letter: its metadata, and its write."""
+    """A dead letter: its metadata, its write, and where its line is."""
 
     head: Head
     span: Span
+    place: Place
 
     def __str__(self) -> str:
         """What, where and why, never the content."""
-        head, span = self
+        head, span, _ = self
         kind = "start" if span.end_time is None else "end"
         return (
             f"{head.time}  {head.sink:8} {head.reason:10} {head.status or '-':>4}  "
@@ -72,11 +74,14 @@ def read(
     """
     try:
         with Path(path).open("rb") as file:
+            end, known = 0, ""
             for number, line in enumerate(file, 1):
+                known = known or known_by(line)
+                start, end = end, end + len(line)
                 if not line.strip():
                     continue
                 try:
-                    letter = _decoded(line, number_of)
+                    letter = _decoded(line, number_of, Place(known, start, end))
                 except ValueError as error:
                     counts["unreadable"] += 1
                     complain(f"{path}:{number}: {error}")
@@ -87,7 +92,7 @@ def read(
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
-def _decoded(line: bytes, number_of: Callable[[str], int]) -> Letter:
+def _decoded(line: bytes, number_of: Callable[[str], int], place: Place) -> Letter:
     """Raises ValueError, whose text says what is wrong, without content."""
     try:
         line.decode()
@@ -111,4 +116,4 @@ def _decoded(line: bytes, number_of: Callable[[str], int]) -> Letter:
     kind = "start" if span.end_time is None else "end"
     if span.addressed_to not in _ROUTES or kind != letter.event.event_type:
         raise ValueError("a dead letter whose event can't be decoded")
-    return Letter(head, span)
+    return Letter(head, span, place)

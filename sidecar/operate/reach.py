@@ -18,8 +18,11 @@ from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.sinks import Misdirected, SinkError, Unauthorized
 from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.spool import Spool
+from sidecar.telemetry.decisions import Decisions
 from sidecar.telemetry.outcomes import SinkState
-from sidecar.telemetry.recent import Recent
+
+_NOT_ASKED = "not checked, this server has no way to ask"
+_NOT_FOUND = 404, 410
 
 
 async def try_all(lanes: Sequence[Lane]) -> None:
@@ -53,7 +56,7 @@ async def probe(config: Config, environ: Mapping[str, str]) -> bool:
     letters = LetterWriter(DeadLetters("", 1, accounts.id_of))
     budget = MemoryBudget(sys.maxsize)
     good = True
-    for lane in build_lanes(config, environ, budget, letters, Spool(), Recent(), accounts):
+    for lane in build_lanes(config, environ, budget, letters, Spool(), Decisions(), accounts):
         try:
             await lane.refresh()
             await _probe(lane)
@@ -73,13 +76,25 @@ async def _probe(lane: Lane) -> None:
     (branch,) = lane.branches.values()
     if lane.key_file.path and not lane.key_file.key:
         raise Unauthorized(f"credential: there is no key in {lane.key_file.path}")
-    if not branch.credentials.headers():
-        step("credential: none is configured, so the agents' are used")
-        return
+    has_key = bool(branch.credentials.headers())
     try:
-        accepted = await branch.sink.try_out()
+        answer = "there" if await branch.sink.try_out() else _NOT_ASKED
     except Unauthorized as error:
-        raise Unauthorized(f"credential: refused, {error}") from None
+        if has_key:
+            raise Unauthorized(f"credential: refused, {error}") from None
+        answer = f"not checked, it wants a credential first: {error}"
     except SinkError as error:
-        raise Misdirected(f"API: not there, or not well: {error}") from None
-    step(f"credential: {'accepted' if accepted else 'not checked, this server has no way to ask'}")
+        raise Misdirected(f"API: {_why_not(lane.name, error)}") from None
+    if has_key:
+        step(f"credential: {'accepted' if answer == 'there' else answer}")
+    else:
+        step(f"API: {answer}")
+        step("credential: none is configured, so the agents' are used")
+
+
+def _why_not(name: str, error: SinkError) -> str:
+    if error.status in _NOT_FOUND:
+        return f"{error}: the path of {name}.base_url is wrong, or this server has no spans API"
+    if isinstance(error, Misdirected):
+        return f"what answers is not the API: {error}"
+    return f"not well: {error}"

@@ -13,6 +13,9 @@ No letter is sent under another account than its own (D25). Directly, `sgp.accou
 account, or empty; a running sidecar is told which one it must be. A letter without an account goes
 where `sgp.account_id` says, or to the sidecar's only account.
 
+What needs no further replay is marked beside the file (sinks/replayed.py), so that a sidecar which
+has these dead letters no longer warns of them.
+
 What became of the letters is counted. Sent: `accepted` by the sidecar, `forwarded` to the upstream.
 Not sent on purpose: `skipped`. Anything else makes the exit code 1: `rejected` by the sidecar,
 `dead_lettered` again, `left` when the time was over or the sidecar did not respond,
@@ -24,6 +27,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -34,14 +38,17 @@ from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
 from sidecar.lanes import build_lanes
 from sidecar.operate import letters
+from sidecar.operate.letters import Letter
 from sidecar.process.terminal import complain
 from sidecar.queue.memory_budget import MemoryBudget
+from sidecar.sinks import SinkError
 from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
+from sidecar.sinks.replayed import Place, mark
 from sidecar.sinks.sgp import batch_as_sent
 from sidecar.spans.decode import NOT_DECODED
 from sidecar.spans.span import Lanes, Span, to_json
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.recent import Recent
+from sidecar.telemetry.decisions import Decisions
 
 PER_REQUEST, MAX_BYTES = 50, 2**20
 DEADLINE_S = 300.0
@@ -61,22 +68,28 @@ _REPLY = msgspec.json.Decoder(_Reply)
 async def through(path: str, sink: str | None, to: str) -> Counter[str]:
     """Send the letters through the sidecar whose listener is at `to`; count the outcomes."""
     done: Counter[str] = Counter()
-    groups: defaultdict[tuple[int, str], list[Span]] = defaultdict(list)
-    for head, span in letters.read(path, sink, done):
+    groups: defaultdict[tuple[int, str], list[Letter]] = defaultdict(list)
+    settled: list[Place] = []
+    for letter in letters.read(path, sink, done):
+        span = letter.span
         if span.end_time is None:
             done["skipped"] += 1
+            settled.append(letter.place)
         else:
             route = 0 if span.sdk is None else span.sdk.lane
-            groups[route, head.account].append(span)
+            groups[route, letter.head.account].append(letter)
             done["left"] += 1
     refused: Counter[int] = Counter()
     try:
         # No proxy: the sidecar is in the same pod, at a Service, or behind a port forward.
         async with aiohttp.ClientSession(trust_env=False) as session:
-            for (route, account), spans in groups.items():
-                for batch in _batches(spans, 1 if route == Lanes.AGENTEX else PER_REQUEST):
+            for (route, account), found in groups.items():
+                for batch in _batches(found, 1 if route == Lanes.AGENTEX else PER_REQUEST):
+                    spans = [letter.span for letter in batch]
                     async with asyncio.timeout(DEADLINE_S):
-                        status, accepted = await _post(session, to, route, account, batch)
+                        status, accepted = await _post(session, to, route, account, spans)
+                    if accepted == len(batch):  # or else it is not known which were
+                        settled += [letter.place for letter in batch]
                     outcome = "other_account" if status == HTTPStatus.CONFLICT else "rejected"
                     done["left"] -= len(batch)
                     done["accepted"] += accepted
@@ -86,19 +99,29 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
         complain(f"{to}: {str(error) or type(error).__name__}")
     for status, count in sorted((+refused).items()):
         complain(f"{to}: HTTP {status} for {count} letters")
+    _mark(path, settled)
     return done
 
 
-def _batches(spans: Sequence[Span], max_spans: int) -> Iterator[list[Span]]:
-    """Split `spans` into requests of at most `max_spans`, and `MAX_BYTES` unless one is larger."""
-    batch: list[Span] = []
+def _mark(path: str, settled: Sequence[Place]) -> None:
+    """Mark letters that need no further replay."""
+    try:
+        if settled:
+            mark(Path(path), settled)
+    except OSError as error:
+        complain(f"{path}: what was replayed can't be marked: {error.strerror}")
+
+
+def _batches(found: Sequence[Letter], max_spans: int) -> Iterator[list[Letter]]:
+    """Split `found` into requests of at most `max_spans`, and `MAX_BYTES` unless one is larger."""
+    batch: list[Letter] = []
     size = 0
-    for span in spans:
-        if batch and (len(batch) == max_spans or size + span.size > MAX_BYTES):
+    for letter in found:
+        if batch and (len(batch) == max_spans or size + letter.span.size > MAX_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(span)
-        size += span.size
+        batch.append(letter)
+        size += letter.span.size
     if batch:
         yield batch
 
@@ -153,14 +176,15 @@ async def directly(
     found = list(letters.read(path, sink, done, accounts.number_of))
     again = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes, accounts.id_of)
     budget = MemoryBudget(sys.maxsize)  # all letters are in memory anyway
-    writer = LetterWriter(again)
-    built = build_lanes(config, environ, budget, writer, Spool(), Recent(), accounts)
+    writer = _Again(again)
+    built = build_lanes(config, environ, budget, writer, Spool(), Decisions(), accounts)
     lanes = {lane.name: lane for lane in built}
     for each in built:
         await each.refresh()
         each.stopping()  # no END follows a START: what it says is in its letter
     now = asyncio.get_running_loop().time()
-    for head, span in found:
+    places: dict[int, Place] = {}  # by the identity of the span
+    for head, span, place in found:
         lane = lanes.get(head.sink)
         if lane is None:
             done["off"] += 1
@@ -168,18 +192,41 @@ async def directly(
             done["other_account"] += 1
         elif span.end_time is None and head.sink != "agentex":
             done["skipped"] += 1
+            places[id(span)] = place
         else:
             span.accepted_at = now
+            places[id(span)] = place
             lane.put(span)
     await _drain(built)
+    # What was refused again is a new letter, if that could be written.
+    again_too = [] if again.written == len(writer.refused) else writer.refused
     for lane in built:
         totals = lane.totals()
+        left, _ = lane.abandon()
+        for span in left:
+            places.pop(id(span), None)
         done["dead_lettered"] += totals["dead_lettered"]
         done["forwarded"] += totals["forwarded"] + totals["superseded"]
         done["skipped"] += totals["skipped"]
         done["left"] += totals["depth"]
         await lane.close_connections()
+    for span in again_too:
+        places.pop(id(span), None)
+    _mark(path, list(places.values()))
     return done
+
+
+class _Again(LetterWriter):
+    """Remembers what was refused again."""
+
+    def __init__(self, letters: DeadLetters) -> None:
+        super().__init__(letters)
+        self.refused: list[Span] = []
+
+    async def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
+        """`LetterWriter.add`."""
+        self.refused.append(span)
+        await super().add(sink, span, reason, error)
 
 
 def _is_ours(account: str, configured: str) -> bool:

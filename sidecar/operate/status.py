@@ -6,8 +6,10 @@ values: never span content, and secrets as `***`.
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -15,29 +17,29 @@ from typing import Any
 from sidecar import __version__
 from sidecar.config import Config, redacted
 from sidecar.credentials import Accounts
-from sidecar.drain.branch import Branch
 from sidecar.drain.lane import Lane
-from sidecar.operate.diagnosis import answers
-from sidecar.operate.history import SAMPLE_S, History, Window, quantile
+from sidecar.operate.diagnosis import answers, late_after
+from sidecar.operate.history import SAMPLE_S, Distribution, History, Window
+from sidecar.operate.lane_status import QUANTILE_READINGS, RATE_READINGS, STATES, WatchedLane
+from sidecar.operate.trend import Trend
 from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
-from sidecar.queue.room import Rooms
+from sidecar.sinks.kept_letters import KeptLetters
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.metrics import DELAY_S, UPSTREAM_S, Failure, IntakeMetrics
-from sidecar.telemetry.outcomes import SinkState
+from sidecar.telemetry.metrics import IntakeMetrics
 
 TICK_S = 1.0
-# Rates cover 5 s (readings are a second apart): steady enough to read, and quick to react.
-_RATE_READINGS = 6
-# Quantiles cover the last minute (readings are SAMPLE_S apart).
-_QUANTILE_READINGS = 13
-_STATES = list(SinkState)
+_LAGS = 60  # of a minute
 _STATM = Path("/proc/self/statm")
 
 
 @dataclass
 class Status:
-    """Reports one process; `now` is loop time in seconds, `ready` whether it accepts events."""
+    """Reports one process; `now` is loop time in seconds, `ready` whether it accepts events.
+
+    `phase` returns `starting`, `running` or `stopping`, and `url` where agents post. `connections`
+    returns the open ones of each port.
+    """
 
     config: Config
     admission: Admission
@@ -46,19 +48,30 @@ class Status:
     accounts: Accounts
     budget: MemoryBudget
     spool: Spool
+    letters: KeptLetters
     memory_limit: int | None
     ready: Callable[[], bool]
+    phase: Callable[[], str]
+    url: Callable[[], str | None]
+    last_shutdown_lost: Callable[[], int]
     lines_dropped: Callable[[], int]
+    connections: Callable[[], Mapping[str, int]]
     now: InitVar[float]
 
     def __post_init__(self, now: float) -> None:
         self._started_at = self._sampled_at = now
-        self._lag_s = 0.0
         rooms = self.admission.rooms
-        self._lanes = {lane.name: _Watched(lane, rooms, self.accounts) for lane in self.lanes}
+        self._late_s = late_after(self.config.queue.start_hold_s)
+        self.watched = {
+            lane.name: WatchedLane(lane, rooms, self.accounts, self._late_s) for lane in self.lanes
+        }
         # Events accepted, seconds of CPU, refusals by reason.
-        self._recent = Window(_RATE_READINGS)
-        self._dropped = Window(_QUANTILE_READINGS)
+        self._recent = Window(RATE_READINGS)
+        self._dropped = Window(QUANTILE_READINGS)
+        self.responses = Distribution(self.metrics.seconds, QUANTILE_READINGS)
+        self._lags: deque[float] = deque([0.0], maxlen=_LAGS)
+        self._memory, self._disk = Trend(), Trend()
+        self._not_kept, self._not_kept_at = 0, now
         self._read_counters(now)
         first = self._sample(now)
         self._history = History(list(first))
@@ -66,71 +79,111 @@ class Status:
 
     def tick(self, now: float, lag_s: float) -> None:
         """Read all counters; call once a second. `lag_s`: how late an event-loop timer fired."""
-        self._lag_s = lag_s
+        self._lags.append(lag_s)
         self._read_counters(now)
+        self._dead_letters(now)
         # Half a tick of slack, because ticks are a little late.
         if now - self._sampled_at >= SAMPLE_S - TICK_S / 2:
             self._sampled_at = now
             self._history.add(self._sample(now))
 
     def _read_counters(self, now: float) -> None:
-        rejected = self.metrics.rejected.values()
-        self._recent.add(now, (self.metrics.accounting.received, process_time(), *rejected))
-        for lane in self._lanes.values():
+        self._recent.add(now, self._counters())
+        for lane in self.watched.values():
             lane.read_counters(now)
+
+    def _counters(self) -> tuple[float, ...]:
+        rejected = self.metrics.rejected.values()
+        return self.metrics.accounting.received, process_time(), *rejected
 
     def _sample(self, now: float) -> dict[str, float | None]:
         """Return one row of the history."""
         self._dropped.add(now, [self.lines_dropped()])
-        events, cpu, *_ = self._recent.rates()
+        self.responses.read()
+        self._memory.add(now, self.budget.used)
+        self._disk.add(now, self.spool.status().used_ratio)
+        events, cpu, *_ = self._recent.rates(now, self._counters())
         row = {
             "events_per_s": events,
             "rss_bytes": _rss(),
             "queue_bytes": self.budget.used,
             "cpu": cpu,
         }
-        for name, lane in self._lanes.items():
+        for name, lane in self.watched.items():
             row |= {f"{name}.{what}": value for what, value in lane.sample(now).items()}
         return row
 
+    @property
+    def worst_lag_s(self) -> float:
+        """How late a timer of the event loop fired at most, within a minute."""
+        return max(self._lags)
+
     def history(self, after: int) -> dict[str, Any]:
         """Return what `/status/history` reports: the samples from `after` on, as columns."""
-        return {"states": _STATES, **self._history.since(after)}
+        return {"states": STATES, **self._history.since(after)}
 
     def report(self, now: float) -> dict[str, Any]:
         """Return what `/status` reports."""
-        events_per_s, cpu, *rejected = self._recent.rates()
+        events_per_s, cpu, *rejected = self._recent.rates(now, self._counters())
         pod = self.config.pod
         reasons = zip(self.metrics.rejected, rejected, strict=True)
-        spool = self.spool.status()._asdict() if self.spool.is_configured else None
+        spool = self._spool()
         report: dict[str, Any] = {
             "version": __version__,
             "host": socket.gethostname(),
             "pod": {key: getattr(pod, key) or None for key in ("name", "namespace", "node")},
+            "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             "uptime_s": round(now - self._started_at, 1),
             "ready": self.ready(),
+            "phase": self.phase(),
             # What a 202 promises now (docs/api.md).
             "durability": "disk" if spool and not spool["degraded"] else "memory",
             "spool": spool,
-            "queue": {"bytes": self.budget.used, "limit_bytes": self.budget.limit},
+            "queue": {
+                "bytes": self.budget.used,
+                "limit_bytes": self.budget.limit,
+                "full_in_s": self._memory.seconds_until(self.budget.limit),
+            },
             "memory": {"rss_bytes": _rss(), "limit_bytes": self.memory_limit},
             "cpu": round(cpu, 4),
-            "loop_lag_s": round(self._lag_s, 4),
+            "loop_lag_s": round(self._lags[-1], 4),
+            "connections": {
+                port: {"open": count, "crowded": self.metrics.displaced[port]}
+                for port, count in self.connections().items()
+            },
             "open_spans": len(self.admission.open_spans),
             "log": self._log(),
+            "late_after_s": self._late_s,
+            "lost_at_last_shutdown": self.last_shutdown_lost(),
             "intake": {
+                "url": self.url(),
                 "events_per_s": round(events_per_s, 2),
                 "rejected_per_s": round(sum(rejected), 2),
                 "rejected_now": [reason for reason, rate in reasons if rate],
                 "rejected_by_reason": dict(self.metrics.rejected),
                 "requests_by_code": dict(self.metrics.requests),
+                "flushes_by_outcome": dict(self.metrics.flushes),
+                "passed_through_by_outcome": dict(self.metrics.passed),
             },
             "events": self.events(),
-            "sinks": {name: lane.report(now) for name, lane in self._lanes.items()},
+            "sinks": {name: lane.report(now) for name, lane in self.watched.items()},
+            "dead_letters": self._dead_letters(now),
             "samples": self._history.count,
             "config": redacted(self.config),
         }
         return {"answers": answers(report), **report}
+
+    def _spool(self) -> dict[str, Any] | None:
+        if not self.spool.is_configured:
+            return None
+        return {**self.spool.status()._asdict(), "full_in_s": self._disk.seconds_until(1.0)}
+
+    def _dead_letters(self, now: float) -> dict[str, Any]:
+        report = self.letters.report()
+        if report["not_kept"] > self._not_kept:
+            self._not_kept, self._not_kept_at = report["not_kept"], now
+        age_s = round(now - self._not_kept_at, 1) if self._not_kept else None
+        return {**report, "not_kept_age_s": age_s}
 
     def _log(self) -> dict[str, int]:
         dropped = self.lines_dropped()
@@ -150,115 +203,6 @@ class Status:
             "written": accounting.written,
             "imbalance": accounting.imbalance,
         }
-
-
-class _Watched:
-    """A lane with its recent rates and quantiles."""
-
-    def __init__(self, lane: Lane, rooms: Rooms, accounts: Accounts) -> None:
-        self._lane = lane
-        self._rooms = rooms
-        self._accounts = accounts
-        # Writes forwarded, writes not taken, requests made, requests failed.
-        self._recent = Window(_RATE_READINGS)
-        self._requests = Window(_QUANTILE_READINGS)
-        self._delays = Window(_QUANTILE_READINGS)
-        self._requests_of_sample = Window(2)
-        self._worst = 0  # index into _STATES: the worst since the last sample
-
-    def read_counters(self, now: float) -> None:
-        metrics = self._lane.metrics
-        requests = metrics.requests.total()
-        failed = requests - metrics.requests["ok"]
-        accounting = metrics.accounting
-        writes = accounting.forwarded.total(), accounting.not_taken.total()
-        self._recent.add(now, (*writes, requests, failed))
-        # A state that came and went between two samples must show in the second one.
-        self._worst = max(self._worst, _STATES.index(self._lane.state))
-
-    def sample(self, now: float) -> dict[str, float | None]:
-        """Return the lane's part of one row of the history."""
-        lane, worst = self._lane, self._worst
-        self._worst = _STATES.index(lane.state)
-        self._requests.add(now, lane.metrics.request_seconds.counts)
-        self._requests_of_sample.add(now, lane.metrics.request_seconds.counts)
-        self._delays.add(now, lane.metrics.delay.counts)
-        return {
-            "depth": lane.depth,
-            "forwarded_per_s": self._recent.rates()[0],
-            "request_s": quantile(UPSTREAM_S, self._requests_of_sample.growth(), 0.5),
-            "age_s": oldest_age(lane, now),
-            "state": worst,
-        }
-
-    def report(self, now: float) -> dict[str, Any]:
-        lane, accounting = self._lane, self._lane.metrics.accounting
-        forwarded, not_taken, requests, failed = self._recent.rates()
-        durations = self._requests.growth(lane.metrics.request_seconds.counts)
-        delays = self._delays.growth(lane.metrics.delay.counts)
-        overridden = {"overridden_accounts": list(self._accounts.overridden)}
-        return {
-            "state": lane.state,
-            "next_attempt_s": _pause(lane.worst, now),
-            "last_error": _error(lane.metrics.failure, now),
-            "in_flight": lane.in_flight,
-            "on_disk": lane.on_disk,
-            "concurrency_limit": lane.concurrency_limit,
-            "oldest_write_age_s": round(oldest_age(lane, now), 3),
-            "has_credential": lane.has_credential,
-            "accounts": [self._account(branch, now) for branch in lane.branches.values()],
-            **(overridden if lane.has_accounts else {}),
-            "lane_bytes": self._rooms.used(lane.room),
-            "lane_limit_bytes": self._rooms.limit_now,
-            "not_taken_per_s": round(not_taken, 2),
-            "forwarded_per_s": round(forwarded, 2),
-            "requests_per_s": round(requests, 2),
-            "failed_requests_per_s": round(failed, 2),
-            "request_p50_s": _rounded(quantile(UPSTREAM_S, durations, 0.5)),
-            "request_p95_s": _rounded(quantile(UPSTREAM_S, durations, 0.95)),
-            "delay_p50_s": _rounded(quantile(DELAY_S, delays, 0.5)),
-            "delay_p95_s": _rounded(quantile(DELAY_S, delays, 0.95)),
-            "retries": lane.metrics.retries,
-            **lane.totals(),
-            "not_taken_by_reason": dict(accounting.not_taken),
-            "forwarded_by_kind": dict(accounting.forwarded),
-            "skipped_by_reason": dict(accounting.skipped),
-            "dead_lettered_by_reason": dict(accounting.dead_lettered),
-            "lost_by_reason": dict(accounting.lost),
-            "repaired_by_reason": dict(lane.metrics.repaired),
-            "requests_by_outcome": dict(lane.metrics.requests),
-        }
-
-    def _account(self, branch: Branch, now: float) -> dict[str, Any]:
-        id_ = self._accounts.id_of(branch.account) if self._lane.has_accounts else ""
-        return {
-            "id": id_ or None,
-            "state": branch.throttle.state,
-            "depth": branch.queue.depth,
-            "has_credential": branch.credentials.headers() is not None,
-            "next_attempt_s": _pause(branch, now),
-        }
-
-
-def oldest_age(lane: Lane, now: float) -> float:
-    """Return the age of the oldest write of `lane` that is not settled, 0 for none."""
-    oldest = lane.oldest()
-    return 0.0 if oldest is None else now - oldest
-
-
-def _pause(branch: Branch, now: float) -> float:
-    """Seconds until the next attempt."""
-    return round(max(0.0, branch.throttle.paused_until - now), 3)
-
-
-def _error(failure: Failure | None, now: float) -> dict[str, Any] | None:
-    if failure is None:
-        return None
-    return {"kind": failure.kind, "text": failure.text, "age_s": round(now - failure.at, 1)}
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)
 
 
 def _rss() -> int | None:

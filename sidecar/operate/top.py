@@ -18,8 +18,10 @@ from textwrap import wrap
 from time import monotonic, sleep
 from typing import Any, Never, TextIO
 
-from sidecar.operate.diagnosis import BAD, duration
-from sidecar.operate.top_frame import WIDTH, Line, frame
+from sidecar.operate.hints import BAD
+from sidecar.operate.top_frame import frame
+from sidecar.operate.top_line import WIDTH, Line
+from sidecar.operate.words import duration
 from sidecar.process.terminal import complain, draw, show_json
 
 LOSING = 1
@@ -72,13 +74,13 @@ class Sidecar:
         """Fetch `/status`; raises Unreachable."""
         return self._get("/status")
 
-    def frame(self, report: Json) -> list[Line]:
-        """Return the lines to show; raises Unreachable when `report` is not a sidecar's."""
+    def frame(self, report: Json, width: int) -> list[Line]:
+        """Return the lines for `width` columns; raises Unreachable if `report` is wrong."""
         try:
             if self._sparks and report["samples"] != self._samples:
                 self._history = self._get("/status/history")
                 self._samples = report["samples"]
-            return frame(report, self._history)
+            return frame(report, self._history, width)
         except (LookupError, TypeError, ValueError, AttributeError):
             reason = "is not a status report from this version of the sidecar"
             raise Unreachable(f"{self._url}/status {reason}") from None
@@ -102,7 +104,7 @@ class Sidecar:
 def _once(sidecar: Sidecar, out: TextIO, *, as_json: bool) -> int:
     try:
         report = sidecar.report()
-        lines = sidecar.frame(report)
+        lines = sidecar.frame(report, _columns(out))
     except Unreachable as error:
         complain(str(error))
         return NO_SIDECAR
@@ -124,7 +126,7 @@ def _stream(sidecar: Sidecar, every_s: float) -> Never:
 
 
 def _watch(sidecar: Sidecar, out: TextIO, every_s: float) -> Never:
-    latest: list[Line] = []
+    latest: Json | None = None
     latest_at = monotonic()
     resized: SimpleQueue[None] = SimpleQueue()  # its `put` is safe in a signal handler
     signal.signal(signal.SIGWINCH, lambda *_: resized.put(None))
@@ -132,20 +134,28 @@ def _watch(sidecar: Sidecar, out: TextIO, every_s: float) -> Never:
     try:
         draw(enter, out)
         while True:
+            away = ""
             try:
-                lines = latest = sidecar.frame(sidecar.report())
-                latest_at = monotonic()
+                report = sidecar.report()
+                sidecar.frame(report, WIDTH)
+                latest, latest_at = report, monotonic()
             except Unreachable as error:
                 age = f"; shown below: {duration(monotonic() - latest_at)} old" if latest else ""
-                notice = wrap(f"[BAD]  {error}; trying again{age}", WIDTH)
-                lines = [*(Line(part, BAD) for part in notice), Line(), *latest]
-            _show(lines, out)
+                away = f"[BAD]  {error}; trying again{age}"
+            _show(_lines(sidecar, latest, away, out), out)
             with suppress(Empty):  # it is time for the next report
                 while True:
                     resized.get(timeout=every_s)
-                    _show(lines, out)
+                    _show(_lines(sidecar, latest, away, out), out)
     finally:
         draw(leave, out)
+
+
+def _lines(sidecar: Sidecar, report: Json | None, away: str, out: TextIO) -> list[Line]:
+    """Return a frame, below a notice if the sidecar is `away`."""
+    width = min(WIDTH, _columns(out))
+    notice = [*(Line(part, BAD) for part in wrap(away, width)), Line()] if away else []
+    return [*notice, *(sidecar.frame(report, width) if report is not None else [])]
 
 
 def _show(lines: Sequence[Line], out: TextIO) -> None:
@@ -164,6 +174,10 @@ def _shown(lines: Sequence[Line], out: TextIO) -> list[str]:
         return [line.show(_UNCUT, color=False) for line in lines]
     width, color = _size(out)[0], not os.environ.get("NO_COLOR")
     return [line.show(width, color=color) for line in lines]
+
+
+def _columns(out: TextIO) -> int:
+    return _size(out)[0] if out.isatty() else WIDTH
 
 
 def _size(out: TextIO) -> tuple[int, int]:

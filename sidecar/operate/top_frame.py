@@ -1,59 +1,44 @@
 """Renders a `/status` report as the lines that `sidecar top` shows. No I/O.
 
-Fits 80 columns. Plain ASCII, except for the sparklines, which the caller asks for only where the
-terminal can show them. Levels are words as well as colors.
+Fits 80 columns, and 60 in another layout. Plain ASCII, except for the sparklines, which the caller
+asks for only where the terminal can show them. Levels are words as well as colors.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
 from textwrap import wrap
 from typing import Any
 
-from sidecar.operate.diagnosis import BAD, NEARLY_FULL, OK, WARN, duration
-from sidecar.process.terminal import visible
+from sidecar.operate.hints import BAD, OK, WARN
+from sidecar.operate.top_line import NARROW, UNKNOWN, WIDTH, Line, bar, rate, size
+from sidecar.operate.top_tables import accounting, lanes, rooms, sparks
+from sidecar.operate.words import duration
 
 Json = Mapping[str, Any]
 
-WIDTH = 80  # lines are cut in narrower terminals
-UNKNOWN = "unknown"  # without /proc (macOS), the process does not know its resident memory
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_SPARK_WIDTH = 45  # characters, 20 seconds each
 _TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}
-_STATES = {"not asked yet": OK, "up": OK, "throttled": WARN}
-_COLORS = {OK: "32", WARN: "33", BAD: "1;31", "soft": "2", "strong": "1", "": ""}
-_WHOLE_FROM = 10  # rates below this are shown with one decimal
+# The command at the end of a hint.
+_COMMAND = re.compile(r": ((?:curl|sidecar) .+)$")
+_BEFORE_TEXT = 12  # columns of the names in front of the facts
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line, of which the first `styled` characters (0: all) have the style `style`."""
+def frame(report: Json, history: Json | None, width: int = WIDTH) -> list[Line]:
+    """Return all lines, most important first; `history` is the body of `/status/history`.
 
-    text: str = ""
-    style: str = ""  # a key of _COLORS
-    styled: int = 0
-
-    def show(self, width: int, *, color: bool) -> str:
-        """Return at most `width` columns, with no control sequences except our own colors."""
-        text = visible(self.text)[:width]
-        if not color or not self.style:
-            return text
-        at = self.styled or len(text)
-        return f"\x1b[{_COLORS[self.style]}m{text[:at]}\x1b[0m{text[at:]}"
-
-
-def frame(report: Json, history: Json | None) -> list[Line]:
-    """Return all lines, most important first; `history` is the body of `/status/history`."""
-    lines = [_head(report), _where(report)]
+    They have at most `width` columns, but are not narrower than `NARROW`.
+    """
+    width = max(NARROW, min(WIDTH, width))
+    lines = [*_head(report, width), *_where(report, width)]
     for answer in report["answers"]:
-        lines += _answer(answer)
-    lines += [Line(), *_intake(report), Line(), *_lanes(report["sinks"]), Line()]
-    lines += _accounting(report)
+        lines += _answer(answer, width)
+    lines += [Line(), *_intake(report, width), Line(), *lanes(report["sinks"], width), Line()]
+    lines += accounting(report, width)
     if history is not None and history["next"]:
-        lines += [Line(), *_sparks(report, history)]
+        lines += [Line(), *sparks(report, history, width)]
     return lines
 
 
-def _head(report: Json) -> Line:
+def _head(report: Json, width: int) -> Iterator[Line]:
     rss = report["memory"]["rss_bytes"]
     parts = [
         "trace sidecar",
@@ -63,171 +48,120 @@ def _head(report: Json) -> Line:
         f"memory {UNKNOWN}" if rss is None else size(rss),
         f"{report['cpu']:.1%} CPU",
     ]
-    return Line("  ".join(parts), "strong", len(parts[0]))
+    if len("  ".join(parts)) > width:
+        yield Line("  ".join(parts[:2])[:width], "strong", len(parts[0]))
+        yield Line("  ".join(parts[2:]))
+    else:
+        yield Line("  ".join(parts), "strong", len(parts[0]))
 
 
-def _where(report: Json) -> Line:
+def _where(report: Json, width: int) -> Iterator[Line]:
     """Show what is known of the pod, or an empty line if nothing is."""
     name, namespace, node = (report["pod"][key] for key in ("name", "namespace", "node"))
     if not (name or namespace or node):
-        return Line()
+        yield Line()
+        return
     before = f"{namespace}/" if namespace else ""
     behind = f" on node {node}" if node else ""
-    return Line(f"pod         {before}{name or report['host']}{behind}")
+    yield from _facts("pod", [f"{before}{name or report['host']}{behind}"], width)
 
 
-def _answer(answer: Json) -> Iterator[Line]:
+def _answer(answer: Json, width: int) -> Iterator[Line]:
     tag = _TAGS[answer["level"]]
     head = f"{tag} {answer['question']:<24}"
-    text = f"{answer['answer']}: {answer['detail']}"
-    first, *others = wrap(text, WIDTH - len(head)) or [""]
-    yield Line(head + first, answer["level"], len(tag))
-    for other in others:
-        yield Line(" " * len(head) + other)
+    if width < WIDTH:
+        yield Line(head.rstrip(), answer["level"], len(tag))
+        head = " " * (len(tag) + 1)
+    findings = answer["findings"] or [{**answer, "text": answer["answer"]}]
+    for finding, following in zip(findings, [*findings[1:], None], strict=True):
+        others = " " * len(head)
+        for part in wrap(f"{finding['text']}: {finding['detail']}", width - len(head)):
+            yield Line(head + part, answer["level"] if head.strip() else "", len(tag))
+            head = others
+        if following is None or _advice(following) != _advice(finding):
+            yield from _what_to_do(finding, width)
 
 
-def _intake(report: Json) -> Iterator[Line]:
+def _advice(finding: Json) -> tuple[str | None, str | None]:
+    return finding["hint"], finding["runbook"]
+
+
+def _what_to_do(finding: Json, width: int) -> Iterator[Line]:
+    hint, runbook = _advice(finding)
+    if not hint:
+        return
+    indent = " " * (len(_TAGS[OK]) + 1)
+    where = f" ({runbook})" if runbook else ""
+    command = _COMMAND.search(hint)
+    if command is None or len(f"{indent}do: {hint}") <= width:
+        text, lines = f"{hint}{where}", []
+    else:
+        text, lines = f"{hint[: command.start()]}{where}:", [*_lines_of(command[1], width)]
+    text = f"{indent}do: {text}"
+    first, *others = wrap(text, width, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
+    for part in (first, *others, *lines):
+        yield Line(part, "soft")
+
+
+def _lines_of(command: str, width: int) -> Iterator[str]:
+    """Yield a shell command on lines that can be copied together: no word is broken.
+
+    A quoted word with commas, such as JSON, becomes several quoted parts, which the shell joins
+    because nothing is between them.
+    """
+    line = " " * _BEFORE_TEXT
+    for word in command.split(" "):
+        parts = [word]
+        if len(word) > width - len(" \\") and word[0] == word[-1] == "'":
+            parts = [f"'{part}'" for part in wrap(word.strip("'").replace(",", ", "), width - 4)]
+            parts = [part.replace(", ", ",") for part in parts]
+        if line.strip() and len(line) + len(parts[0]) + 3 > width:
+            yield f"{line} \\"
+            line = ""
+        line += f" {parts[0]}" if line.strip() else parts[0]
+        for part in parts[1:]:
+            yield f"{line}\\"
+            line = part
+    yield line
+
+
+def _facts(name: str, facts: list[str], width: int, level: str = "") -> Iterator[Line]:
+    """Show facts behind a name, on as many lines as they take."""
+    head, text = f"{name:<{_BEFORE_TEXT}}", ""
+    for fact in facts:
+        if text and len(head + text) + 3 + len(fact) > width:
+            yield Line(head + text, level)
+            head, text = " " * _BEFORE_TEXT, ""
+        text += f"   {fact}" if text else fact
+    yield Line(head + text, level)
+
+
+def _intake(report: Json, width: int) -> Iterator[Line]:
     intake, events, queue, spool = (report[k] for k in ("intake", "events", "queue", "spool"))
     where = "on disk" if report["durability"] == "disk" else "in memory"
-    yield Line(
-        f"listener    {rate(intake['events_per_s'])} events/s   accepted {events['received']:,}   "
-        f"refused {rate(intake['rejected_per_s'])}/s   kept {where}"
-    )
-    yield Line(
-        f"open spans  {report['open_spans']:,} running   held {events['held']:,}   "
-        f"joined {events['joined']:,}"
-    )
-    yield Line(f"memory      {_meter(queue)}")
-    if spool is not None:
-        broken = "   its disk can't be used" if spool["degraded"] else ""
-        yield Line(f"spool       {_meter(spool)}{broken}", BAD if broken else "")
-    yield from _rooms(report["sinks"])
-
-
-def _meter(part: Json) -> str:
-    share = part["bytes"] / part["limit_bytes"]
-    return f"{_bar(share, 20)} {size(part['bytes'])} of {size(part['limit_bytes'])}"
-
-
-def _bar(share: float, width: int) -> str:
-    return f"[{'#' * round(min(1.0, share) * width):.<{width}}]"
-
-
-def _rooms(sinks: Json) -> Iterator[Line]:
-    """Show each lane's share of its room; the limit is the same for all."""
-    if not sinks:
-        return
-    shares = {name: sink["lane_bytes"] / sink["lane_limit_bytes"] for name, sink in sinks.items()}
-    meters = [f"{name} {_bar(share, 8)} {share:>4.0%}" for name, share in shares.items()]
-    limit = size(next(iter(sinks.values()))["lane_limit_bytes"])
-    level = BAD if max(shares.values()) >= NEARLY_FULL else ""
-    yield Line(f"room        {'   '.join(meters)}  of {limit}", level)
-
-
-def _lanes(sinks: Json) -> Iterator[Line]:
-    if not sinks:
-        yield Line("upstream    none is enabled", BAD)
-        return
-    yield Line(
-        f"{'upstream':<9}{'state':<13}{'waiting':>8}{'oldest':>12}{'sent/s':>8}"
-        f"{'p50':>8}{'p95':>8}{'fail/s':>7}{'limit':>6}",
-        "soft",
-    )
-    for name, sink in sinks.items():
-        state = _state(sink)
-        level = _STATES.get(state, BAD)
-        oldest = duration(sink["oldest_write_age_s"]) if sink["depth"] else "-"
-        p50, p95 = _time(sink["request_p50_s"]), _time(sink["request_p95_s"])
-        yield Line(
-            f"{name:<9}{state:<13}{sink['depth']:>8,}{oldest:>12}"
-            f"{rate(sink['forwarded_per_s']):>8}{p50:>8}{p95:>8}"
-            f"{rate(sink['failed_requests_per_s']):>7}{sink['concurrency_limit']:>6}",
-            "" if level == OK else level,
-        )
-        if (error := sink["last_error"]) is not None:
-            text = f"{error['text']}, {duration(error['age_s'])} ago"
-            wait = sink["next_attempt_s"]
-            soon = f"; next attempt {f'in {duration(wait)}' if wait else 'now'}"
-            for line in wrap(f"{text}{'' if level == OK else soon}", WIDTH - 2):
-                yield Line(f"  {line}", "soft")
-        if sink["not_taken"]:
-            reasons = sink["not_taken_by_reason"].items()
-            counts = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in reasons if n)
-            yield Line(f"  not taken: {counts}", WARN)
-        if len(sink["accounts"]) > 1:
-            yield from map(_account, sink["accounts"])
-
-
-def _state(of: Json) -> str:
-    known: str = of["state"].replace("not_asked", "not asked yet")
-    return known if of["has_credential"] else "no credential"
-
-
-def _account(account: Json) -> Line:
-    state = _state(account)
-    level = _STATES.get(state, BAD)
-    waiting = f"  account {account['id'] or '-'}  {state}  {account['depth']:,} waiting"
-    return Line(waiting, "soft" if level == OK else level)
-
-
-def _accounting(report: Json) -> Iterator[Line]:
-    columns = ("written", "forwarded", "superseded", "skipped", "dead", "lost", "in lane", "diff")
-    keys = (*columns[:4], "dead_lettered", "lost", "depth", "imbalance")
-    widths = (9, 10, 11, 8, 7, 7, 9, 6)
-    heads = "".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
-    yield Line(f"{'writes':<9}{heads}", "soft")
-    for name, sink in report["sinks"].items():
-        cells = "".join(f"{sink[key]:>{width},}" for key, width in zip(keys, widths, strict=True))
-        bad = sink["lost"] or sink["imbalance"]
-        yield Line(f"{name:<9}{cells}", BAD if bad else WARN if sink["dead_lettered"] else "")
-    events = report["events"]
-    text = "received + replayed - joined - held - written"
-    yield Line(f"events   {text} = {events['imbalance']}", BAD if events["imbalance"] else "")
-
-
-def _sparks(report: Json, history: Json) -> Iterator[Line]:
-    yield Line("last 15 minutes", "soft")
-    rows: list[tuple[str, str, Callable[[float], str]]] = [
-        ("events/s", "events_per_s", rate),
-        ("memory", "rss_bytes", size),
+    listener = [
+        f"{rate(intake['events_per_s'])} events/s",
+        f"accepted {events['received']:,}",
+        f"refused {rate(intake['rejected_per_s'])}/s",
+        f"kept {where}",
     ]
-    for name in report["sinks"]:
-        rows.append((f"{name} waiting", f"{name}.depth", "{:,.0f}".format))
-        rows.append((f"{name} oldest", f"{name}.age_s", duration))
-    for title, series, shown in rows:
-        values = history["series"][series]
-        highest = max((value for value in values if value is not None), default=None)
-        spark = _spark(values, highest or 0.0, history["kept"])
-        yield Line(f"{title:<16}{spark}  max {UNKNOWN if highest is None else shown(highest)}")
+    yield from _facts("listener", listener, width)
+    open_spans = [
+        f"{report['open_spans']:,} kept",
+        f"held {events['held']:,}",
+        f"joined {events['joined']:,}",
+    ]
+    yield from _facts("open spans", open_spans, width)
+    yield from _facts("memory", _meter(queue), width)
+    if spool is not None:
+        broken = ["its disk can't be used"] if spool["degraded"] else []
+        yield from _facts("spool", [*_meter(spool), *broken], width, BAD if broken else "")
+    yield from rooms(report["sinks"], width)
 
 
-def _spark(values: Sequence[float | None], highest: float, kept: int) -> str:
-    """Draw a sparkline, newest at the right; each character shows its samples' maximum."""
-    each = kept // _SPARK_WIDTH
-    padded = [None] * (kept - len(values)) + list(values)
-    text = ""
-    for start in range(0, kept, each):
-        known = [value for value in padded[start : start + each] if value is not None]
-        if not known:
-            text += " "
-        else:
-            share = max(known) / highest if highest else 0.0
-            text += _BLOCKS[min(len(_BLOCKS) - 1, int(share * len(_BLOCKS)))]
-    return text
-
-
-def _time(seconds: float | None) -> str:
-    return "-" if seconds is None else duration(seconds)
-
-
-def rate(value: float) -> str:
-    """Format a rate, with one decimal below 10."""
-    return f"{value:.1f}" if 0 < value < _WHOLE_FROM else f"{value:,.0f}"
-
-
-def size(count: float) -> str:
-    """Format a number of bytes in binary units."""
-    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if count >= 2**power:
-            return f"{count / 2**power:.1f} {unit}"
-    return f"{count:.0f} B"
+def _meter(part: Json) -> list[str]:
+    share = part["bytes"] / part["limit_bytes"]
+    facts = [f"{bar(share, 20)} {size(part['bytes'])} of {size(part['limit_bytes'])}"]
+    if part["full_in_s"] is not None:
+        facts.append(f"full in {duration(part['full_in_s'])}")
+    return facts

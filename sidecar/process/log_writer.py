@@ -15,6 +15,8 @@ MAX_BYTES = 2**20
 _OVERHEAD = 64
 # The beginning of a line that has no end yet becomes a line of its own at this size.
 _MAX_BEGUN = 2**16
+# How much of the latest lines is kept for `sidecar debug`.
+TAIL_BYTES = 2**16
 # A write that takes longer is a stall.
 STALL_S = 1.0
 # While lines are being dropped continuously, how often a line says so.
@@ -56,6 +58,7 @@ class LogWriter(io.TextIOBase):
         self._queue = SimpleQueue[bytes | threading.Event]()
         self._waiting = 0  # bytes in the queue
         self._begun: dict[int, bytes] = {}  # lines without an end, by thread
+        self._latest = bytearray()  # at most twice `TAIL_BYTES`
         self.dropped = 0  # lines
         self._stalls = 0
         self._writing_since: float | None = None
@@ -118,7 +121,19 @@ class LogWriter(io.TextIOBase):
         since = self._writing_since
         return since is not None and self._clock() - since >= STALL_S
 
+    def tail(self) -> str:
+        """The latest whole lines, up to `TAIL_BYTES`, whether they were written or dropped."""
+        with self._lock:
+            latest = bytes(self._latest)
+        kept = latest[-TAIL_BYTES:]
+        if len(kept) < len(latest) and latest[-TAIL_BYTES - 1] != ord("\n"):
+            kept = kept[kept.find(b"\n") + 1 :]  # without the rest of a line
+        return kept.decode(self.encoding, "replace")
+
     def _add(self, lines: bytes) -> None:
+        self._latest += lines[-TAIL_BYTES - 1 :]
+        if len(self._latest) > 2 * TAIL_BYTES:
+            del self._latest[: -TAIL_BYTES - 1]
         size = len(lines) + _OVERHEAD
         if self._waiting + size > self._max_bytes:
             self.dropped += lines.count(b"\n")

@@ -51,6 +51,12 @@ def show_json(value: object, *, indent: int | None = None) -> None:
         show(line)
 
 
+def show_bytes(data: bytes) -> None:
+    """Write bytes, such as a file, to standard output."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
 def draw(text: str, out: TextIO) -> None:
     """Write `text` with its control characters, which must be our own, at once."""
     _write(text, out)

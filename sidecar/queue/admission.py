@@ -16,6 +16,7 @@ from sidecar.queue.room import Room, Rooms
 from sidecar.spans.span import Span, Stored, total_size
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import IntakeAccounting, LaneAccounting
+from sidecar.telemetry.decisions import Decisions
 
 # A request waits one iteration of the event loop for every `BACKLOG` writes that are waiting for a
 # healthy upstream, at most `MAX_ROUNDS`: agents are slowed down by milliseconds, never blocked.
@@ -79,10 +80,15 @@ class Admission:
         budget: MemoryBudget,
         accounting: IntakeAccounting,
         spool: Spool,
+        decisions: Decisions,
         *,
         hold_s: float,
         ttl_s: float,
     ) -> None:
+        self._note = decisions.note
+        self._accepted, self._joined = decisions.code("", "accepted"), decisions.code("", "joined")
+        self._written = decisions.code("", "written")
+        self._supplement = decisions.code("", "written", "supplement")
         self._lanes = lanes
         self._budget = budget
         self._spool = spool
@@ -123,9 +129,10 @@ class Admission:
         if lanes != -1:
             for span in spans:
                 span.lanes &= lanes
+        now = self.last_taken_at = self._loop.time()
+        self._note(spans, self._accepted, now)
         for span in spans:
             self.open_spans.take(span)
-        now = self.last_taken_at = self._loop.time()
         # A held START is due long before a kept one, for which the alarm may be set.
         if self._alarm.due > now + self._hold_s:
             self._arm()
@@ -250,6 +257,11 @@ class Admission:
 
         Of the others, those with a bit in `missed_by` would need it; they count it.
         """
+        if start is not None:
+            self._note((span,), self._joined, self.last_taken_at)
+        elif span.end_time is None:
+            code = self._supplement if span.is_supplement else self._written
+            self._note((span,), code, self._loop.time())
         stored, lanes = span.stored, span.lanes
         pending, missing = lanes if stored is None else lanes & stored.pending, 0
         if lanes != -1:

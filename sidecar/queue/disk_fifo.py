@@ -5,7 +5,7 @@ number.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class OnDiskFifo:
@@ -28,6 +28,10 @@ class OnDiskFifo:
     def first(self, max_count: int) -> list[int]:
         """Up to `max_count` row numbers from the front, without removing them."""
         return self._seqs[self._head : self._head + max_count].tolist()
+
+    def all(self) -> Sequence[int]:
+        """A copy of all row numbers."""
+        return self._seqs[self._head :]
 
     def drop(self, count: int) -> None:
         """Remove the first `count` row numbers."""

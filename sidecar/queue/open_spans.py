@@ -265,10 +265,9 @@ class OpenSpans:
             if lane & start.lanes and start.stored is None:
                 self._supplement(start, DATA)
 
-    def state_of(self, id_: str) -> str | None:
-        """State of the START with this id, or None. Scans all STARTs."""
-        states = (each.state for each in self._spans.values() if each.start.id == id_)
-        return next((state.value for state in states if state), None)
+    def about(self, index: int, text: str) -> list[OpenSpan]:
+        """Those whose key has `text` at `index`. Scans all of them."""
+        return [each for key, each in self._spans.items() if key[index] == text]
 
     def known(self, key: Key) -> OpenSpan | None:
         """The open span with this `join_key`, or None."""

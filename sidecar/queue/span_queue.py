@@ -12,6 +12,7 @@ every write that is not settled. `put`, `take` and `settle` are O(1) in the dept
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
+from sidecar.queue.contents import Contents
 from sidecar.queue.disk_fifo import OnDiskFifo
 from sidecar.queue.mark import Mark
 from sidecar.queue.memory_budget import MemoryBudget
@@ -62,6 +63,7 @@ class SpanQueue:
         self._deferred_count = 0
         self._on_disk = OnDiskFifo()
         self.marked = Mark(self._waiting, self._in_flight, self._deferred, self._on_disk)
+        self.contents = Contents(self._waiting, self._in_flight, self._deferred, self._on_disk)
         self._bytes = 0
         self.waiting_bytes = 0
         if spool.is_configured:
@@ -118,17 +120,6 @@ class SpanQueue:
         if not found and key not in self._in_flight:
             return None
         return total_size([each for each in found if each.end_time is None])
-
-    def where(self, id_: str) -> str | None:
-        """What a write of span `id_` is waiting for, or None. Scans every write in memory."""
-        for writes, awaited in (
-            (self._in_flight, "the upstream's response"),
-            (self._deferred, "an earlier write of its span"),
-            (self._waiting, "its turn"),
-        ):
-            if any(key[1] == id_ for key in writes):
-                return awaited
-        return None
 
     def oldest(self) -> float | None:
         """Loop time at which the oldest write in memory was accepted, or None."""

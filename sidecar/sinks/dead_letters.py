@@ -14,21 +14,26 @@ because operators move it away, and `sidecar replay` may append to it, too.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import msgspec
 import structlog
 
 from sidecar.process.blocking import BlockingThread
 from sidecar.sinks import SinkError
+from sidecar.sinks.replayed import marks_of, read_marks, waiting_in
 from sidecar.spans.span import Span, to_row
 
 # How long the disk may take for one letter.
 LIMIT_S = 3.0
+# How many of the last letters are remembered, for operators.
+LAST = 20
 
 log = structlog.get_logger()
 
@@ -41,6 +46,18 @@ class Head(msgspec.Struct, omit_defaults=True):
     reason: str
     status: int
     account: str = ""
+
+
+class Latest(NamedTuple):
+    """A dead letter as `/status` shows it; `kind` is `start` or `end`."""
+
+    time: str
+    id: str
+    sink: str
+    reason: str
+    status: int
+    kind: str
+    account: str | None
 
 
 class _NoRoom(OSError):
@@ -56,24 +73,25 @@ class DeadLetters:
     def __init__(
         self, path: str, max_bytes: int, account_id: Callable[[int], str] = lambda _: ""
     ) -> None:
-        self._path = Path(path) if path else None
+        self.path = Path(path) if path else None
         self._older = Path(path + ".1")
         self._half = max_bytes // 2
-        self._account_id = account_id
-        self.dropped = 0  # letters deleted to make room for newer ones
+        self.account_id = account_id
+        self.dropped = 0  # letters deleted to make room for newer ones, before they were replayed
+        self.written = 0
         self.errors = 0  # letters that could not be written
 
     @property
     def is_on(self) -> bool:
         """Whether there is a path."""
-        return self._path is not None
+        return self.path is not None
 
     def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
         """Append one write that the upstream of `sink` will never accept."""
-        if self._path is None:
+        if self.path is None:
             return
         try:
-            self._append(self._path, self._letter(sink, span, reason, error.status), may_drop=True)
+            self._append(self.path, self._letter(sink, span, reason, error.status), may_drop=True)
         except OSError as failure:
             self.failed(span, failure)
 
@@ -85,13 +103,13 @@ class DeadLetters:
         Complete writes come first: an open one can't always be replayed. No older letter is dropped
         for them. It ends at the first failure of the disk, and when `time_left` (seconds) is over.
         """
-        if self._path is None:
+        if self.path is None:
             return
         for span in sorted(spans, key=lambda span: span.end_time is None):
             if time_left() <= 0:
                 break
             try:
-                self._append(self._path, self._letter(sink, span, "shutdown", 0), may_drop=False)
+                self._append(self.path, self._letter(sink, span, "shutdown", 0), may_drop=False)
             except _NoRoom:
                 continue  # a smaller one may fit
             except OSError as failure:
@@ -100,9 +118,8 @@ class DeadLetters:
             kept.append(span)
 
     def _letter(self, sink: str, span: Span, reason: str, status: int) -> bytes:
-        kind = b"start" if span.end_time is None else b"end"
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        head = Head(time, sink, reason, status, self._account_id(span.account))
+        kind = _kind(span).encode()
+        head = Head(_now(), sink, reason, status, self.account_id(span.account))
         return b'%b,"event":{"event_type":"%b","span":%b}}\n' % (
             msgspec.json.encode(head)[:-1],
             kind,
@@ -126,14 +143,18 @@ class DeadLetters:
             _write(descriptor, letter)
         finally:
             os.close(descriptor)
+        self.written += 1
 
     def _rotate(self, path: Path, *, may_drop: bool) -> None:
         dropped = 0
         if _size(self._older):
             if not may_drop:
                 raise _NoRoom(0, "would replace older letters")
-            with self._older.open("rb") as file:
-                dropped = sum(1 for _ in file)
+            marks = b""
+            with suppress(OSError):  # whoever replayed may be another user: no reason to lose more
+                marks = read_marks(marks_of(path))
+            with self._older.open("rb") as older:
+                dropped = waiting_in(older, marks, 0, _size(self._older))
         path.replace(self._older)
         self.dropped += dropped
 
@@ -141,15 +162,21 @@ class DeadLetters:
 class LetterWriter:
     """Writes dead letters beside the event loop. Create it inside a running loop.
 
-    While the disk hangs, letters are not kept.
+    While the disk hangs, letters are not kept. `latest` has the last ones, oldest first, kept or
+    not.
     """
 
     def __init__(self, letters: DeadLetters) -> None:
         self.letters = letters
+        self.latest = deque[Latest](maxlen=LAST)
         self.thread = BlockingThread("dead letters")
 
     async def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
         """`DeadLetters.add`."""
+        account = self.letters.account_id(span.account) or None
+        self.latest.append(
+            Latest(_now(), span.id, sink, reason, error.status, _kind(span), account)
+        )
         if not self.letters.is_on:
             return
         try:
@@ -166,6 +193,14 @@ class LetterWriter:
             with suppress(OSError):
                 await self.thread.call(self.letters.keep, *arguments, limit_s=limit_s)
         return kept.copy()  # the call may still go on
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _kind(span: Span) -> str:
+    return "start" if span.end_time is None else "end"
 
 
 def _size(path: Path) -> int:

@@ -173,14 +173,17 @@ class UpstreamClient:
         body: bytes,
         *,
         expected: Callable[[Response], bool] = _never,
+        keyless: bool = False,
     ) -> Response:
         """Send one request; `target` is a result of the `target` method.
 
         `expected` says whether an error is part of an exchange that goes on, and so no failure.
         Raises `Unavailable` when no response arrives, and `Unauthorized`, without sending anything,
-        while a required credential is missing.
+        while a required credential is missing; `keyless`: it is sent without one.
         """
         headers = self.credentials.headers()
+        if headers is None and keyless:
+            headers = {}
         if headers is None:
             raise Unauthorized("no credential yet", reached=False)
         head = self._http.head(method, target, headers, len(body))

@@ -151,9 +151,11 @@ def _one_by_one(items: Iterable[bytes], now: float, started: Started, account: i
                 continue
             rejection = Rejection(position, None, _NOT_UTF8, "malformed")
         except EventError as error:
-            rejection = Rejection(position, _id_of(item), str(error), "invalid")
+            rejection = Rejection(position, _id_of(item), str(error), "invalid", error.field)
         except NOT_DECODED as error:
-            rejection = Rejection(position, _id_of(item), _reason(error), "malformed")
+            rejection = Rejection(
+                position, _id_of(item), _reason(error), "malformed", _field_of(error)
+            )
         decoded.rejected.append(rejection)
     return decoded
 
@@ -163,6 +165,12 @@ def _id_of(item: bytes) -> str | None:
         return _ID.decode(item).span.id[:MAX_ID_BYTES]
     except NOT_DECODED:
         return None
+
+
+def _field_of(error: Exception) -> str:
+    """The field whose value is of another type; "" if it is not about one field."""
+    path = located(error)[1] if isinstance(error, msgspec.ValidationError) else ""
+    return path.removeprefix("span.")
 
 
 def _reason(error: Exception) -> str:
@@ -189,7 +197,7 @@ def _checked(event: _WireEvent, now: float, started: Started, account: int) -> S
         key = span_key(wire.trace_id, wire.id, account) if account else (wire.trace_id, wire.id)
         return validated_span(wire, now, None, started(key), account)
     if event.event_type != "start":
-        raise EventError('event_type must be "start" or "end"')
+        raise EventError('event_type must be "start" or "end"', "event_type")
     wire.end_time = None
     return validated_span(wire, now, None, None, account)
 

@@ -138,6 +138,11 @@ def span_key(trace_id: str, id_: str, account: int = 0) -> Key:
     return (trace_id, id_, f"account {account}") if account else (trace_id, id_)
 
 
+def account_of(key: Key) -> int:
+    """The number of the account in a `span_key`."""
+    return int(key[2].removeprefix("account ")) if len(key) > 2 else 0  # noqa: PLR2004
+
+
 def measure(span: Span) -> int:
     """Bytes of `span` in memory."""
     trace_id = span.key[0]

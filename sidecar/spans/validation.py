@@ -41,15 +41,18 @@ _EXTENDED = re.compile(
 
 
 class EventError(ValueError):
-    """An event breaks a rule of docs/api.md."""
+    """An event breaks a rule of docs/api.md about `field`."""
+
+    def __init__(self, text: str, field: str) -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class FieldError(EventError):
     """A field breaks a rule. `identity`: the upstream's own API returns 400 for it, not 422."""
 
     def __init__(self, field: str, problem: str, *, identity: bool = False) -> None:
-        super().__init__(f"span.{field} {problem}")
-        self.field = field
+        super().__init__(f"span.{field} {problem}", field)
         self.problem = problem
         self.identity = identity
 

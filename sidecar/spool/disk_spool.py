@@ -8,14 +8,17 @@ and the disk is tried again every few seconds. Changes that could not be written
 restart does not send settled writes again. The spool never contains credentials.
 """
 
+import sqlite3
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 
 import msgspec
 import structlog
 
 from sidecar.process.blocking import Stalled
+from sidecar.spans.heads import Wanted
 from sidecar.spans.span import (
     DATA,
     Span,
@@ -26,7 +29,8 @@ from sidecar.spans.span import (
     to_row,
 )
 from sidecar.spool.pages import MAX_ROW_RATIO, row_bytes
-from sidecar.spool.rows import COMPLETE, OPEN, Row, StoredRow
+from sidecar.spool.rows import COMPLETE, OPEN, FoundRow, Row, StoredRow
+from sidecar.spool.search import find
 from sidecar.spool.spool import Gone, SpoolStatus
 from sidecar.spool.sqlite_file import SpoolFile
 from sidecar.spool.writer import DISK_ERRORS, SpoolWriter
@@ -208,6 +212,14 @@ class DiskSpool(SpoolWriter):
             superseded += outcome is Gone.SUPERSEDED
             writes += [outcome] if isinstance(outcome, Span) else []
         return on_disk, writes, superseded
+
+    async def find(self, wanted: Wanted) -> list[FoundRow]:
+        in_memory = [*self._unwritten.values(), *self._changes.added]
+        on_disk = partial(self._on_thread, self.file.find, wanted)
+        try:
+            return await find(wanted, in_memory, on_disk, self._last_row)
+        except sqlite3.Error as error:
+            raise OSError(str(error)) from None
 
     async def load(self, rows: Sequence[int], max_bytes: int, lane: int = 0) -> list[Span | Gone]:
         await self.commit()

@@ -119,6 +119,15 @@ class StoredRow(NamedTuple):
     base: bytes | None
 
 
+class FoundRow(NamedTuple):
+    """The number of a row, that of its account, and whose write it is."""
+
+    seq: int
+    account: int
+    id: str
+    trace_id: str
+
+
 class PackedRows:
     """(seq, lanes, account) of many rows in 10 bytes each: a backlog may have a million."""
 

@@ -9,8 +9,9 @@ from enum import Enum
 from typing import NamedTuple
 
 from sidecar.process.blocking import BlockingThread
+from sidecar.spans.heads import Wanted
 from sidecar.spans.span import Span, Stored
-from sidecar.spool.rows import Backlog
+from sidecar.spool.rows import Backlog, FoundRow
 
 
 class Gone(Enum):
@@ -164,6 +165,13 @@ class Spool:
 
     def put_off(self, span: Span, stored: Stored, lane: int) -> None:
         """The lane with this bit keeps only the row's number, and will `load` it once."""
+
+    async def find(self, wanted: Wanted) -> list[FoundRow]:  # noqa: ARG002
+        """The rows of the spans that are wanted, newest first; at most about `MAX_FOUND`.
+
+        They may be settled. Raises `OSError`.
+        """
+        return []
 
     async def load(
         self,

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import structlog
 
-from sidecar.spool import schema
+from sidecar.spans.heads import Wanted
+from sidecar.spool import schema, search
 from sidecar.spool.files import DirectoryLock, named, sync
 from sidecar.spool.pages import PAGE
-from sidecar.spool.rows import Backlog, Changes, FilesGone, StoredRow
+from sidecar.spool.rows import Backlog, Changes, FilesGone, FoundRow, StoredRow
 from sidecar.spool.statements import content_at_fault, execute, transaction
 
 # Share of spool.max_bytes reserved for the write-ahead log; the database gets the rest.
@@ -230,6 +231,10 @@ class SpoolFile:
     def without_body(self, seq: int) -> StoredRow | None:
         """Read a row except for its body."""
         return self._row(_WITHOUT_BODY, seq)
+
+    def find(self, wanted: Wanted, last: int) -> tuple[list[FoundRow], int | None]:
+        """`search.piece`."""
+        return search.piece(self._connected(), wanted, last)
 
     def _row(self, query: str, seq: int) -> StoredRow | None:
         try:

@@ -95,9 +95,9 @@ def decoded_body(decoder: msgspec.json.Decoder[T], body: bytes, shape: str = "")
     return decoded_body(decoder, repaired, shape)
 
 
-def rejection(position: int, error: FieldError) -> Rejection:
+def rejection(position: int, id_: str | None, error: FieldError) -> Rejection:
     """The rejection of an SDK's span with an invalid field."""
-    return Rejection(position, None, error.problem, "invalid", error.field, error.identity)
+    return Rejection(position, id_, error.problem, "invalid", error.field, error.identity)
 
 
 def refused(refusal: Refusal, error_key: str) -> Response:

@@ -49,7 +49,7 @@ class AgentexRoute(SdkRoute):
         try:
             return Decoded([_span(request, wire, now, account)], [])
         except FieldError as error:
-            return Decoded([], [rejection(0, error)])
+            return Decoded([], [rejection(0, wire.id, error)])
 
     def respond(self, _: Request, decoded: Decoded, __: Mapping[str, int] = NOBODY) -> Response:
         """The span, or the error for which it was rejected."""

@@ -72,8 +72,13 @@ class Problems(msgspec.Struct):
     detail: list[Problem]
 
 
+class _ItemId(msgspec.Struct):
+    id: str
+
+
 _BATCH = msgspec.json.Decoder(_Batch)
 _ITEM = msgspec.json.Decoder(_Members)
+_ID = msgspec.json.Decoder(_ItemId)
 _TEXT: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 
 
@@ -90,7 +95,7 @@ class SgpRoute(SdkRoute):
             try:
                 decoded.spans.append(_span(_ITEM.decode(raw), now, account))
             except FieldError as error:
-                decoded.rejected.append(rejection(position, error))
+                decoded.rejected.append(rejection(position, _id_of(raw), error))
             except NOT_DECODED:
                 problem = "must be an object whose strings are valid UTF-8"
                 decoded.rejected.append(Rejection(position, None, problem, "malformed"))
@@ -157,6 +162,13 @@ def _span(members: _Members, now: float, account: int) -> Span:
     )
     span.size = measure(span)
     return span
+
+
+def _id_of(item: msgspec.Raw) -> str | None:
+    try:
+        return _ID.decode(item).id
+    except NOT_DECODED:
+        return None
 
 
 def _text_of(members: _Members, field: str) -> str | None:
