@@ -61,7 +61,7 @@ test-slow: $(STAMP) ## run the slow tests, and generated tests with more example
 lint: $(STAMP) ## check formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client examples tests tools/metrics_page.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py tools/openapi.py tools/openapi_schemas.py tools/config_schema.py tools/sizing.py
+	@$(BIN)/mypy --strict sidecar client/trace_sidecar_client examples tests tools/metrics_page.py tools/panel.py tools/panels.py tools/helm_readme.py tools/kustomize_files.py tools/openapi.py tools/openapi_schemas.py tools/config_schema.py tools/sizing.py
 
 check: lint test test-slow ## lint and run all tests: every change must pass this
 

@@ -397,14 +397,24 @@ async def test_check_tries_out_the_upstreams() -> None:
         assert (agentex.spans, sgp.spans) == ({}, {})
 
 
+NOT_FOUND = "HTTP 404: the path of"
+WRONG_PATH = " is wrong, or this server has no spans API\n"
+
+
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
         ({"AGENTEX_BASE_URL": "http://127.0.0.1:1"}, "agentex: 127.0.0.1:1 refuses connections\n"),
         ({"SIDECAR_AGENTEX__API_KEY": "bad"}, "agentex: credential: refused, HTTP 401\n"),
         ({"SGP_API_KEY": "bad"}, "sgp: credential: refused, HTTP 401\n"),
-        ({"SGP_CLIENT_BASE_URL": "/wrong"}, "sgp: API: not there, or not well: HTTP 404\n"),
-        ({"AGENTEX_BASE_URL": "/wrong"}, "agentex: API: not there, or not well: HTTP 404\n"),
+        (
+            {"SGP_CLIENT_BASE_URL": "/wrong"},
+            f"sgp: API: {NOT_FOUND} sgp.base_url{WRONG_PATH}",
+        ),
+        (
+            {"AGENTEX_BASE_URL": "/wrong"},
+            f"agentex: API: {NOT_FOUND} agentex.base_url{WRONG_PATH}",
+        ),
     ],
 )
 async def test_check_tries_out_bad_upstreams(environ: dict[str, str], said: str) -> None:
@@ -459,12 +469,46 @@ async def test_check_of_what_only_the_pass_through_uses(tmp_path: Path) -> None:
 
 
 async def test_check_with_an_agents_key() -> None:
-    """Where no key is configured, the agents' are used: there is none to try out."""
-    async with AgentexStandIn(api_key="good") as agentex:
+    """Where no key is configured, the agents' are used: the API is asked without one."""
+    agents = "credential: none is configured, so the agents' are used"
+    wants = "API: not checked, it wants a credential first: HTTP 401"
+    async with AgentexStandIn(api_key="good") as agentex, SgpStandIn(api_key="good") as sgp:
+        environ = {"AGENTEX_BASE_URL": agentex.url, "SIDECAR_SGP__RELAY": "true"}
+        code, out, err = await outcome("check", "--probe", SGP_CLIENT_BASE_URL=sgp.url, **environ)
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[-5:-3] == [f"agentex: {wants}", f"agentex: {agents}"]
+        assert lines[-2:] == [f"sgp: {wants}", f"sgp: {agents}"]
+        assert (agentex.spans, sgp.spans) == ({}, {})
+    async with AgentexStandIn() as agentex:
         code, out, _ = await outcome("check", "--probe", AGENTEX_BASE_URL=agentex.url)
-        assert code == 0
-        assert out.endswith("agentex: credential: none is configured, so the agents' are used\n")
-        assert agentex.requests_total == 0
+        assert (code, out.splitlines()[-2:]) == (0, ["agentex: API: there", f"agentex: {agents}"])
+
+
+async def test_check_of_a_wrong_path_without_a_key() -> None:
+    """A server that has nothing at this path can't be used, whoever has the key."""
+    async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
+        environ = {"AGENTEX_BASE_URL": f"{agentex.url}/wrong", "SIDECAR_SGP__RELAY": "true"}
+        url = f"{sgp.url}/wrong"
+        code, _, err = await outcome("check", "--probe", SGP_CLIENT_BASE_URL=url, **environ)
+        assert (code, err.splitlines()) == (
+            1,
+            [
+                f"sidecar: {name}: API: HTTP 404: the path of {name}.base_url{WRONG_PATH}".rstrip()
+                for name in ("agentex", "sgp")
+            ],
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(503, "not well: HTTP 503"), (302, "what answers is not the API: HTTP")]
+)
+async def test_check_of_an_api_that_answers_otherwise(status: int, said: str) -> None:
+    """A server that fails is not well, and a sign-in page is not the API."""
+    async with AgentexStandIn() as agentex:
+        agentex.rule = lambda _: Answer(status, b"{}")
+        code, _, err = await outcome("check", "--probe", AGENTEX_BASE_URL=agentex.url)
+        assert (code, err.startswith(f"sidecar: agentex: API: {said}")) == (1, True)
 
 
 @pytest.mark.parametrize("command", ["check", "run"])

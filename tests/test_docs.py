@@ -15,7 +15,7 @@ from sidecar import cli, config_load
 from sidecar.network.proxies import AUTO, find_proxy
 from sidecar.process.addresses import parse_base_url
 from sidecar.telemetry.outcomes import STATUS_CODES
-from tests.support.docs import ROOT, Command, blocks, commands, prose, section
+from tests.support.docs import ROOT, Command, anchors, blocks, commands, prose, section
 from tests.support.spans import make_event
 from tests.support.world import running_app
 
@@ -42,14 +42,6 @@ MISSING: tuple[tuple[str, ...], ...] = ((), ("FILE",), ("http://127.0.0.1:8318",
 def name_of(page: Path) -> str:
     """A page's path in the repository."""
     return str(page.relative_to(ROOT))
-
-
-def anchors(page: Path) -> set[str]:
-    """What links to a page may have after their #, as GitHub makes it of the headings."""
-    text = page.read_text(encoding="utf-8")
-    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
-    made = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    return made | set(re.findall(r'<a id="(\w+)">', text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 import sidecar
+from sidecar import cli
+from sidecar.config import Config, redacted
+from sidecar.process.log_hints import HINTS
 from sidecar.telemetry.outcomes import SinkState
+from tests.support.docs import anchors
 from tests.support.run_process import run_process
 from tests.support.world import upstream
 
@@ -19,7 +23,7 @@ PACKAGE = Path(sidecar.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "logs.md"
 # The only modules that may use the standard streams: those of commands that end by themselves, and
 # the one that replaces the streams.
-COMMANDS = {"cli", "operate/check", "operate/top", "process/terminal", "logs"}
+COMMANDS = {"cli", "operate/check", "operate/debug", "operate/top", "process/terminal", "logs"}
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 
 
@@ -49,6 +53,51 @@ def test_the_page_lists_every_event() -> None:
     """The page lists every event with its level."""
     page = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE))
     assert page == logged()
+
+
+def test_every_warning_has_a_hint() -> None:
+    """Each warning and error says what to do, in one table that has nothing else."""
+    assert {event for event, level in logged() if level not in {"debug", "info"}} == set(HINTS)
+
+
+@pytest.mark.parametrize("event", HINTS)
+def test_a_hint_names_what_there_is(event: str) -> None:
+    """Its page has the heading, the configuration has its settings, and its command is one."""
+    text, page = HINTS[event]
+    path, _, anchor = page.partition("#")
+    assert anchor in anchors(PACKAGE.parent / path)
+    settings = redacted(Config())
+    for section, key in re.findall(r"([a-z_]+|\{sink\})\.([a-z_]+)\b", text):
+        for name in ("agentex", "sgp") if section == "{sink}" else (section,):
+            assert key in settings[name]
+    for command in re.findall(r"(?:: |`)sidecar ([a-z]+(?: --[a-z]+)?(?: FILE)?)(?=$|[,`])", text):
+        cli._parser().parse_args(command.split())
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_a_hint_is_in_the_line(format_: str) -> None:
+    """In both formats a warning ends with what to do, about its own upstream; an info has none."""
+    program = f"""
+import structlog
+from sidecar import logs
+from sidecar.config import LogConfig
+
+logs.configure(LogConfig(format="{format_}"))
+log = structlog.get_logger()
+log.warning("upstream_braked", sink="sgp", error="HTTP 400")
+log.warning("config_warning", text="A sentence.")
+log.info("upstream_up", sink="sgp")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, check=True
+    )
+    braked, configured, up = done.stderr.decode().splitlines()
+    assert "check sgp.base_url; write_dead_lettered in the log says" in braked
+    assert "(docs/runbooks.md#tracesidecarbrakeon)" in braked
+    assert "A sentence." in configured
+    assert "sidecar check (docs/configuration.md#where-settings-come-from)" in configured
+    assert "hint" not in up
 
 
 def test_only_commands_use_the_standard_streams() -> None:

@@ -502,7 +502,7 @@ def _admin_paths() -> dict[str, Json]:
         "name": "id",
         "in": "query",
         "required": True,
-        "description": "The span's id.",
+        "description": "The id of a span or a trace.",
         "schema": {"type": "string", "minLength": 1},
     }
     html: Json = {"type": "string"}
@@ -515,7 +515,10 @@ def _admin_paths() -> dict[str, Json]:
             "history", "The last 15 minutes.", {_JSON: "History"}, after, turn=True
         ),
         "/explain": _admin(
-            "explain", "What happened to one span.", {_JSON: "Explanation"}, id_, turn=True
+            "explain", "What happened to a span or a trace.", {_JSON: "Explanation"}, id_, turn=True
+        ),
+        "/debug": _admin(
+            "debug", "What only `sidecar debug` shows.", {_JSON: {"type": "object"}}, turn=True
         ),
     }
 

@@ -275,39 +275,46 @@ def _put(schema: Json, name: str, member: Json, *, is_required: bool) -> None:
 
 def _explanation() -> Json:
     """Return what docs/api.md says of `/explain`."""
-    account = {"type": ["string", "null"], "description": "Null if it is unknown."}
+    text: Json = {"type": "string"}
+    number: Json = {"type": "number"}
+    count: Json = {"type": "integer", "minimum": 0}
+    known: Json = {"type": ["string", "null"]}
+    looked: Json = {"type": ["boolean", "null"], "description": "Null if there is none."}
     waiting = {
         "type": ["object", "null"],
         "description": "What a write of the span waits for in memory.",
-        "properties": {
-            "waits_for": {"type": "string"},
-            "failures": {"type": "integer"},
-            "next_attempt_s": {"type": "number"},
-            "account": account,
-        },
-        "required": ["waits_for", "account"],
+        "properties": {"waits_for": text, "failures": count, "next_attempt_s": number},
+        "required": ["waits_for"],
     }
-    decision = _object(
-        {
-            "ago_s": {"type": "number"},
-            "what": {"type": "string"},
-            "sink": {"type": "string", "description": "Empty for the intake."},
-            "detail": {"type": ["string", "integer"]},
-            "account": account,
-        }
-    )
-    return {
-        "title": "Explanation",
-        **_object(
-            {
-                "id": {"type": "string"},
-                "accounts": {"type": "array", "items": {"type": "string"}},
-                "start": {"type": ["string", "null"], "description": "Where its START is kept."},
-                "lanes": {"type": "object", "additionalProperties": waiting},
-                "recent": {"type": "array", "items": decision},
-            }
-        ),
+    sink = text | {"description": "Empty for the intake."}
+    entry = {"at": text, "ago_s": number, "sink": sink, "what": text, "detail": text}
+    letter = {"time": text, "sink": text, "reason": text, "status": count, "kind": text}
+    letter["replayed"] = {"type": "boolean"}
+    names: Json = {"type": ["array", "null"], "items": text}
+    span = {
+        "id": text,
+        "trace_id": known,
+        "account": known,
+        "timeline": {"type": "array", "items": _object(entry | {"times": count, "text": text})},
+        "left_off": count,
+        "start": known | {"description": "Where its START is kept."},
+        "lanes": {"type": "object", "additionalProperties": waiting},
+        "on_disk": names | {"description": "The sinks for which it waits on disk only."},
+        "dead_letters": {"type": "array", "items": _object(letter)},
+        "summary": text,
     }
+    remembered = {"decisions": count, "since": text, "span_s": number, "all": {"type": "boolean"}}
+    searched = {"memory": {"type": "boolean"}, "spool": looked, "dead_letters": looked}
+    members = {
+        "id": text,
+        "found_by": {"enum": ["span", "trace", None]},
+        "text": text,
+        "remembered": _object(remembered),
+        "searched": _object(searched),
+        "spans": {"type": "array", "items": _object(span)},
+        "left_off": count,
+    }
+    return {"title": "Explanation", **_object(members)}
 
 
 def _object(members: Mapping[str, Json], required: Iterable[str] | None = None) -> Json:

@@ -16,7 +16,7 @@ from sidecar.lanes import build_lanes
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.recent import Recent
+from sidecar.telemetry.decisions import Decisions
 from tests.drain.test_delivery import examples
 from tests.support.delivery import (
     OF,
@@ -232,6 +232,6 @@ def lane_of(accounts: Accounts) -> Lane:
     environ = {"SIDECAR_SGP__RELAY": "true", "SGP_CLIENT_BASE_URL": "http://127.0.0.1:9"}
     letters, budget = LetterWriter(DeadLetters("", 0)), MemoryBudget(2**20)
     (lane,) = build_lanes(
-        load(None, environ), environ, budget, letters, Spool(), Recent(), accounts
+        load(None, environ), environ, budget, letters, Spool(), Decisions(), accounts
     )
     return lane

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sidecar.telemetry.recent import Recent
+from sidecar.telemetry.decisions import Decisions
 from tests.support.recovery import (
     AGENTEX,
     SGP,
@@ -117,7 +117,7 @@ async def deliver_batches(rate: float, seed: int) -> Delivery:
     clock = Clock()
     upstream = Upstream(clock)
     rng = random.Random(seed)
-    sidecar = Sidecar("s", SGP, Agent(rate), clock, upstream, rng, Recent())
+    sidecar = Sidecar("s", SGP, Agent(rate), clock, upstream, rng, Decisions())
     async with running([sidecar]):
         await asyncio.sleep(STEADY_S)
         sidecar.agent = Agent(0.0)

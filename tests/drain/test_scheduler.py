@@ -16,9 +16,9 @@ from sidecar.sinks import SinkError
 from sidecar.spans.span import total_size
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.accounting import LaneAccounting
+from sidecar.telemetry.decisions import Decisions
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.outcomes import SinkState
-from sidecar.telemetry.recent import Recent
 from tests.support.spans import make_span
 
 NOW, LINGER_S, MAX_BATCH, MAX_AGE_S, MAX_ATTEMPTS = 100.0, 0.5, 4, 1000.0, 3
@@ -37,7 +37,7 @@ class Lane:
         backoff = Backoff(0.5, 30.0)
         self.throttle = Throttle(backoff, 8, lambda: jitter)
         self.evidence = Evidence(max_bytes)
-        self.metrics = LaneMetrics("test", self.accounting, Recent())
+        self.metrics = LaneMetrics("test", self.accounting, Decisions())
         parts, limit = (self.queue, self.retries, self.throttle), self.evidence.size_limit
         self.scheduler = Scheduler(
             *parts, limit, self.metrics, max_batch=max_batch, linger_s=LINGER_S

@@ -37,6 +37,7 @@ BAD_SETTINGS: list[tuple[str, Json]] = [
     ("network.proxy", "http://proxy/?a"),
     ("network.max_connection_age_s", 0),
     ("network.proxies", "auto"),
+    ("admin.decisions", 1000001),
     ("retry.max_attempts", 0.5),
     ("log.level", "loud"),
     ("log.colour", "blue"),

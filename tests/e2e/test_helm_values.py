@@ -79,6 +79,7 @@ SETTINGS: dict[str, Json] = {
     "retry.initial_s": 0.001,
     "retry.max_s": 90000000,
     "retry.max_age_s": 3600,
+    "admin.decisions": 1000000,
     "retry.max_attempts": 1,
     "shutdown.grace_s": 0,
     "shutdown.quiet_s": 0,

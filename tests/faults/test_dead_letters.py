@@ -26,7 +26,7 @@ from sidecar.shutdown import Shutdown
 from sidecar.sinks import Refused
 from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.recent import Recent
+from sidecar.telemetry.decisions import Decisions
 from tests.support.faults import Json, World, end, fast, fast_loop, span, start, world
 from tests.support.spans import make_span
 from tests.support.spool import no_file_grows_beyond
@@ -98,7 +98,7 @@ async def test_what_is_left_is_kept_and_can_be_replayed() -> None:
         last = lines[-1]
         assert (last["event"], last["lost"]) == ("stopped", 0)
         assert {totals["dead_lettered"] for totals in last["writes"].values()} == {1}
-        assert [each.what for each in w.app.recent.about("a")].count("dead letter") == 2
+        assert [each.what for each in w.app.decisions.latest(100)].count("dead letter") == 2
         head = next(read(str(w.letters), None, Counter())).head
         assert (head.reason, head.status) == ("shutdown", 0)
         assert (w.letters.parent / "last_shutdown_lost").read_text() == "0\n"
@@ -232,8 +232,8 @@ async def test_all_lanes_share_the_time(tmp_path: Path) -> None:
     letters = LetterWriter(HangingLetters(str(tmp_path / "letters.jsonl"), 100_000))
     environ = {"AGENTEX_BASE_URL": NOWHERE, "SGP_API_KEY": "key", "SGP_ACCOUNT_ID": "account"}
     budget = MemoryBudget(2**20)
-    spool, recent, accounts = Spool(), Recent(), Accounts("account")
-    lanes = build_lanes(load(None, environ), environ, budget, letters, spool, recent, accounts)
+    spool, decisions, accounts = Spool(), Decisions(), Accounts("account")
+    lanes = build_lanes(load(None, environ), environ, budget, letters, spool, decisions, accounts)
     for lane in lanes:
         for id_ in "abc":
             lane.accounting.offered += 1

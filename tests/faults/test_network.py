@@ -267,7 +267,10 @@ async def test_an_upstream_that_can_not_be_reached() -> None:
         assert (lane["state"], lane["last_error"]["kind"]) == ("not_asked", "connection")
         assert lane["last_error"]["text"] == "127.0.0.1:1 refuses connections"
         (why,) = [each for each in status["answers"] if each["question"] == "Why?"]
-        assert (why["level"], why["answer"]) == ("warn", "Agentex can't be reached")
+        assert (why["level"], why["answer"]) == (
+            "warn",
+            "Agentex could not be reached at the start",
+        )
 
 
 @fast
@@ -279,6 +282,7 @@ async def test_an_upstream_that_has_never_answered() -> None:
         await asyncio.sleep(6.0)
         lane = w.lane("agentex")
         assert (lane["state"], lane["last_error"]["text"]) == ("not_asked", "timed out")
+        assert lane["label"] == "no answer yet"
         w.agentex.rule = None
         await w.finish()
         assert w.lane("agentex")["state"] == "up"

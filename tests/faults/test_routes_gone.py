@@ -21,7 +21,7 @@ GONE = {
     "410 page": page(410),
     "404 bare": Answer(404),
 }
-ADVICE = "this server has no spans API any more: unset agentex.base_url"
+ADVICE = "there is no spans API at this base URL: correct agentex.base_url, or unset it"
 each_way = pytest.mark.parametrize(
     "way", [pytest.param(way, marks=[] if way == "404" else [pytest.mark.slow]) for way in GONE]
 )

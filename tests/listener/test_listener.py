@@ -354,11 +354,20 @@ async def test_every_response_is_counted(app: Running) -> None:
     async with app.client.get(app.admin_url + "/metrics") as response:
         lines = (await response.text()).splitlines()
     for line in (
-        'trace_sidecar_ingest_requests_total{code="202"} 1.0',
-        'trace_sidecar_ingest_requests_total{code="400"} 1.0',
-        'trace_sidecar_ingest_requests_total{code="415"} 1.0',
-        'trace_sidecar_rejected_events_total{reason="invalid"} 1.0',
-        'trace_sidecar_rejected_events_total{reason="malformed"} 1.0',
+        "trace_sidecar_ingest_duration_seconds_count 3.0",
+        'trace_sidecar_rejected_events_total{reason="invalid"} 3.0',
         'trace_sidecar_received_events_total{kind="start"} 1.0',
     ):
         assert line in lines
+    async with app.client.get(app.admin_url + "/status") as response:
+        intake = (await response.json())["intake"]
+    assert {code: n for code, n in intake["requests_by_code"].items() if n} == {
+        "202": 1,
+        "400": 1,
+        "415": 1,
+    }
+    assert {reason: n for reason, n in intake["rejected_by_reason"].items() if n} == {
+        "invalid": 1,
+        "malformed": 1,
+        "unsupported": 1,
+    }

@@ -14,7 +14,7 @@ import sidecar
 from tests.support.world import running_app
 
 PACKAGE = Path(sidecar.__file__).parent
-PATHS = ["/", "/metrics", "/livez", "/readyz", "/status", "/status/history", "/nowhere"]
+PATHS = ["/", "/metrics", "/livez", "/readyz", "/status", "/status/history", "/debug", "/nowhere"]
 
 
 async def test_the_page_is_self_contained() -> None:
@@ -25,7 +25,7 @@ async def test_the_page_is_self_contained() -> None:
         page = await response.text()
         policy = response.headers["Content-Security-Policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    for kind, number in (("style", 1), ("script", 3)):
+    for kind, number in (("style", 1), ("script", 6)):
         inside = re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
         digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in inside]
         assert len(digests) == number
@@ -100,7 +100,7 @@ async def test_history_after_the_newest_sample_is_empty() -> None:
 
 
 async def test_page_and_first_responses_are_small() -> None:
-    """The first view needs less than 60 KB in all, with a full history."""
+    """The first view needs at most 80 KB in all, with a full history."""
     async with running_app() as app:
         for tick in range(1, 1000):
             app.app.operations.tick(1e9 + tick * 5.0 + tick / 997, 0.0)
@@ -108,7 +108,7 @@ async def test_page_and_first_responses_are_small() -> None:
         for path in ("/", "/status", "/status/history"):
             async with app.client.get(app.admin_url + path) as response:
                 total += len(await response.read())
-    assert total < 60_000
+    assert total <= 80_000
 
 
 def test_the_page_is_packaged() -> None:

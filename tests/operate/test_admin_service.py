@@ -7,7 +7,8 @@ import pytest
 
 from sidecar.http.messages import Request, Response
 from sidecar.operate import admin
-from sidecar.operate.admin import AGENTS_SHARE, AdminService, Query
+from sidecar.operate.admin import AdminService, Query
+from sidecar.operate.turns import AGENTS_SHARE
 from tests.support.playbook import Wire, sent
 from tests.support.virtual_time import run_virtual
 from tests.support.world import Running, running_app
@@ -25,11 +26,35 @@ def bug(_: Query) -> Response:
     raise ZeroDivisionError
 
 
+async def slow(query: Query) -> Response:
+    """A handler that waits for 5 s."""
+    await asyncio.sleep(5)
+    return echo(query)
+
+
+async def slow_bug(_: Query) -> Response:
+    """A handler with a bug that shows only after a while."""
+    await asyncio.sleep(0)
+    raise ZeroDivisionError
+
+
+async def crowded(_: Query) -> Response:
+    """A handler for which others leave no time."""
+    await asyncio.sleep(1)
+    raise TimeoutError
+
+
 def service() -> AdminService:
-    """A service with a cheap and an expensive path, and a bug in each kind."""
+    """A service with cheap and expensive paths, and bugs in each kind."""
     return AdminService(
         cheap={"/": echo, "/bug": bug},
-        expensive={"/large": echo, "/large/bug": bug},
+        expensive={
+            "/large": echo,
+            "/large/bug": bug,
+            "/large/slow": slow,
+            "/large/slow/bug": slow_bug,
+            "/large/crowded": crowded,
+        },
         max_waiting=MAX_WAITING,
     )
 
@@ -59,7 +84,7 @@ async def test_other_paths_and_methods() -> None:
         assert (await ask(service(), path, "HEAD")).status == 200
 
 
-@pytest.mark.parametrize("path", ["/bug", "/large/bug"])
+@pytest.mark.parametrize("path", ["/bug", "/large/bug", "/large/slow/bug"])
 async def test_a_handler_that_fails(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """The client gets a 500, the exception is logged, and the next request is served."""
     asked = service()
@@ -96,16 +121,55 @@ def test_expensive_pages_leave_the_loop_to_the_agents(monkeypatch: pytest.Monkey
     run_virtual(story())
 
 
-async def test_those_who_wait_are_bounded() -> None:
-    """Places are left for probes: with `MAX_WAITING` requests waiting, the next one gets 503."""
-    asked = service()
-    waiting = [asyncio.create_task(ask(asked, "/large")) for _ in range(MAX_WAITING)]
-    await asyncio.sleep(0)
-    refused = await ask(asked, "/large")
-    assert refused.status == 503
-    assert ("Retry-After", "1") in refused.headers
-    assert (await ask(asked, "/")).status == 200
-    assert {response.status for response in await asyncio.gather(*waiting)} == {200}
+def test_a_handler_that_waits_delays_no_other() -> None:
+    """What it waits for, it waits for after its turn; its response has the same policy."""
+
+    async def story() -> None:
+        asked, loop = service(), asyncio.get_running_loop()
+        waiting = asyncio.create_task(ask(asked, "/large/slow?a=1"))
+        await asyncio.sleep(1)
+        assert (await ask(asked, "/large")).status == 200
+        assert loop.time() < 2
+        response = await waiting
+        assert response.body == b"a=1"
+        assert dict(response.headers)["X-Frame-Options"] == "DENY"
+
+    run_virtual(story())
+
+
+def test_a_handler_without_time() -> None:
+    """Who has waited for too long after the turn is told to come again."""
+
+    async def story() -> None:
+        refused = await ask(service(), "/large/crowded")
+        assert refused.status == 503
+        assert ("Retry-After", "1") in refused.headers
+
+    run_virtual(story())
+
+
+def test_those_who_wait_are_bounded() -> None:
+    """Probes keep their places: with `MAX_WAITING` waiting, before or after, one more gets 503."""
+
+    async def story() -> None:
+        asked = service()
+        paths = ["/large", "/large/slow"] * (MAX_WAITING // 2)
+        waiting = [asyncio.create_task(ask(asked, path)) for path in paths]
+        await asyncio.sleep(0)
+        for path in paths:
+            refused = await ask(asked, path)
+            assert refused.status == 503
+            assert ("Retry-After", "1") in refused.headers
+        await asyncio.sleep(1)  # all have had their turn, and half of them wait after it
+        for _ in range(MAX_WAITING // 2):
+            paths.append("/large/slow")
+            waiting.append(asyncio.create_task(ask(asked, "/large/slow")))
+        await asyncio.sleep(1)
+        assert (await ask(asked, "/large")).status == 503
+        assert (await ask(asked, "/")).status == 200
+        assert {response.status for response in await asyncio.gather(*waiting)} == {200}
+
+    run_virtual(story())
 
 
 @pytest.mark.parametrize("data", [b"\0\r\n\r\n", b"GET / FTP/1.1\r\n\r\n"])

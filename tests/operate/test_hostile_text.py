@@ -101,12 +101,23 @@ async def test_top(locale: Environment) -> None:
 
 def known(text: str) -> Json:
     """An answer of `/explain` with `text` wherever a text can be."""
-    wait = {"waits_for": text, "account": text, "next_attempt_s": 1, "failures": 1}
-    decision = {"ago_s": 1.0, "what": text, "sink": text, "detail": text, "account": text}
-    accounts = [text, "b"]
-    lanes = {text: wait}
+    wait = {"waits_for": text, "next_attempt_s": 1, "failures": 1}
+    entry = {
+        "at": text, "ago_s": 1.0, "sink": text, "what": text, "detail": text, "text": text,
+    }  # fmt: skip
+    letter = {
+        "time": text, "sink": text, "reason": text, "status": 422, "kind": text,
+        "replayed": True,
+    }  # fmt: skip
+    span = {
+        "id": text, "trace_id": text, "account": text, "timeline": [entry], "left_off": 0,
+        "start": text, "lanes": {text: wait}, "on_disk": [text], "dead_letters": [letter],
+        "summary": text,
+    }  # fmt: skip
+    searched = {"memory": True, "spool": None, "dead_letters": None}
     return {
-        "id": text, "accounts": accounts, "start": text, "lanes": lanes, "recent": [decision],
+        "id": "é", "found_by": "span", "text": text, "remembered": {}, "searched": searched,
+        "spans": [span], "left_off": 0,
     }  # fmt: skip
 
 
@@ -122,7 +133,7 @@ async def test_explain(locale: Environment, tmp_path: Path) -> None:
         assert (code, "dead letter: " in out) == (explain.KNOWN, True), "an id is UTF-8"
         code, out, _ = await command(*at, "--json", environ=locale | letters)
     assert (code, out.isascii()) == (explain.KNOWN, True)
-    assert len(json.loads(out)["dead_letters"]) == 1
+    assert [len(span["dead_letters"]) for span in json.loads(out)["spans"]] == [1, 1]
 
 
 @pytest.mark.parametrize("answer", [b"[]", b"{}", b'"x"', b"[" * 100_000, b"\xff", b'{"id":1}'])

@@ -1,5 +1,7 @@
 """`sidecar replay`: sending dead letters directly or through a sidecar."""
 
+import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +12,12 @@ import pytest
 from sidecar.config_load import load
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
+from sidecar.demo.stand_in import Answer
 from sidecar.operate import replay
 from sidecar.operate.letters import read
 from sidecar.sinks import Refused
 from sidecar.sinks.dead_letters import DeadLetters
+from sidecar.sinks.replayed import marks_of, read_marks, waiting_in
 from sidecar.spans.span import Lanes, SdkFields
 from tests.support.faults import Json
 from tests.support.spans import make_span
@@ -192,6 +196,12 @@ OLD = Path(__file__).with_name("letters_56dacfc.jsonl")
 OLD_EVENTS = {"refused-event", "unicode", "failing-event", "large-event", "expired-event"}
 
 
+@pytest.fixture
+def old(tmp_path: Path) -> str:
+    """A copy, beside which a replay can leave its marks."""
+    return str(shutil.copy(str(OLD), tmp_path))
+
+
 def sent_at(rows: Mapping[Any, Json]) -> dict[str, Json]:
     """The rows of a stand-in by span id."""
     return {row["id"]: row for row in rows.values()}
@@ -214,11 +224,11 @@ def test_letters_of_an_older_version_are_listed() -> None:
     assert not counts
 
 
-async def test_letters_of_an_older_version_are_sent_directly() -> None:
+async def test_letters_of_an_older_version_are_sent_directly(old: str) -> None:
     """Each goes to its upstream, except for open writes of SGP."""
     async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
         environ = environ_of(agentex, sgp, "acme")
-        done = await replay.directly(str(OLD), None, load(None, environ), environ)
+        done = await replay.directly(old, None, load(None, environ), environ)
         assert dict(+done) == {"forwarded": 15, "skipped": 2}
         assert set(agentex.spans) == OLD_EVENTS | {"open-event", "sdk-span", "sdk-end"}
         assert agentex.complete == set(agentex.spans) - {"open-event"}
@@ -230,13 +240,78 @@ async def test_letters_of_an_older_version_are_sent_directly() -> None:
         assert rows["unicode"]["input"] == {"items": [{"prompt": text}]}
 
 
-async def test_letters_of_an_older_version_are_sent_through_a_sidecar() -> None:
+async def test_letters_of_an_older_version_are_sent_through_a_sidecar(old: str) -> None:
     """Each complete write goes where it first went, on the route on which it arrived."""
     async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
         async with running_app(environ_of(agentex, sgp, "acme")) as app:
-            done = await replay.through(str(OLD), None, app.url)
+            done = await replay.through(old, None, app.url)
             assert dict(+done) == {"accepted": 13, "skipped": 4}
         assert set(agentex.spans) == agentex.complete == OLD_EVENTS | {"sdk-span", "sdk-end"}
         rows = sent_at(sgp.spans)
         assert set(rows) == OLD_EVENTS | {"sdk-item"}
         assert "__source__" not in rows["sdk-item"]["metadata"]
+
+
+def waiting(file: Path) -> int:
+    """How many letters of a file are not marked as replayed."""
+    with file.open("rb") as opened:
+        return waiting_in(opened, read_marks(marks_of(file)), 0, file.stat().st_size)
+
+
+async def test_what_was_sent_directly_is_marked(letters: Path) -> None:
+    """Delivered letters are done, and so is what is never sent again; one that is left is not."""
+    async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
+        environ = environ_of(agentex, sgp, "a")
+        await replay.directly(str(letters), "agentex", load(None, environ), environ)
+        assert waiting(letters) == 2
+        await replay.directly(str(letters), "sgp", load(None, environ), environ)
+        assert waiting(letters) == 0
+
+
+async def test_an_upstream_that_is_off_is_not_marked(letters: Path) -> None:
+    """Letters of an upstream that is not enabled still wait."""
+    async with AgentexStandIn() as agentex:
+        environ = {"AGENTEX_BASE_URL": agentex.url}
+        done = await replay.directly(str(letters), None, load(None, environ), environ)
+    assert dict(+done) == {"forwarded": 1, "off": 2}
+    assert waiting(letters) == 2
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_what_is_refused_again_waits_again(letters: Path, *, is_kept: bool) -> None:
+    """A letter that is refused again waits once: as a new one, or, if there is none, itself."""
+    async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
+        agentex.rule = lambda _: Answer(422)
+        environ = environ_of(agentex, sgp, "a")
+        if is_kept:
+            environ["SIDECAR_DEAD_LETTERS__PATH"] = str(letters)
+        done = await replay.directly(str(letters), None, load(None, environ), environ)
+    assert dict(+done) == {"forwarded": 1, "skipped": 1, "dead_lettered": 1}
+    assert waiting(letters) == 1
+
+
+async def test_what_a_sidecar_accepted_is_marked(letters: Path) -> None:
+    """A sidecar that accepts letters has them; what it refuses still waits."""
+    async with AgentexStandIn() as agentex:
+        async with running_app({"AGENTEX_BASE_URL": agentex.url}) as app:
+            await replay.through(str(letters), None, app.url)
+        assert waiting(letters) == 0
+    marks_of(letters).unlink()
+    async with AgentexStandIn() as refusing:
+        refusing.rule = lambda _: Answer(400, b'{"accepted": 0}')
+        done = await replay.through(str(letters), "agentex", refusing.url)
+    assert dict(+done) == {"rejected": 1}
+    assert waiting(letters) == 3
+
+
+async def test_a_folder_that_can_not_be_written(
+    letters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Letters are sent although nothing can be marked; that is said."""
+    marks_of(letters).with_name(f"{marks_of(letters).name}.{os.getpid()}").mkdir()
+    async with AgentexStandIn() as agentex, SgpStandIn() as sgp:
+        environ = environ_of(agentex, sgp, "a")
+        done = await replay.directly(str(letters), None, load(None, environ), environ)
+    assert dict(+done) == {"forwarded": 2, "skipped": 1}
+    assert "what was replayed can't be marked: " in capsys.readouterr().err
+    assert waiting(letters) == 3

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -12,7 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import web
 
-from sidecar.operate.top_frame import Line, frame, rate, size
+from sidecar.operate.hints import BAD, WARN
+from sidecar.operate.top_frame import frame
+from sidecar.operate.top_line import Line, rate, size
+from sidecar.operate.top_tables import accounting
 from tests.support.spans import make_event
 from tests.support.world import running_app
 
@@ -83,10 +87,13 @@ async def test_it_fits_80_columns_and_24_lines() -> None:
     status["pod"] = {"name": "invoice-agent-7d9f8b6c5-x2v4k", "namespace": "a", "node": "node-1"}
     lines = frame(status, past)
     assert max(len(line.text) for line in lines[:24]) <= 80
-    at = [n for n, line in enumerate(lines) if line.text.startswith("events ")]
+    at = [n for n, line in enumerate(lines) if line.text.startswith("writes ")]
     assert at
     assert at[0] < 24
-    assert len(lines) <= 32
+    assert len(lines) <= 35
+    narrow = frame(status, past, 60)
+    assert max(len(line.text) for line in narrow) <= 60
+    assert narrow != lines
 
 
 async def test_the_answers_come_first() -> None:
@@ -95,7 +102,8 @@ async def test_the_answers_come_first() -> None:
     text = [line.text for line in frame(status, None)]
     assert text[2].startswith("[ok]   Are we losing anything? No")
     assert any(line.startswith("[BAD]  Why?") and "Agentex is down" in line for line in text)
-    assert sum(line.startswith("  127.0.0.1:1 refuses connections, ") for line in text) == 2
+    last = re.compile(r"  last error (just now|\d+ s ago): 127.0.0.1:1 refuses connections; ")
+    assert sum(bool(last.match(line)) for line in text) == 2
     assert not any("max" in line for line in text), "no sparklines without history"
 
 
@@ -129,6 +137,28 @@ async def test_sparklines_have_one_width() -> None:
     assert events.index("max") == memory.index("max")
     assert events.split("  max")[0].endswith(" █")
     assert memory.count("█") == 45
+
+
+@pytest.mark.parametrize(
+    ("sink", "kept", "level"),
+    [
+        ({}, 0, ""),
+        ({"lost_age_s": 899.0}, 0, BAD),
+        ({"lost_age_s": 901.0}, 0, ""),
+        ({"imbalance": 1}, 0, BAD),
+        ({"dead_lettered": 1, "dead_lettered_age_s": 1.0}, 0, ""),
+        ({"dead_lettered": 1, "dead_lettered_age_s": 901.0}, 1, WARN),
+        ({"dead_lettered": 1, "dead_lettered_age_s": 899.0}, None, WARN),
+        ({"dead_lettered": 1, "dead_lettered_age_s": 901.0}, None, ""),
+    ],
+)
+async def test_what_is_over_is_no_alarm(sink: Json, kept: int | None, level: str) -> None:
+    """Losses alarm for 15 minutes, dead letters until they are replayed, if they are kept."""
+    shown, _ = await report()
+    shown["dead_letters"] = shown["dead_letters"] | {"kept": kept}
+    shown["sinks"] = {"sgp": shown["sinks"]["sgp"] | sink}
+    lines = list(accounting(shown, 80))
+    assert next(line.style for line in lines if line.text.startswith("sgp")) == level
 
 
 async def test_what_is_not_known() -> None:

@@ -13,7 +13,7 @@ from typing import TextIO, cast
 
 import pytest
 
-from sidecar.process.log_writer import STALL_S, LogWriter
+from sidecar.process.log_writer import STALL_S, TAIL_BYTES, LogWriter
 
 # A hang is a failure, not a hung test.
 DEADLINE_S = 30.0
@@ -330,3 +330,22 @@ def test_a_write_that_hangs_is_a_stall(pipe: Pipe) -> None:
 def test_nothing_to_drain_is_drained() -> None:
     """`drain` returns at once when there is nothing to wait for."""
     assert new_writer(1).drain(DEADLINE_S)
+
+
+@pytest.mark.parametrize("size", [0, 9, 99, 999, 70_000])
+def test_the_tail(size: int) -> None:
+    """It is the end of what was logged, in whole lines, and is bounded, whether anybody reads."""
+    pipe = Pipe()
+    pipe.fill()
+    writer = new_writer(pipe.writer, max_bytes=PAGE)
+    text = "".join(f"{number:06}{'x' * size}\n" for number in range(3_000))
+    for line in text.splitlines(keepends=True)[:: 1 if size < PAGE else 300]:
+        writer.write(line)
+        assert len(writer._latest) <= 3 * TAIL_BYTES
+    tail = writer.tail()
+    assert len(tail) <= TAIL_BYTES
+    if size < PAGE:
+        assert text.endswith(tail)
+        assert len(tail) > TAIL_BYTES - size - 8 or tail == text
+    assert tail[:6].isdigit() or not tail
+    pipe.read(writer)

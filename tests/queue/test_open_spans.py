@@ -177,9 +177,9 @@ def test_a_start_is_forgotten_at_the_first_ttl_after_it_is_settled(bench: Bench)
     bench.tick(TTL_S)
     bench.settle(start)
     bench.tick(2 * TTL_S - 0.001)
-    assert bench.open_spans.state_of("s") == KEPT
+    assert bench.state_of("s") == KEPT
     bench.tick(2 * TTL_S)
-    assert bench.open_spans.state_of("s") is None
+    assert bench.state_of("s") is None
 
 
 def test_a_start_that_waits_on_disk_for_one_lane_is_not_settled() -> None:
@@ -192,7 +192,7 @@ def test_a_start_that_waits_on_disk_for_one_lane_is_not_settled() -> None:
     assert bench.states() == (KEPT, ["open"], (0, 0, 1))
     start.stored.pending = 0
     bench.tick(2 * TTL_S)
-    assert bench.open_spans.state_of("s") is None
+    assert bench.state_of("s") is None
 
 
 def test_a_start_that_stays_does_not_hold_up_others(bench: Bench) -> None:

@@ -43,7 +43,7 @@ def test_a_kept_start_leaves_memory_for_room_only_if_settled() -> None:
     bench.start("held", at=HOLD_S)
     bench.room(0)
     assert bench.open_spans.idle.make_room(starts[1].size + 1)
-    assert [bench.open_spans.state_of(id_) for id_ in ("unsettled", "s", "t", "u", "held")] == [
+    assert [bench.state_of(id_) for id_ in ("unsettled", "s", "t", "u", "held")] == [
         KEPT,
         None,
         None,
@@ -51,7 +51,7 @@ def test_a_kept_start_leaves_memory_for_room_only_if_settled() -> None:
         HELD,
     ]
     assert not bench.open_spans.idle.make_room(2**20)
-    assert [bench.open_spans.state_of(id_) for id_ in ("unsettled", "u", "held")] == [
+    assert [bench.state_of(id_) for id_ in ("unsettled", "u", "held")] == [
         KEPT,
         None,
         HELD,
@@ -99,7 +99,7 @@ def test_payloads_on_disk_leave_memory_oldest_first(state: str) -> None:
     assert bench.open_spans.idle.make_room(5000)
     assert [payloads_in_memory(start) for start in starts] == [0, 1, 1]
     assert bench.budget.used == used - (size - starts[0].size) == used - 5008
-    assert [bench.open_spans.state_of(id_) for id_ in ("s", "t", "u")] == [state] * 3
+    assert [bench.state_of(id_) for id_ in ("s", "t", "u")] == [state] * 3
     assert not bench.open_spans.idle.make_room(2**20)
     assert [payloads_in_memory(start) for start in starts] == [0, 0, 0]
     assert bench.budget.used == sum(start.size for start in starts)
@@ -224,7 +224,7 @@ def test_an_ended_span_is_forgotten_after_many_others(
     for number in range(3):
         bench.end(f"other{number}")
     bench.start(at=3.0)
-    assert bench.open_spans.state_of("s") == HELD
+    assert bench.state_of("s") == HELD
 
 
 # STARTs that an earlier process left.

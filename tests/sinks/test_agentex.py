@@ -27,7 +27,7 @@ from tests.sinks.scripted_agentex import (
 )
 from tests.support.spans import END_TIME, make_span
 
-GONE = "this server has no spans API any more: unset agentex.base_url"
+GONE = "there is no spans API at this base URL: correct agentex.base_url, or unset it"
 
 
 # Open writes and their ENDs.

@@ -224,7 +224,7 @@ def test_data_on_a_failing_disk_is_waited_for(tmp_path: Path) -> None:
         request(process, make_span("other"), seconds=SOON_S)
         assert process.spool.degraded
         process.pass_time(2 * TTL_S)
-        assert process.admission.open_spans.state_of("s") is not None
+        assert process.admission.open_spans.about(1, "s")
         assert data_of(process) == [None, SAID]
         file_of(process).broken = False
         process.pass_time(TTL_S + RETRIED_S)

@@ -1,4 +1,4 @@
-"""Recent decisions, rate-limited log lines, and the report of a shutdown."""
+"""Rate-limited log lines, and the report of a shutdown."""
 
 from pathlib import Path
 
@@ -7,19 +7,8 @@ import structlog
 
 from sidecar.process.exit_report import TERMINATION_MESSAGE, ExitReport, report_directory
 from sidecar.telemetry.log_rate_limiter import PERIOD_S, LogRateLimiter
-from sidecar.telemetry.recent import CAPACITY, Recent
 from tests.support.spans import make_event
 from tests.support.world import running_app
-
-
-def test_the_ring_is_bounded() -> None:
-    """The newest decision replaces the oldest."""
-    recent = Recent()
-    recent.note((0.0, "old", "accepted", "", "start", 0))
-    for number in range(CAPACITY):
-        recent.note((1.0, "new", "accepted", "", number, 0))
-    assert not list(recent.about("old"))
-    assert len(list(recent.about("new"))) == CAPACITY
 
 
 def test_suppressed_lines_are_counted() -> None:
