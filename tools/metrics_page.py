@@ -37,7 +37,7 @@ The metrics of `GET :9318/metrics`. Names, types and labels are a contract:
 - There is no label for the pod, its namespace or its node: the scrape adds those of its target.
 - Counters start at 0 in each process. A retry is never counted as a loss.
 - prometheus-client adds `process_resident_memory_bytes` (RSS), `process_cpu_seconds_total`,
-  `process_open_fds` and `process_start_time_seconds`.
+  `process_open_fds`, `process_max_fds` and `process_start_time_seconds`.
 
 The accounting balances at any moment, so that loss can't hide:
 

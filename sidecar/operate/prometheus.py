@@ -117,6 +117,7 @@ _PROCESS = {
     "process_cpu_seconds",
     "process_start_time_seconds",
     "process_open_fds",
+    "process_max_fds",
 }
 
 # A number, a histogram or a summary; with labels, one for each value of the first label, and so on.

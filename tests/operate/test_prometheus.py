@@ -37,6 +37,7 @@ async def test_a_scrape_is_small(tmp_path: Path) -> None:
         "process_cpu_seconds_total",
         "process_start_time_seconds",
         "process_open_fds",
+        "process_max_fds",
     }
 
 
