@@ -280,9 +280,9 @@ def redacted(config: Config) -> dict[str, Any]:
             section[key] = masked_path(section[key])
         for key, value in section.items():
             if isinstance(value, list | tuple):
-                section[key] = [_utf8(each) for each in value]
+                section[key] = [utf8(each) for each in value]
             elif isinstance(value, str):
-                section[key] = _utf8(value)
+                section[key] = utf8(value)
     return values
 
 
@@ -291,7 +291,7 @@ def masked_path(path: str) -> str:
     return path if "/" in path or not path else "***"
 
 
-def _utf8(text: str) -> str:
+def utf8(text: str) -> str:
     """Without surrogates, which stand for bytes that are not UTF-8, or that the locale lacks."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
 

@@ -23,7 +23,7 @@ PACKAGE = Path(sidecar.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "logs.md"
 # The only modules that may use the standard streams: those of commands that end by themselves, and
 # the one that replaces the streams.
-COMMANDS = {"cli", "operate/check", "operate/debug", "operate/top", "process/terminal", "logs"}
+COMMANDS = {"cli", "operate/check", "operate/top", "process/terminal", "logs"}
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 
 

@@ -24,6 +24,7 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sidecar.config import utf8
 from sidecar.http.messages import TEXT, Discard, Flow, Receiver, Request, Response
 from sidecar.http.server import HttpServer
 from sidecar.operate.turns import AGENTS_SHARE
@@ -124,8 +125,20 @@ def admin_server(
 
 
 def _json(value: object, option: int = 0) -> Response:
-    body = orjson.dumps(value, option=option)
+    try:
+        body = orjson.dumps(value, option=option)
+    except TypeError:  # a path with bytes that are not UTF-8, or that the locale lacks
+        body = orjson.dumps(_displayed(value), option=option)
     return Response(HTTPStatus.OK, body, "application/json; charset=utf-8")
+
+
+def _displayed(value: object) -> object:
+    """The same plain value, with all its text in UTF-8."""
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, dict):
+        return {utf8(key): _displayed(each) for key, each in value.items()}
+    return [_displayed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 async def _later_json(value: Awaitable[object]) -> Response:

@@ -19,6 +19,9 @@ Json = Mapping[str, Any]
 _TAGS = {OK: "[ok]  ", WARN: "[warn]", BAD: "[BAD] "}
 # The command at the end of a hint.
 _COMMAND = re.compile(r": ((?:curl|sidecar) .+)$")
+# A word of it, and the parts of a word; `shlex.quote` makes no others.
+_WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|[^\s'"])+""")
+_QUOTED_OR_NOT = re.compile(r"""'[^']*'|"[^"]*"|[^'"]+""")
 _BEFORE_TEXT = 12  # columns of the names in front of the facts
 
 
@@ -104,25 +107,39 @@ def _what_to_do(finding: Json, width: int) -> Iterator[Line]:
 
 
 def _lines_of(command: str, width: int) -> Iterator[str]:
-    """Yield a shell command on lines that can be copied together: no word is broken.
+    """Yield a shell command on lines that can be copied together.
 
-    A quoted word with commas, such as JSON, becomes several quoted parts, which the shell joins
-    because nothing is between them.
+    A word that is longer than a line becomes several parts, which the shell joins because nothing
+    is between them.
     """
     line = " " * _BEFORE_TEXT
-    for word in command.split(" "):
-        parts = [word]
-        if len(word) > width - len(" \\") and word[0] == word[-1] == "'":
-            parts = [f"'{part}'" for part in wrap(word.strip("'").replace(",", ", "), width - 4)]
-            parts = [part.replace(", ", ",") for part in parts]
-        if line.strip() and len(line) + len(parts[0]) + 3 > width:
+    for word in _WORD.findall(command):
+        first, *others = _parts(word, width - len(" \\"))
+        if line.strip() and len(line) + len(first) + 3 > width:
             yield f"{line} \\"
             line = ""
-        line += f" {parts[0]}" if line.strip() else parts[0]
-        for part in parts[1:]:
+        elif len(line) + len(first) + 2 > width:
+            line = ""
+        line += f" {first}" if line.strip() else first
+        for part in others:
             yield f"{line}\\"
             line = part
     yield line
+
+
+def _parts(word: str, width: int) -> Iterator[str]:
+    """Yield a word of a shell command in parts of at most `width` columns, quoted as it is."""
+    if len(word) <= width:
+        yield word
+        return
+    for part in _QUOTED_OR_NOT.findall(word):
+        quote = "'" if part[0] == "'" else ""
+        text, most = part.strip("'"), width - 2 * len(quote)
+        while len(text) > most:
+            at = max(text.rfind(mark, 0, most) for mark in ",/") + 1 or most
+            yield f"{quote}{text[:at]}{quote}"
+            text = text[at:]
+        yield f"{quote}{text}{quote}"
 
 
 def _facts(name: str, facts: list[str], width: int, level: str = "") -> Iterator[Line]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.operate.hints import BAD, WARN
-from sidecar.operate.top_frame import frame
+from sidecar.operate.top_frame import _what_to_do, frame
 from sidecar.operate.top_line import Line, rate, size
 from sidecar.operate.top_tables import accounting
 from tests.support.spans import make_event
@@ -45,6 +48,20 @@ async def top(*arguments: str) -> Ended:
     async with asyncio.timeout(DEADLINE_S):
         out, err = await process.communicate()
     return Ended(process.returncode, out.decode(), err.decode())
+
+
+PATHS = st.text(st.sampled_from("ab/.,- 'ü"), min_size=1, max_size=300)
+
+
+@given(paths=st.lists(PATHS, min_size=1, max_size=2), width=st.integers(60, 80))
+def test_a_command_of_any_length_can_be_copied(paths: list[str], width: int) -> None:
+    """What to do may name paths longer than a line: a shell gets the command as it was."""
+    command = " && ".join(f"sidecar replay {shlex.quote(path)}" for path in paths)
+    finding = {"hint": f"fix the cause, then run: {command}", "runbook": None}
+    lines = [line.text for line in _what_to_do(finding, width)]
+    assert max(map(len, lines)) <= width
+    shown = "\n".join(lines).partition("run: " if len(lines) == 1 else "run:\n")[2]
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(command)
 
 
 @asynccontextmanager
