@@ -9,6 +9,7 @@ from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from operator import sub
 from typing import Any, NamedTuple
 
 from sidecar.telemetry.histogram import Histogram
@@ -105,29 +106,28 @@ class Distribution:
         histogram = self._histogram
         self._readings.append((list(histogram.counts), histogram.take_highest()))
 
-    def quantile(self, share: float) -> float | None:
-        """The value that `share` of all values do not exceed; None if there are none."""
+    def quantiles(self, *shares: float) -> list[float | None]:
+        """The values that these shares of all values do not exceed; None if there are none."""
         (oldest, _), *others = self._readings
         highest = max([self._histogram.highest, *(highest for _, highest in others)])
-        return self._between(oldest, self._histogram.counts, share, highest)
+        counts = _growth(oldest, self._histogram.counts)
+        return [quantile(self._histogram.bounds, counts, share, highest) for share in shares]
 
     def quantile_of_interval(self, share: float) -> float | None:
-        """The same, of the interval that the last `read` ended."""
+        """The same of one share, of the interval that the last `read` ended."""
         if len(self._readings) == 1:
             return None
         (before, _), (after, highest) = self._readings[-2], self._readings[-1]
-        return self._between(before, after, share, highest)
+        return quantile(self._histogram.bounds, _growth(before, after), share, highest)
 
     def summary(self, *shares: float) -> Summary:
         """All values since the start, with these recent quantiles."""
-        quantiles = {share: self.quantile(share) for share in shares}
+        quantiles = dict(zip(shares, self.quantiles(*shares), strict=True))
         return Summary(quantiles, self._histogram.count, self._histogram.total)
 
-    def _between(
-        self, early: Sequence[int], late: Sequence[int], share: float, highest: float
-    ) -> float | None:
-        counts = [new - old for old, new in zip(early, late, strict=True)]
-        return quantile(self._histogram.bounds, counts, share, highest)
+
+def _growth(early: Sequence[int], late: Sequence[int]) -> list[int]:
+    return list(map(sub, late, early))
 
 
 def quantile(

@@ -83,6 +83,8 @@ class WatchedLane:
         branches = lane.branches.values()
         age = oldest_age(lane, now)
         past = self._past.ages(now)
+        request_p50, request_p95 = self.requests.quantiles(0.5, 0.95)
+        delay_p50, delay_p95 = self._delays.quantiles(0.5, 0.95)
         overridden = {"overridden_accounts": list(self._accounts.overridden)}
         return {
             "state": lane.state,
@@ -110,10 +112,10 @@ class WatchedLane:
             "forwarded_per_s": round(forwarded, 2),
             "requests_per_s": round(requests, 2),
             "failed_requests_per_s": round(failed, 2),
-            "request_p50_s": _rounded(self.requests.quantile(0.5)),
-            "request_p95_s": _rounded(self.requests.quantile(0.95)),
-            "delay_p50_s": _rounded(self._delays.quantile(0.5)),
-            "delay_p95_s": _rounded(self._delays.quantile(0.95)),
+            "request_p50_s": _rounded(request_p50),
+            "request_p95_s": _rounded(request_p95),
+            "delay_p50_s": _rounded(delay_p50),
+            "delay_p95_s": _rounded(delay_p95),
             "retries": lane.metrics.retries,
             **lane.totals(),
             "answer_age_s": _rounded(past["answered"]),

@@ -60,6 +60,7 @@ class Status:
 
     def __post_init__(self, now: float) -> None:
         self._started_at = self._sampled_at = now
+        self._config = redacted(self.config)
         rooms = self.admission.rooms
         self._late_s = late_after(self.config.queue.start_hold_s)
         self.watched = {
@@ -169,7 +170,7 @@ class Status:
             "sinks": {name: lane.report(now) for name, lane in self.watched.items()},
             "dead_letters": self._dead_letters(now),
             "samples": self._history.count,
-            "config": redacted(self.config),
+            "config": self._config,
         }
         return {"answers": answers(report), **report}
 
