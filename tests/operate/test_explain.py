@@ -56,7 +56,11 @@ async def test_accepted_sent_and_waiting(app: Running, capsys: pytest.CaptureFix
     await app.post(make_event(kind="end"))
     await until(app, "s1", "forwarded")
     await until(app, "s1", "not accepted")
-    code, output = await ask(app, capsys, "s1")
+    waiting = r"  now: Agentex: waiting for a retry \(.* so far, .*\); SGP: delivered\n"
+    async with asyncio.timeout(30):
+        code, output = await ask(app, capsys, "s1")
+        while not re.search(waiting, output):  # it may be just asking again
+            code, output = await ask(app, capsys, "s1")
     assert code == explain.KNOWN
     assert "span s1 of account a, trace t1\n" in output
     for words in (
@@ -67,9 +71,6 @@ async def test_accepted_sent_and_waiting(app: Running, capsys: pytest.CaptureFix
         "agentex  not accepted Agentex did not accept the complete write: 127.0.0.1:1 refuses ",
     ):
         assert words in output
-    assert re.search(
-        r"  now: Agentex: waiting for a retry \(.* so far, .*\); SGP: delivered\n", output
-    )
     assert "prompt" not in output
 
 

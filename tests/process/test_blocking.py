@@ -116,6 +116,7 @@ async def test_a_call_that_is_cancelled_while_it_waits() -> None:
     thread, gate = BlockingThread("disk"), Gate()
     hanging = thread.start(gate.hang, "first")
     thread.start(gate.call, "cancelled").cancel()
+    await asyncio.sleep(0)  # until then, the thread does not know
     last = thread.start(gate.call, "last")
     gate.opened.set()
     await asyncio.wait([hanging, last])
