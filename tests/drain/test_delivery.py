@@ -39,7 +39,7 @@ from tests.support.delivery import (
 )
 from tests.support.spans import make_span
 
-EXAMPLES = {"quick": 100, "full": 2000, "nightly": 5000, "fuzz": 20_000}
+EXAMPLES = {"quick": 100, "full": 1000, "nightly": 5000, "fuzz": 20_000}
 SMALL, LARGE = 10, 3000
 
 
