@@ -1,4 +1,4 @@
-"""Forwards span events from the agents in a pod to Agentex and SGP without losing any.
+"""Forwards span events from the agents in a pod to Agentex, SGP and OTLP without losing any.
 
 One span's journey, folder by folder:
 
@@ -11,7 +11,7 @@ One span's journey, folder by folder:
                        |       span_queue: one FIFO per lane
                      drain     form batches, send them concurrently, retry, settle
                        |
-                     sinks     one HTTP API each --> Agentex, SGP
+                     sinks     one HTTP API each --> Agentex, SGP, OTLP
 
 Outside this path: `spool` (optional) puts events on disk before their 202, `telemetry` counts,
 `operate` is the admin port and the operators' commands, `process` deals with memory, addresses and
@@ -55,11 +55,14 @@ of docs/upstreams.md. Later decisions are numbered in DECISIONS.md.
 Where to look:
 
     how a setting is read               config_load.py; config_values.py converts a value, config.py
-                                        has the rules, operate/problems.py what can't work after all
+                                        and config_upstreams.py have the rules, operate/problems.py
+                                        what can't work after all
     how a request is read               http/server_connection.py; listener/listener.py says by whom
     what an upstream's status means     sinks/http.py (sinks/agentex.py and sinks/sgp.py handle
                                         their special cases first), then drain/failures.py,
                                         which drain/settlement.py applies
+    what a span is in OTLP              sinks/otlp_mapping.py; sinks/otlp_message.py encodes it
+    what an upstream must not see       sinks/hiding.py, before its sink and its dead letters
     how an upstream is reached          network/dialer.py; network/proxies.py says through which
                                         proxy, network/reasons.py why not, in words
     where an END is joined              queue/open_spans.py; the merge itself is queue/join.py

@@ -70,8 +70,7 @@ class App:
         size = config.queue.max_bytes
         self.budget = MemoryBudget(automatic_max_bytes(limit) if size == AUTO else int(size))
         self.accounts = Accounts(config.sgp.account_id, by_request=config.sgp.relay)
-        kept = config.dead_letters
-        letters = LetterWriter(DeadLetters(kept.path, kept.max_bytes, self.accounts.id_of))
+        letters = LetterWriter(DeadLetters.configured(config, self.accounts.id_of))
         lane_bits = int(enabled_lanes(config))
         self.spool = new_spool(config.spool, lane_bits, config.sgp.account_id)
         self.accounts.registered = self.spool.name_account

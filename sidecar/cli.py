@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import uvloop
 
-from sidecar import __version__, logs
+from sidecar import __version__
 from sidecar.app import App
 from sidecar.config import AdminConfig, ConfigError
 from sidecar.config_load import FILE_VARIABLE, Settings, environment, load, read
@@ -43,6 +43,7 @@ from sidecar.process.terminal import (
 )
 from sidecar.process.watchdog import Watchdog
 from sidecar.shutdown import OVERDUE_S
+from sidecar.telemetry import logs
 
 LOST = UNREACHABLE = 1
 USAGE = 2
@@ -90,7 +91,7 @@ class Command(argparse.ArgumentParser):
 
 def _parser() -> Command:
     parser = Command(
-        prog="sidecar", description="Forward span events from agents to Agentex and SGP."
+        prog="sidecar", description="Forward span events from agents to Agentex, SGP and OTLP."
     )
     parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -22,7 +22,8 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import replace
 
-from sidecar.config import Config, ConfigError, InvalidSection
+from sidecar.config import Config, ConfigError, upstreams
+from sidecar.config_upstreams import InvalidSection
 from sidecar.config_values import Size, convert, did_you_mean, nearest
 from sidecar.credentials import Secret
 from sidecar.network import proxies
@@ -47,7 +48,7 @@ _KEYS = {f"{ENV_PREFIX}{section}__{key}".upper(): (section, key) for section, ke
 VARIABLES = {FILE_VARIABLE, *_KEYS}
 _OF_A_SECTION = tuple({name.partition("__")[0] + "__" for name in _KEYS})
 # Keys that hold a path, in any section.
-_PATHS = ("path", "api_key_file", "ca_file", "client_cert_file", "client_key_file")
+_PATHS = tuple({key for _, key in _TYPES if key == "path" or key.endswith("_file")})
 # What Kubernetes tells every pod about a Service whose name begins with "sidecar".
 _SERVICE_LINK = re.compile(
     r"SIDECAR(_[A-Z0-9_]+)?_"
@@ -261,15 +262,15 @@ def _of_all_sections(
     if listener.port == admin.port != 0 and not any(key in mistaken for key in keys):
         yield keys, f"admin.port and listener.port are both {admin.port}: give each its own"
     ours = listener.hosts + listener.allowed_hosts
-    for section, base_url in (("agentex", config.agentex.base_url), ("sgp", config.sgp.base_url)):
-        if base_url and ("listener", "port") not in mistaken:
-            url = parse_base_url(base_url)
+    for section, upstream in upstreams(config).items():
+        if upstream.url and ("listener", "port") not in mistaken:
+            url, key = parse_base_url(upstream.url), upstream.url_key
             if is_local(url.host, ours) and url.port == listener.port:
                 # This happens in a pod whose containers share `SGP_CLIENT_BASE_URL`. The sidecar
                 # would receive its own writes forever.
                 text = f"{url.host}:{url.port} is this sidecar's own listener: set "
-                text += f"{ENV_PREFIX}{section.upper()}__BASE_URL to the upstream's URL"
-                yield ((section, "base_url"),), text
+                text += f"{ENV_PREFIX}{section}__{key}".upper() + " to the upstream's URL"
+                yield ((section, key),), text
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -6,10 +6,11 @@ mean one thing only: `INFO`, `warn`, `yes`, `"30s"`, `"64Mi"`, `"8318"`.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any
+from urllib.parse import unquote
 
 from msgspec import inspect
 
@@ -33,6 +34,18 @@ _MAX_SHOWN = 40
 _MIN_WORD = 3  # letters of a choice that is cut short, such as "warn"
 # difflib's ratio from which a name is similar: about one character in four may be wrong.
 _SIMILAR = 0.75
+
+
+# A header's name (RFC 9110, 5.6.2), and those that describe a request: its client sets them.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CLIENTS_OWN = frozenset(
+    "accept-encoding connection content-encoding content-length content-type expect host "  # noqa: SIM905
+    "keep-alive te trailer transfer-encoding upgrade".split()
+)
+
+
+class HeaderError(ValueError):
+    """A header that can't be sent; the text has no value of any in it."""
 
 
 class Size(int):
@@ -62,16 +75,23 @@ class Size(int):
 AUTO = Size(-1)
 
 
+def utf8(text: str) -> str:
+    """Without surrogates, which stand for bytes that are not UTF-8, or that the locale lacks."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def convert(kind: inspect.Type, value: object) -> Any:  # noqa: ANN401 (a value of that type)
     """Convert a configured value to a key's type; raises `ValueError`, which says what is taken."""
     try:
         return _parse(kind, value)
+    except HeaderError:
+        raise
     except (ValueError, OverflowError):  # of a number beyond all bounds
         message = f"{_shown(kind, value)} is not {description(kind)}"
         raise ValueError(message + did_you_mean(_meant(kind, value))) from None
 
 
-def description(kind: inspect.Type) -> str:  # noqa: PLR0911 (one for each type)
+def description(kind: inspect.Type) -> str:  # noqa: C901, PLR0911 (one for each type)
     """What a key of this type takes, as the end of a sentence."""
     match kind:
         case inspect.BoolType():
@@ -87,6 +107,10 @@ def description(kind: inspect.Type) -> str:  # noqa: PLR0911 (one for each type)
             return (
                 f'a number of seconds, {"from 0 up" if above is None else "above 0"}, such as "30s"'
             )
+        case inspect.VarTupleType(inspect.LiteralType() as choice):
+            return f"a list of {description(choice)}, each at most once"
+        case inspect.DictType():
+            return 'a table of names and values, such as { authorization = "..." }'
         case inspect.VarTupleType():
             return 'a list of texts in quotes, such as ["127.0.0.1", "::1"]'
         case inspect.CustomType(cls) if cls is Size:
@@ -107,7 +131,7 @@ def did_you_mean(name: str) -> str:
     return f"; did you mean {name}?" if name else ""
 
 
-def _parse(kind: inspect.Type, value: Any) -> object:  # noqa: ANN401, PLR0911 (one for each type)
+def _parse(kind: inspect.Type, value: Any) -> object:  # noqa: ANN401, C901, PLR0911 (one for each type)
     match kind:
         case inspect.BoolType():
             return value if isinstance(value, bool) else _choice(value, _BOOLEANS)
@@ -122,8 +146,12 @@ def _parse(kind: inspect.Type, value: Any) -> object:  # noqa: ANN401, PLR0911 (
             return _within(kind, _whole(value))
         case inspect.FloatType():
             return _within(kind, _seconds(value))
+        case inspect.VarTupleType(inspect.LiteralType() as choice):
+            return _distinct([_parse(choice, each) for each in _texts(value)])
         case inspect.VarTupleType():
             return tuple(_texts(value))
+        case inspect.DictType():
+            return headers(_pairs(value))
         case inspect.CustomType(cls) if cls is Size:
             return Size.parse(value)
         case inspect.CustomType():
@@ -191,6 +219,40 @@ def _texts(value: object) -> Iterable[str]:
         # Without blank ones: to listen on "" is to listen on every address.
         return [each.strip() for each in value.split(",") if each.strip()]
     return [_instance(each, str) for each in _instance(value, list)]
+
+
+def _distinct(values: Sequence[object]) -> tuple[object, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("one of them is there twice")
+    return tuple(values)
+
+
+def headers(pairs: Iterable[tuple[str, str]]) -> dict[str, Secret]:
+    """The headers with these names and values, the names in lower case; raises `HeaderError`."""
+    found: dict[str, Secret] = {}
+    for number, (name, text) in enumerate(pairs, 1):
+        lower = name.strip().lower()
+        if not _TOKEN.fullmatch(lower):  # it may be part of a secret
+            raise HeaderError(f"the name of header {number} is not that of an HTTP header")
+        if lower in _CLIENTS_OWN:
+            raise HeaderError(f"{lower} is set by the sidecar itself: leave it out")
+        if lower in found:
+            raise HeaderError(f"{lower} is there twice: leave one out")
+        if not is_header_safe(text.strip()) or not text.strip():
+            raise HeaderError(f"the value of {lower} must be printable ASCII, and not empty")
+        found[lower] = Secret(text.strip())
+    return found
+
+
+def _pairs(value: object) -> Iterable[tuple[str, str]]:
+    """Names and values: of a table, or of a variable, where OpenTelemetry percent-encodes them."""
+    if not isinstance(value, str):
+        table = _instance(value, dict)
+        return [(name, _instance(text, str)) for name, text in table.items()]
+    parts = [each.partition("=") for each in value.split(",") if each.strip()]
+    if not all(equals for _, equals, _ in parts):
+        raise HeaderError("each header must be NAME=VALUE, with commas between them")
+    return [(name, unquote(text)) for name, _, text in parts]
 
 
 def _secret(value: object) -> Secret:

@@ -200,10 +200,10 @@ def _text(headers: Mapping[bytes, bytes], name: str) -> str:
 class Credentials:
     """The credential headers of one upstream.
 
-    `configured` maps header names to secrets, empty where nothing is configured. `key_in_file`
-    returns the value of `key_header` that a file has now, if any (sinks/key_file.py). `relay`: an
-    agent can supply what is not configured. `required`: no request is sent unless all of the
-    headers are known.
+    `configured` maps header names to secrets, empty where nothing is configured. `in_file` returns
+    the headers that a file has now, if any (sinks/credential_file.py); they win. `relay`: an agent
+    can supply what is not configured. `required`: no request is sent unless all of `configured`
+    are known; `needs_file`: none before the file could be read.
 
     Of relayed headers, those that the upstream accepted last are kept until it accepts newer ones:
     if it refuses the newest ones, the others are used again, and so on by turns.
@@ -213,15 +213,16 @@ class Credentials:
         self,
         configured: Mapping[str, Secret],
         *,
-        key_header: str,
-        key_in_file: Callable[[], Secret] = lambda: Secret(""),
+        in_file: Callable[[], Mapping[str, Secret]] = dict,
         relay: bool,
         required: bool,
+        needs_file: bool = False,
     ) -> None:
         self._configured = {name: secret for name, secret in configured.items() if secret}
         self._needed = len(configured) if required else 0
-        self._key_header = key_header
-        self._key_in_file = key_in_file
+        self._in_file = in_file
+        self._file: Mapping[str, Secret] = {}
+        self._needs_file = needs_file
         # The headers that an agent can supply, in lower case.
         self.relayed = tuple(name.encode() for name in configured) if relay else ()
         self._relayed: dict[str, Secret] = {}
@@ -235,12 +236,12 @@ class Credentials:
         return self._headers
 
     def refresh(self) -> bool:
-        """Use the key that is in the file now; returns whether the headers have changed."""
-        key = self._key_in_file()
-        if not key or key == self._configured.get(self._key_header):
+        """Use what is in the file now; returns whether the headers have changed."""
+        self._file = self._in_file()
+        headers = self._known()
+        if headers == self._headers:
             return False
-        self._configured[self._key_header] = key
-        self._headers = self._known()
+        self._headers = headers
         return True
 
     def offer(self, headers: Mapping[bytes, bytes]) -> bool:
@@ -255,7 +256,8 @@ class Credentials:
         relayed = dict(self._relayed)
         for header in self.relayed:
             name = header.decode()
-            if name not in self._configured and (text := _text(headers, name)):
+            known = name in self._configured or name in self._file
+            if not known and (text := _text(headers, name)):
                 relayed[name] = Secret(text)
         if relayed in (self._relayed, self._accepted, self._newest):
             return False
@@ -283,7 +285,7 @@ class Credentials:
             self._use(self._newest if self._relayed is self._accepted else self._accepted)
 
     def _known(self) -> dict[str, str] | None:
-        secrets = self._relayed | self._configured
-        if len(secrets) < self._needed:
+        secrets = self._relayed | self._configured | dict(self._file)
+        if len(secrets) < self._needed or (self._needs_file and not self._file):
             return None
         return {name: secret.reveal() for name, secret in secrets.items()}

@@ -15,7 +15,7 @@ from typing import Any
 from sidecar.drain.branch import Branch
 from sidecar.network.dialer import Dialer
 from sidecar.queue.room import Room
-from sidecar.sinks.key_file import KeyFile
+from sidecar.sinks.credential_file import CredentialFile
 from sidecar.spans.span import Key, Span
 from sidecar.telemetry.metrics import LaneMetrics
 from sidecar.telemetry.outcomes import SinkState
@@ -38,7 +38,7 @@ class Lane:
         share: int,
         build: Callable[[int], Branch],
         *,
-        key_file: KeyFile,
+        credential_file: CredentialFile,
         dialer: Dialer,
         one_branch: bool = False,
     ) -> None:
@@ -49,9 +49,9 @@ class Lane:
         self.metrics = metrics
         self.accounting = metrics.accounting
         self._build = build
-        self.key_file = key_file
+        self.credential_file = credential_file
         self.dialer = dialer
-        self.files = key_file, dialer.certificates  # read again when they change
+        self.files = credential_file, dialer.certificates  # read again when they change
         self._loop = asyncio.get_running_loop()
         self._running: asyncio.TaskGroup | None = None
         self._closing = False
@@ -147,7 +147,7 @@ class Lane:
         """Whether writes of an account, as for `offer`, wait for a key, or for a better one."""
         number = 0 if self._one_branch else account
         branch = None if number is None else self.branches.get(number)
-        if branch is None or not branch.queue.depth:
+        if branch is None or not branch.queue.depth or not branch.credentials.relayed:
             return False
         refused = branch.throttle.state is SinkState.UNAUTHORIZED
         return refused or branch.credentials.headers() is None
@@ -157,7 +157,7 @@ class Lane:
 
         The first time, it raises `CertificateError` if the certificates can't be used.
         """
-        await self.key_file.refresh()
+        await self.credential_file.refresh()
         renewed = await self.dialer.refresh()
         for branch in self.branches.values():
             if branch.credentials.refresh() or renewed:

@@ -49,16 +49,19 @@ class Settlement:
         self._route_gone_logged = False
         self._failing_since = 0.0  # when the first of the consecutive failures was sent
 
-    def succeeded(self, batch: Batch, sent_at: float, now: float, in_flight: int) -> None:
+    def succeeded(
+        self, batch: Batch, sent_at: float, now: float, in_flight: int, unkept: int = 0
+    ) -> None:
         """The upstream accepted `batch`, sent at loop time `sent_at`.
 
-        `in_flight` requests were in flight at that time, this one included.
+        `in_flight` requests were in flight at that time, this one included. It says that it did not
+        keep `unkept` of the writes, but not which.
         """
         self._throttle.sample(now, len(batch.spans), in_flight, now - sent_at)
         self._evidence.succeeded(batch)
         for span in batch.spans:
             self._queue.settle(span)
-        self._metrics.forwarded(batch.spans, now)
+        self._metrics.forwarded(batch.spans, now, unkept)
         self._responded(now, sent_at)
         self._throttle.asked()
 

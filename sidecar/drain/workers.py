@@ -243,7 +243,7 @@ class Drain:
         sent_at = self._loop.time()
         in_flight = self._scheduler.sending
         try:
-            await self._sink.send(batch.spans, suspicion=batch.suspicion)
+            unkept = await self._sink.send(batch.spans, suspicion=batch.suspicion)
         except SinkError as error:
             now = self._loop.time()
             for spans, reason in self._settlement.failed(batch, error, sent_at, now):
@@ -251,4 +251,4 @@ class Drain:
                     await self._dead_letter(span, reason, error)
                 self._settlement.give_up(spans, reason, error.status, now)
         else:
-            self._settlement.succeeded(batch, sent_at, self._loop.time(), in_flight)
+            self._settlement.succeeded(batch, sent_at, self._loop.time(), in_flight, unkept)

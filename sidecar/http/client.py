@@ -25,7 +25,9 @@ TRUST_S = 1.0
 
 
 class HttpClient:
-    """Sends JSON to the URL of `dialer`. Create it inside a running loop.
+    """Sends requests to the URL of `dialer`, of JSON unless their headers say otherwise.
+
+    Create it inside a running loop.
 
     `timeout_s` covers the whole request: connecting, sending, receiving. Requests never wait for a
     connection: each has its own, and more than `max_requests` at once are a bug. `max_age_s`: for
@@ -66,13 +68,16 @@ class HttpClient:
     def head(
         self, method: bytes, target: bytes, headers: Mapping[str, str], content_length: int
     ) -> bytes:
-        """The head of a request; `headers` are added to the client's defaults.
+        """The head of a request; `headers` are added to the client's defaults, or replace them.
 
         The encoded lines are reused as long as `headers` is the same object. Raises `ValueError`
         for a header value with control or non-ASCII characters.
         """
         if headers is not self._encoded_from:
-            lines = {**self._default_headers, **headers}
+            given = {name.lower() for name in headers}
+            defaults = self._default_headers.items()
+            lines = {name: text for name, text in defaults if name.lower() not in given}
+            lines |= headers
             if not all(map(is_header_safe, lines.values())):
                 raise ValueError("a header value has control or non-ASCII characters")
             self._encoded = "".join(f"{name}: {text}\r\n" for name, text in lines.items()).encode()

@@ -24,6 +24,7 @@ from sidecar.listener.routes.ingest import IngestRoute
 from sidecar.listener.routes.sgp import SgpRoute
 from sidecar.listener.span_body import SpanBody
 from sidecar.queue.admission import Admission
+from sidecar.spans.span import SGP_ROUTE
 from sidecar.telemetry.metrics import IntakeMetrics
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ class Listener:
         self._ingest = Ingest(admission, metrics, lanes, limits, accounts)
         self._host_check = HostCheck(hosts)
         self._own = IngestRoute(admission.open_spans.started, missing.get("", ""))
-        sgp = SgpRoute(missing.get("sgp", ""))
+        # An upstream that is off does not keep others from the spans of its SDK.
+        others = any(SGP_ROUTE & lane.bit for lane in lanes)
+        sgp = SgpRoute("" if others else missing.get("sgp", ""))
         self._agentex = AgentexRoute(missing.get("agentex", ""))
         self._routes: dict[tuple[str, str], Route] = {
             ("POST", "/v1/spans"): self._own,

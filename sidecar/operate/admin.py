@@ -9,11 +9,13 @@ without secrets. It could read no span, and change nothing.
 """
 
 import asyncio
+import json
 import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
+from html import escape
 from http import HTTPStatus
 from pathlib import Path
 from time import perf_counter
@@ -24,9 +26,10 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from sidecar.config import utf8
+from sidecar.config_values import utf8
 from sidecar.http.messages import TEXT, Discard, Flow, Receiver, Request, Response
 from sidecar.http.server import HttpServer
+from sidecar.lanes import UPSTREAMS
 from sidecar.operate.turns import AGENTS_SHARE
 
 # Longer than Prometheus' default scrape interval, so that the next scrape reuses its connection.
@@ -234,7 +237,7 @@ def _secured(response: Response) -> Response:
 
 
 def _page() -> tuple[bytes, tuple[str, str]]:
-    """Return the page with style and scripts inlined, and a CSP header that allows only these."""
+    """Return the page with all that it needs in it, and a CSP header that allows only that."""
     hashes: dict[str, list[str]] = {"style": [], "script": []}
 
     def inlined(tag: re.Match[str]) -> str:
@@ -243,7 +246,9 @@ def _page() -> tuple[bytes, tuple[str, str]]:
         hashes[kind].append(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
         return f"<{kind}>{text}</{kind}>"
 
+    titles = escape(json.dumps({each.name: each.title for each in UPSTREAMS}))
     html = (_PAGE / "page.html").read_text(encoding="utf-8")
+    html = html.replace('data-titles="{}"', f'data-titles="{titles}"')
     page = re.sub(r"<(style|script) src=([a-z.]+)></\1>", inlined, html)
     allowed = "; ".join(f"{kind}-src {' '.join(sources)}" for kind, sources in hashes.items())
     # data: is for the icon, which the page draws itself in the color of the worst answer.

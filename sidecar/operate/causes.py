@@ -6,6 +6,7 @@ An upstream is called slow only if nothing failed there. What failed is named in
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sidecar.config import Config, upstreams
 from sidecar.lanes import UPSTREAMS
 from sidecar.operate.hints import BAD, OK, WARN, Finding, found
 from sidecar.operate.words import ago, are, counted, duration, listed
@@ -24,6 +25,7 @@ SILENT_S = 2.0
 FAILED_LATELY_S = 60.0
 
 _NAMES = {each.name: each.title for each in UPSTREAMS}
+_SECTIONS = upstreams(Config())  # for what their keys are named
 _STATES = {
     "down": "is down",
     "throttled": "asked us to back off",
@@ -31,6 +33,11 @@ _STATES = {
     "braked": "is rejecting most writes",
 }
 _LEVELS = {"throttled": WARN}
+# Of an upstream without a credential, by whether it could be that of the agents' requests.
+_LACKING = {
+    True: ("waiting for a key file or an agent's key", "agents_key"),
+    False: ("waiting for its file of credentials", "credential"),
+}
 
 
 def causes(report: Json) -> Iterator[Finding]:
@@ -117,15 +124,24 @@ def _of(accounts: Sequence[Json], word: str) -> str:
     return f"{word} account{'s' if len(ids) > 1 else ''} {', '.join(ids)}" if ids else ""
 
 
+def _words(name: str) -> dict[str, str]:
+    """What hints say about an upstream."""
+    section = _SECTIONS[name]
+    return {
+        "sink": name,
+        "title": _NAMES[name],
+        "url": f"{name}.{section.url_key}",
+        "file": f"{name}.{section.file_key}",
+    }
+
+
 def _upstream(report: Json, name: str, sink: Json) -> Iterator[Finding]:
-    title = _NAMES[name]
-    words = {"sink": name, "title": title}
+    title, words = _NAMES[name], _words(name)
     problem, state, depth = trouble(title, sink), sink["state"], sink["depth"]
     error, waiting = sink["last_error"], f"{counted(depth, 'write')} {are(depth)} waiting"
     last = f"; last error {ago(error['age_s'])}: {error['text']}" if error else ""
     if problem and not sink["has_credential"]:
-        detail = "waiting for a key file or an agent's key"
-        yield found(BAD, problem, detail, "credential", **words)
+        yield found(BAD, problem, *_LACKING[_SECTIONS[name].relays], **words)
     elif problem:
         cause = f"{sink['error']}; " if sink["error"] else ""
         full = f"; its room {_full_in(sink['full_in_s'])}" if sink["full_in_s"] else ""

@@ -1,7 +1,7 @@
 """`sidecar check`: what the configuration comes to, and everything that is wrong with it.
 
-Standard output has the verdict in five lines, then every setting as TOML, with where it comes from;
-if a value is mistaken, only whether the sidecar is ready.
+Standard output has the verdict in a few lines, then every setting as TOML, with where it comes
+from; if a value is mistaken, only whether the sidecar is ready.
 Standard error has the mistakes, problems and warnings, a line each.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from sidecar.config import ConfigError, redacted
+from sidecar.config import ConfigError, redacted, upstreams
 from sidecar.config_load import Key, Settings, said, unknown_variables
 from sidecar.config_values import AUTO, Size
 from sidecar.lanes import UPSTREAMS, certificate_files, proxy_of, reached
@@ -125,18 +125,17 @@ def _show_what_it_does(settings: Settings, environ: Mapping[str, str]) -> None:
 
 def _how(name: str, settings: Settings, environ: Mapping[str, str]) -> str:
     """How an upstream that is on is reached, and with whose key."""
-    section = redacted(settings.config)[name]
     try:
         proxy = proxy_of(name, settings.config, environ)
     except ConfigError:
         proxy = None  # it is one of the problems
     through = f", through the proxy {proxy} ({proxy.source})" if proxy is not None else ""
-    whose = "the keys that agents send"
-    if section["api_key_file"]:
-        whose = f"the key in {section['api_key_file']}"
-    elif section["api_key"]:
-        whose = f"the key in {settings.origins[name, 'api_key']}"
-    return f"{section['base_url']}{through}, with {whose}"
+    upstream = upstreams(settings.config)[name]
+    origins = {
+        key: set_by for (section, key), set_by in settings.origins.items() if section == name
+    }
+    url = redacted(settings.config)[name][upstream.url_key]
+    return f"{url}{through}, with {upstream.credentials(origins)}"
 
 
 def _show_settings(settings: Settings) -> None:
@@ -152,6 +151,9 @@ def _show_settings(settings: Settings) -> None:
 def _toml(value: Any) -> str:  # noqa: ANN401 (what a key can hold)
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_toml(key)} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     if not isinstance(value, str):
         return json.dumps(value)
     return f'"{"".join(map(_escaped, value))}"'

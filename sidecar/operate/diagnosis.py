@@ -12,7 +12,7 @@ from sidecar.lanes import UPSTREAMS
 from sidecar.operate.causes import all_is_well, causes
 from sidecar.operate.hints import BAD, OK, WARN, WORST_FIRST, Finding, found
 from sidecar.operate.losses import losses, nothing_lost
-from sidecar.operate.words import counted, duration
+from sidecar.operate.words import counted, duration, listed
 
 Json = Mapping[str, Any]
 
@@ -87,7 +87,7 @@ def _on_time(report: Json) -> Finding:
         if sink["delay_p95_s"] is not None
     ]
     if delays:
-        text = f"in the last minute, 95% were delivered within {' and '.join(delays)}"
+        text = f"in the last minute, 95% were delivered within {listed(delays)}"
         return Finding(OK, "No", text)
     if not report["events"]["received"] + report["events"]["replayed"]:
         return Finding(OK, "No", "there was nothing to deliver yet")

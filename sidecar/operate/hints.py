@@ -20,7 +20,8 @@ class Finding(NamedTuple):
     runbook: str | None = None
 
 
-# `{sink}` is a section of the configuration, and `{title}` the upstream's name.
+# `{sink}` is a section of the configuration, `{url}` and `{file}` its keys with the upstream's URL
+# and with the path of its credentials, and `{title}` the upstream's name.
 HINTS = {
     "first_span": ("{send}", "docs/troubleshooting.md#it-never-arrived"),
     "imbalance": ("report it as a bug, with the archive of: sidecar debug", f"{_ALERT}imbalance"),
@@ -29,6 +30,10 @@ HINTS = {
         f"{_ALERT}lostatshutdown",
     ),
     "lost": ("check the volume of spool.path", f"{_ALERT}writeslost"),
+    "partial_success": (
+        "look for the reason in the log of what receives the spans",
+        f"{_ALERT}writeslost",
+    ),
     "not_taken": (
         "raise queue.max_bytes, or with a spool spool.max_bytes, and see Why?",
         f"{_ALERT}writesnottaken",
@@ -46,7 +51,7 @@ HINTS = {
         f"{_ALERT}eventsrejected",
     ),
     "no_upstream": (
-        "set AGENTEX_BASE_URL, or SGP_API_KEY and SGP_ACCOUNT_ID",
+        "set AGENTEX_BASE_URL, or SGP_API_KEY and SGP_ACCOUNT_ID, or otlp.endpoint",
         "docs/configuration.md#which-upstreams-are-on",
     ),
     "replay": ("fix the cause, then run: {replay}", f"{_ALERT}deadletters"),
@@ -70,15 +75,19 @@ HINTS = {
         f"{_ALERT}deliverystalled",
     ),
     "unauthorized": (
-        "replace the key: {sink}.api_key_file is read again when it changes",
+        "replace the credential: the file at {file} is read again when it changes",
         f"{_ALERT}unauthorized",
     ),
     "braked": (
-        "check {sink}.base_url; the log says what is refused (write_dead_lettered)",
+        "check {url}; the log says what is refused (write_dead_lettered)",
         f"{_ALERT}brakeon",
     ),
     "credential": (
-        "set {sink}.api_key_file or {sink}.api_key, or have the agents send their key",
+        "make the file at {file} readable, with the credential in it",
+        "docs/configuration.md#credentials",
+    ),
+    "agents_key": (
+        "set {file} or {sink}.api_key, or have the agents send their key",
         "docs/configuration.md#credentials",
     ),
     "failing": (

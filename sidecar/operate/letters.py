@@ -19,12 +19,12 @@ from sidecar.process.terminal import complain
 from sidecar.sinks.dead_letters import Head
 from sidecar.sinks.replayed import Place, known_by
 from sidecar.spans.decode import NOT_DECODED
-from sidecar.spans.span import PAYLOADS, Span, from_row
+from sidecar.spans.span import PAYLOADS, SDK_LANES, Span, from_row
 from sidecar.spans.validation import FieldError, validated_payload
 
 _SINKS = {each.name for each in UPSTREAMS}
-# The routes that a write can have arrived on: `/v1/spans`, or that of one SDK.
-_ROUTES = {-1, *(int(each.lane) for each in UPSTREAMS)}
+# The lanes that a write can be for: all, or those of an SDK's route.
+_LANES = {-1, *SDK_LANES}
 
 
 class _Event(msgspec.Struct):
@@ -51,9 +51,10 @@ class Letter(NamedTuple):
         """What, where and why, never the content."""
         head, span, _ = self
         kind = "start" if span.end_time is None else "end"
+        hidden = f"  (without {', '.join(head.hidden)})" if head.hidden else ""
         return (
             f"{head.time}  {head.sink:8} {head.reason:10} {head.status or '-':>4}  "
-            f"{kind:5}  {span.id}"
+            f"{kind:5}  {span.id}{hidden}"
         )
 
 
@@ -100,7 +101,7 @@ def _decoded(line: bytes, number_of: Callable[[str], int], place: Place) -> Lett
     except NOT_DECODED:
         raise ValueError("not a dead letter") from None
     # Without the event: its bytes need not stay in memory twice.
-    head = Head(letter.time, letter.sink, letter.reason, letter.status, letter.account)
+    head = Head(**{name: getattr(letter, name) for name in Head.__struct_fields__})
     if head.sink not in _SINKS:
         raise ValueError("a dead letter of an unknown sink")
     if not is_header_safe(head.account):
@@ -114,6 +115,6 @@ def _decoded(line: bytes, number_of: Callable[[str], int], place: Place) -> Lett
     except (*NOT_DECODED, FieldError):
         raise ValueError("a dead letter whose event can't be decoded") from None
     kind = "start" if span.end_time is None else "end"
-    if span.addressed_to not in _ROUTES or kind != letter.event.event_type:
+    if span.addressed_to not in _LANES or kind != letter.event.event_type:
         raise ValueError("a dead letter whose event can't be decoded")
     return Letter(head, span, place)

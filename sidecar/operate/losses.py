@@ -19,6 +19,7 @@ Json = Mapping[str, Any]
 RECENT_S, RECENT_START_S = 900.0, 3600.0
 
 _NAMES = {each.name: each.title for each in UPSTREAMS}
+_LOST_HINTS = {"shutdown": "lost_at_stop", "spool": "lost", "partial_success": "partial_success"}
 
 
 def nothing_lost(report: Json) -> Finding:
@@ -76,7 +77,9 @@ def _lost(title: str, sink: Json) -> Iterator[Finding]:
     lost, age_s = sink["lost"], sink["lost_age_s"]
     if not lost:
         return
-    key = "lost_at_stop" if sink["lost_by_reason"].get("shutdown") else "lost"
+    why = [reason for reason, count in sink["lost_by_reason"].items() if count]
+    # What comes first in this table is what most can be done about.
+    key = next((key for reason, key in _LOST_HINTS.items() if reason in why), "lost")
     detail = f"{counted(lost, 'write')} to {title} {were(lost)} lost"
     detail += f" ({reasons(sink['lost_by_reason'])}), {_last(lost, age_s)}"
     recent = age_s < RECENT_S

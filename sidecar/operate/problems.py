@@ -7,7 +7,7 @@ This looks at files, so it blocks while their disk hangs.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import sysconf
 from pathlib import Path
@@ -16,21 +16,18 @@ from stat import S_ISREG
 
 from msgspec.structs import replace
 
-from sidecar.config import Config, ConfigError, masked_path
+from sidecar.config import Config, ConfigError, upstreams
 from sidecar.config_load import Key, Settings, said
-from sidecar.config_values import Size, did_you_mean
-from sidecar.credentials import is_header_safe
+from sidecar.config_upstreams import masked_path
+from sidecar.config_values import HeaderError, Size, did_you_mean
 from sidecar.lanes import UPSTREAMS, proxy_of, reached
 from sidecar.network import proxies
 from sidecar.process.memory import container_limit
 
 _MAX_KEY_BYTES = Size(2**20)
-_NO_UPSTREAM = (
-    "no upstream is enabled: set agentex.base_url (AGENTEX_BASE_URL), or sgp.api_key and "
-    "sgp.account_id (SGP_API_KEY, SGP_ACCOUNT_ID), or sgp.relay"
+_NO_UPSTREAM = "no upstream is enabled: set " + ", or ".join(
+    each.enabled_by for each in upstreams(Config()).values()
 )
-_CREDENTIALS = ("api_key", "api_key_file", "account_id")
-_ENABLING = ("base_url", "relay")
 
 
 def missing_settings(config: Config, mistakes: Sequence[str] = ()) -> Mapping[str, str]:
@@ -64,7 +61,7 @@ def without_unusable_proxies(settings: Settings, environ: Mapping[str, str]) -> 
             proxy_of(name, config, environ)
         except ConfigError as error:
             mistakes.append(f"{name}: {error}")
-            config = replace(config, **{name: replace(getattr(config, name), base_url="")})
+            config = replace(config, **{name: upstreams(config)[name].without_url()})
     return settings._replace(config=config, mistakes=tuple(mistakes))
 
 
@@ -83,12 +80,13 @@ def problems_of(settings: Settings) -> Iterator[str]:
 def _half_configured(settings: Settings) -> Iterator[tuple[tuple[Key, ...], str]]:
     """Upstreams that are off although somebody means to use them."""
     for each in UPSTREAMS:
-        section = getattr(settings.config, each.name)
+        section = upstreams(settings.config)[each.name]
         if section.missing:
-            given = [key for key in _CREDENTIALS if getattr(section, key, None)]
+            given = [key for key in section.credential_keys if getattr(section, key, None)]
             if given:
                 # The others are those whose mistakes would be why it is off.
-                keys = tuple((each.name, key) for key in (*given, *_CREDENTIALS, *_ENABLING))
+                others = (*section.credential_keys, *section.enabling_keys)
+                keys = tuple((each.name, key) for key in (*given, *others))
                 yield keys, f"is set, but {each.title} is off: {section.missing}"
 
 
@@ -96,9 +94,10 @@ def _files(settings: Settings) -> Iterator[tuple[tuple[Key, ...], str]]:
     """Files and directories that can't be used as they are."""
     config = settings.config
     for each in UPSTREAMS:
-        path = getattr(config, each.name).api_key_file
-        if path and (text := _key_file(Path(path))):
-            yield ((each.name, "api_key_file"),), f"{masked_path(path)} {text}"
+        section = upstreams(config)[each.name]
+        path = section.credential_file
+        if path and (text := _credential_file(Path(path), section.file_holds, each.parse)):
+            yield ((each.name, section.file_key),), f"{masked_path(path)} {text}"
     letters, spool = config.dead_letters.path, config.spool.path
     if letters and (text := _letters(Path(letters))):
         yield (("dead_letters", "path"),), f"{letters} {text}"
@@ -129,23 +128,26 @@ def _existing(path: Path) -> Path:
     return next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
 
 
-def _key_file(path: Path) -> str:
+def _credential_file(path: Path, holds: str, parse: Callable[[str], Collection[str]]) -> str:
     try:
         status = path.stat()
         if not S_ISREG(status.st_mode):
-            return "is not a file: give the path of the file with the key"
+            return f"is not a file: give the path of the file with the {holds}"
         if status.st_size > _MAX_KEY_BYTES:
-            return f"is larger than {_MAX_KEY_BYTES}: give the path of the file with the key"
-        text = path.read_text(encoding="utf-8-sig").strip()
+            return f"is larger than {_MAX_KEY_BYTES}: give the path of the file with the {holds}"
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return "does not exist: mount the Secret there, or give the path of the file with the key"
+        return (
+            f"does not exist: mount the Secret there, or give the path of the file with the {holds}"
+        )
     except OSError as error:
         return f"can't be read ({error.strerror}): let the sidecar's user read it"
     except UnicodeDecodeError:
         text = "\N{REPLACEMENT CHARACTER}"
-    if not text:
-        return "is empty: write the key to it"
-    return "" if is_header_safe(text) else "must have one line of printable ASCII, the key"
+    try:
+        return "" if parse(text) else f"is empty: write the {holds} to it"
+    except HeaderError as error:
+        return str(error) if str(error).startswith("must") else f"can't be used: {error}"
 
 
 def _letters(path: Path) -> str:

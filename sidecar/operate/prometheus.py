@@ -29,7 +29,7 @@ from sidecar.queue.admission import Admission
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.sinks.dead_letters import DeadLetters
 from sidecar.spool.spool import Spool
-from sidecar.telemetry.accounting import LaneAccounting
+from sidecar.telemetry.accounting import SPECIFIC_REASONS, LaneAccounting
 from sidecar.telemetry.histogram import Histogram
 from sidecar.telemetry.metrics import IntakeMetrics
 from sidecar.telemetry.outcomes import SinkState
@@ -109,9 +109,6 @@ _REASONS = {"malformed": "invalid", "unsupported": "invalid"}
 _OUTCOMES = {"too_large": "refused", "timeout": "no_response", "connection": "no_response"}
 # What is counted while the process ends is never scraped.
 _AT_SHUTDOWN = "shutdown"
-# What only one sink can meet.
-_ONLY = {"open_writes_off": "sgp", "unaddressable_id": "agentex", "id_taken": "agentex"}
-_REPAIRING = ("agentex",)
 _PROCESS = {
     "process_resident_memory_bytes",
     "process_cpu_seconds",
@@ -175,7 +172,7 @@ class SidecarCollector(Collector):
                 lane.name: {
                     reason: count
                     for reason, count in read(lane.metrics.accounting).items()
-                    if _ONLY.get(reason, lane.name) == lane.name and reason != _AT_SHUTDOWN
+                    if reason not in SPECIFIC_REASONS - lane.sink.reasons and reason != _AT_SHUTDOWN
                 }
                 for lane in self.lanes
             }
@@ -202,9 +199,7 @@ class SidecarCollector(Collector):
             "upstream_requests": by_sink(lambda lane: _merged(lane.metrics.requests, _OUTCOMES)),
             "upstream_request_bytes": by_sink(lambda lane: lane.metrics.request_bytes),
             "repaired_writes": {
-                lane.name: lane.metrics.repaired.total()
-                for lane in self.lanes
-                if lane.name in _REPAIRING
+                lane.name: lane.metrics.repaired.total() for lane in self.lanes if lane.sink.repairs
             },
             "sink_state": by_sink(lambda lane: _STATES.index(lane.state)),
             "delivery_delay_seconds": by_sink(lambda lane: lane.metrics.delay),

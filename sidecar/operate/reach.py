@@ -8,7 +8,7 @@ import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 
-from sidecar.config import Config
+from sidecar.config import Config, upstreams
 from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
 from sidecar.lanes import build_lanes
@@ -59,7 +59,7 @@ async def probe(config: Config, environ: Mapping[str, str]) -> bool:
     for lane in build_lanes(config, environ, budget, letters, Spool(), Decisions(), accounts):
         try:
             await lane.refresh()
-            await _probe(lane)
+            await _probe(lane, f"{lane.name}.{upstreams(config)[lane.name].url_key}")
         except (Unreachable, SinkError) as error:
             good = False
             complain(f"{lane.name}: {error}")
@@ -68,33 +68,36 @@ async def probe(config: Config, environ: Mapping[str, str]) -> bool:
     return good
 
 
-async def _probe(lane: Lane) -> None:
+async def _probe(lane: Lane, url_key: str) -> None:
     def step(text: str) -> None:
         show(f"{lane.name}: {text}")
 
     await _connect(lane, step)
     (branch,) = lane.branches.values()
-    if lane.key_file.path and not lane.key_file.key:
-        raise Unauthorized(f"credential: there is no key in {lane.key_file.path}")
+    if lane.credential_file.path and not lane.credential_file.headers:
+        raise Unauthorized(f"credential: there is none in {lane.credential_file.path}")
     has_key = bool(branch.credentials.headers())
     try:
         answer = "there" if await branch.sink.try_out() else _NOT_ASKED
     except Unauthorized as error:
         if has_key:
             raise Unauthorized(f"credential: refused, {error}") from None
+        if not branch.credentials.relayed:
+            raise Unauthorized(f"credential: none is configured, {error}") from None
         answer = f"not checked, it wants a credential first: {error}"
     except SinkError as error:
-        raise Misdirected(f"API: {_why_not(lane.name, error)}") from None
+        raise Misdirected(f"API: {_why_not(url_key, error)}") from None
     if has_key:
         step(f"credential: {'accepted' if answer == 'there' else answer}")
     else:
         step(f"API: {answer}")
-        step("credential: none is configured, so the agents' are used")
+        relayed = ", so the agents' are used" if branch.credentials.relayed else ""
+        step(f"credential: none is configured{relayed}")
 
 
-def _why_not(name: str, error: SinkError) -> str:
+def _why_not(url_key: str, error: SinkError) -> str:
     if error.status in _NOT_FOUND:
-        return f"{error}: the path of {name}.base_url is wrong, or this server has no spans API"
+        return f"{error}: the path of {url_key} is wrong, or this server has no spans API"
     if isinstance(error, Misdirected):
         return f"what answers is not the API: {error}"
     return f"not well: {error}"

@@ -3,7 +3,8 @@
 With `--to`, it posts each letter to a running sidecar, on the route by which it first arrived. An
 event of `/v1/spans` therefore goes to every upstream again, which is safe because writes are
 idempotent. Without `--to`, it builds its own lanes and sends each letter only to the upstream that
-it was for.
+it was for. A letter from which something was hidden is sent only so: through a sidecar, it would
+replace the whole span at the other upstreams.
 
 An open write is not sent again where it might replace a finished row, because its END may have
 been delivered since (docs/upstreams.md S3). It is sent only when replaying directly to Agentex,
@@ -19,7 +20,8 @@ has these dead letters no longer warns of them.
 What became of the letters is counted. Sent: `accepted` by the sidecar, `forwarded` to the upstream.
 Not sent on purpose: `skipped`. Anything else makes the exit code 1: `rejected` by the sidecar,
 `dead_lettered` again, `left` when the time was over or the sidecar did not respond,
-`other_account`, `off` (the upstream is not enabled) and `unreadable`.
+`other_account`, `hidden` (not sent through a sidecar), `off` (the upstream is not enabled) and
+`unreadable`.
 """
 
 import asyncio
@@ -36,7 +38,7 @@ import structlog
 from sidecar.config import Config
 from sidecar.credentials import Accounts
 from sidecar.drain.lane import Lane
-from sidecar.lanes import build_lanes
+from sidecar.lanes import UPSTREAM, build_lanes
 from sidecar.operate import letters
 from sidecar.operate.letters import Letter
 from sidecar.process.terminal import complain
@@ -46,7 +48,7 @@ from sidecar.sinks.dead_letters import DeadLetters, LetterWriter
 from sidecar.sinks.replayed import Place, mark
 from sidecar.sinks.sgp import batch_as_sent
 from sidecar.spans.decode import NOT_DECODED
-from sidecar.spans.span import Lanes, Span, to_json
+from sidecar.spans.span import Lanes, Payload, Span, to_json
 from sidecar.spool.spool import Spool
 from sidecar.telemetry.decisions import Decisions
 
@@ -75,8 +77,10 @@ async def through(path: str, sink: str | None, to: str) -> Counter[str]:
         if span.end_time is None:
             done["skipped"] += 1
             settled.append(letter.place)
+        elif letter.head.hidden:
+            done["hidden"] += 1
         else:
-            route = 0 if span.sdk is None else span.sdk.lane
+            route = 0 if span.sdk is None else span.sdk.api
             groups[route, letter.head.account].append(letter)
             done["left"] += 1
     refused: Counter[int] = Counter()
@@ -174,9 +178,9 @@ async def directly(
     configured = config.sgp.account_id
     accounts = Accounts(configured, by_request=config.sgp.relay)
     found = list(letters.read(path, sink, done, accounts.number_of))
-    again = DeadLetters(config.dead_letters.path, config.dead_letters.max_bytes, accounts.id_of)
+    again = DeadLetters.configured(config, accounts.id_of)
     budget = MemoryBudget(sys.maxsize)  # all letters are in memory anyway
-    writer = _Again(again)
+    writer = _Again(again, {id(letter.span): letter.head.hidden for letter in found})
     built = build_lanes(config, environ, budget, writer, Spool(), Decisions(), accounts)
     lanes = {lane.name: lane for lane in built}
     for each in built:
@@ -188,9 +192,9 @@ async def directly(
         lane = lanes.get(head.sink)
         if lane is None:
             done["off"] += 1
-        elif head.sink == "sgp" and not _is_ours(head.account, configured):
+        elif UPSTREAM[head.sink].by_account and not _is_ours(head.account, configured):
             done["other_account"] += 1
-        elif span.end_time is None and head.sink != "agentex":
+        elif span.end_time is None and not UPSTREAM[head.sink].keeps_rows:
             done["skipped"] += 1
             places[id(span)] = place
         else:
@@ -217,11 +221,19 @@ async def directly(
 
 
 class _Again(LetterWriter):
-    """Remembers what was refused again."""
+    """Remembers what was refused again.
 
-    def __init__(self, letters: DeadLetters) -> None:
+    `hidden`: the payloads that are not in a letter, by the identity of its span.
+    """
+
+    def __init__(self, letters: DeadLetters, hidden: Mapping[int, Sequence[Payload]]) -> None:
         super().__init__(letters)
         self.refused: list[Span] = []
+        self._hidden = hidden
+
+    def lacks(self, span: Span) -> Sequence[Payload]:
+        """What its letter lacked."""
+        return self._hidden[id(span)]
 
     async def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
         """`LetterWriter.add`."""

@@ -14,6 +14,8 @@ DELIVERED, NOT_DELIVERED = 0, 1
 _NOT_SENT = {
     "off": "that upstream is not enabled in this configuration: pass --config, or --to URL",
     "other_account": "they belong to another account than the one in use",
+    "hidden": "their upstream must not see all of them, and at the others they would replace the "
+    "whole span: leave out --to",
     "skipped": "open writes are not sent where they could replace a finished span",
 }
 

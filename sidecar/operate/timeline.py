@@ -12,7 +12,8 @@ FIRST, LAST = 20, 80
 _TITLES = {each.name: each.title for each in UPSTREAMS}
 # What the details of a decision mean (telemetry/accounting.py has the names).
 _NOT_SENT = {
-    "open_writes_off": "sgp.open_writes is off",
+    "open_writes_off": "only complete writes are sent there",
+    "hidden": "the upstream must not see what it adds (hide)",
     "unaddressable_id": "its id can't be part of a URL",
     "route_gone": "the upstream no longer has the route for it",
 }
@@ -35,6 +36,10 @@ _LANE = {
     "not taken": "There was no room for the {kind} write: it does not go to {title}.",
     "not accepted": "{title} did not accept the {kind} write: {detail}.",
     "forwarded": "{title} accepted the {kind} write.",
+    "partly kept": (
+        "{title} accepted a request with the {kind} write, but says that it did not keep all of "
+        "it, and not which writes."
+    ),
     "superseded": "A newer write replaced the {kind} write before {title} had accepted it.",
     "dead letter": "The {kind} write for {title} became a dead letter: {why}.",
 }
@@ -195,6 +200,8 @@ def _not_delivered(last: Decision) -> str:
             return "not taken, because there was no room"
         case "skipped":
             return f"not sent on purpose ({last.detail})"
+        case "partly kept":
+            return "in a request of which the upstream did not keep all"
         case "superseded":
             return "replaced by a newer write"
         case _:

@@ -5,13 +5,14 @@ from contextlib import suppress
 
 import structlog
 
-from sidecar.config import Config, ConfigError, ListenerConfig
+from sidecar.config import Config, ConfigError, ListenerConfig, upstreams
 from sidecar.config_load import Settings, unknown_variables
-from sidecar.lanes import certificate_files, proxy_of, reached
+from sidecar.lanes import UPSTREAMS, certificate_files, passes_through, proxy_of, reached
 from sidecar.network.certificates import missing_system_files
 from sidecar.operate.problems import missing_settings, no_such_setting, problems_of
 from sidecar.process.addresses import is_loopback, parse_base_url
 from sidecar.process.blocking import BlockingThread
+from sidecar.spans.span import SGP_ROUTE
 
 FILES_S = 1.0  # how long the disk may take
 
@@ -41,12 +42,19 @@ async def warn(settings: Settings, environ: Mapping[str, str]) -> None:
 def warnings_of(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
     """The warnings about `config`; `environ`: the pod's variables."""
     yield from _open_to_others(config.listener)
+    others = [each.title for each in UPSTREAMS if each.lane & SGP_ROUTE and each.enabled(config)]
+    if config.sgp.missing and others and passes_through(config):
+        yield (
+            "sgp is off: with listener.pass_through, what its SDK sends with a key goes to SGP, "
+            f"and not to {' and '.join(others)}; with sgp.relay = true, it goes to all of them"
+        )
     secure = set()
     for name in reached(config):
-        url = parse_base_url(getattr(config, name).base_url)
+        section = upstreams(config)[name]
+        url, key = parse_base_url(section.url), f"{name}.{section.url_key}"
         files = certificate_files(name, config)
         if url.scheme != "https" and any(files):
-            yield f"{name}.base_url is not https: {name}'s files with certificates are not used"
+            yield f"{key} is not https: {name}'s files with certificates are not used"
         if url.scheme == "https" and not files.ca:
             secure.add(name)
         proxy = None
@@ -55,7 +63,7 @@ def warnings_of(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
         if proxy is not None and is_loopback(url.host):
             where = "network.no_proxy" if config.network.no_proxy else "NO_PROXY"
             yield (
-                f"{name}.base_url is on this machine, but {proxy.source} sends what is for it to "
+                f"{key} is on this machine, but {proxy.source} sends what is for it to "
                 f"the proxy {proxy}: add {url.host} to {where}"
             )
     if secure:

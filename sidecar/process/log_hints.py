@@ -48,15 +48,15 @@ HINTS = {
         f"{_RUNBOOK}deliverystalled",
     ),
     "upstream_unauthorized": (
-        "replace the key: that in {sink}.api_key_file is read again when it changes",
+        "replace the credential: a file that has it is read again when it changes",
         f"{_RUNBOOK}unauthorized",
     ),
     "upstream_braked": (
-        "check {sink}.base_url; write_dead_lettered in the log says what is refused",
+        "check the URL in section {sink}; write_dead_lettered in the log says what is refused",
         f"{_RUNBOOK}brakeon",
     ),
     "upstream_route_gone": (
-        "correct {sink}.base_url, or unset it, and restart",
+        "correct the URL in section {sink}, or unset it, and restart",
         f"{_RUNBOOK}upstreamdown",
     ),
     "certificates_unusable": (
@@ -74,6 +74,10 @@ HINTS = {
     ),
     "writes_lost": (
         "raise shutdown.grace_s or set spool.path; if that is set, check its volume",
+        f"{_RUNBOOK}writeslost",
+    ),
+    "writes_not_kept": (
+        "look for the reason in the log of what receives the spans",
         f"{_RUNBOOK}writeslost",
     ),
     "writes_not_taken": (_ROOM, f"{_RUNBOOK}writesnottaken"),

@@ -13,8 +13,8 @@ from sidecar import __version__
 from sidecar.process.memory import container_limit
 
 _LIBRARIES = (
-    *("aiohappyeyeballs", "aiohttp", "httptools", "msgspec", "multidict", "orjson"),
-    *("prometheus-client", "structlog", "uvloop", "yarl"),
+    *("aiohappyeyeballs", "aiohttp", "httptools", "msgspec", "multidict", "opentelemetry-proto"),
+    *("orjson", "prometheus-client", "protobuf", "structlog", "uvloop", "yarl"),
 )
 # The container's share of the processors, in cgroup v2: microseconds of each period, or "max".
 _CPU = Path("/sys/fs/cgroup/cpu.max")

@@ -93,3 +93,14 @@ class EndedSpans:
         if adds:
             self._lacking[hashed] = lacking & ~adds
         return adds
+
+
+def is_partial_duplicate(span: Span, earlier: Span) -> bool:
+    """Whether the END `span` repeats the END `earlier` with fewer payloads.
+
+    An SDK sends an END again after a lost response. The first one was filled from its START; the
+    repeat is not, because the START is gone by then.
+    """
+    if span.end_time is None or span.end_time != earlier.end_time:
+        return False
+    return bool(payloads_in_memory(earlier) & ~payloads_in_memory(span))

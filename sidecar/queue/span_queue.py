@@ -14,16 +14,11 @@ from collections.abc import Iterable, Mapping
 
 from sidecar.queue.contents import Contents
 from sidecar.queue.disk_fifo import OnDiskFifo
+from sidecar.queue.join import is_partial_duplicate
 from sidecar.queue.mark import Mark
 from sidecar.queue.memory_budget import MemoryBudget
 from sidecar.queue.supplement import both_needed
-from sidecar.spans.span import (
-    Key,
-    Span,
-    Stored,
-    is_partial_duplicate,
-    total_size,
-)
+from sidecar.spans.span import Key, Span, Stored, total_size
 from sidecar.spool.spool import Gone, Spool
 from sidecar.telemetry.accounting import LaneAccounting
 

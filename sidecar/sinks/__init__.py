@@ -20,14 +20,18 @@ class Sink(Protocol):
     max_batch: int  # spans in one request
     max_batch_bytes: int  # bytes in one request, approximately
     data_follows: bool  # open writes are sent without `data`; it follows if no END comes
+    reasons: frozenset[str]  # those of accounting.SPECIFIC_REASONS that it can have
+    repairs: bool  # a write may need more than one request
 
     def skips(self, span: Span) -> str | None:
         """Why this write must not be sent, one of accounting.SKIP_REASONS; None to send it."""
         ...
 
-    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> int:
         """Return once the upstream has accepted the batch; otherwise raise a `SinkError`.
 
+        Returns how many of its writes the upstream says that it did not keep, without saying which;
+        fewer than all, because then the batch is `Refused`.
         `suspicion`: how often this batch, a single write, has failed while others succeeded (D8).
         """
         ...

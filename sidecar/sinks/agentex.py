@@ -54,6 +54,8 @@ class AgentexSink:
     max_batch = 1
     max_batch_bytes = 1  # a batch is full at once: nothing lingers
     data_follows = True
+    reasons = frozenset({"unaddressable_id", "id_taken"})
+    repairs = True
 
     def __init__(self, client: UpstreamClient, repaired: Callable[[str], None]) -> None:
         self._client = client
@@ -83,7 +85,7 @@ class AgentexSink:
             return "unaddressable_id"
         return None
 
-    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> int:
         """Create or complete the single span of `batch`."""
         (span,) = batch
         hidden_merge = suspicion >= _WITHOUT_DATA_FROM
@@ -94,7 +96,7 @@ class AgentexSink:
             moved = repaired(span, task_in_data=True)
             response = await self._write(moved, hidden_merge=hidden_merge)
         if response.taken:
-            return
+            return 0
         if _says(response, 404, _UNKNOWN_ID):
             raise Refused("HTTP 404", 404)
         error = decide(response)

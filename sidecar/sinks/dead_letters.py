@@ -1,8 +1,9 @@
 """Dead letters: writes that are not delivered, kept in a bounded file.
 
 An upstream will never accept them, or the process ended first (`keep`). JSON lines: `time`, `sink`,
-`reason`, `status`, `account` (the id of the span's account, if it is known), and the write as an
-event, so that `sidecar replay` can send it again. There are at most two files: at half of
+`reason`, `status`, `account` (the id of the span's account, if it is known), `hidden` (what was
+taken out, because the upstream must not see it), and the write as an event, so that `sidecar
+replay` can send it again. There are at most two files: at half of
 `max_bytes` the current file replaces the older one, whose lines are counted as dropped. Without a
 path, nothing is kept. Either way, span ids and reasons are logged, within a rate limit.
 
@@ -15,20 +16,23 @@ because operators move it away, and `sidecar replay` may append to it, too.
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 import msgspec
 import structlog
 
+from sidecar.config import Config, upstreams
 from sidecar.process.blocking import BlockingThread
 from sidecar.sinks import SinkError
+from sidecar.sinks.hiding import names_of, taken_out, without
 from sidecar.sinks.replayed import marks_of, read_marks, waiting_in
-from sidecar.spans.span import Span, to_row
+from sidecar.spans.span import Payload, Span, to_row
 
 # How long the disk may take for one letter.
 LIMIT_S = 3.0
@@ -46,6 +50,7 @@ class Head(msgspec.Struct, omit_defaults=True):
     reason: str
     status: int
     account: str = ""
+    hidden: list[Payload] = []
 
 
 class Latest(NamedTuple):
@@ -68,30 +73,49 @@ class DeadLetters:
     """Appends to the file at `path`, created with the first letter; "" keeps no letters.
 
     `account_id` returns the id of the account with the number `Span.account`, "" if unknown.
+    `hidden`: the bits of the `PAYLOADS` that an upstream must not see, by the name of its sink.
     """
 
     def __init__(
-        self, path: str, max_bytes: int, account_id: Callable[[int], str] = lambda _: ""
+        self,
+        path: str,
+        max_bytes: int,
+        account_id: Callable[[int], str] = lambda _: "",
+        hidden: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.path = Path(path) if path else None
         self._older = Path(path + ".1")
         self._half = max_bytes // 2
         self.account_id = account_id
+        self._hidden = hidden
         self.dropped = 0  # letters deleted to make room for newer ones, before they were replayed
         self.written = 0
         self.errors = 0  # letters that could not be written
+
+    @classmethod
+    def configured(cls, config: Config, account_id: Callable[[int], str]) -> Self:
+        """As `config` says."""
+        hidden = {name: section.hidden for name, section in upstreams(config).items()}
+        section = config.dead_letters
+        return cls(section.path, section.max_bytes, account_id, hidden)
 
     @property
     def is_on(self) -> bool:
         """Whether there is a path."""
         return self.path is not None
 
-    def add(self, sink: str, span: Span, reason: str, error: SinkError) -> None:
-        """Append one write that the upstream of `sink` will never accept."""
+    def add(
+        self, sink: str, span: Span, reason: str, error: SinkError, lacks: Sequence[Payload] = ()
+    ) -> None:
+        """Append one write that the upstream of `sink` will never accept.
+
+        `lacks`: the payloads that were taken out of it before.
+        """
         if self.path is None:
             return
         try:
-            self._append(self.path, self._letter(sink, span, reason, error.status), may_drop=True)
+            letter = self._letter(sink, span, reason, error.status, lacks)
+            self._append(self.path, letter, may_drop=True)
         except OSError as failure:
             self.failed(span, failure)
 
@@ -117,9 +141,15 @@ class DeadLetters:
                 break
             kept.append(span)
 
-    def _letter(self, sink: str, span: Span, reason: str, status: int) -> bytes:
+    def _letter(
+        self, sink: str, span: Span, reason: str, status: int, lacks: Sequence[Payload] = ()
+    ) -> bytes:
         kind = _kind(span).encode()
-        head = Head(_now(), sink, reason, status, self.account_id(span.account))
+        account = self.account_id(span.account)
+        if hidden := self._hidden.get(sink, 0):
+            lacks = names_of(taken_out(span, hidden), lacks)
+            span = without(span, hidden)
+        head = Head(_now(), sink, reason, status, account, [*lacks])
         return b'%b,"event":{"event_type":"%b","span":%b}}\n' % (
             msgspec.json.encode(head)[:-1],
             kind,
@@ -179,10 +209,15 @@ class LetterWriter:
         )
         if not self.letters.is_on:
             return
+        letter = sink, span, reason, error, self.lacks(span)
         try:
-            await self.thread.call(self.letters.add, sink, span, reason, error, limit_s=LIMIT_S)
+            await self.thread.call(self.letters.add, *letter, limit_s=LIMIT_S)
         except OSError as failure:
             self.letters.failed(span, failure)
+
+    def lacks(self, _: Span) -> Sequence[Payload]:
+        """The payloads that were taken out of a write before it came here."""
+        return ()
 
     async def keep(self, sink: str, spans: Sequence[Span], limit_s: float) -> list[Span]:
         """`DeadLetters.keep`, for at most `limit_s`; returns the writes that were kept."""

@@ -2,8 +2,8 @@
 
 In: method, target, body. Out: a `Response`, or a `SinkError` when there is none. Retries are left
 to the drain (D7). Response bodies are discarded, because they echo the spans. Only the beginning of
-an error's body, and of the response to a GET, is kept, for docs/upstreams.md A3 and A6, and it is
-never logged.
+an error's body, of the response to a GET, and of a success of which the API says more (`Api`), is
+kept, for docs/upstreams.md A3 and A6 and docs/otlp.md, and it is never logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,33 +44,56 @@ _DECISIONS: dict[int, type[SinkError]] = {
 class Response(NamedTuple):
     """An upstream's response.
 
-    `body` is the decoded beginning of an error's body, or of the body of a GET, else empty; None if
-    its Content-Encoding is not one that we understand. `is_json`: its Content-Type is JSON, or
-    missing.
+    `body` is the decoded beginning of an error's body, or of one that is read, else empty; None if
+    its Content-Encoding is not one that we understand. `is_own`: its Content-Type is one of the
+    API's, or missing.
     """
 
     status: int
     body: bytes | None = b""
-    is_json: bool = True
+    is_own: bool = True
     retry_after: float = 0.0  # seconds, 0 if the response does not ask for a delay
     from_proxy: bool = False  # it may be the proxy's own, and not the upstream's
 
     @property
     def taken(self) -> bool:
         """Whether the upstream has accepted the batch (D24)."""
-        return self.status in _SUCCESS and self.is_json
+        return self.status in _SUCCESS and self.is_own
 
 
 _OK = Response(200)  # by far the most frequent one
 
 
-def decide(response: Response) -> SinkError:
-    """The decision that follows from a response that is not `taken`.
+def _is_json(media_type: str, _: bool) -> bool:  # noqa: FBT001
+    return media_type in {"application/json", "text/json"} or media_type.endswith("+json")
+
+
+class Api(NamedTuple):
+    """How an upstream's API differs from others.
+
+    `form` is the form of its responses, for people, and `is_own` says whether one with this media
+    type, in lower case and without parameters, is in that form; the second argument is whether it
+    is a success that says something. `headers` are sent with every
+    request, instead of the client's defaults. `reads_success`: a success may say more in its body,
+    so it counts only once all of it has arrived.
+    """
+
+    form: str
+    is_own: Callable[[str, bool], bool]
+    headers: Mapping[str, str]
+    reads_success: bool = False
+
+
+JSON_API = Api("JSON", _is_json, {})
+
+
+def decide(response: Response, form: str = JSON_API.form) -> SinkError:
+    """The decision that follows from a response that is not `taken`; `form` is the API's.
 
     Sources: docs/upstreams.md A6, S1.5. Before it calls this, a sink handles the responses that
     have a special meaning for its upstream.
     """
-    status, body, is_json, retry_after, from_proxy = response
+    status, body, is_own, retry_after, from_proxy = response
     where = ", perhaps from the proxy" if from_proxy else ""
     message = f"HTTP {status}{where}"
     if from_proxy and status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
@@ -82,8 +105,8 @@ def decide(response: Response) -> SinkError:
         # It may say that the span exists already, which is no refusal.
         unknown = f"HTTP {status} in an unknown encoding{where}"
         return Unavailable(unknown, status, retry_after=retry_after)
-    if not is_json and (decision is Refused or status in _SUCCESS):
-        return Misdirected(f"HTTP {status} that is not JSON{where}", status)
+    if not is_own and (decision is Refused or status in _SUCCESS):
+        return Misdirected(f"HTTP {status} that is not {form}{where}", status)
     if decision is Unauthorized and from_proxy:
         return Misdirected(message, status)  # nobody has looked at the upstream's credential
     if decision.about_content or decision.holds is not None:
@@ -91,26 +114,24 @@ def decide(response: Response) -> SinkError:
     return decision(message, status, retry_after=retry_after)
 
 
-def parse_response(raw: RawResponse, *, forwarded: bool = False) -> Response:
+def parse_response(raw: RawResponse, api: Api = JSON_API, *, forwarded: bool = False) -> Response:
     """The response as far as a sink needs it. `forwarded`: a proxy may have made it."""
     status, body, headers = raw
     content_type = headers.get("content-type")
     if status == HTTPStatus.OK and not body and content_type == "application/json":
         return _OK
     # A proxy's own response may have no Content-Type; the upstreams' responses always have one.
-    is_json = _is_json(content_type) if content_type else not forwarded
+    is_own = not forwarded
+    if content_type:
+        media_type = content_type.partition(";")[0].strip().lower()
+        is_own = api.is_own(media_type, status in _SUCCESS and bool(body))
     return Response(
         status,
         decoded_head(body, headers.get("content-encoding", ""), MAX_BODY_BYTES),
-        is_json,
+        is_own,
         retry_after_seconds(headers),
-        forwarded and (status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED or not is_json),
+        forwarded and (status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED or not is_own),
     )
-
-
-def _is_json(content_type: str) -> bool:
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type in {"application/json", "text/json"} or media_type.endswith("+json")
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
@@ -152,7 +173,8 @@ class UpstreamClient:
     """Sends requests to one upstream with the current credentials.
 
     `requested` is called after every request with its outcome (telemetry/outcomes.py), its
-    duration in seconds and the size of its body in bytes.
+    duration in seconds and the size of its body in bytes. `api` is what the upstream speaks: JSON,
+    unless its sink says otherwise.
     """
 
     def __init__(
@@ -164,6 +186,9 @@ class UpstreamClient:
         self._http = http
         self.credentials = credentials
         self._requested = requested
+        self.api = JSON_API
+        self._added_to: Mapping[str, str] | None = None
+        self._headers: Mapping[str, str] = {}
         self.target = http.target
 
     async def request(
@@ -186,12 +211,13 @@ class UpstreamClient:
             headers = {}
         if headers is None:
             raise Unauthorized("no credential yet", reached=False)
-        head = self._http.head(method, target, headers, len(body))
+        head = self._http.head(method, target, self._with_own(headers), len(body))
         started = perf_counter()
         outcome, is_connections_fault = "connection", True
         try:
-            raw = await self._http.exchange(head, body, keep_body=method == b"GET")
-            response = parse_response(raw, forwarded=self._http.forwarded)
+            reads = method == b"GET" or self.api.reads_success
+            raw = await self._http.exchange(head, body, keep_body=reads)
+            response = parse_response(raw, self.api, forwarded=self._http.forwarded)
             if response.taken:
                 self.credentials.accepted(headers)
             elif response.status in _UNAUTHORIZED and not response.from_proxy:
@@ -214,6 +240,13 @@ class UpstreamClient:
                 self._http.distrust()
             self._requested(outcome, perf_counter() - started, len(body))
         return response
+
+    def _with_own(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The credential's headers and the API's: the same object as long as `headers` is."""
+        if headers is not self._added_to:
+            self._added_to = headers
+            self._headers = {**headers, **self.api.headers} if self.api.headers else headers
+        return self._headers
 
     async def close(self) -> None:
         """Close all connections."""

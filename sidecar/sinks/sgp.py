@@ -84,6 +84,8 @@ class SgpSink:
 
     name = "sgp"
     data_follows = False
+    reasons = frozenset({"open_writes_off"})
+    repairs = False
 
     def __init__(
         self,
@@ -105,12 +107,13 @@ class SgpSink:
         """Skip open writes if they are turned off."""
         return "open_writes_off" if span.end_time is None and not self._open_writes else None
 
-    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:  # noqa: ARG002
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> int:  # noqa: ARG002
         """Insert or replace every span of `batch`."""
         body = _batch(batch, self._enrichment)
         response = await self._client.request(b"PUT", self._target, body)
         if not response.taken:
             raise decide(response)
+        return 0
 
     async def try_out(self) -> bool:
         """Send a batch of no items: whatever is said about it, the credential is accepted."""

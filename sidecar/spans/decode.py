@@ -235,7 +235,7 @@ def validated_span(
         now,
     )
     if sdk is not None:
-        span.sdk, span.lanes = sdk, sdk.lane
+        span.sdk, span.lanes = sdk, sdk.lanes
     if account:
         span.account = account
     span.size = measure(span)

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from enum import IntFlag
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -14,7 +14,8 @@ import msgspec
 # tracemalloc on CPython 3.11 reports about 900.
 SPAN_OVERHEAD = 1024
 
-PAYLOADS = ("input", "output", "data")
+Payload: TypeAlias = Literal["input", "output", "data"]
+PAYLOADS: tuple[Payload, ...] = ("input", "output", "data")
 DATA = 1 << PAYLOADS.index("data")
 ALL_PAYLOADS = (1 << len(PAYLOADS)) - 1
 _NULL = b"null"
@@ -32,17 +33,30 @@ class Lanes(IntFlag):
 
     AGENTEX = 1
     SGP = 2
+    OTLP = 4
+
+
+# The lanes that what came by an SDK's route is for. The lowest bit is that of the SDK's own API. An
+# SDK that writes to both APIs sends each span twice, so only one of its routes has other lanes.
+AGENTEX_ROUTE, SGP_ROUTE = int(Lanes.AGENTEX), int(Lanes.SGP | Lanes.OTLP)
+# With those of earlier versions, which are in spools and dead letters.
+SDK_LANES = frozenset({AGENTEX_ROUTE, SGP_ROUTE, int(Lanes.SGP)})
 
 
 class SdkFields(NamedTuple):
     """What makes a span differ from an event, which goes to every lane.
 
-    `lane`: the bit of the only lane that it is for. `extra`: raw members of an SGP item that have
-    no field in `Span`, as an SDK sent them; or `SUPPLEMENT`.
+    `lanes`: the bits of the lanes that it is for, one of `SDK_LANES`. `extra`: raw members of an
+    SGP item that have no field in `Span`, as an SDK sent them; or `SUPPLEMENT`.
     """
 
-    lane: int
+    lanes: int
     extra: bytes = b""
+
+    @property
+    def api(self) -> int:
+        """The bit of the API whose SDK sent it."""
+        return self.lanes & -self.lanes
 
 
 # A write that only adds payloads to a span that the upstream has already (queue/supplement.py).
@@ -106,8 +120,8 @@ class Span(msgspec.Struct, gc=False, eq=False):
 
     @property
     def join_key(self) -> Key:
-        """Joins END and START; per lane for SDKs, which may post a span to each upstream."""
-        return self.key if self.sdk is None else (*self.key, f"lane {self.sdk.lane}")
+        """Joins END and START; per API for SDKs, which may post a span to each."""
+        return self.key if self.sdk is None else (*self.key, f"lane {self.sdk.api}")
 
     @property
     def kind(self) -> str:
@@ -122,7 +136,7 @@ class Span(msgspec.Struct, gc=False, eq=False):
     @property
     def addressed_to(self) -> int:
         """The bits of the lanes that it is for, whether they take it or not."""
-        return -1 if self.sdk is None else self.sdk.lane
+        return -1 if self.sdk is None else self.sdk.lanes
 
     @property
     def is_supplement(self) -> bool:
@@ -216,7 +230,7 @@ def to_row(span: Span, leave_out: int = 0) -> bytes:
     sdk = span.sdk
     if sdk is None:
         return body
-    return b'%b,"route":%d,"extra":{%b}}' % (body[:-1], sdk.lane, sdk.extra)
+    return b'%b,"route":%d,"extra":{%b}}' % (body[:-1], sdk.lanes, sdk.extra)
 
 
 def from_row(body: bytes, accepted_at: float, account: int = 0) -> Span:
@@ -251,17 +265,6 @@ def payloads_in_memory(span: Span) -> int:
 def missing_payloads(span: Span) -> int:
     """Bits of the `PAYLOADS` that an END takes from its START, where the START has them."""
     return ~payloads_in_memory(span)
-
-
-def is_partial_duplicate(span: Span, earlier: Span) -> bool:
-    """Whether the END `span` repeats the END `earlier` with fewer payloads.
-
-    An SDK sends an END again after a lost response. The first one was filled from its START; the
-    repeat is not, because the START is gone by then.
-    """
-    if span.end_time is None or span.end_time != earlier.end_time:
-        return False
-    return bool(payloads_in_memory(earlier) & ~payloads_in_memory(span))
 
 
 def shared_payloads(span: Span, start: Span) -> int:

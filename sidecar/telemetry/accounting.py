@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 KINDS = ("open", "complete")
-SKIP_REASONS = ("open_writes_off", "unaddressable_id", "route_gone")
+SKIP_REASONS = ("open_writes_off", "unaddressable_id", "route_gone", "hidden")
 DEAD_LETTER_REASONS = ("refused", "too_large", "failing", "expired", "id_taken", "shutdown")
-LOSS_REASONS = ("shutdown", "spool")
+# `partial_success`: the upstream accepted a batch, but says that it did not keep so many of it.
+LOSS_REASONS = ("shutdown", "spool", "partial_success")
+# Those that only some sinks can have: they say which (`Sink.reasons`).
+SPECIFIC_REASONS = frozenset({"open_writes_off", "unaddressable_id", "hidden", "id_taken"})
 # Why a lane does not take a write: it is full. The second: the upstream keeps showing the span as
 # running, because the lane has taken its START.
 NOT_TAKEN_REASONS = ("no_room", "end_of_open")

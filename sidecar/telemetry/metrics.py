@@ -74,21 +74,36 @@ class LaneMetrics:
         self._state_lines = LogRateLimiter()
         self._route_lines = LogRateLimiter(max_lines=1)
         self._not_taken_lines = LogRateLimiter(max_lines=1)
+        self._partial_lines = LogRateLimiter(max_lines=1)
 
     def superseded(self, span: Span, now: float) -> None:
         """An open write was replaced by the complete write of its span."""
         self.accounting.superseded += 1
         self._note((span,), self._superseded, now)
 
-    def forwarded(self, batch: Sequence[Span], now: float) -> None:
-        """The upstream accepted `batch`; `now` is loop time in seconds."""
+    def forwarded(self, batch: Sequence[Span], now: float, unkept: int = 0) -> None:
+        """The upstream accepted `batch`, except for `unkept` writes; `now` is loop time."""
         observe, ended = self.delay.observe, 0
         for span in batch:
             ended += span.end_time is not None
             observe(now - span.accepted_at)
         for kind, count in zip(KINDS, (len(batch) - ended, ended), strict=True):
             self.accounting.forwarded[kind] += count
-        self._note(batch, self._forwarded, now)
+        if unkept:
+            self._partly_kept(batch, ended, unkept, now)
+        else:
+            self._note(batch, self._forwarded, now)
+
+    def _partly_kept(self, batch: Sequence[Span], ended: int, unkept: int, now: float) -> None:
+        """Count writes that the upstream did not keep as lost: it does not say which they are."""
+        complete = min(unkept, ended)
+        for kind, count in zip(KINDS, (unkept - complete, complete), strict=True):
+            self.accounting.forwarded[kind] -= count
+        self.accounting.lost["partial_success"] += unkept
+        self._note(batch, self._code("partly kept"), now)
+        if (suppressed := self._partial_lines.admit(now)) is not None:
+            not_logged = {"not_logged": suppressed} if suppressed else {}
+            self._log.warning("writes_not_kept", count=unkept, of=len(batch), **not_logged)
 
     def skipped(self, span: Span, reason: str, now: float) -> None:
         """A write is deliberately not sent to this upstream."""

@@ -16,11 +16,11 @@ import msgspec
 from sidecar.http.messages import Request, Response
 from sidecar.listener.routes import JSON, NOBODY, SdkRoute, decoded_body, rejection
 from sidecar.spans.decode import Decoded, validated_span
-from sidecar.spans.span import Lanes, SdkFields, Span, WireSpan, to_json
+from sidecar.spans.span import AGENTEX_ROUTE, SdkFields, Span, WireSpan, to_json
 from sidecar.spans.validation import FieldError
 
 PREFIX = "/spans/"
-_AGENTEX = SdkFields(int(Lanes.AGENTEX))
+_AGENTEX = SdkFields(AGENTEX_ROUTE)
 
 
 class _Body(WireSpan, gc=False, kw_only=True):

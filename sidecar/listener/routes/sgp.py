@@ -1,4 +1,4 @@
-"""`PUT` and `POST /v5/spans/batch`: items as the SGP SDK sends them, for the SGP lane only.
+"""`PUT` and `POST /v5/spans/batch`: items as the SGP SDK sends them, for SGP and OTLP.
 
 An item that SGP would refuse is refused here, in SGP's error format (docs/upstreams.md S1.4, S1.5).
 The other items are accepted, whereas SGP would drop the whole batch. What an agent can't fix is
@@ -19,7 +19,7 @@ from sidecar.listener.routes import JSON, NOBODY, SdkRoute, decoded_body, reject
 from sidecar.sinks.sgp import SPAN_TYPES
 from sidecar.spans.decode import NOT_DECODED, Decoded, Rejection
 from sidecar.spans.raw_json import too_deep
-from sidecar.spans.span import Lanes, SdkFields, Span, measure, span_key
+from sidecar.spans.span import SGP_ROUTE, SdkFields, Span, measure, span_key
 from sidecar.spans.validation import (
     TOO_DEEP,
     FieldError,
@@ -29,7 +29,6 @@ from sidecar.spans.validation import (
     validated_payload,
 )
 
-_SGP = int(Lanes.SGP)
 _NULL = msgspec.Raw(b"null")
 _STATUSES = (b'"SUCCESS"', b'"ERROR"', b'"CANCELED"', b"null")
 
@@ -156,8 +155,8 @@ def _span(members: _Members, now: float, account: int) -> Span:
         validated_payload(members.pop("output", _NULL), "output"),
         validated_payload(members.pop("metadata", _NULL), "metadata"),
         now,
-        sdk=SdkFields(_SGP, _extra(members)),
-        lanes=_SGP,
+        sdk=SdkFields(SGP_ROUTE, _extra(members)),
+        lanes=SGP_ROUTE,
         account=account,
     )
     span.size = measure(span)

@@ -6,7 +6,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "line", "rect"]);
 const HEIGHT = 100;
 const MIN_SAMPLES = 4;
-const NAMES = { agentex: "Agentex", sgp: "SGP" };
+// The upstreams by sink, on or off, as the server spells them.
+const NAMES = JSON.parse(document.body.dataset.titles);
 const byId = (id) => document.getElementById(id);
 
 function el(tag, attributes = {}, ...children) {

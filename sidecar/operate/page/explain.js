@@ -6,7 +6,7 @@
 const EXPLAIN_MS = 12000;
 // A trace with more spans than this shows one line for each of them, to be opened.
 const MAX_OPEN = 3;
-const OUTCOMES = { forwarded: "ok", "not accepted": "warn", "not taken": "bad", "dead letter": "bad", lost: "bad" };
+const OUTCOMES = { forwarded: "ok", "partly kept": "bad", "not accepted": "warn", "not taken": "bad", "dead letter": "bad", lost: "bad" };
 
 let asked = null; // the id whose answer is shown or on its way
 

@@ -105,7 +105,8 @@ class FirstSpan {
 }
 
 function showConfig(config) {
-  const text = (value) => (value === "" ? "–" : Array.isArray(value) ? value.join(", ") : String(value));
+  const list = (value) => (Array.isArray(value) ? value : Object.entries(value).map((pair) => pair.join(": "))).join(", ");
+  const text = (value) => (typeof value === "object" ? list(value) : String(value)) || "–";
   const sections = Object.entries(config).map(([section, values]) => {
     const terms = new Terms(Object.keys(values).map((key) => [key, key]));
     terms.show(Object.fromEntries(Object.entries(values).map(([key, value]) => [key, text(value)])));
