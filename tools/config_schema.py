@@ -76,11 +76,16 @@ def _section(struct: type[msgspec.Struct], texts: dict[tuple[str, str], str], se
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            field.name: _key(made["properties"][field.name], field.default)
-            | {"description": texts[section, field.name], "default": _plain(field.default)}
+            field.name: _key(made["properties"][field.name], _default(field))
+            | {"description": texts[section, field.name], "default": _plain(_default(field))}
             for field in fields
         },
     }
+
+
+def _default(field: msgspec.structs.FieldInfo) -> object:
+    """Return a key's default; that of a table has a factory."""
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def _own(kind: type) -> Json:

@@ -31,8 +31,9 @@ The metrics of `GET :9318/metrics`. Names, types and labels are a contract:
 `tests/operate/metrics.golden` holds them, and every change to it is in the changelog.
 `tools/metrics_page.py` generates this page.
 
-- Every label set that can occur exists from the start, at 0: at most 120 series with two upstreams
-  and a spool. `/status` has more detail. `sink` is `agentex` or `sgp`, if enabled.
+- Every label set that can occur exists from the start, at 0: at most 120 series with Agentex, SGP
+  and a spool, and about 35 more with OTLP. `/status` has more detail. `sink` is `agentex`, `sgp` or
+  `otlp`, if enabled.
 - No label and no value ever holds span content.
 - There is no label for the pod, its namespace or its node: the scrape adds those of its target.
 - Counters start at 0 in each process. A retry is never counted as a loss.
@@ -67,8 +68,9 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               '(`sink="intake"`), that are unaccounted for.',
               "Must be 0. Anything else is a bug: keep `/status` and the log, and report it."),
         Entry("lost_writes", "Accepted writes that were lost: a row on disk could not be read, or "
-              "was in a file that was set aside. What is lost at shutdown is in no "
-              "scrape: exit code 1 and `last_shutdown_lost_writes` report it.",
+              "was in a file that was set aside, or an OTLP receiver said that it did not keep it. "
+              "`/status` has the reasons. What is lost at shutdown is in no scrape: exit code 1 "
+              "and `last_shutdown_lost_writes` report it.",
               "Check the disk. For losses at shutdown: a longer `shutdown.grace_s`, a "
               "spool or `dead_letters.path`."),
         Entry("last_shutdown_lost_writes", "Writes that the previous run of this sidecar lost at "
@@ -152,9 +154,10 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         Entry("superseded_writes", "Writes made redundant by another write of their span.",
               NOTHING),
         Entry("skipped_writes", "Writes skipped because they can't or must not be sent. "
-              "`open_writes_off`: `sgp.open_writes` is off. `unaddressable_id`: an id that can't "
-              "appear in an Agentex URL. `route_gone`: for 10 minutes the server has had no spans "
-              "API.",
+              "`open_writes_off`: OTLP has no running spans, or `sgp.open_writes` is off. "
+              "`unaddressable_id`: an id that can't appear in an Agentex URL. `route_gone`: for 10 "
+              "minutes the server has had no spans API. `hidden`: all that it would add is hidden "
+              "from this upstream (`hide`).",
               "`unaddressable_id`: correct the agent's span ids. `route_gone`: correct "
               "`agentex.base_url`, or unset it."),
     )),
@@ -170,9 +173,9 @@ GROUPS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
               "counts before it is written.",
               "Above 80% of the limit: bring the upstream back, or raise the limit."),
         Entry("lane_limit_bytes", "Each lane's share of `queue.max_bytes`, or with a spool that "
-              "works, of `spool.max_bytes` less its log: 45% with two upstreams, 90% with one. "
-              "ENDs of spans that the lane already has may exceed it, into the tenth that is "
-              "shared. Writes that do not fit are not taken for this upstream.", NOTHING),
+              "works, of `spool.max_bytes` less its log: 45% with two upstreams, 30% with three, "
+              "90% with one. ENDs of spans that the lane already has may exceed it, into the tenth "
+              "that is shared. Writes that do not fit are not taken for this upstream.", NOTHING),
         Entry("open_spans", "Spans that are remembered because their END has not arrived.",
               "Growing without bound: an agent does not post ENDs. `queue.open_span_ttl_s` bounds "
               "it, except for spans whose open write still waits for an upstream."),

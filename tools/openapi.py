@@ -102,7 +102,7 @@ def document() -> Json:
         "info": {
             "title": "Trace sidecar",
             "version": __version__,
-            "summary": "Span events in, Agentex and SGP out.",
+            "summary": "Span events in, Agentex, SGP and OTLP out.",
             "description": DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
@@ -346,7 +346,7 @@ def _batch(name: str) -> Json:
     return {
         "operationId": name,
         "tags": ["sdk"],
-        "summary": "Accept spans as the SGP SDK sends them, for SGP only.",
+        "summary": "Accept spans as the SGP SDK sends them, for SGP and OTLP.",
         "description": "The good items are accepted even if others are refused. PUT and POST do "
         "the same thing.",
         "parameters": _parameters("Encoding", "AgentKey", "Key", "Account", "OnlyAccount"),

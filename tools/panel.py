@@ -5,9 +5,9 @@ for `trace_sidecar_queue_depth{namespace=~"$namespace", pod=~"$pod"}`. One that 
 namespace itself is left as it is: pods without a sidecar are not among the values of `$pod`.
 
 Colors mean the same in every panel. Green, yellow and red are for states and for what came of
-something; grey says that nothing is known, which is no health. The two upstreams are blue and
-purple. All are Grafana's own names, which it makes darker in the light theme. No two colors of a
-panel are alike: tests/e2e/test_dashboard_drawn.py measures them.
+something; grey says that nothing is known, which is no health. The upstreams are blue, purple and
+orange. Names are Grafana's own, which it makes darker in the light theme. No two colors of a panel
+are alike: tests/e2e/test_dashboard_drawn.py measures them.
 """
 
 import re
@@ -17,10 +17,10 @@ from typing import Literal
 
 Kind = Literal["stat", "lines", "stack", "states", "table"]
 
-SINKS = ("agentex", "sgp")
+SINKS = ("agentex", "sgp", "otlp")
 GREY = "#8e8e8e"
-SINK_COLORS = {"agentex": "blue", "sgp": "purple"}
-SINK_LIGHT = {"agentex": "super-light-blue", "sgp": "super-light-purple"}
+SINK_COLORS = dict(zip(SINKS, ("blue", "purple", "orange"), strict=True))
+SINK_LIGHT = {sink: f"super-light-{color}" for sink, color in SINK_COLORS.items()}
 # By the number that `sink_state` exports, in the order of severity.
 STATES = (
     ("not asked yet", GREY),

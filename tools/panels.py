@@ -28,6 +28,17 @@ _NEUTRAL = ((0, "blue"),)
 _POD = {"sink": "Upstream", "pod": "Pod", "namespace": "Namespace"}
 _PLACE = {"pod": "Pod", "namespace": "Namespace"}
 _NEEDS_KUBE = "needs kube-state-metrics"
+# One of as many panels in a row as there are upstreams.
+_PART = 24 // len(SINKS)
+# By hue, a color for each upstream. Grafana has two shades of a hue that can be told apart in thin
+# lines, in both themes.
+_SHADES = {
+    hue: (f"dark-{hue}", f"light-{hue}", third)
+    for hue, third in (
+        ("red", "#95506f"), ("orange", "#955d32"), ("purple", "#7905ff"), ("yellow", "#5e7406"),
+        ("blue", "#1451ff"),
+    )
+}  # fmt: skip
 
 _RESTARTS = " or ".join(
     f'increase(kube_pod_{kind}container_status_restarts_total{{container="trace-sidecar"}}[$__range])'
@@ -72,9 +83,12 @@ _LOST_BY_REASON = " or ".join(
 
 
 def _by_sink(*reasons: tuple[str, str]) -> dict[str, str]:
-    """Return the colors of `upstream reason`: dark for the first upstream, light for the second."""
-    shades = zip(SINKS, ("dark", "light"), strict=True)
-    return {f"{sink} {name}": f"{shade}-{hue}" for sink, shade in shades for name, hue in reasons}
+    """Return the colors of `upstream reason`: a hue for each reason, a shade for each upstream."""
+    return {
+        f"{sink} {name}": color
+        for name, hue in reasons
+        for sink, color in zip(SINKS, _SHADES[hue], strict=True)
+    }
 
 
 def _states(sink: str) -> Panel:
@@ -88,7 +102,7 @@ def _states(sink: str) -> Panel:
         f"How many sidecars see {sink} in each state but up. throttled: it asked for a pause. "
         "braked: it refuses most writes. down: no response, or not from its API. unauthorized: it "
         "refuses the credential.",
-        "stack", "short", states, width=12, soft_max=1,
+        "stack", "short", states, width=_PART, soft_max=1, none=f"no sidecar has {sink} enabled",
     )  # fmt: skip
 
 
@@ -108,7 +122,7 @@ def _requests(sink: str) -> Panel:
         "stack", "reqps",
         # At the bottom of the stack, few failures can be seen.
         (Query(f"{rate} and {grew} > 0", "{{outcome}}"), Query(f"sum(rate({ok}{RATE}))", "ok")),
-        colors=colors,
+        width=_PART, colors=colors, none=f"no request to {sink} seen",
     )  # fmt: skip
 
 
@@ -323,7 +337,7 @@ _WHY = (
         "table", "locale",
         (Query("topk(10, sum by (namespace, pod, sink, outcome) "
                '(increase(upstream_requests_total{outcome!="ok"}[$__range])) > 0.5)'),),
-        width=24, value="Failures", columns={"outcome": "Outcome", **_POD}, none="no failure seen",
+        width=16, value="Failures", columns={"outcome": "Outcome", **_POD}, none="no failure seen",
     ),
 )  # fmt: skip
 

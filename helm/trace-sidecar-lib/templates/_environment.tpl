@@ -71,6 +71,10 @@ http://127.0.0.1:{{ .Values.config.listener.port }}
       fieldPath: {{ $field }}
 {{- end }}
 {{- end }}
+{{- if $values.otlpHeaders.secretName }}
+- name: SIDECAR_OTLP__HEADERS_FILE
+  value: {{ include "trace-sidecar.headersDirectory" . }}/otlp
+{{- end }}
 {{- range $upstream, $of := $values.certificates }}
 {{- $directory := printf "%s/%s" (include "trace-sidecar.certificatesDirectory" $) $upstream }}
 {{- if or $of.ca.configMapName $of.ca.secretName }}

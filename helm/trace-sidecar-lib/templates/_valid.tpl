@@ -11,11 +11,14 @@ they would keep the sidecar, and with it the agent, from starting, or have the p
 {{- if eq (int $config.listener.port) (int $config.admin.port) -}}
 {{- fail (printf "config.listener.port and config.admin.port must differ: both are %d" (int $config.admin.port)) -}}
 {{- end -}}
-{{- range $sink := list "agentex" "sgp" -}}
-{{- $url := dig $sink "base_url" "" $config -}}
+{{- range $sink, $key := dict "agentex" "base_url" "sgp" "base_url" "otlp" "endpoint" -}}
+{{- $url := dig $sink $key "" $config -}}
 {{- if regexMatch (include "trace-sidecar.ownAddress" $) $url -}}
-{{- fail (printf "config.%s.base_url (%s) is the sidecar's own address" $sink $url) -}}
+{{- fail (printf "config.%s.%s (%s) is the sidecar's own address" $sink $key $url) -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.otlpHeaders.secretName (dig "otlp" "headers_file" "" $config) -}}
+{{- fail (printf "otlpHeaders.secretName and config.otlp.headers_file (%s) exclude each other" $config.otlp.headers_file) -}}
 {{- end -}}
 {{- range $upstream, $of := .Values.certificates -}}
 {{- $section := get $config $upstream | default dict -}}
@@ -53,7 +56,7 @@ they would keep the sidecar, and with it the agent, from starting, or have the p
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $pair := list (list "listener" "max_body") (list "queue" "max_bytes") (list "sgp" "max_batch_bytes") -}}
+{{- range $pair := list (list "listener" "max_body") (list "queue" "max_bytes") (list "sgp" "max_batch_bytes") (list "otlp" "max_batch_bytes") -}}
 {{- $size := dig (first $pair) (last $pair) "auto" $config -}}
 {{- if ne (include "trace-sidecar.text" $size | lower) "auto" -}}
 {{- include "trace-sidecar.atLeast" (dict "value" $size "what" (printf "config.%s.%s" (first $pair) (last $pair)) "least" "1B") -}}

@@ -12,6 +12,9 @@ they need none. The emptyDir for the spool and dead letters outlives the contain
 {{- if $certificates -}}
 {{- $items = append $items (include "trace-sidecar.certificatesVolume" $certificates) -}}
 {{- end -}}
+{{- if .Values.otlpHeaders.secretName -}}
+{{- $items = append $items (include "trace-sidecar.headersVolume" .) -}}
+{{- end -}}
 {{- with .Values.extraVolumes -}}
 {{- $items = append $items (include "trace-sidecar.extraVolumes" .) -}}
 {{- end -}}
@@ -31,6 +34,19 @@ they need none. The emptyDir for the spool and dead letters outlives the contain
     defaultMode: 292
     sources:
       {{- . | nindent 6 }}
+{{- end }}
+
+{{- define "trace-sidecar.headersVolume" -}}
+- name: trace-sidecar-headers
+  secret:
+    secretName: {{ .Values.otlpHeaders.secretName | quote }}
+    # Like credentials: an agent does not wait for it.
+    optional: true
+    # 0444, as for certificates.
+    defaultMode: 292
+    items:
+      - key: {{ .Values.otlpHeaders.key | quote }}
+        path: otlp
 {{- end }}
 
 {{- define "trace-sidecar.extraVolumes" -}}
@@ -65,6 +81,9 @@ whose line breaks are not only those that indent knows.
 {{- if include "trace-sidecar.certificates" . | trim -}}
 {{- $items = append $items (include "trace-sidecar.certificatesMount" .) -}}
 {{- end -}}
+{{- if .Values.otlpHeaders.secretName -}}
+{{- $items = append $items (include "trace-sidecar.headersMount" .) -}}
+{{- end -}}
 {{- with .Values.extraVolumeMounts }}{{ $items = append $items (include "trace-sidecar.items" .) }}{{ end -}}
 {{- join "\n" $items -}}
 {{- end }}
@@ -76,14 +95,21 @@ whose line breaks are not only those that indent knows.
   readOnly: true
 {{- end }}
 
+{{- define "trace-sidecar.headersMount" -}}
+- name: trace-sidecar-headers
+  mountPath: {{ include "trace-sidecar.headersDirectory" . }}
+  readOnly: true
+{{- end }}
+
 {{/*
 trace-sidecar.validVolumes: fails for extra volumes and mounts that would have the pod rejected, or
 that would hide files of the sidecar.
 */}}
 {{- define "trace-sidecar.validVolumes" -}}
-{{- $names := list "trace-sidecar" "trace-sidecar-certificates" -}}
+{{- $own := list "trace-sidecar" "trace-sidecar-certificates" "trace-sidecar-headers" -}}
+{{- $names := list -}}
 {{- range .Values.extraVolumes -}}
-{{- if has .name (slice $names 0 2) }}{{ fail (printf "extraVolumes: the name %s is the chart's own" .name) }}{{ end -}}
+{{- if has .name $own }}{{ fail (printf "extraVolumes: the name %s is the chart's own" .name) }}{{ end -}}
 {{- if has .name $names }}{{ fail (printf "extraVolumes: two volumes are named %s" .name) }}{{ end -}}
 {{- $names = append $names .name -}}
 {{- $paths := list -}}
@@ -96,10 +122,10 @@ that would hide files of the sidecar.
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $taken := list (include "trace-sidecar.directory" .) (include "trace-sidecar.certificatesDirectory" .) "/proc" "/sys" "/dev" "/app" "/bin" "/lib" "/lib64" "/usr" -}}
+{{- $taken := list (include "trace-sidecar.directory" .) (include "trace-sidecar.certificatesDirectory" .) (include "trace-sidecar.headersDirectory" .) "/proc" "/sys" "/dev" "/app" "/bin" "/lib" "/lib64" "/usr" -}}
 {{- $paths := list -}}
 {{- range .Values.extraVolumeMounts -}}
-{{- if not (has .name (slice $names 2)) -}}
+{{- if not (has .name $names) -}}
 {{- fail (printf "extraVolumeMounts: no volume in extraVolumes is named %s" .name) -}}
 {{- end -}}
 {{- $path := clean .mountPath -}}
@@ -150,4 +176,9 @@ None is optional: the pod waits for what is missing, and its events name it.
 {{/* trace-sidecar.certificatesDirectory: where the certificates are, in a folder per upstream. */}}
 {{- define "trace-sidecar.certificatesDirectory" -}}
 /etc/trace-sidecar/certificates
+{{- end }}
+
+{{/* trace-sidecar.headersDirectory: where the file with the headers for OTLP is. */}}
+{{- define "trace-sidecar.headersDirectory" -}}
+/etc/trace-sidecar/headers
 {{- end }}

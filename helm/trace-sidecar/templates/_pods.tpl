@@ -111,16 +111,23 @@ false
 {{- regexFind "\"(SIDECAR_SGP__BASE_URL|SGP_CLIENT_BASE_URL)\"" (include "trace-sidecar.ownVariables" .) -}}
 {{- end }}
 
-{{/* Whether the values name Agentex or SGP ("agentex", "sgp"), else "". Takes (list SCOPE UPSTREAM). */}}
+{{/* Whether the values name an upstream ("agentex", "sgp", "otlp"), else "". Takes (list SCOPE UPSTREAM). */}}
 {{- define "trace-sidecar.inValues" -}}
 {{- $own := include "trace-sidecar.ownVariables" (first .) | fromJsonArray -}}
 {{- if eq (last .) "agentex" -}}
 {{- if or (has "SIDECAR_AGENTEX__BASE_URL" $own) (has "AGENTEX_BASE_URL" $own) }}agentex{{ end -}}
+{{- else if eq (last .) "otlp" -}}
+{{- if has "SIDECAR_OTLP__ENDPOINT" $own }}otlp{{ end -}}
 {{- else -}}
 {{- $key := or (has "SIDECAR_SGP__API_KEY_FILE" $own) (has "SGP_API_KEY" $own) -}}
 {{- $account := or (has "SIDECAR_SGP__ACCOUNT_ID" $own) (has "SGP_ACCOUNT_ID" $own) -}}
 {{- if or (and $key $account) (dig "sgp" "relay" false (first .).Values.sidecar.config) }}sgp{{ end -}}
 {{- end -}}
+{{- end }}
+
+{{/* Whether the values name an upstream, else "". */}}
+{{- define "trace-sidecar.anyInValues" -}}
+{{- range $upstream := list "agentex" "sgp" "otlp" }}{{ include "trace-sidecar.inValues" (list $ $upstream) }}{{ end -}}
 {{- end }}
 
 {{/* Whether a container's variables, with those of the values, name SGP: a key and an account. */}}
@@ -143,7 +150,7 @@ its `envFrom` refers to.
 */}}
 {{- define "trace-sidecar.wanted" -}}
 ({{ include "trace-sidecar.optedIn" . }} || object.spec.containers.exists(c, {{ include "trace-sidecar.isAgent" . }}
-{{- if not (or (include "trace-sidecar.inValues" (list . "agentex")) (include "trace-sidecar.inValues" (list . "sgp"))) }} && ({{ include "trace-sidecar.namesUpstream" . }} || {{ include "trace-sidecar.hasUnseen" . }}){{ end }}))
+{{- if not (include "trace-sidecar.anyInValues" .) }} && ({{ include "trace-sidecar.namesUpstream" . }} || {{ include "trace-sidecar.hasUnseen" . }}){{ end }}))
 {{- end }}
 
 {{/*
