@@ -110,7 +110,8 @@ class StandIns:
         """Return what arrived at `sink`; without `digests` it is short."""
         host = self.urls[sink].removeprefix("http://").rstrip("/")
         path = "/__report" if digests else "/__report?counts"
-        return _get(http.client.HTTPConnection(host, timeout=30), path)
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as connection:
+            return _get(connection, path)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .plan import ARRAYS, POSTS, STEADY
-from .summary import Spread, Summary, peak_mib
+from .summary import Spread, Summary, idle_mib, peak_mib
 
 SDK = f"{STEADY}: agentex-sdk"
 PLAIN = f"{STEADY}: plain POSTs, sidecar"
@@ -13,10 +13,12 @@ PROCESSOR = f"{STEADY}: agentex-sdk, our processor, sidecar"
 BOTH = f"{POSTS}: sidecar, both upstreams"
 TWO = f"{POSTS}: Collector, two upstreams"
 SGP = f"{POSTS}: sidecar, SGP only"
+OTLP = f"{POSTS}: sidecar, OTLP only"
 ONE = f"{POSTS}: Collector, one upstream"
 SMALL = f"{ARRAYS}: sidecar, STARTs and ENDs"
 TENTH = 0.1
 CORE, MIB = 0.6, 100.0
+OTLP_MIB = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def bars(summary: Summary) -> Iterator[Bar]:
     """Return the bars for which both sides were measured."""
     yield from _beside_the_sdk(summary)
     yield from _beside_the_collector(summary)
+    yield from _of_the_otlp_lane(summary)
     core = summary.spread(SMALL, lambda run: run.forwarder_core)
     peak = summary.spread(SMALL, peak_mib)
     if core and peak:
@@ -72,7 +75,7 @@ def _beside_the_sdk(summary: Summary) -> Iterator[Bar]:
 
 
 def _beside_the_collector(summary: Summary) -> Iterator[Bar]:
-    pairs = ((BOTH, TWO), (BOTH, ONE), (SGP, ONE))
+    pairs = ((BOTH, TWO), (BOTH, ONE), (SGP, ONE), (OTLP, ONE))
     for ours, theirs in pairs:
         for what, figure, unit in (
             ("CPU for a 50 KB span", summary.forwarder_cpu_ms, "ms"),
@@ -82,3 +85,12 @@ def _beside_the_collector(summary: Summary) -> Iterator[Bar]:
             if value and limit:
                 names = f"{ours}; {theirs}"
                 yield Bar(f"{what} ({names})", value, limit.median, "the Collector's", unit)
+
+
+def _of_the_otlp_lane(summary: Summary) -> Iterator[Bar]:
+    """Its packages are loaded only where it is on: that is its cost beside any other lane."""
+    on, off = (summary.spread(key, idle_mib) for key in (OTLP, SGP))
+    if on and off:
+        limit = off.median + OTLP_MIB
+        against = f"{OTLP_MIB:.0f} MiB more than with SGP"
+        yield Bar(f"idle RSS ({OTLP})", on, limit, against, "MiB")

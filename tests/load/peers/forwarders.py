@@ -1,4 +1,4 @@
-"""The process between an agent and the upstreams: our sidecar, the Collector, or none."""
+"""The process between an agent and the upstreams: our sidecar, the Collector, Rotel, or none."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from tests.load.processes import (
     START_S,
     BenchError,
+    Sidecar,
     StandIns,
     free_port,
     process,
@@ -40,10 +41,14 @@ class Forwarder:
 
 @dataclass(frozen=True)
 class Route:
-    """The path of the spans: through `forwarder` ("sidecar", "collector", "none") to `sinks`."""
+    """The path of the spans: through `forwarder` ("sidecar", "collector", "none") to `sinks`.
+
+    `compression`: of the requests to OTLP sinks, "none" or "gzip".
+    """
 
     forwarder: str
     sinks: tuple[str, ...]
+    compression: str = "none"
 
     @contextlib.contextmanager
     def open(self) -> Iterator[tuple[StandIns, Forwarder | None]]:
@@ -56,47 +61,58 @@ class Route:
             urls = {sink: upstreams.urls[sink] for sink in self.sinks}
             match self.forwarder:
                 case "sidecar":
-                    yield upstreams, stack.enter_context(_sidecar(urls))
+                    running = stack.enter_context(sidecar_to(urls, self.compression))
+                    yield upstreams, Forwarder(running.port, Watched(running.pid))
                 case "collector":
-                    yield upstreams, stack.enter_context(_collector(list(urls.values())))
+                    port = free_port()
+                    config = collector_config(port, list(urls.values()), self.compression)
+                    collector = stack.enter_context(collector_with(config, port))
+                    yield upstreams, Forwarder(port, Watched(collector.pid))
                 case _:
                     yield upstreams, None
 
 
-@contextlib.contextmanager
-def _sidecar(urls: dict[str, str]) -> Iterator[Forwarder]:
-    settings = dict(_QUEUE)
+def sidecar_to(
+    urls: Mapping[str, str], compression: str = "none", **settings: str
+) -> contextlib.AbstractContextManager[Sidecar]:
+    """Run a sidecar that forwards to these upstreams, by the names of their lanes."""
+    settings = _QUEUE | settings
     if "agentex" in urls:
         settings["SIDECAR_AGENTEX__BASE_URL"] = urls["agentex"]
     if "sgp" in urls:
         settings["SIDECAR_SGP__BASE_URL"] = urls["sgp"]
         settings["SIDECAR_SGP__API_KEY"] = "bench"
         settings["SIDECAR_SGP__ACCOUNT_ID"] = "bench"
-    with sidecar(**settings) as running:
-        yield Forwarder(running.port, Watched(running.pid))
+    if "otlp" in urls:
+        settings["SIDECAR_OTLP__ENDPOINT"] = urls["otlp"]
+        settings["SIDECAR_OTLP__COMPRESSION"] = compression
+    return sidecar(**settings)
 
 
 @contextlib.contextmanager
-def _collector(urls: Sequence[str]) -> Iterator[Forwarder]:
-    port = free_port()
+def collector_with(
+    config: Mapping[str, Any], port: int, program: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Collector that listens on `port`; by default that of the benchmark."""
     with tempfile.TemporaryDirectory() as folder:
         # JSON is valid YAML.
-        config = Path(folder) / "config.yaml"
-        config.write_text(json.dumps(collector_config(port, urls)))
-        with process([collector_program(), "--config", f"file:{config}"]) as running:
-            _listening(port, running)
-            yield Forwarder(port, Watched(running.pid))
+        path = Path(folder) / "config.yaml"
+        path.write_text(json.dumps(config))
+        command: list[str | Path] = [program or collector_program(), "--config", f"file:{path}"]
+        with tempfile.TemporaryFile() as log, process(command, log) as running:
+            listening(port, running)
+            yield running
 
 
-def collector_config(port: int, urls: Sequence[str]) -> dict[str, Any]:
-    """Defaults, but no compression (the sidecar uses none), and a larger body limit.
+def collector_config(port: int, urls: Sequence[str], compression: str = "none") -> dict[str, Any]:
+    """Defaults, but the same compression as the sidecar, by default none, and a larger body limit.
 
     The SDK's batch of 512 spans of 50 KB exceeds the receiver's default of 20 MiB.
     """
     exporters = {
         f"otlphttp/{number}": {
             "endpoint": url,
-            "compression": "none",
+            "compression": compression,
             "sending_queue": {"enabled": True},
         }
         for number, url in enumerate(urls)
@@ -119,14 +135,15 @@ def collector_config(port: int, urls: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _listening(port: int, running: subprocess.Popen[bytes]) -> None:
+def listening(port: int, running: subprocess.Popen[bytes]) -> None:
+    """Wait until the process accepts connections on `port`; raises `BenchError` if it ends."""
     deadline = time.monotonic() + START_S
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             if time.monotonic() > deadline or running.poll() is not None:
-                raise BenchError("the Collector did not start") from None
+                raise BenchError(f"{running.args!r} did not start") from None
             time.sleep(0.02)
         else:
             return

@@ -1,8 +1,6 @@
 """Installs or builds the peers on first use; `Absent` gives the reason if one can't be."""
 
-import hashlib
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -10,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import parts
-
-_SOURCE = Path(__file__).parent / "collector"
+from tests.e2e import collector_support, parts
 
 
 class Absent(Exception):
@@ -38,14 +34,23 @@ def opentelemetry_sdk() -> Path:
     return _had(lambda: parts.venv("opentelemetry", "opentelemetry-sdk", exporter))
 
 
-def collector() -> Path:
-    """Build the Collector with the four components that forwarding needs."""
-    return _had(lambda: parts.build_once(f"collector-{_digest()}", _build)) / "collector"
+def collector(tag: str = "") -> Path:
+    """Build the Collector with the three components that forwarding needs, and those of `tag`."""
+    return _had(lambda: collector_support.program(tag))
+
+
+def rotel() -> tuple[Path, Path]:
+    """Install the newest Rotel; return its program, and the folder of the libpython it needs."""
+    python = _had(lambda: parts.venv("rotel", "--pre", "rotel"))
+    script = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    libraries = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
+    (program,) = python.parents[1].glob("lib/python*/site-packages/rotel/rotel-agent")
+    return program, Path(libraries.stdout.strip())
 
 
 def collector_version() -> str:
     """Return the version of the Collector's components."""
-    found = re.search(r"/otlpreceiver (\S+)", (_SOURCE / "go.mod").read_text())
+    found = re.search(r"/otlpreceiver (\S+)", (collector_support.SOURCE / "go.mod").read_text())
     assert found is not None
     return found[1]
 
@@ -57,21 +62,6 @@ def versions(python: Path, packages: Iterable[str]) -> dict[str, str]:
         [python, "-c", script, *packages], capture_output=True, text=True, check=True
     )
     return dict(line.split() for line in done.stdout.splitlines())
-
-
-def _digest() -> str:
-    source = b"".join(path.read_bytes() for path in sorted(_SOURCE.iterdir()))
-    return hashlib.sha256(source).hexdigest()[:12]
-
-
-def _build(home: Path) -> None:
-    source = home / "source"
-    shutil.copytree(_SOURCE, source)
-    # -mod=mod: go.mod names only our direct dependencies.
-    parts.run(
-        parts.go(), "build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", home / "collector",
-        ".", cwd=source, env={"GOTOOLCHAIN": "local"},
-    )  # fmt: skip
 
 
 def _had(make: Callable[[], Path]) -> Path:

@@ -17,7 +17,10 @@ DIRECT = Route("none", BOTH)
 SIDECAR = Route("sidecar", BOTH)
 SIDECAR_SGP = Route("sidecar", ("sgp",))
 OTLP = Route("none", ("otlp",))
+SIDECAR_OTLP = Route("sidecar", ("otlp",))
+SIDECAR_GZIP = Route("sidecar", ("otlp",), compression="gzip")
 COLLECTOR = Route("collector", ("otlp",))
+COLLECTOR_GZIP = Route("collector", ("otlp",), compression="gzip")
 COLLECTOR_TWO = Route("collector", ("otlp", "second"))
 
 
@@ -87,7 +90,10 @@ LARGE_POSTS: tuple[_Posts, ...] = (
     ("sidecar", "sidecar, both upstreams", "pairs", SIDECAR),
     ("collector", "Collector, two upstreams", "single", COLLECTOR_TWO),
     ("sidecar", "sidecar, SGP only", "pairs", SIDECAR_SGP),
+    ("sidecar", "sidecar, OTLP only", "pairs", SIDECAR_OTLP),
     ("collector", "Collector, one upstream", "single", COLLECTOR),
+    ("sidecar", "sidecar, OTLP only, gzip", "pairs", SIDECAR_GZIP),
+    ("collector", "Collector, one upstream, gzip", "single", COLLECTOR_GZIP),
 )
 SMALL_POSTS: tuple[_Posts, ...] = (
     ("sidecar", "sidecar, STARTs and ENDs", "arrays", SIDECAR_SGP),

@@ -88,3 +88,8 @@ class Summary:
 def peak_mib(run: Figures) -> float | None:
     """Return the forwarder's peak memory."""
     return run.forwarder_mib.peak if run.forwarder_mib else None
+
+
+def idle_mib(run: Figures) -> float | None:
+    """Return the forwarder's memory before the load."""
+    return run.forwarder_mib.idle if run.forwarder_mib else None
