@@ -207,7 +207,7 @@ class KeysInTurn(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         both = {KEY_HEADER: Secret(""), ACCOUNT_HEADER: Secret("a")}
-        self.credentials = Credentials(both, key_header=KEY_HEADER, relay=True, required=True)
+        self.credentials = Credentials(both, relay=True, required=True)
         self.last_accepted = ""
         self.newest = ""
         self.sent: list[dict[str, str]] = []

@@ -16,6 +16,7 @@ from sidecar.demo.sgp import SgpStandIn
 from sidecar.demo.stand_in import Answer
 from sidecar.sinks import Refused
 from sidecar.sinks.dead_letters import DeadLetters
+from tests.support.otlp import OtlpStandIn
 from tests.support.spans import make_span
 
 pytestmark = pytest.mark.process
@@ -395,6 +396,25 @@ async def test_check_tries_out_the_upstreams() -> None:
             "sgp: credential: accepted",
         ]
         assert (agentex.spans, sgp.spans) == ({}, {})
+
+
+async def test_check_tries_out_a_receiver_of_otlp() -> None:
+    """It gets a request without spans, with the configured headers; a wrong path is named."""
+    async with OtlpStandIn(prefix="/otlp", headers={"authorization": "Bearer good"}) as otlp:
+        environ = {"SIDECAR_OTLP__ENDPOINT": f"{otlp.url}/otlp/"}
+        for headers, expected, said in (
+            ("authorization=Bearer%20good", 0, "otlp: credential: accepted\n"),
+            ("authorization=Bearer%20bad", 1, "otlp: credential: refused, HTTP 401\n"),
+            ("", 1, "otlp: credential: none is configured, HTTP 401\n"),
+        ):
+            found = await outcome("check", "--probe", **environ, SIDECAR_OTLP__HEADERS=headers)
+            assert (found[0], said in found[1] + found[2]) == (expected, True)
+        otlp.headers = {}
+        code, out, _ = await outcome("check", "--probe", **environ)
+        assert (code, out.splitlines()[-1]) == (0, "otlp: credential: none is configured")
+        code, _, err = await outcome("check", "--probe", SIDECAR_OTLP__ENDPOINT=otlp.url)
+        assert (code, "HTTP 404: the path of otlp.endpoint is wrong" in err) == (1, True)
+        assert otlp.spans == {}
 
 
 NOT_FOUND = "HTTP 404: the path of"

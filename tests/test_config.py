@@ -148,6 +148,20 @@ BAD = [
     ("retry", "max_attempts", "x", '"x" is not a whole number from 1 up'),
     ("dead_letters", "max_bytes", "0B", "must be a size above 0"),
     ("shutdown", "grace_s", "soon", '"soon" is not a number of seconds'),
+    ("sgp", "hide", "inputs", 'the value is not a list of "data", "input" or "output", each'),
+    ("otlp", "hide", "input,input", "each at most once"),
+    ("otlp", "endpoint", "collector:4318", "must be a URL such as http://host:port/path"),
+    ("otlp", "endpoint", "http://h/v1/traces/", "must not end in /v1/traces, which the sidecar"),
+    ("otlp", "client_key_file", "/key", "needs client_cert_file"),
+    ("otlp", "max_batch_bytes", "0B", "must be a size above 0"),
+    ("otlp", "compression", "zstd", '"zstd" is not "gzip" or "none"'),
+    ("otlp", "headers", "x", "each header must be NAME=VALUE, with commas between them"),
+    ("otlp", "headers", "a=1,b c=2", "the name of header 2 is not that of an HTTP header"),
+    ("otlp", "headers", "a=1,A=2", "a is there twice: leave one out"),
+    ("otlp", "headers", "a=1%0A2", "the value of a must be printable ASCII, and not empty"),
+    ("otlp", "headers", "a=%C3%A9", "the value of a must be printable ASCII, and not empty"),
+    ("otlp", "headers", "a=", "the value of a must be printable ASCII, and not empty"),
+    ("otlp", "headers", "Host=h", "host is set by the sidecar itself: leave it out"),
     *(
         ("pod", key, text, "must be at most 253 printable ASCII characters")
         for key in ("name", "namespace", "node")
@@ -203,6 +217,9 @@ def test_bad_values_by_environment(section: str, key: str, text: str, message: s
         ("[log]\n[log]", "each is there once"),
         ('[spool]\npath = "a\\u0000"', "spool.path: the value has a NUL character"),
         ('[agentex]\nca_file = "\\u0000"', "agentex.ca_file: the value has a NUL character"),
+        ('[otlp]\nheaders = { "a b" = "1" }', "otlp.headers: the name of header 1 is not that"),
+        ("[otlp]\nheaders = { a = 1 }", "otlp.headers: the value is not a table of names and"),
+        ("[otlp]\nheaders = [1]", "otlp.headers: the value is not a table of names and"),
         ("[listener\n", "line 1"),
         ("[log]\nlevel = info", "and text has quotes around it"),
         ("\0", "line 1"),
@@ -308,7 +325,7 @@ def test_any_value(value: object) -> None:
         with suppress(ValueError):
             convert(kind, value)
             continue
-        with pytest.raises(ValueError, match=r"\A[^\n]+ is not [^\n]+\Z"):
+        with pytest.raises(ValueError, match=r"\A[^\n]+ (is|must) [^\n]+\Z"):
             convert(kind, value)
 
 
@@ -528,3 +545,32 @@ def test_an_upstream_that_is_the_sidecar_itself_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match=r"sgp.base_url: .* own listener"):
         load(None, environ)
     assert load(None, environ | {"SIDECAR_LISTENER__PORT": "8319"}).listener.port == 8319
+
+
+def test_headers_in_a_file_and_in_a_variable(tmp_path: Path) -> None:
+    """A table has the values as they are; in a variable they are percent-encoded. None is shown."""
+    file = write(tmp_path, '[otlp]\nheaders = { Authorization = "Bearer a%20b", x-scope = "s" }\n')
+    variable = {"SIDECAR_OTLP__HEADERS": " Authorization = Bearer%20a%2520b , X-Scope=s=1, "}
+    by_file, by_variable = load(file, {}), load(None, variable)
+    assert by_file.otlp.headers == {
+        "authorization": Secret("Bearer a%20b"),
+        "x-scope": Secret("s"),
+    }
+    assert by_variable.otlp.headers == {
+        "authorization": Secret("Bearer a%20b"),
+        "x-scope": Secret("s=1"),
+    }
+    assert redacted(by_file)["otlp"]["headers"] == {"authorization": "***", "x-scope": "***"}
+    assert "Bearer" not in repr(by_file)
+
+
+def test_the_collectors_own_variable_is_not_read() -> None:
+    """Other parts of the pod use it for what they send themselves."""
+    assert load(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}).otlp.missing
+
+
+def test_what_is_hidden() -> None:
+    """In any order, and for each upstream by itself."""
+    config = load(None, {"SIDECAR_OTLP__HIDE": "Output, input", "SIDECAR_SGP__HIDE": "data"})
+    sections = config.agentex, config.sgp, config.otlp
+    assert [section.hidden for section in sections] == [0, 4, 3]

@@ -1,7 +1,7 @@
 """Credentials: which one is used, when it changes, and that none is shown."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.credentials import Credentials, Secret
-from sidecar.sinks.key_file import KeyFile
+from sidecar.sinks.credential_file import CredentialFile, key_as
 
 KEY, ACCOUNT = "x-api-key", "x-selected-account-id"
 
@@ -17,7 +17,7 @@ KEY, ACCOUNT = "x-api-key", "x-selected-account-id"
 def sgp(key: str = "", account: str = "", **options: Any) -> Credentials:
     """Credentials with two headers, both required."""
     configured = {KEY: Secret(key), ACCOUNT: Secret(account)}
-    return Credentials(configured, key_header=KEY, **{"relay": True, "required": True, **options})
+    return Credentials(configured, **{"relay": True, "required": True, **options})
 
 
 def test_a_secret_is_never_shown() -> None:
@@ -95,15 +95,15 @@ def test_without_relay_offers_are_ignored() -> None:
     assert credentials.headers() is None
 
 
-def read(file: KeyFile) -> Callable[[], Secret]:
-    """The key that is in the file at each call."""
+def read(file: CredentialFile) -> Callable[[], Mapping[str, Secret]]:
+    """The headers that are in the file at each call."""
 
-    def key() -> Secret:
+    def headers() -> Mapping[str, Secret]:
         with suppress(OSError, UnicodeDecodeError):
             file._files.read()
-        return file.key
+        return file.headers
 
-    return key
+    return headers
 
 
 def age(file: Path, text: str, seconds: int) -> None:
@@ -116,7 +116,7 @@ async def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     """A rotated key is used from the next refresh; rewriting the same key is not a change."""
     file = tmp_path / "key"
     age(file, "first\n", 1000)
-    credentials = sgp(account="a", key_in_file=read(KeyFile(str(file))))
+    credentials = sgp(account="a", in_file=read(CredentialFile(str(file), key_as(KEY))))
     assert credentials.headers() == {KEY: "first", ACCOUNT: "a"}
     assert not credentials.refresh()
     age(file, " second ", 2000)
@@ -131,7 +131,7 @@ async def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
     """The key in the file wins over a configured key and over an agent's."""
     file = tmp_path / "key"
     file.write_text("file")
-    credentials = sgp("configured", "a", key_in_file=read(KeyFile(str(file))))
+    credentials = sgp("configured", "a", in_file=read(CredentialFile(str(file), key_as(KEY))))
     credentials.offer(received({KEY: "theirs"}))
     assert credentials.headers() == {KEY: "file", ACCOUNT: "a"}
 
@@ -139,7 +139,7 @@ async def test_a_key_file_wins_over_a_key_and_an_agent(tmp_path: Path) -> None:
 async def test_a_key_file_that_appears_later(tmp_path: Path) -> None:
     """A missing file is waited for; if it is emptied or deleted later, the last key stays."""
     file = tmp_path / "key"
-    credentials = sgp(account="a", key_in_file=read(KeyFile(str(file))))
+    credentials = sgp(account="a", in_file=read(CredentialFile(str(file), key_as(KEY))))
     assert credentials.headers() is None
     age(file, "", 1000)
     assert not credentials.refresh()
@@ -159,7 +159,7 @@ async def test_a_key_file_with_junk(tmp_path: Path, junk: bytes) -> None:
     """If the file has no valid key, the last one stays in use."""
     file = tmp_path / "key"
     age(file, "key", 1000)
-    credentials = sgp(account="a", key_in_file=read(KeyFile(str(file))))
+    credentials = sgp(account="a", in_file=read(CredentialFile(str(file), key_as(KEY))))
     file.write_bytes(junk)
     os.utime(file, (2000, 2000))
     assert not credentials.refresh()

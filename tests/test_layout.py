@@ -19,9 +19,10 @@ ROOT = PACKAGE.parent
 LAYERS = [
     "credentials process spans",
     "network config_values",
+    "config_upstreams",
     "config",
     "config_load",
-    "http logs telemetry",
+    "http telemetry",
     "sinks spool",
     "queue",
     "drain",

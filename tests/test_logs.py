@@ -23,7 +23,7 @@ PACKAGE = Path(sidecar.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "logs.md"
 # The only modules that may use the standard streams: those of commands that end by themselves, and
 # the one that replaces the streams.
-COMMANDS = {"cli", "operate/check", "operate/top", "process/terminal", "logs"}
+COMMANDS = {"cli", "operate/check", "operate/top", "process/terminal", "telemetry/logs"}
 LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
 
 
@@ -80,7 +80,7 @@ def test_a_hint_is_in_the_line(format_: str) -> None:
     """In both formats a warning ends with what to do, about its own upstream; an info has none."""
     program = f"""
 import structlog
-from sidecar import logs
+from sidecar.telemetry import logs
 from sidecar.config import LogConfig
 
 logs.configure(LogConfig(format="{format_}"))
@@ -93,7 +93,7 @@ log.info("upstream_up", sink="sgp")
         [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, check=True
     )
     braked, configured, up = done.stderr.decode().splitlines()
-    assert "check sgp.base_url; write_dead_lettered in the log says" in braked
+    assert "check the URL in section sgp; write_dead_lettered in the log says" in braked
     assert "(docs/runbooks.md#tracesidecarbrakeon)" in braked
     assert "A sentence." in configured
     assert "sidecar check (docs/configuration.md#where-settings-come-from)" in configured
@@ -119,7 +119,7 @@ def test_only_commands_use_the_standard_streams() -> None:
 
 SCRIPT = """
 import asyncio, atexit, logging, sys, threading, warnings
-from sidecar import logs
+from sidecar.telemetry import logs
 from sidecar.config import LogConfig, PodConfig
 
 writer = logs.start(LogConfig(format=sys.argv[1], level=sys.argv[2]), PodConfig())

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.config import SGP_PRODUCTION
 from sidecar.config_load import read
+from sidecar.config_upstreams import SGP_PRODUCTION
 from sidecar.operate.problems import missing_settings
 from tests.support.spans import make_event
 from tests.support.spool import until

@@ -184,19 +184,19 @@ def test_a_batch_that_nobody_saw(name: str, state: SinkState, writes: int) -> No
         assert same(found, Hold(state)), (case, found)
 
 
-@pytest.mark.parametrize(("is_json", "body"), [(True, b""), (False, b""), (True, None)])
-def test_whose_decision_it_is(is_json: bool, body: bytes | None) -> None:
+@pytest.mark.parametrize(("is_own", "body"), [(True, b""), (False, b""), (True, None)])
+def test_whose_decision_it_is(is_own: bool, body: bytes | None) -> None:
     """Only the API's own JSON is success or a refusal; what can't be read may be accepted later."""
     expected: dict[str, str] = {
-        "success": "accepted" if is_json else "Misdirected",
+        "success": "accepted" if is_own else "Misdirected",
         "the hop": "Misdirected",
         "the moment": "Unavailable",
         "the credential": "Unauthorized",
-        "the content": ("Unavailable" if body is None else "Refused") if is_json else "Misdirected",
+        "the content": ("Unavailable" if body is None else "Refused") if is_own else "Misdirected",
         "the size": "TooLarge",
     }
     for status, about in TOPICS.items():
-        response = Response(status, body, is_json)
+        response = Response(status, body, is_own)
         found = "accepted" if response.taken else type(decide(response)).__name__
         assert (status, found) == (status, expected[about])
 

@@ -73,6 +73,31 @@ def test_a_success_settles_its_writes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("opens", "ends", "unkept", "forwarded"),
+    [
+        (0, 3, 1, {"open": 0, "complete": 2}),
+        (2, 1, 1, {"open": 2, "complete": 0}),
+        (2, 1, 2, {"open": 1, "complete": 0}),
+    ],
+)
+def test_what_was_not_kept(opens: int, ends: int, unkept: int, forwarded: dict[str, int]) -> None:
+    """All writes are settled; those that the upstream did not keep are lost, ENDs first."""
+    lane = Lane()
+    spans = [make_span(f"o{n}", complete=False) for n in range(opens)]
+    spans += [make_span(f"e{n}") for n in range(ends)]
+    for span in spans:
+        lane.queue.put(span)
+    batch = Batch(lane.queue.take(len(spans), 2**20))
+    with structlog.testing.capture_logs() as lines:
+        lane.settlement.succeeded(batch, NOW, NOW, 1, unkept)
+    assert (lane.queue.depth, dict(lane.accounting.forwarded)) == (0, forwarded)
+    assert lane.accounting.lost["partial_success"] == unkept
+    assert lane.accounting.imbalance(lane.queue.depth) == 0
+    (line,) = [each for each in lines if each["event"] == "writes_not_kept"]
+    assert (line["log_level"], line["count"], line["of"]) == ("warning", unkept, opens + ends)
+
+
+@pytest.mark.parametrize(
     ("failures", "wait_s", "stopping"),
     [(0, 0.25, False), (1, 0.5, False), (4, 4.0, False), (99, 15.0, False), (99, 1.0, True)],
 )

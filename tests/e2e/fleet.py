@@ -15,6 +15,7 @@ import aiohttp
 from sidecar.demo.behaviours import Hang, Recorded, Scripted
 from tests.e2e.prometheus_support import Prometheus, address, exposing, until
 from tests.support.kill import Json, Rig, SidecarRun
+from tests.support.otlp import OtlpStandIn
 from tests.support.spans import END_TIME, START_TIME
 
 NAMESPACE = "agents"
@@ -44,11 +45,12 @@ class Trouble:
     settings: dict[str, str] = field(default_factory=dict)
     agentex: Rule | None = None
     sgp: Rule | None = None
+    otlp: Rule | None = None
 
 
 # By pod. The names are as long as those of a Deployment are.
 TROUBLES = {
-    "billing-agent-7d9c5b6f4-x2x4q": Trouble(sgp=_sometimes(503, 25)),
+    "billing-agent-7d9c5b6f4-x2x4q": Trouble(sgp=_sometimes(503, 25), otlp=_sometimes(503, 40)),
     "search-agent-5f7b8c9d6-8kqzt": Trouble(_NO_SPOOL | _SMALL, sgp=lambda _: Hang()),
     "support-agent-6c8d7f5b9-mm7wr": Trouble(sgp=_sometimes(422, 2)),
     "planner-agent-84b6d5c7f-zp5nd": Trouble(agentex=lambda _: 401),
@@ -132,7 +134,16 @@ def kubernetes(pods: list[str], restarts: dict[str, int], without: str) -> str:
 async def pod(folder: Path, trouble: Trouble, seed: int) -> AsyncIterator[Pod]:
     """Run one sidecar and its agent until the test ends."""
     await asyncio.to_thread(folder.mkdir)
-    rig = Rig(folder, seed=seed, settings=_SOON | trouble.settings)
+    async with OtlpStandIn(keep_bodies=False) as otlp:
+        otlp.rule = trouble.otlp
+        own = _SOON | {"SIDECAR_OTLP__ENDPOINT": otlp.url} | trouble.settings
+        rig = Rig(folder, seed=seed, settings=own)
+        async with _of(rig, trouble) as made:
+            yield made
+
+
+@asynccontextmanager
+async def _of(rig: Rig, trouble: Trouble) -> AsyncIterator[Pod]:
     rig.agentex.keep_bodies = rig.sgp.keep_bodies = False
     async with rig.agentex, rig.sgp:
         rig.agentex.rule, rig.sgp.rule = trouble.agentex, trouble.sgp

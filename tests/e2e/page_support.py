@@ -1,7 +1,7 @@
 """The status page of a real sidecar process in a browser, and what is always asked of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,10 +15,10 @@ LEVELS = "[...document.querySelectorAll('.answer')].map(e => e.dataset.level).jo
 
 @asynccontextmanager
 async def world(
-    folder: Path, *, busy: bool = True
+    folder: Path, *, busy: bool = True, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Rig, SidecarRun, Browser]]:
-    """Run both upstreams, a sidecar that an agent posts to if `busy`, and a browser on its page."""
-    rig = Rig(folder, seed=8, settings={"SIDECAR_RETRY__MAX_S": "1"})
+    """Run two upstreams, a sidecar that an agent posts to if `busy`, and a browser on its page."""
+    rig = Rig(folder, seed=8, settings={"SIDECAR_RETRY__MAX_S": "1", **(settings or {})})
     rig.agentex.keep_bodies = rig.sgp.keep_bodies = False
     async with rig.agentex, rig.sgp:
         life = await rig.start()

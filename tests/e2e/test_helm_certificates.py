@@ -1,4 +1,4 @@
-"""Certificates for the upstreams: where the chart mounts them, and that the sidecar finds them."""
+"""Certificates and headers: where the chart mounts them, and that the sidecar finds them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from sidecar.config_load import load
 from tests.support.helm import CHART, Json, admit_one, agent_pod, helm, sidecar_of
 
 MOUNTED = "/etc/trace-sidecar/certificates"
-BOTH: Json = {
+EACH: Json = {
     "agentex": {
         # Names that YAML could take for numbers.
         "ca": {"configMapName": "1e3", "key": "0x1"},
@@ -22,6 +22,7 @@ BOTH: Json = {
             "keys": {"certificate": "chain.pem", "privateKey": "key.pem"},
         },
     },
+    "otlp": {"ca": {"secretName": "otlp-client"}, "client": {"secretName": "otlp-client"}},
 }
 SOURCES: dict[tuple[str, str], dict[str, str]] = {
     ("configMap", "1e3"): {"0x1": "agentex's CA", "other": ""},
@@ -30,6 +31,11 @@ SOURCES: dict[tuple[str, str], dict[str, str]] = {
         "ca.crt": "SGP's CA",
         "chain.pem": "SGP's certificate",
         "key.pem": "SGP's key",
+    },
+    ("secret", "otlp-client"): {
+        "ca.crt": "OTLP's CA",
+        "tls.crt": "OTLP's certificate",
+        "tls.key": "OTLP's key",
     },
 }
 
@@ -63,12 +69,13 @@ def written(pod: Json, folder: Path) -> int:
 @pytest.mark.parametrize("mode", ["native", "container"])
 def test_the_sidecar_finds_its_certificates(mode: str, tmp_path: Path) -> None:
     """Each file that the sidecar is told of has the content of the right key."""
-    pod = injected(BOTH, mode=mode)
+    pod = injected(EACH, mode=mode)
     files_mode = written(pod, tmp_path)
     assert files_mode & 0o777 == 0o444, "readable for the user of the sidecar"
     environ = {entry["name"]: entry.get("value", "") for entry in sidecar_of(pod)["env"]}
     config = load(None, environ)
-    for title, section in (("agentex", config.agentex), ("SGP", config.sgp)):
+    sections = {"agentex": config.agentex, "SGP": config.sgp, "OTLP": config.otlp}
+    for title, section in sections.items():
         found = {
             what: (tmp_path / Path(path).relative_to(MOUNTED)).read_text()
             for what, path in (
@@ -80,11 +87,11 @@ def test_the_sidecar_finds_its_certificates(mode: str, tmp_path: Path) -> None:
         assert found == {what: f"{title}'s {what}" for what in found}
 
 
-@pytest.mark.parametrize("upstream", ["agentex", "sgp"])
+@pytest.mark.parametrize("upstream", EACH)
 @pytest.mark.parametrize("part", ["ca", "client"])
 def test_only_what_is_there_is_mounted(upstream: str, part: str, tmp_path: Path) -> None:
-    """An upstream with one of the two gets no file of the other, nor does the other upstream."""
-    pod = injected({upstream: {part: BOTH[upstream][part]}})
+    """An upstream with one of the two gets no file of the other, nor do the other upstreams."""
+    pod = injected({upstream: {part: EACH[upstream][part]}})
     written(pod, tmp_path)
     found = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     names = {"ca": ["ca.crt"], "client": ["tls.crt", "tls.key"]}[part]
@@ -98,7 +105,7 @@ def test_only_what_is_there_is_mounted(upstream: str, part: str, tmp_path: Path)
 
 def test_beside_a_spool() -> None:
     """The spool's volume and the certificates' are two volumes, mounted in two places."""
-    pod = injected(BOTH, spool={"enabled": True})
+    pod = injected(EACH, spool={"enabled": True})
     names = ["trace-sidecar", "trace-sidecar-certificates"]
     assert [volume["name"] for volume in pod["spec"]["volumes"]] == names
     mounts = sidecar_of(pod)["volumeMounts"]
@@ -114,6 +121,21 @@ def test_no_certificates_no_volume() -> None:
     assert "volumeMounts" not in sidecar_of(pod)
 
 
+def test_headers_that_an_agent_does_not_wait_for() -> None:
+    """The sidecar is told of the file that holds the key; the pod starts without the Secret."""
+    pod = injected({}, otlpHeaders={"secretName": "1e3", "key": "0x1"})
+    (volume,) = pod["spec"]["volumes"]
+    (mount,) = sidecar_of(pod)["volumeMounts"]
+    assert mount == {"name": volume["name"], "mountPath": mount["mountPath"], "readOnly": True}
+    secret = volume["secret"]
+    assert (secret["secretName"], secret["optional"]) == ("1e3", True)
+    (item,) = secret["items"]
+    assert item["key"] == "0x1"
+    assert secret["defaultMode"] & 0o777 == 0o444, "readable for the user of the sidecar"
+    environ = {entry["name"]: entry.get("value", "") for entry in sidecar_of(pod)["env"]}
+    assert load(None, environ).otlp.headers_file == f"{mount['mountPath']}/{item['path']}"
+
+
 def test_the_notes_name_what_pods_wait_for() -> None:
     """The notes list the Secrets and ConfigMaps that every opted-in namespace needs."""
 
@@ -122,6 +144,6 @@ def test_the_notes_name_what_pods_wait_for() -> None:
         assert not done.returncode, done.stderr
         return done.stdout.partition("NOTES:")[2]
 
-    needed = "ConfigMap 1e3, Secret agentex-client, Secret sgp-client."
-    assert f"in their namespace: {needed}\n" in notes({"sidecar": {"certificates": BOTH}})
+    needed = "ConfigMap 1e3, Secret agentex-client, Secret otlp-client, Secret sgp-client."
+    assert f"in their namespace: {needed}\n" in notes({"sidecar": {"certificates": EACH}})
     assert "in their namespace" not in notes({})

@@ -36,6 +36,7 @@ FULL = {
     "config": {"sgp": {"relay": True, "linger_s": 0.25}, "agentex": {"max_concurrency": 1000000}},
     "spool": {"enabled": True},
     "credentials": {"secretName": "sgp"},
+    "otlpHeaders": {"secretName": "otlp", "key": "0x1"},
     "certificates": {
         "agentex": {"ca": {"configMapName": "ca"}, "client": {"secretName": "client"}},
         "sgp": {"ca": {"secretName": "1e3", "key": "0x1"}},
@@ -119,7 +120,9 @@ def test_the_selector_narrows() -> None:
     assert ["initContainers" in answer["pod"]["spec"] for answer in answers] == [True, False, False]
 
 
-@pytest.mark.parametrize("name", ["trace-sidecar", "trace-sidecar-certificates"])
+@pytest.mark.parametrize(
+    "name", ["trace-sidecar", "trace-sidecar-certificates", "trace-sidecar-headers"]
+)
 def test_a_pod_that_can_not_take_it_is_let_through_with_a_warning(name: str) -> None:
     """A pod with a volume of the same name is admitted without the sidecar, with a warning."""
     pod = agent_pod(volumes=[{"name": name, "emptyDir": {}}])

@@ -369,6 +369,7 @@ STARTED = ["top", "--once", "--url", "http://127.0.0.1:9318"]
         ({}, STARTED),
         ({"config": {"agentex": {"base_url": "http://agentex"}}}, PROBED),
         ({"config": {"sgp": {"relay": True}}}, PROBED),
+        ({"config": {"otlp": {"endpoint": "https://collector"}}}, PROBED),
         ({"credentials": {"secretName": "s"}}, PROBED),
         ({"env": [{"name": "AGENTEX_BASE_URL", "value": "http://agentex"}]}, PROBED),
         # Not enough for an upstream.

@@ -293,6 +293,7 @@ SIZES = {
     "config.listener.max_body": ("listener.max_body", 1),
     "config.queue.max_bytes": ("queue.max_bytes", 1),
     "config.sgp.max_batch_bytes": ("sgp.max_batch_bytes", 1),
+    "config.otlp.max_batch_bytes": ("otlp.max_batch_bytes", 1),
 }
 SPELLINGS: list[Json] = [
     2**20,

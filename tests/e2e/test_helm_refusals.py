@@ -72,6 +72,7 @@ def test_an_unknown_section_is_refused() -> None:
         ({"queue": {"open_span_ttl_s": 1}}, "must not be more than open_span_ttl_s (1)"),
         ({"sgp": {"base_url": "http://localhost:8318"}}, "the sidecar's own address"),
         ({"agentex": {"base_url": "https://[::1]:8318/x"}}, "the sidecar's own address"),
+        ({"otlp": {"endpoint": "http://127.0.0.1:8318"}}, "config.otlp.endpoint (http://127"),
         (
             {
                 "agentex": {"base_url": "http://Spans.x:8318"},
@@ -113,6 +114,10 @@ SECRET_PROXY = {
         (
             {"certificates": {"agentex": CLIENT}, "config": {"agentex": {"client_key_file": "/k"}}},
             "config.agentex.client_key_file needs client_cert_file",
+        ),
+        (
+            {"otlpHeaders": {"secretName": "s"}, "config": {"otlp": {"headers_file": "/h"}}},
+            "otlpHeaders.secretName and config.otlp.headers_file (/h) exclude each other",
         ),
         (
             {"env": [SECRET_PROXY], "config": {"network": {"proxy": "none"}}},
@@ -216,7 +221,11 @@ def test_files_above_80_percent_of_the_volume_are_refused(
         ({"sidecar": {"certificates": {"sgp": {"ca": {"secretName": "S"}}}}}, "/ca/secretName"),
         ({"sidecar": {"certificates": {"agentex": {"ca": {"key": "..ca"}}}}}, "/agentex/ca/key"),
         ({"sidecar": {"certificates": {"agentex": {"ca": {"key": ""}}}}}, "/agentex/ca/key"),
-        ({"sidecar": {"certificates": {"otlp": CA}}}, "'otlp' not allowed"),
+        ({"sidecar": {"certificates": {"jaeger": CA}}}, "'jaeger' not allowed"),
+        ({"sidecar": {"config": {"otlp": {"headers": {"a": "b"}}}}}, "'headers' not allowed"),
+        ({"sidecar": {"config": {"otlp": {"hide": ["inputs"]}}}}, "/otlp/hide/0"),
+        ({"sidecar": {"config": {"sgp": {"hide": ["data", "data"]}}}}, "/sgp/hide"),
+        ({"sidecar": {"otlpHeaders": {"secretName": "S"}}}, "/otlpHeaders/secretName"),
         ({"sidecar": {"credentials": {"keys": {"sgpApiKey": ".."}}}}, "/keys/sgpApiKey"),
         ({"sidecar": {"agent": {"noProxy": "a,*"}}}, "/agent/noProxy"),
         ({"sidecar": {"agent": {"noProxy": "a b"}}}, "/agent/noProxy"),

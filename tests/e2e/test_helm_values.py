@@ -37,6 +37,7 @@ NOT_IN_THE_CHART = {
     "dead_letters.max_bytes": "deadLetters.maxBytes",
     "agentex.api_key": "credentials",
     "sgp.api_key": "credentials",
+    "otlp.headers": "otlpHeaders",
     "pod.name": "podIdentity",
     "pod.namespace": "podIdentity",
     "pod.node": "podIdentity",
@@ -60,6 +61,7 @@ SETTINGS: dict[str, Json] = {
     "agentex.client_key_file": "/k.pem",
     "agentex.max_concurrency": 1000000,
     "agentex.timeout_s": 12.5,
+    "agentex.hide": ["data"],
     "sgp.base_url": "https://[fd00::1]:8443",
     "sgp.api_key_file": "/etc/keys/sgp",
     "sgp.ca_file": "/a.pem",
@@ -73,6 +75,19 @@ SETTINGS: dict[str, Json] = {
     "sgp.timeout_s": 0.5,
     "sgp.open_writes": False,
     "sgp.relay": True,
+    "sgp.hide": ["output", "input"],
+    "otlp.endpoint": "https://collector.internal:4318/otlp",
+    "otlp.headers_file": "/etc/keys/otlp headers",
+    "otlp.compression": "gzip",
+    "otlp.ca_file": "/a.pem",
+    "otlp.client_cert_file": "/c.pem",
+    "otlp.client_key_file": "/k.pem",
+    "otlp.max_batch": 1,
+    "otlp.max_batch_bytes": "2MiB",
+    "otlp.linger_s": 0.5,
+    "otlp.max_concurrency": 3,
+    "otlp.timeout_s": 1,
+    "otlp.hide": ["input", "output", "data"],
     "network.proxy": "http://[fd00::1]:3128/",
     "network.no_proxy": ".svc, 10.0.0.0/8,*.internal,[::1]",
     "network.max_connection_age_s": 0.5,
@@ -92,11 +107,13 @@ SECRET = {"sidecar": {"credentials": {"secretName": "s"}}}
 VOLUMES = [{"name": "keys", "secret": {"secretName": "s"}}]
 MOUNTABLE = {"sidecar": {"extraVolumes": VOLUMES}}
 CERTIFIED = {"ca": {"secretName": "s"}, "client": {"secretName": "s"}}
-CERTIFICATES = {"sidecar": {"certificates": {"agentex": CERTIFIED, "sgp": CERTIFIED}}}
+UPSTREAMS = ("agentex", "sgp", "otlp")
+CERTIFICATES = {"sidecar": {"certificates": dict.fromkeys(UPSTREAMS, CERTIFIED)}}
+HEADERS = {"sidecar": {"otlpHeaders": {"secretName": "s"}}}
 # What has an effect only beside another setting.
 BESIDE = {
     f"{upstream}.client_key_file": {upstream: {"client_cert_file": "/c.pem"}}
-    for upstream in ("agentex", "sgp")
+    for upstream in UPSTREAMS
 }
 REDIRECTED = {"injection": {"setSgpClientBaseUrl": True}, "sidecar": RELAYED}
 MONITOR = {"podMonitor": {"enabled": True}}
@@ -169,9 +186,11 @@ VALUES: dict[str, tuple[Json, Json]] = {
     "sidecar.credentials.keys.sgpApiKey": ("k", SECRET),
     "sidecar.credentials.keys.sgpAccountId": ("k", SECRET),
     "sidecar.credentials.keys.agentexApiKey": ("k", SECRET),
+    "sidecar.otlpHeaders.secretName": ("s", {}),
+    "sidecar.otlpHeaders.key": ("k", HEADERS),
     **{
         f"sidecar.certificates.{upstream}.{path}": (f"other-{upstream}", needed)
-        for upstream in ("agentex", "sgp")
+        for upstream in UPSTREAMS
         for path, needed in (
             ("ca.configMapName", {}),
             ("ca.secretName", {}),

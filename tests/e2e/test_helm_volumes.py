@@ -232,7 +232,7 @@ HARMFUL: list[tuple[Json, str]] = [
     ),
     *(
         ({"extraVolumes": [{"name": name, "emptyDir": {}}]}, f"the name {name} is the chart's own")
-        for name in ("trace-sidecar", "trace-sidecar-certificates")
+        for name in ("trace-sidecar", "trace-sidecar-certificates", "trace-sidecar-headers")
     ),
     (sources(TOKEN, TOKEN), "two files are named p"),
 ]

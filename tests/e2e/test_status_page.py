@@ -10,6 +10,7 @@ from sidecar.demo.stand_in import Answer
 from tests.e2e.browser import DESKTOP, PHONE, browser
 from tests.e2e.page_support import ACCEPTED, LEVELS, STATE, judged, world
 from tests.support.kill import Rig
+from tests.support.otlp import OtlpStandIn
 
 DIFFERENCES = (
     "[...document.querySelectorAll('#accounting tr:last-child td')].map(e => e.textContent)"
@@ -81,6 +82,38 @@ async def test_a_killed_sidecar_and_its_successor(tmp_path: Path) -> None:
         finally:
             second.process.terminate()
             await second.ended()
+
+
+async def test_three_upstreams(tmp_path: Path) -> None:
+    """Each has its lane, charts and column; the configuration shows `hide`, and no header."""
+    names = ["Agentex", "SGP", "OTLP"]
+    settings = {
+        "SIDECAR_OTLP__HEADERS": "authorization=made-up",
+        "SIDECAR_OTLP__HIDE": "input,output",
+    }
+    async with OtlpStandIn(keep_bodies=False) as otlp:
+        settings["SIDECAR_OTLP__ENDPOINT"] = otlp.url
+        async with world(tmp_path, settings=settings) as (_, _, page):
+            await page.until(f"{LEVELS} === 'ok,ok,ok'")
+            await page.until(
+                "document.querySelectorAll('.lane .state[data-level=ok]').length === 3"
+            )
+            texts = (
+                "return [...document.querySelectorAll(arguments[0])].map(e => e.firstChild.data)"
+            )
+            assert await page.run(texts, ".lane .upstream > h3") == names
+            assert await page.run(texts, "#charts .group > h3") == ["Process", *names]
+            assert await page.run(texts, "#accounting table:last-child th[scope=col]") == [
+                "writes",
+                *names,
+            ]
+            shown = await page.run("return document.querySelector('#config').textContent")
+            assert "hideinput, output" in shown
+            assert "authorization: ***" in shown
+            assert "made-up" not in shown
+            for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
+                await page.look(size)
+                await judged(page, f"three-{name}", tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -14,6 +14,7 @@ import pytest
 
 from sidecar.demo.stand_in import Answer, Delay, Hang, Recorded, Reset, Scripted
 from tests.support.faults import end, fast, ids_in, now, span, start
+from tests.support.otlp import span_id
 from tests.support.truth_stage import Stage
 
 Json = dict[str, Any]
@@ -26,6 +27,12 @@ BIG = 20_000
 def stage(tmp_path: Path) -> Stage:
     """Two upstreams and no sidecar yet."""
     return Stage(tmp_path)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Stage:
+    """All three upstreams and no sidecar yet."""
+    return Stage(tmp_path, lanes=("agentex", "sgp", "otlp"))
 
 
 def whole(number: int) -> list[Json]:
@@ -47,6 +54,11 @@ def joined(number: int) -> list[Json]:
     """START and END alternate: each span lasts for one post."""
     made = span(f"j{number // 2}")
     return [end(made) if number % 2 else start(made)]
+
+
+def pair(number: int) -> list[Json]:
+    """Two spans that are over."""
+    return [end(span(f"a{number}")), end(span(f"b{number}"))]
 
 
 def long(number: int) -> list[Json]:
@@ -100,6 +112,80 @@ async def test_an_outage(stage: Stage, lane: str, how: Scripted) -> None:
         await stage.quiet(w, 200, step_s=10.0137)
         await stage.quiet(w, 1000)
     stage.judge()
+
+
+@fast
+async def test_all_goes_well_with_three(three: Stage) -> None:
+    """An OTLP receiver gets no running span, and counts none."""
+    async with three.life() as w:
+        await asyncio.sleep(3)
+        await three.agent(w, 15, joined)
+        await three.agent(w, 30, long)
+        await three.quiet(w, 100, step_s=5.0137)
+        await three.quiet(w, 1000)
+    three.judge()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        503,
+        *(pytest.param(how, marks=pytest.mark.slow) for how in (401, 404, LATER, Hang(), Reset())),
+    ],
+    ids=str,
+)
+@fast
+async def test_an_outage_of_an_otlp_receiver(three: Stage, how: Scripted) -> None:
+    """The other two upstreams are not affected, and what waited arrives."""
+    async with three.life(otlp__timeout_s=5) as w:
+        await three.agent(w, 5, whole)
+        three.rule(lambda _: how, "otlp")
+        await three.agent(w, 60, ended("during"))
+        three.rule(None, "otlp")
+        await three.agent(w, 40, ended("after"))
+        await three.quiet(w, 200, step_s=10.0137)
+        await three.quiet(w, 1000)
+    three.judge()
+
+
+@fast
+async def test_a_span_that_an_otlp_receiver_refuses(three: Stage) -> None:
+    """It is found among the others of its batch, and its letter is replayed."""
+    async with three.life() as w:
+        three.otlp.bad = lambda sent: span_id(sent) in {"a7", "b30"}
+        await three.agent(w, 20, pair)
+        three.otlp.bad = lambda _: False
+        await three.replay()
+        await three.quiet(w, 60, step_s=2.0137)
+        await three.quiet(w, 1000)
+    three.judge()
+
+
+@fast
+async def test_an_otlp_receiver_whose_headers_come_later(three: Stage) -> None:
+    """Nothing is sent to it before the file of headers is there."""
+    headers = three.folder / "headers"
+    three.otlp.headers = {"Authorization": "Bearer made-up"}
+    async with three.life(otlp__headers_file=headers) as w:
+        await three.agent(w, 15, whole)
+        headers.write_text("Authorization: Bearer made-up\n", encoding="utf-8")
+        await three.agent(w, 5, ended("after"))
+        await three.quiet(w, 60, step_s=3.0137)
+    three.judge()
+    assert three.has_said("OTLP has no credential")
+
+
+@fast
+async def test_a_partial_success(three: Stage) -> None:
+    """What a receiver accepts and does not keep is lost there; what it keeps none of, is not."""
+    three.otlp.rejected = lambda sent: span_id(sent) in {"a7", "a30", "b30", "b31"}
+    async with three.life() as w:
+        await three.agent(w, 10, pair)
+        await three.quiet(w, 60, step_s=2.0137)
+        await three.quiet(w, 1200)
+    three.judge()
+    assert three.has_said("Yes")
+    assert three.has_said("Not now")
 
 
 @fast

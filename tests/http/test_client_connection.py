@@ -85,7 +85,7 @@ async def test_without_a_credential_nothing_is_sent() -> None:
 async def test_a_new_credential_is_in_the_next_request() -> None:
     """The client does not keep sending its cached headers after the credential changes."""
     async with raw_upstream() as upstream:
-        credentials = Credentials({"key": Secret("")}, key_header="key", relay=True, required=False)
+        credentials = Credentials({"key": Secret("")}, relay=True, required=False)
         http = new_http_client(upstream.url, max_requests=1)
         client = UpstreamClient(http, credentials, lambda *_: None)
         seen: list[bytes] = []

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import hashlib
+import html
+import json
 import re
 import tomllib
 from fnmatch import fnmatch
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import sidecar
+from sidecar.lanes import UPSTREAMS
 from tests.support.world import running_app
 
 PACKAGE = Path(sidecar.__file__).parent
@@ -34,6 +37,14 @@ async def test_the_page_is_self_contained() -> None:
     assert rules["connect-src"] == "'self'"
     assert "unsafe" not in policy
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+
+
+async def test_the_page_knows_every_upstream() -> None:
+    """It has the names of all of them for people: a dead letter may be of one that is off."""
+    async with running_app() as app, app.client.get(app.admin_url + "/") as response:
+        page = await response.text()
+    (found,) = re.findall(r'<body data-titles="(.+)">', page)
+    assert json.loads(html.unescape(found)) == {each.name: each.title for each in UPSTREAMS}
 
 
 @pytest.mark.parametrize("path", PATHS)

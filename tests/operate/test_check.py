@@ -49,6 +49,15 @@ VERDICTS = [
         {"SIDECAR_SGP__RELAY": "yes"},
         "sgp: on: https://api.egp.scale.com, with the keys that agents send",
     ),
+    ({}, "otlp: off: the endpoint is missing, set otlp.endpoint"),
+    (
+        {"SIDECAR_OTLP__ENDPOINT": "http://u:p@127.0.0.1:9/x"},
+        "otlp: on: http://***@127.0.0.1:9/x, with no credential",
+    ),
+    (
+        {"SIDECAR_OTLP__ENDPOINT": "http://127.0.0.1:9", "SIDECAR_OTLP__HEADERS": "A=1,B=2"},
+        "otlp: on: http://127.0.0.1:9, with a and b in SIDECAR_OTLP__HEADERS",
+    ),
     (
         {"SIDECAR_LISTENER__PORT": "8400", "SIDECAR_ADMIN__HOST": "127.0.0.1"},
         "ports: agents post to 127.0.0.1:8400 and [::1]:8400; operators use 127.0.0.1:0",
@@ -66,8 +75,8 @@ def test_verdict(capsys: Capture, environ: dict[str, str], line: str) -> None:
     _, out, _ = checked(capsys, **environ)
     lines = out.splitlines()
     assert line in lines
-    assert [each.partition(":")[0] for each in lines[:6]] == [
-        *("verdict", "agentex", "sgp", "ports", "storage"),
+    assert [each.partition(":")[0] for each in lines[:7]] == [
+        *("verdict", "agentex", "sgp", "otlp", "ports", "storage"),
         "",
     ]
 
@@ -144,6 +153,7 @@ def link(path: Path, to: str) -> str:
     return str(path)
 
 
+HEADERS = "SIDECAR_OTLP__HEADERS_FILE"
 KEY, LETTERS, SPOOL = (
     "SIDECAR_SGP__API_KEY_FILE",
     "SIDECAR_DEAD_LETTERS__PATH",
@@ -159,6 +169,10 @@ FILES = [
     (KEY, lambda p: file(p, "x" * (2**20 + 1)), "is larger than 1MiB: give the path of the file"),
     (KEY, lambda p: str(p.with_name("x" * 300)), "can't be read (File name too long)"),
     ("SIDECAR_AGENTEX__API_KEY_FILE", str, "does not exist: mount the Secret there"),
+    (HEADERS, lambda p: str(p / "none"), "does not exist: mount the Secret there"),
+    (HEADERS, folder, "is not a file: give the path of the file with the headers"),
+    (HEADERS, lambda p: file(p, "# none\n"), "is empty: write the headers to it"),
+    (HEADERS, lambda p: file(p, "a: 1\nb"), "can't be used: line 2 must be NAME: VALUE"),
     (LETTERS, folder, "is a directory: give the path of a file in it"),
     (LETTERS, lambda p: folder(p.with_name("l.1"))[:-2], "needs"),
     (LETTERS, lambda _: "/dev/null", "is not a regular file: give the path of one"),
@@ -183,6 +197,7 @@ def test_files(capsys: Capture, tmp_path: Path, variable: str, make: object, sai
     assert callable(make)
     path = make(tmp_path / "x")
     environ = {"SGP_ACCOUNT_ID": "a", KEY: file(tmp_path / "good", "\ufeffkey\n"), variable: path}
+    environ["SIDECAR_OTLP__ENDPOINT"] = "http://127.0.0.1:9"
     result, out, err = checked(capsys, **environ)
     assert result is None
     assert out.startswith("verdict: not ready: 1 problem, see below\n")
@@ -199,6 +214,8 @@ def test_files(capsys: Capture, tmp_path: Path, variable: str, make: object, sai
         ({"SGP_API_KEY": "k"}, "sgp.api_key", "SGP is off: the account id is missing"),
         ({"SGP_ACCOUNT_ID": "a"}, "sgp.account_id", "SGP is off: the API key is missing"),
         ({"SIDECAR_AGENTEX__API_KEY": "k"}, "agentex.api_key", "Agentex is off: the base URL"),
+        ({"SIDECAR_OTLP__HEADERS": "a=1"}, "otlp.headers", "OTLP is off: the endpoint is missing"),
+        ({"SIDECAR_OTLP__HEADERS_FILE": "/x"}, "otlp.headers_file", "OTLP is off: the endpoint"),
     ],
 )
 def test_half_an_upstream(capsys: Capture, environ: dict[str, str], key: str, off: str) -> None:
@@ -208,8 +225,9 @@ def test_half_an_upstream(capsys: Capture, environ: dict[str, str], key: str, of
         variables = {}
     result, _, err = checked(capsys, **variables, **environ)
     assert result is None
-    assert err.startswith(f"sidecar: {key}: is set, but {off}")
-    assert err.endswith(f"(set by {next(iter(environ))})\n")
+    said = next(line for line in err.splitlines() if "is set, but" in line)
+    assert said.startswith(f"sidecar: {key}: is set, but {off}")
+    assert said.endswith(f"(set by {next(iter(environ))})")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def answered(question: int, **changes: object) -> Json:
     report: Json = copy.deepcopy(HEALTHY)
     for path, value in changes.items():
         *parents, last = path.split("__")
-        part = report["sinks"] if path.startswith(("agentex__", "sgp__")) else report
+        part = report["sinks"] if path.startswith(("agentex__", "sgp__", "otlp__")) else report
         for name in parents:
             part = part[name]
         part[last] = value
@@ -312,6 +312,58 @@ def test_an_earlier_process_left_older_writes() -> None:
     """What another process accepted has waited for longer than this one has run."""
     left = {"events__replayed": 3, "uptime_s": 8.0, "sgp__oldest_write_age_s": 7.9}
     assert diagnose(1, **left)[1] == "Yes, by at least 7.9 s"
+
+
+def three(question: int, **changes: object) -> tuple[str, str, str]:
+    """Answer one question about three upstreams, as `diagnose` does about two."""
+    sinks: Json = {name: dict(SINK) for name in ("agentex", "sgp", "otlp")}
+    for path, value in changes.items():
+        name, _, key = path.partition("__")
+        sinks[name][key] = value
+    return diagnose(question, sinks=sinks)
+
+
+def test_three_upstreams_on_time() -> None:
+    """All of them are named, with a comma and an `and`."""
+    delays = {f"{name}__delay_p95_s": 0.3 for name in ("agentex", "sgp", "otlp")}
+    detail = three(1, **delays)[2]
+    assert detail.endswith("within 300 ms at Agentex, 300 ms at SGP and 300 ms at OTLP")
+    assert three(2)[2] == (
+        "Agentex, SGP and OTLP answered when last asked; there is capacity to spare"
+    )
+    assert three(2, otlp__lane_bytes=90)[2] == (
+        "once it is full, OTLP gets no new spans; Agentex and SGP are not affected"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "hint"),
+    [
+        ("sgp", {"state": "unauthorized"}, "the file at sgp.api_key_file is read again"),
+        ("otlp", {"state": "unauthorized"}, "the file at otlp.headers_file is read again"),
+        ("sgp", {"state": "braked"}, "check sgp.base_url"),
+        ("otlp", {"state": "braked"}, "check otlp.endpoint"),
+        ("sgp", {"has_credential": False}, "or have the agents send their key"),
+        ("otlp", {"has_credential": False}, "make the file at otlp.headers_file readable"),
+    ],
+)
+def test_hints_name_the_upstreams_own_settings(name: str, changes: Json, hint: str) -> None:
+    """An OTLP receiver has an endpoint and headers, and no agent sends its key."""
+    sink: Json = {**SINK, **changes}
+    sink["accounts"] = [{"id": None, "state": sink["state"], "has_credential": True, **changes}]
+    answer = answered(2, sinks={name: sink})
+    assert hint in answer["hint"]
+    assert ("agent's key" in answer["detail"]) == (name == "sgp" and "has_credential" in changes)
+
+
+def test_what_an_upstream_did_not_keep() -> None:
+    """It is lost, and only those who run the upstream can say why."""
+    lost = {"otlp__lost": 2, "otlp__lost_by_reason": {"shutdown": 0, "partial_success": 2}}
+    answer = answered(0, sinks={"otlp": dict(SINK)}, **lost)
+    assert answer["detail"] == "2 writes to OTLP were lost (2 partial success), the last 3 s ago"
+    assert "in the log of what receives the spans" in answer["hint"]
+    lost["otlp__lost_by_reason"] = {"shutdown": 1, "partial_success": 1}
+    assert "shutdown.grace_s" in answered(0, sinks={"otlp": dict(SINK)}, **lost)["hint"]
 
 
 def test_no_longer_late() -> None:

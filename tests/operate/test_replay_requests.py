@@ -73,7 +73,7 @@ def accounts(tmp_path: Path) -> Path:
     dead = DeadLetters(str(file), 100_000, ["", "acme", "other"].__getitem__)
     for number, name in enumerate(["none", "acme", "other"]):
         for sdk in (None, SdkFields(Lanes.SGP), SdkFields(Lanes.AGENTEX)):
-            route = 0 if sdk is None else sdk.lane
+            route = 0 if sdk is None else sdk.api
             for each in "ab":
                 span = make_span(f"{name}-{route}-{each}", account=number, sdk=sdk)
                 dead.add("sgp", span, "refused", TooLarge("x"))

@@ -153,7 +153,7 @@ async def test_no_secret_and_no_content_is_shown() -> None:
             assert (await app.post(make_event(words[2], kind="end", **fields))).status == 202
             await asyncio.wait_for(agentex.asked.wait(), 30)
             shown = str([await get(app, "/status"), await get(app, "/status/history")])
-    assert "'agentex': {'base_url': 'http://***@127.0.0.1:" in shown
+    assert "'base_url': 'http://***@127.0.0.1:" in shown
     assert "'proxy': '***@proxy:3128'" in shown
     assert "'api_key': '***'" in shown
     assert not [word for word in (*words, SECRET) if word in shown]

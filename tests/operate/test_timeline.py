@@ -72,6 +72,7 @@ def test_the_intake(what: str, detail: str, ended: bool, shown: str, text: str) 
         ("not taken", NOT_TAKEN_REASONS),
         ("not accepted", ("HTTP 503", "timed out")),
         ("forwarded", ("",)),
+        ("partly kept", ("",)),
         ("superseded", ("",)),
     ],
 )

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from tests.support.world import running_app
 
 Json = dict[str, Any]
 TWO = {"AGENTEX_BASE_URL": "http://127.0.0.1:1", "SGP_API_KEY": "k", "SGP_ACCOUNT_ID": "a"}
+THREE = TWO | {"SIDECAR_OTLP__ENDPOINT": "http://127.0.0.1:1"}
 DEADLINE_S = 60
 
 
@@ -80,9 +81,11 @@ async def server(body: bytes, status: int = 200) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def report(*, history: bool = False) -> tuple[Json, Json | None]:
+async def report(
+    *, history: bool = False, environ: Mapping[str, str] = TWO
+) -> tuple[Json, Json | None]:
     """Return the report, and optionally the history, of a sidecar with unreachable upstreams."""
-    async with running_app(TWO, sgp__base_url="http://127.0.0.1:1", shutdown__grace_s=0) as app:
+    async with running_app(environ, sgp__base_url="http://127.0.0.1:1", shutdown__grace_s=0) as app:
         await app.post(make_event(kind="end"))
         async with asyncio.timeout(DEADLINE_S):
             while True:
@@ -111,6 +114,21 @@ async def test_it_fits_80_columns_and_24_lines() -> None:
     narrow = frame(status, past, 60)
     assert max(len(line.text) for line in narrow) <= 60
     assert narrow != lines
+
+
+async def test_three_upstreams_fit() -> None:
+    """Each has its rows, in 80 columns and in 60."""
+    status, past = await report(history=True, environ=THREE)
+    for sink in status["sinks"].values():
+        sink |= {"depth": 123_456, "oldest_write_age_s": 7500, "written": 1_234_567}
+        sink |= {"forwarded_per_s": 2345.6, "forwarded": 1_111_111, "state": "unauthorized"}
+    for width in (80, 60):
+        lines = frame(status, past, width)
+        assert max(len(line.text) for line in lines) <= width
+        for name in ("agentex", "sgp", "otlp"):
+            rows = [line.text for line in lines if line.text.startswith(f"{name} ")]
+            assert len(rows) == len(("upstream", "writes", "waiting", "oldest"))
+            assert any(f"{name} [" in line.text for line in lines), "its room"
 
 
 async def test_the_answers_come_first() -> None:

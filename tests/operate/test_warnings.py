@@ -3,6 +3,7 @@
 import pytest
 
 from sidecar.config import Config, ListenerConfig
+from sidecar.config_upstreams import OtlpConfig, SgpConfig
 from sidecar.operate.warnings import warnings_of
 
 
@@ -35,6 +36,17 @@ def test_every_address() -> None:
     """An empty host is every address, and is shown in quotes."""
     (text,) = about("", "::1", "10.1.2.3")
     assert text.startswith('listener.hosts: "", 10.1.2.3 are not loopback addresses: ')
+
+
+@pytest.mark.parametrize("relay", [False, True])
+def test_spans_that_pass_by_otlp(relay: bool) -> None:
+    """Without the SGP lane, spans of its SDK that are passed through do not reach OTLP."""
+    listener, sgp = ListenerConfig(pass_through=True), SgpConfig(relay=relay)
+    otlp = OtlpConfig(endpoint="http://127.0.0.1:4318")
+    found = list(warnings_of(Config(listener=listener, sgp=sgp, otlp=otlp), {}))
+    assert [text.partition(":")[0] for text in found if "OTLP" in text] == ["sgp is off"] * (
+        not relay
+    )
 
 
 def test_pass_through_opens_more() -> None:

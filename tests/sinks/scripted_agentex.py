@@ -30,7 +30,7 @@ def found(trace_id: str = "t1", id_: str = "s1", **fields: Any) -> Response:
 
 OK = Response(200)
 FAILED = Response(503)
-PAGE = Response(200, b"<html>", is_json=False)
+PAGE = Response(200, b"<html>", is_own=False)
 EXISTS = error(400, "Item already exists. Please check all unique constraints and try again.")
 UNKNOWN_ID = error(404, "Item with id 's1' does not exist.")
 UNKNOWN_TASK = error(500, 'violates foreign key constraint "fk_spans_task_id_tasks"')
@@ -44,7 +44,7 @@ NOT_TOLD = [
     UNKNOWN_ID,
     Response(405),
     Response(501),
-    Response(404, b"<html>", is_json=False),
+    Response(404, b"<html>", is_own=False),
 ]
 # Responses to a GET that are failures, and what they mean.
 UNREADABLE = pytest.mark.parametrize(
@@ -59,7 +59,7 @@ UNREADABLE = pytest.mark.parametrize(
         (Response(401), Unauthorized),
         (PAGE, Misdirected),
         (Response(302), Misdirected),
-        (Response(400, b"<html>", is_json=False), Misdirected),
+        (Response(400, b"<html>", is_own=False), Misdirected),
         (Response(200, b""), Unavailable),
         (Response(200, b"{}"), Unavailable),
         (Response(200, b'{"id":"s1","trace_'), Unavailable),

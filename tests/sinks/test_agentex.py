@@ -254,7 +254,7 @@ async def test_a_server_without_a_spans_api(status: int) -> None:
 @pytest.mark.parametrize("status", [407, 421, 302, 200])
 async def test_other_responses_of_the_hop_say_nothing_about_the_route(status: int) -> None:
     """A proxy or a redirect may go away."""
-    server = Server(Response(status, b"<html>", is_json=False))
+    server = Server(Response(status, b"<html>", is_own=False))
     with pytest.raises(Misdirected) as raised:
         await server.start()
     assert not isinstance(raised.value, RouteGone)

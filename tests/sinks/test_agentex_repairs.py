@@ -30,7 +30,7 @@ NOT_MERGED = [
 OTHER_500S = [
     Response(500),
     Response(500, None),
-    Response(500, b"<html>", is_json=False),
+    Response(500, b"<html>", is_own=False),
     error(500, "sqlalchemy.exc.TimeoutError: QueuePool limit of size 10 overflow 20 reached"),
     error(500, "AttributeError: 'NoneType' object has no attribute 'items'"),
 ]

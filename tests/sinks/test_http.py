@@ -37,7 +37,7 @@ def http_date(seconds: float, start: datetime = NOON) -> str:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "is_json"),
+    ("content_type", "is_own"),
     [
         (None, True),
         ("", True),
@@ -54,14 +54,14 @@ def http_date(seconds: float, start: datetime = NOON) -> str:
         (";", False),
     ],
 )
-def test_whether_a_response_is_the_apis_own(content_type: str | None, is_json: bool) -> None:
+def test_whether_a_response_is_the_apis_own(content_type: str | None, is_own: bool) -> None:
     """A gateway's page says what it is; a missing type is no reason for doubt."""
     headers = {} if content_type is None else {"content-type": content_type}
     for status in (200, 204, 299, 400, 401, 503):
         for body in (b"", EXISTS):
             response = parse_response(RawResponse(status, body, headers))
-            assert response[:3] == (status, body, is_json)
-            assert response.taken is (is_json and status < 300)
+            assert response[:3] == (status, body, is_own)
+            assert response.taken is (is_own and status < 300)
 
 
 def test_a_success_without_a_readable_body_is_a_success() -> None:
@@ -218,7 +218,7 @@ class ScriptedHttp(HttpClient):
         return self._ending
 
 
-NO_KEY = Credentials({}, key_header="key", relay=False, required=False)
+NO_KEY = Credentials({}, relay=False, required=False)
 
 
 async def counted(
@@ -228,7 +228,7 @@ async def counted(
     outcomes: list[str] = []
     client = UpstreamClient(
         ScriptedHttp(ending),
-        Credentials({"key": Secret(key)}, key_header="key", relay=False, required=True),
+        Credentials({"key": Secret(key)}, relay=False, required=True),
         lambda outcome, _seconds, _size: outcomes.append(outcome),
     )
     try:

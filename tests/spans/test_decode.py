@@ -1,7 +1,6 @@
 """Decoding one event: every rule of docs/api.md, and errors that name the rule."""
 
 import json
-import math
 from typing import Any
 
 import orjson
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.spans.decode import MalformedBody, decode
 from sidecar.spans.span import SPAN_OVERHEAD, Span, WireSpan, from_row, to_row
+from tests.support.any_json import objects
 from tests.support.spans import END_TIME, START_TIME, make_event, make_span
 
 # Must never appear in an error text.
@@ -179,14 +179,6 @@ def test_payloads_are_the_agents_own_bytes(raw: bytes) -> None:
     spans, rejected = decode(with_input(b" \n" + raw + b" \t"), 0.0)
     assert rejected == []
     assert [raw] == [span.input for span in spans]
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats().filter(math.isfinite) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=12,
-)
-objects = st.dictionaries(st.text(), json_values)
 
 
 @given(objects | st.lists(objects) | st.none(), st.booleans(), st.sampled_from([None, 1, "\t"]))

@@ -33,7 +33,7 @@ from sidecar.queue.room import SPARE
 from sidecar.queue.span_queue import SpanQueue
 from sidecar.recovery import SpoolRecovery
 from sidecar.sinks import Misdirected, Refused, Sink, SinkError, TooLarge, Unauthorized, Unavailable
-from sidecar.sinks.key_file import KeyFile
+from sidecar.sinks.credential_file import CredentialFile, key_as
 from sidecar.spans.span import PAYLOADS, SPAN_OVERHEAD, Span
 from sidecar.spool.disk_spool import DiskSpool
 from sidecar.spool.rows import Backlog, Changes, StoredRow
@@ -126,6 +126,8 @@ class Upstream:
     max_batch: int
     max_batch_bytes: int = 2**20
     data_follows: bool = False
+    reasons: frozenset[str] = frozenset()
+    repairs: bool = False
     stopped: bool = False
     orphans: int = 0  # supplements of spans that it does not have
     whims: Whims = field(default_factory=Whims)
@@ -155,7 +157,7 @@ class Upstream:
         del span
         return None
 
-    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> int:
         """Wait until the test responds."""
         del suspicion
         ids = [label(span) for span in batch]
@@ -167,12 +169,13 @@ class Upstream:
         if self.always_ok:
             self.respond(request, "ok", applied=True)
             await request.response
-            return
+            return 0
         self.pending.append(request)
         try:
             await request.response
         finally:
             self.pending.remove(request)
+        return 0
 
     def lacks(self, id_: str) -> bool:
         """Whether it has no write of the span, and still may get one."""
@@ -235,6 +238,7 @@ class AccountSink:
         self.name, self.max_batch = self.upstream.name, self.upstream.max_batch
         self.max_batch_bytes = self.upstream.max_batch_bytes
         self.data_follows = self.upstream.data_follows
+        self.reasons, self.repairs = self.upstream.reasons, self.upstream.repairs
 
     async def try_out(self) -> bool:
         """Nothing is tried out here."""
@@ -248,7 +252,7 @@ class AccountSink:
         """Nothing is skipped."""
         return self.upstream.skips(span)
 
-    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> int:
         """Send a batch under the account of the credentials, which has to be that of its spans."""
         assert {span.account for span in batch} == {self.account}, "a batch of several accounts"
         headers = self.credentials.headers()
@@ -262,8 +266,9 @@ class AccountSink:
         if headers[KEY_HEADER] not in self.upstream.keys[account]:
             self.credentials.refused(headers)
             raise Unauthorized("HTTP 401", 401)
-        await self.upstream.send(batch, suspicion=suspicion)
+        unkept = await self.upstream.send(batch, suspicion=suspicion)
         self.credentials.accepted(headers)
+        return unkept
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -433,7 +438,7 @@ class Process:
             metrics,
             share,
             build,
-            key_file=KeyFile(""),
+            credential_file=CredentialFile("", key_as(KEY_HEADER)),
             dialer=new_dialer("http://127.0.0.1:9"),
             one_branch=not upstream.keys,
         )
@@ -449,11 +454,11 @@ class Process:
         bit = 1 << number
         queue = SpanQueue(self.budget, metrics.accounting, bit, spool=self.spool, account=account)
         throttle = Throttle(backoff, 4, lambda: 0.5)
-        credentials = Credentials({}, key_header="", relay=False, required=False)
+        credentials = Credentials({}, relay=False, required=False)
         sink: Sink = upstream
         if upstream.keys:
             names = {KEY_HEADER: Secret(""), ACCOUNT_HEADER: Secret(self.accounts.id_of(account))}
-            credentials = Credentials(names, key_header=KEY_HEADER, relay=True, required=True)
+            credentials = Credentials(names, relay=True, required=True)
             sink = AccountSink(upstream, account, credentials)
         drain = Drain(
             sink,

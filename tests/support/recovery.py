@@ -134,6 +134,7 @@ class LaneSink:
     """The sink of one lane."""
 
     name, max_batch_bytes, data_follows = "fake", 2**20, False
+    reasons, repairs = frozenset[str](), False
 
     def __init__(self, upstream: Upstream, max_batch: int) -> None:
         self._upstream = upstream
@@ -143,9 +144,10 @@ class LaneSink:
         """Nothing is skipped."""
         return None
 
-    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> None:
+    async def send(self, batch: Sequence[Span], *, suspicion: int = 0) -> int:
         """Make one request."""
         await self._upstream.request()
+        return 0
 
     async def try_out(self) -> bool:
         """Nothing is tried out here."""

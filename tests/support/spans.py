@@ -37,7 +37,7 @@ def make_span(
         "accepted_at": 0.0,
     }
     if (sdk := fields.get("sdk")) is not None:
-        fields = {"lanes": sdk.lane} | fields
+        fields = {"lanes": sdk.lanes} | fields
     span = Span(**(values | fields))
     span.size = measure(span)
     return span

@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from sidecar.demo.stand_in import Answer, Recorded, Reset, Rule, Scripted, StandIn
+from tests.support.otlp import OtlpStandIn, decoded, span_id, spans_in
 
 Json = dict[str, Any]
 
-TITLES = {"agentex": "Agentex", "sgp": "SGP"}
+TITLES = {"agentex": "Agentex", "sgp": "SGP", "otlp": "OTLP"}
+# The lane that gets no open writes.
+WHOLE_ONLY = "otlp"
 # Statuses with which an upstream refuses a write for its content, or for its size.
 REFUSALS = {400, 409, 413, 422}
 FOREVER = float("inf")
@@ -47,6 +50,7 @@ class Exchange(NamedTuple):
     status: int
     writes: tuple[tuple[str, bool], ...]  # span id, whether it is complete
     account: str
+    not_kept: int = 0  # how many of them the upstream said that it did not keep
 
     @property
     def ids(self) -> list[str]:
@@ -88,19 +92,26 @@ class Upstream:
         return sorted(map(self._exchange, self.stand_in.requests), key=lambda each: each.ended)
 
     def _exchange(self, request: Recorded) -> Exchange:
-        body = json.loads(request.body) if request.body else {}
-        if "items" in body:
-            writes = tuple((i["id"], i.get("end_timestamp") is not None) for i in body["items"])
-        else:
-            id_ = body.get("id") or unquote(request.path.rpartition("/")[2])
-            writes = ((id_, body.get("end_time") is not None),)
-        if request.method == "GET":
-            writes = ()
         ended = FOREVER if request.ended is None else request.ended
         account = request.headers.get("x-selected-account-id", "")
-        return Exchange(
-            request.at, ended, self._kind(request), request.status or 0, writes, account
-        )
+        kind, writes, not_kept = self._kind(request), self._writes(request), 0
+        if isinstance(self.stand_in, OtlpStandIn) and kind == "ok":
+            not_kept = sum(map(self.stand_in.rejected, spans_in(decoded(request))))
+            # What keeps nothing has refused all of it.
+            kind = "refused" if not_kept == len(writes) else "ok"
+        status = request.status or 0
+        return Exchange(request.at, ended, kind, status, writes, account, not_kept)
+
+    def _writes(self, request: Recorded) -> tuple[tuple[str, bool], ...]:
+        if isinstance(self.stand_in, OtlpStandIn):
+            return tuple((span_id(each), True) for each in spans_in(decoded(request)))
+        if request.method == "GET":
+            return ()
+        body = json.loads(request.body) if request.body else {}
+        if "items" in body:
+            return tuple((i["id"], i.get("end_timestamp") is not None) for i in body["items"])
+        id_ = body.get("id") or unquote(request.path.rpartition("/")[2])
+        return ((id_, body.get("end_time") is not None),)
 
     def _kind(self, request: Recorded) -> str:
         said = self.scripted.get(id(request))
@@ -166,7 +177,9 @@ class Books:
     has_spool: bool = False
     queue_bytes: int = 2**26
     keeps_letters: bool = True
-    concurrency: dict[str, int] = field(default_factory=lambda: {"agentex": 64, "sgp": 8})
+    concurrency: dict[str, int] = field(
+        default_factory=lambda: {"agentex": 64, "sgp": 8, "otlp": 8}
+    )
 
     # What was accepted.
 
@@ -222,6 +235,8 @@ class Fates:
     def __init__(self, books: Books, upstream: Upstream) -> None:
         self.books, self.upstream = books, upstream
         starts, ends = books._first["start"], books._first["end"]
+        if upstream.name == WHOLE_ONLY:
+            starts = {id_: at for id_, at in starts.items() if id_ in ends}
         self.starts, self.ends = starts, ends
         # What `sidecar replay` sent is not the sidecar's.
         replayed = range_of(books.replayed, upstream.exchanges)
@@ -294,7 +309,7 @@ class Fates:
     def _waiting_at(self, t: float) -> tuple[dict[str, float], dict[str, float]]:
         found: dict[str, float] = {}
         more: dict[str, float] = {}
-        hold = self.books.hold_s
+        hold = FOREVER if self.upstream.name == WHOLE_ONLY else self.books.hold_s
         for id_, at in self.ends.items():
             if at > t or id_ in self.not_taken or self._is_over(id_, t):
                 continue
@@ -345,6 +360,11 @@ class Fates:
         return [
             each for each in self.exchanges[: bisect_right(self._by_end, t)] if each.ended > since
         ]
+
+    def not_kept(self, t: float, since: float) -> list[float]:
+        """When the upstream said of each write that it did not keep it, without saying which."""
+        kept = [each for each in self.ended(t, since) if each.kind == "ok"]
+        return [each.ended for each in kept for _ in range(each.not_kept)]
 
     def under_way(self, t: float) -> list[Exchange]:
         return [each for each in self.exchanges if each.at <= t < each.ended]

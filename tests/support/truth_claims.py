@@ -7,7 +7,7 @@ is one that the books contradict. Nothing here is taken from the code that makes
 # ruff: noqa: C901, E501 (patterns and checks follow the sentences that they are for)
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -25,7 +25,7 @@ BRAKE_WRITES = 10
 
 DURATION = r"(?:\d+ ms|\d+\.\d s|\d+ s|\d+ min \d+ s|\d+ h \d+ min|\d+ d \d+ h)"
 COUNT = r"\d{1,3}(?:,\d{3})*"
-TITLE = "(?:Agentex|SGP)"
+TITLE = f"(?:{'|'.join(LANES)})"
 AGO = rf"(?:just now|{DURATION} ago)"
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -99,6 +99,10 @@ class Moment:
             for id_, each in self.fates(title).dead.items()
             if self.began <= each.ended <= self.t - back
         }
+
+    def not_kept(self, title: str, back: float = 0.0) -> list[float]:
+        """When the upstream said of each write of this process that it did not keep it."""
+        return self.fates(title).not_kept(self.t - back, self.began)
 
     def letters(self) -> int:
         """Dead letters that nobody has replayed or moved away."""
@@ -277,6 +281,8 @@ def nothing_is_lost(m: Moment, found: re.Match[str]) -> Complaints:
             yield f"{title} did not take {lost} writes"
         if dead := m.dead(title, TICK_S):
             yield f"{title} refused {len(dead)} writes for good"
+        if not_kept := m.not_kept(title, TICK_S):
+            yield f"{title} did not keep {len(not_kept)} writes"
     if m.books.rejections(m.t - 4.0, m.t - TICK_S):
         yield "events were rejected in the last seconds"
     if (left := m.letters()) and m.t - m.began > 10.0:
@@ -319,11 +325,15 @@ def imbalance(_: Moment, __: re.Match[str]) -> Complaints:
     rf"\((?P<why>[^)]+)\), (?:the last )?(?P<ago>{AGO})"
 )
 def lost(m: Moment, found: re.Match[str]) -> Complaints:
-    left = sum(at <= m.t for at in m.fates(found["title"]).left.values())
-    yield from _number(
-        count(found["n"]), Range(left, left), f"writes to {found['title']} were left"
-    )
+    title = found["title"]
+    left = [at for at in m.fates(title).left.values() if at <= m.t]
+    times = left + m.not_kept(title)
+    yield from _number(count(found["n"]), Range(len(times), len(times)), f"are lost to {title}")
     yield from _plural(found["n"], found["verb"])
+    if not left:
+        yield from _last(m, found["ago"], times)
+    if ("partial success" in found["why"]) != bool(m.not_kept(title)):
+        yield f"{title} kept {'not ' * bool(m.not_kept(title))}everything"
 
 
 def _number(said: float, real: Range, what: str) -> Complaints:
@@ -452,7 +462,8 @@ def dead_letters(m: Moment, found: re.Match[str]) -> Complaints:
         statuses = {each.status for each in dead.values()}
         if "too large" in part["why"] and 413 not in statuses:
             yield f"{title} refused none as too large"
-        if "refused" in part["why"] and not statuses & {400, 409, 422}:
+        # A success that keeps nothing is a refusal.
+        if "refused" in part["why"] and not statuses & {200, 400, 409, 422}:
             yield f"{title} refused none"
     for title in m.titles():
         if title not in seen and m.dead(title, TICK_S):
@@ -537,7 +548,7 @@ def no_longer(m: Moment, found: re.Match[str]) -> Complaints:
 
 @claim(
     rf"No: in the last minute, 95% were delivered within (?P<each>{DURATION} at {TITLE}"
-    rf"(?: and {DURATION} at {TITLE})?)"
+    rf"(?:, {DURATION} at {TITLE})*(?: and {DURATION} at {TITLE})?)"
 )
 def delivered_within(m: Moment, found: re.Match[str]) -> Complaints:
     yield from on_time(m)
@@ -658,12 +669,7 @@ def why_not(m: Moment, text: str) -> Complaints:
             yield f"{title} refused {refused} of the last {len(lately)} writes"
         return
     if words.startswith("has no credential"):
-        for account in accounts:
-            if account is not None and any(
-                each.account == account and each.at <= m.t and each.at >= m.began
-                for each in m.books.posts
-            ):
-                yield f"an agent of {account} has sent its key"
+        yield from _no_credential(m, title, accounts)
         return
     for phrase, kinds in _KINDS.items():
         if not words.startswith(phrase):
@@ -679,12 +685,22 @@ def why_not(m: Moment, text: str) -> Complaints:
                 yield f"{title} answered last: {[(e.kind, e.status) for e in latest]}"
 
 
+def _no_credential(m: Moment, title: str, accounts: Sequence[str | None]) -> Complaints:
+    if title == "OTLP" and m.fates(title).ended(m.t, m.began):
+        yield "it was asked"
+    for account in accounts:
+        mine = [each for each in m.books.posts if each.account == account]
+        if account is not None and any(m.began <= each.at <= m.t for each in mine):
+            yield f"an agent of {account} has sent its key"
+
+
 @claim(
     rf"(?P<trouble>{_TROUBLE}): (?:(?P<error>[^;]+); )?(?P<attempt>an attempt is under way|next attempt "
     rf"(?:in (?P<in>{DURATION})|now|with the next span(?:, in (?P<earliest>{DURATION}) at the earliest)?))"
     rf"(?:; its room will be full in (?P<full>{DURATION}) at this rate)?",
     rf"(?P<trouble>{TITLE} has no credential(?: for accounts? [\w, -]+)?): waiting for a key file or an "
     r"agent's key",
+    r"(?P<trouble>OTLP has no credential): waiting for its file of credentials",
 )
 def trouble(m: Moment, found: re.Match[str]) -> Complaints:
     title = found["trouble"].split(" ", 1)[0]
@@ -845,7 +861,7 @@ def slower(m: Moment, found: re.Match[str]) -> Complaints:
 
 _EFFECT = (
     rf"(?:(?P<refused>agents get 429)|(?P<again>{TITLE}) gets no new spans; "
-    rf"(?:(?P<other>{TITLE}) is not affected|(?P<all>agents get 429 while no upstream has room)))"
+    rf"(?:(?P<other>{TITLE}(?: and {TITLE})? (?:is|are)) not affected|(?P<all>agents get 429 while no upstream has room)))"
 )
 
 
@@ -859,12 +875,15 @@ def full(m: Moment, found: re.Match[str]) -> Complaints:
 
 
 def _others(m: Moment, found: re.Match[str]) -> Complaints:
-    if found["again"] and (found["again"] != found["title"] or found["other"] == found["title"]):
+    others = re.findall(TITLE, found["other"] or "")
+    if found["again"] and (found["again"] != found["title"] or found["title"] in others):
         yield "it names the wrong upstream"
-    if found["other"]:
-        missed = m.fates(found["other"]).not_taken.values()
+    if found["other"] and (len(others) > 1) != found["other"].endswith(" are"):
+        yield f"{len(others)} are named"
+    for other in others:
+        missed = m.fates(other).not_taken.values()
         if any(m.t - 4.9 < at <= m.t for at in missed):
-            yield f"{found['other']} is affected"
+            yield f"{other} is affected"
     if found["refused"] and len(m.titles()) > 1:
         yield "another upstream may have room"
     if found["all"] and not all(m.fates(title).depth(m.t).least for title in m.titles()):
@@ -956,9 +975,9 @@ def bad_events(m: Moment, found: re.Match[str]) -> Complaints:
         yield "no event was invalid"
 
 
-_UP = re.compile(
-    rf"({TITLE})(?: and ({TITLE}))? (answered when last asked|(?:has|have) not answered yet|"
-    r"(?:was|were) not asked yet)"
+_UP = (
+    rf"(?P<names>{TITLE}(?:, {TITLE})*(?: and {TITLE})?) (?P<words>answered when last asked|"
+    r"(?:has|have) not answered yet|(?:was|were) not asked yet)"
 )
 
 
@@ -967,16 +986,14 @@ _UP = re.compile(
 )
 def well(m: Moment, found: re.Match[str]) -> Complaints:
     named: list[str] = []
-    for part in found["up"].split(", "):
-        match = _UP.fullmatch(part)
-        if match is None:
-            yield f"unknown: {part}"
-            continue
-        titles = [title for title in match.groups()[:2] if title]
+    if left := re.sub(_UP, "", found["up"]).strip(", "):
+        yield f"unknown: {left}"
+    for match in re.finditer(_UP, found["up"]):
+        titles = re.findall(TITLE, match["names"])
         named += titles
         for title in titles:
-            yield from _is_up(m, title, match[3])
-        plural = match[3].split(" ")[0]
+            yield from _is_up(m, title, match["words"])
+        plural = match["words"].split(" ")[0]
         if plural in {"has", "have", "was", "were"} and (len(titles) > 1) != (
             plural in {"have", "were"}
         ):

@@ -7,6 +7,7 @@ from typing import Any
 from tests.support.truth import TITLES, Range
 from tests.support.truth_answers import places
 from tests.support.truth_claims import COUNT, Complaints, Moment, count, same_error, why_not
+from tests.support.truth_top import NAME
 
 Json = dict[str, Any]
 Judge = Callable[[Moment, Json], Complaints]
@@ -77,6 +78,13 @@ def _dead(m: Moment, line: Json) -> Complaints:
         yield "it was not too large"
 
 
+def _not_kept(m: Moment, line: Json) -> Complaints:
+    fates = m.fates(TITLES[line["sink"]])
+    latest = [(e.not_kept, len(e.writes)) for e in fates.ended(m.t, m.t - 0.5) if e.kind == "ok"]
+    if (line["count"], line["of"]) not in latest:
+        yield f"the last requests had {latest}"
+
+
 def _not_taken(m: Moment, line: Json) -> Complaints:
     times = m.fates(TITLES[line["sink"]]).not_taken.values()
     if not any(m.t - 0.5 <= at <= m.t + 0.5 for at in times):
@@ -128,7 +136,7 @@ def _over(m: Moment, line: Json) -> Complaints:
 
 _STOPPED = re.compile(
     rf"stopped: (?:nothing was lost|(?P<lost>{COUNT}) writes? (?P<verb>was|were) lost \([^)]+\)); "
-    rf"(?P<n>{COUNT}) events? received(?P<lanes>(?:; (?:agentex|sgp): {COUNT} writes? forwarded"
+    rf"(?P<n>{COUNT}) events? received(?P<lanes>(?:; {NAME}: {COUNT} writes? forwarded"
     rf"(?:, {COUNT} (?:not taken for want of room|dead-lettered|waiting on disk|lost))*)*)"
 )
 
@@ -146,7 +154,8 @@ def _stopped(m: Moment, line: Json) -> Complaints:
         fates = m.books.fates(name)
         text = found["lanes"].partition(f"{name}: ")[2].partition(";")[0]
         said = {words: count(n) for n, words in re.findall(rf"({COUNT}) ([a-z -]+?)(?:,|$)", text)}
-        sent = sum(len(e.writes) for e in fates.ended(m.t, m.began) if e.kind == "ok")
+        not_kept = len(fates.not_kept(m.t, m.began))
+        sent = sum(len(e.writes) for e in fates.ended(m.t, m.began) if e.kind == "ok") - not_kept
         left = sum(m.began <= at <= m.t + 2.0 for at in fates.left.values())
         dead = sum(m.began <= e.ended <= m.t for e in fates.dead.values())
         waiting, more = fates.waiting(m.t + 1.0)
@@ -161,6 +170,7 @@ def _stopped(m: Moment, line: Json) -> Complaints:
         letters = said.get("dead-lettered", 0)
         if letters != dead + (left if m.books.keeps_letters else 0):
             yield f"{name} has {dead + left} dead letters"
+        lost += not_kept
         if not m.books.keeps_letters:
             lost += left
         if not on_disk.least <= said.get("waiting on disk", 0) <= on_disk.most:
@@ -224,6 +234,7 @@ _EVENTS: dict[str, Judge] = {
     "dead_letters_kept": _kept,
     "dead_letter_not_kept": _letter_not_kept,
     "writes_lost": _lost,
+    "writes_not_kept": _not_kept,
     "writes_not_taken": _not_taken,
     "intake_refusing": _refusing,
     "intake_taking": _taking,

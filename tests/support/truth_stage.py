@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Never
@@ -29,6 +29,7 @@ from sidecar.operate.top_frame import frame
 from sidecar.process.log_hints import add_hint
 from sidecar.spool.sqlite_file import SpoolFile
 from tests.support.faults import World, now, world
+from tests.support.otlp import OtlpStandIn
 from tests.support.truth import FOREVER, Books, Posted, Process, Upstream
 from tests.support.truth_answers import judge_answers
 from tests.support.truth_claims import Moment
@@ -78,18 +79,19 @@ class Fault(NamedTuple):
 
 @dataclass
 class Stage:
-    """Both stand-ins, the books, and what was said."""
+    """The stand-ins, the books, and what was said."""
 
     folder: Path
     agentex: StandIn = field(default_factory=AgentexStandIn)
     sgp: StandIn = field(default_factory=SgpStandIn)
+    otlp: OtlpStandIn = field(default_factory=OtlpStandIn)
     lanes: tuple[str, ...] = ("agentex", "sgp")
     said: list[Said] = field(default_factory=list)
     log: list[Line] = field(default_factory=list)
     step_s: float = STEP_S
 
     def __post_init__(self) -> None:
-        named = {"agentex": self.agentex, "sgp": self.sgp}
+        named = {"agentex": self.agentex, "sgp": self.sgp, "otlp": self.otlp}
         self.books = Books({name: Upstream(name, named[name]) for name in self.lanes})
         self._posting = 0
 
@@ -120,7 +122,11 @@ class Stage:
                 books.concurrency[lane] = int(limit)
         life = Process(now(), float(settings.get("shutdown__grace_s", GRACE_S)))
         books.processes.append(life)
-        with self._listening():
+        async with AsyncExitStack() as listening:
+            listening.enter_context(self._listening())
+            if "otlp" in self.lanes:
+                await listening.enter_async_context(self.otlp)
+                settings["otlp__endpoint"] = self.otlp.url
             async with world(self.agentex, self.sgp, **settings) as w:  # type: ignore[arg-type]
                 watching = asyncio.create_task(self._watch(w))
                 yield w
@@ -261,6 +267,7 @@ class Stage:
             "SGP_CLIENT_BASE_URL": self.sgp.url,
             "SGP_API_KEY": "key",
             "SGP_ACCOUNT_ID": "account",
+            **({"SIDECAR_OTLP__ENDPOINT": self.otlp.url} if "otlp" in self.lanes else {}),
         }
         await replay.directly(str(self.letters), None, load(None, environ), environ)
         self.books.replayed = (began, now())

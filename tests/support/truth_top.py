@@ -7,6 +7,7 @@ The sentences of the answers are judged where `/status` says them; here they mus
 
 import re
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 from tests.support.truth import FOREVER, TITLES, Range
@@ -32,7 +33,7 @@ _TAGS = {"[ok]": "ok", "[warn]": "warn", "[BAD]": "bad"}
 RATE = r"(?:\d+\.\d|\d[\d,]*)"
 SIZE = r"(?:\d+\.\d (?:GiB|MiB|KiB)|\d+ B)"
 BAR = r"\[[#.]+\]"
-NAME = "(?:agentex|sgp)"
+NAME = f"(?:{'|'.join(TITLES)})"
 STATE = "(?:not asked yet|no answer yet|up|throttled|down|unauthorized|braked|no credential)"
 _ANSWERS = re.compile(r"(\[ok\]|\[warn\]|\[BAD\])\s+(Are we losing anything\?|Is it late\?|Why\?)")
 
@@ -215,9 +216,10 @@ def _lane(m: Moment, found: re.Match[str]) -> Complaints:
     elif fates.oldest(m.t).least > 1.0:
         yield f"a write has waited for {fates.oldest(m.t).least:.1f} s"
     ended = fates.ended(m.t, max(m.began, m.t - 8.0))
-    good = [each.ended for each in ended if each.kind == "ok" for _ in each.writes]
+    kept = [(e.ended, len(e.writes) - e.not_kept) for e in ended if e.kind == "ok"]
+    good = [at for at, number in kept for _ in range(number)]
     yield from _rate(m, found["sent"], good, f"writes per second went to {title}")
-    bad = [each.ended for each in ended if each.kind != "ok"]
+    bad = [each.ended for each in ended if each.kind != "ok" and each.status != HTTPStatus.OK]
     if not fates.upstream.away:
         yield from _rate(m, found["fail"], bad, f"requests to {title} failed per second")
     if found["p50"] != "-" and not fates.ended(m.t, m.t - 68.0) and not fates.upstream.away:
@@ -289,14 +291,15 @@ def _writes(m: Moment, found: re.Match[str]) -> Complaints:
         count(each) for each in found["numbers"].split()
     )
     ended = fates.ended(m.t, m.began)
-    real = sum(len(each.writes) for each in ended if each.kind == "ok")
+    not_kept = len(fates.not_kept(m.t, m.began))
+    real = sum(len(each.writes) for each in ended if each.kind == "ok") - not_kept
     yield from _between(forwarded, Range(real, real), f"writes went to {title}")
     yield from same_count(m, title, found["numbers"].split()[6])
     gone = len(m.dead(title))
     yield from _between(dead, Range(gone, gone), f"are {title}'s dead letters")
-    if lost:
+    if lost or not_kept:
         left = sum(m.began <= at <= m.t for at in fates.left.values())
-        yield from _between(lost, Range(left, left), "were lost")
+        yield from _between(lost, Range(not_kept, not_kept + left), "were lost")
     if diff or written != forwarded + superseded + skipped + dead + lost + depth:
         yield "it does not add up"
 
@@ -344,7 +347,7 @@ _FACTS: list[tuple[str, Fact]] = [
         rf"spool {BAR} {SIZE} of {SIZE}(?: full in {DURATION})?(?: its disk can't be used)?",
         _nothing,
     ),
-    (rf"room {NAME} {BAR} +\d+%(?: of {SIZE})?(?: {NAME} {BAR} +\d+%)?(?: of {SIZE})?", _room),
+    (rf"room(?: {NAME} {BAR} +\d+%(?: of {SIZE})?)+", _room),
     (r"upstream state waiting oldest sent/s p50 p95 fail/s limit", _nothing),
     (r"upstream none is enabled", _nothing),
     (
@@ -358,7 +361,7 @@ _FACTS: list[tuple[str, Fact]] = [
     (
         (
             rf"(?:last error (?P<ago>{AGO}): (?P<error>(?:(?!last error |writes written|; next |; an "
-            rf"attempt|its room| (?:agentex|sgp) (?:{STATE}) \d| not taken: | caught up).)+))?"
+            rf"attempt|its room| {NAME} (?:{STATE}) \d| not taken: | caught up).)+))?"
             rf"(?:;? ?(?:next attempt (?:in {DURATION}|now|with the next span(?:, in {DURATION} at the "
             rf"earliest)?)|an attempt is under way))?"
             rf"(?: ?its room will be full in (?P<full>{DURATION}) at this rate)?"
@@ -367,7 +370,7 @@ _FACTS: list[tuple[str, Fact]] = [
         _note,
     ),
     (
-        rf"not taken: {COUNT} [a-z ]+(?:, {COUNT} [a-z ]+)?(?= agentex| sgp| writes| account|$)",
+        rf"not taken: {COUNT} [a-z ]+(?:, {COUNT} [a-z ]+)?(?= {NAME}| writes| account|$)",
         _not_taken,
     ),
     (rf"account (?P<id>\S+) (?P<state>{STATE}) {COUNT} waiting", _account),

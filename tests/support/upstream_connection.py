@@ -177,7 +177,6 @@ def new_client(
         new_http_client(url, max_requests=max_requests),
         Credentials(
             {name: Secret(value) for name, value in headers.items()},
-            key_header="key",
             relay=False,
             required=True,
         ),

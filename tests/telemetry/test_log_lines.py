@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = r"""
 import structlog
-from sidecar import logs
+from sidecar.telemetry import logs
 from sidecar.config import LogConfig
 
 evil = "\x1b[31m\r\n\x7f\x9b\u202e\ud800"

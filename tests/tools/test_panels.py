@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from sidecar.lanes import UPSTREAMS
 from tests.support.telemetry import ROOT
 from tools.panel import SINKS, Panel
 from tools.panels import ROWS
@@ -11,6 +12,11 @@ from tools.panels import ROWS
 RULES = (ROOT / "helm/trace-sidecar/files/rules.yaml").read_text()
 EXPRESSIONS = dict(re.findall(r"- alert: (\w+)\n(.*?)labels:", RULES, re.DOTALL))
 PANELS = [panel for _, row in ROWS for panel in row]
+
+
+def test_every_upstream_is_on_it() -> None:
+    """The dashboard knows the upstreams, in their order."""
+    assert tuple(each.name for each in UPSTREAMS) == SINKS
 
 
 def by_title(kinds: set[str]) -> list[Panel]:
