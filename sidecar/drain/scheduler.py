@@ -53,10 +53,13 @@ class Scheduler:
 
         None: not before a request ends or a write comes.
         """
-        if not self._ready and not self._retry_queue.heap:
-            if not self._queue.on_disk:
+        if not self._ready:
+            retries = self._retry_queue.heap
+            # A write that keeps failing waits most of the time: it is no backlog.
+            if not self._queue.on_disk and (not retries or retries[0].not_before > now):
                 self._throttle.caught_up(now)
-            return None
+            if not retries:
+                return None
         grant = self._throttle.grant(now, self.sending, paced=not self.closing)
         if not isinstance(grant, Grant):
             return grant

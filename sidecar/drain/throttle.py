@@ -67,7 +67,7 @@ class Throttle:
         # Whether the next request is a probe, sent to find out if the upstream has recovered.
         self.probing = False
         self.paused_until = 0.0
-        self._outage_since = 0.0
+        self._outage_since = self._held_since = 0.0
         self._paused_at = float("-inf")
         self._held_by = float("-inf")  # when the request was sent that began the pause
         self._consecutive_pauses = 0
@@ -129,7 +129,10 @@ class Throttle:
     def responded(self, now: float, backlog: float) -> None:
         """The upstream accepted or refused a batch: it is up. `backlog`: requests to be made."""
         outage_s = now - self._outage_since
-        if outage_s > MIN_PACED_OUTAGE_S:
+        # A short hold interrupts a recovery, but does not begin it anew: an upstream that refuses
+        # some writes for good would be held again and again, and its backlog would only grow.
+        interrupted = self._pace.active and now - self._held_since <= MIN_PACED_OUTAGE_S
+        if outage_s > MIN_PACED_OUTAGE_S and not interrupted:
             self._pace.start(now, backlog, outage_s, self._jitter())
         self.state = SinkState.UP
         self.probing = False
@@ -166,8 +169,10 @@ class Throttle:
                 longest_s = MAX_PAUSE_SHARE * (now - self._outage_since)
                 pause_s = min(pause_s, max(self._backoff.initial_s, longest_s))
             pause_s = min(pause_s, self.max_wait_s)
-        if not (self.probing or self._pace.active):  # or else it has not really been up
-            self._outage_since = now if since is None else since
+        if not self.probing:
+            self._held_since = now if since is None else since
+            if not self._pace.active:  # or else it has not really been up
+                self._outage_since = self._held_since
         self.state = state
         self.probing = True
         self._paused_at, self._held_by = now, sent_at

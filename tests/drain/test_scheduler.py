@@ -292,6 +292,18 @@ def test_the_pace_ends_with_the_backlog(on_disk: int) -> None:
     assert len(sent_by(lane)) == (0 if on_disk else 3)
 
 
+@pytest.mark.parametrize(("not_before", "paced"), [(NOW, True), (NOW + 5.0, False)])
+def test_a_write_that_keeps_failing_is_no_backlog(not_before: float, paced: bool) -> None:
+    """The pace ends while a retry waits for its time, but not while one may be sent."""
+    lane = Lane(max_batch=1, jitter=0.0)
+    lane.hold()
+    lane.throttle.responded(NOW, 0.0)
+    lane.retry("bad", not_before=not_before)
+    lane.next()
+    lane.put("a", "b", "c")
+    assert (len(sent_by(lane)) < 3) is paced
+
+
 def test_the_pace_after_an_outage_follows_the_backlog() -> None:
     """What the response that ends the outage has settled is not part of it."""
     lane = Lane(max_batch=1, jitter=0.0)

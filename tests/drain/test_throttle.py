@@ -245,6 +245,23 @@ def test_during_a_pause_nothing_is_sent_and_then_a_probe(paced: bool, seconds: f
     assert throttle.grant(10.1, 0, paced=paced) == PROBE
 
 
+@pytest.mark.parametrize(("held_s", "anew"), [(1.0, False), (5.0, True)])
+def test_what_interrupts_a_recovery(held_s: float, anew: bool) -> None:
+    """A short hold does not begin it anew: it goes on as fast as it was by then."""
+    throttle = new_throttle()
+    hold(throttle, 10.0)
+    throttle.responded(20.0, 100.0)
+    at = 30.0  # the calm seconds at the beginning are over
+    hold(throttle, at)
+    throttle.responded(at + held_s, 100.0)
+    granted = 0
+    for tick in range(100):  # the next second
+        while throttle.grant(at + held_s + tick / 100, 0, paced=True) == Grant():
+            throttle.sent()
+            granted += 1
+    assert (granted < 8) is anew
+
+
 # When the upstream is up again.
 
 
