@@ -53,13 +53,14 @@ def waiting(file: Path) -> int:
         return waiting_in(opened, read_marks(marks_of(file)), 0, file.stat().st_size)
 
 
-def written(file: Path, count: int, max_bytes: int = BIG) -> LetterWriter:
-    """Letters `s0`, `s1` and so on, in the file."""
+def written(file: Path, count: int, max_bytes: int = BIG, *, prefix: str = "s") -> LetterWriter:
+    """Letters `s0`, `s1` and so on, in the file. With the same ids, two files may begin alike."""
 
     async def write() -> LetterWriter:
         writer = LetterWriter(DeadLetters(str(file), max_bytes))
         for number in range(count):
-            await writer.add("sgp", make_span(f"s{number}", name="}}}"), "refused", ERROR)
+            span = make_span(f"{prefix}{number}", name="}}}")
+            await writer.add("sgp", span, "refused", ERROR)
         return writer
 
     return asyncio.run(write())
@@ -92,7 +93,7 @@ def test_what_was_replayed_does_not_count(file: Path) -> None:
     mark(file, places[1:])
     assert seen(writer)["kept"] == 0
     file.rename(f"{file}.1")
-    written(file, 2)
+    written(file, 2, prefix="t")
     report = seen(writer)
     assert (report["kept"], report["replay"]) == (2, f"sidecar replay {file}")
 
@@ -102,7 +103,7 @@ def test_a_file_that_is_replaced_has_no_marks(file: Path) -> None:
     written(file, 2)
     mark(file, lines_of(file))
     file.unlink()
-    assert seen(written(file, 1))["kept"] == 1
+    assert seen(written(file, 1, prefix="t"))["kept"] == 1
 
 
 def test_marks_that_can_not_be_read(file: Path) -> None:
@@ -119,7 +120,7 @@ def test_a_file_that_is_renamed_during_its_replay(file: Path) -> None:
     written(file, 3)
     places = lines_of(file)
     file.rename(f"{file}.1")
-    writer = written(file, 5)
+    writer = written(file, 5, prefix="t")
     mark(file, places)
     report = seen(writer)
     assert (report["kept"], report["replay"]) == (5, f"sidecar replay {file}")
