@@ -33,6 +33,7 @@ class Scheduler:
         self._ready = queue.ready
         self._retry_queue = retry_queue
         self._throttle = throttle
+        self._pace = throttle.pace
         self._size_limit = size_limit
         self._metrics = metrics
         self._max_batch = max_batch
@@ -54,11 +55,9 @@ class Scheduler:
         None: not before a request ends or a write comes.
         """
         if not self._ready:
-            retries = self._retry_queue.heap
-            # A write that keeps failing waits most of the time: it is no backlog.
-            if not self._queue.on_disk and (not retries or retries[0].not_before > now):
-                self._throttle.caught_up(now)
-            if not retries:
+            if self._pace.active:
+                self._stop_pace_if_caught_up(now)
+            if not self._retry_queue.heap:
                 return None
         grant = self._throttle.grant(now, self.sending, paced=not self.closing)
         if not isinstance(grant, Grant):
@@ -73,12 +72,19 @@ class Scheduler:
         else:
             # Retries may fail again, and for ever: new writes take turns with them.
             self._new_batch_first = True
-        if not isinstance(step, Batch):
+        if not isinstance(step, Batch) and self._retry_queue.heap:
             step = self._due_retry(now, max_writes) or step
         if isinstance(step, Batch):
             self.sending += 1
-            self._throttle.sent()
+            if self._pace.active and not self._throttle.probing:
+                self._pace.sent()
         return step
+
+    def _stop_pace_if_caught_up(self, now: float) -> None:
+        retries = self._retry_queue.heap
+        # A write that keeps failing waits most of the time: it is no backlog.
+        if not self._queue.on_disk and (not retries or retries[0].not_before > now):
+            self._pace.stop(now)
 
     @property
     def backlog(self) -> float:
@@ -122,7 +128,8 @@ class Scheduler:
 
     def _is_flushed(self, span: Span) -> bool:
         """Whether a flush is about this write, or about one that it replaces."""
-        return span.accepted_at <= self.flushed_at or span.key in self._queue.marked
+        marked = self._queue.marked
+        return span.accepted_at <= self.flushed_at or (marked.is_set and span.key in marked)
 
     def _count_fitting(self, batch: Batch) -> int:
         """How many writes of `batch` fit in one request; at least one."""

@@ -62,7 +62,7 @@ class Throttle:
         self._backoff = backoff
         self._jitter = jitter
         self._concurrency = ConcurrencyLimit(max_concurrency, watch_latency=watch_latency)
-        self._pace = Pace(0.0 if watch_latency else MIN_BATCHES)
+        self.pace = Pace(0.0 if watch_latency else MIN_BATCHES)
         self.state = SinkState.NOT_ASKED
         # Whether the next request is a probe, sent to find out if the upstream has recovered.
         self.probing = False
@@ -83,31 +83,21 @@ class Throttle:
 
         None: not before one of them ends. `paced`: unless the process is stopping.
         """
-        if sending >= self.limit:
+        if sending >= self._concurrency.value or (self.probing and sending):
             return None
         if now < self.paused_until:
             return self.paused_until
         if self.probing:
             return _PROBE
-        if not (self._pace.active and paced):
+        if not (self.pace.active and paced):
             return _UNLIMITED
-        due = self._pace.next_at(now)
+        due = self.pace.next_at(now)
         return _UNLIMITED if due <= now else due
-
-    def sent(self) -> None:
-        """A request was sent."""
-        if not self.probing:
-            self._pace.sent()
 
     def asked(self) -> None:
         """The upstream has responded, and the lane is not held."""
         if self.state is SinkState.NOT_ASKED:
             self.state = SinkState.UP
-
-    def caught_up(self, now: float) -> None:
-        """Nothing is waiting any more."""
-        if self._pace.active:
-            self._pace.stop(now)
 
     def sample(self, now: float, writes: int, in_flight: int, seconds: float) -> None:
         """A batch of `writes` succeeded after `seconds`.
@@ -115,7 +105,7 @@ class Throttle:
         `in_flight` requests were in flight when it was sent, itself included.
         """
         if not self.probing:
-            self._pace.succeeded(now)
+            self.pace.succeeded(now)
             self._concurrency.sample(now, writes, in_flight, seconds)
 
     def is_lifted_by(self, sent_at: float) -> bool:
@@ -131,9 +121,9 @@ class Throttle:
         outage_s = now - self._outage_since
         # A short hold interrupts a recovery, but does not begin it anew: an upstream that refuses
         # some writes for good would be held again and again, and its backlog would only grow.
-        interrupted = self._pace.active and now - self._held_since <= MIN_PACED_OUTAGE_S
+        interrupted = self.pace.active and now - self._held_since <= MIN_PACED_OUTAGE_S
         if outage_s > MIN_PACED_OUTAGE_S and not interrupted:
-            self._pace.start(now, backlog, outage_s, self._jitter())
+            self.pace.start(now, backlog, outage_s, self._jitter())
         self.state = SinkState.UP
         self.probing = False
         self.resume()
@@ -171,7 +161,7 @@ class Throttle:
             pause_s = min(pause_s, self.max_wait_s)
         if not self.probing:
             self._held_since = now if since is None else since
-            if not self._pace.active:  # or else it has not really been up
+            if not self.pace.active:  # or else it has not really been up
                 self._outage_since = self._held_since
         self.state = state
         self.probing = True

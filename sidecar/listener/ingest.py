@@ -158,7 +158,7 @@ class Ingest:
         self, route: Route, request: Request, decoded: Decoded, lanes: int = -1
     ) -> Response:
         """The response. `lanes` has the bits of those that take the spans, -1 for all."""
-        if decoded.spans:
+        if self.metrics.refusing and decoded.spans:
             self.metrics.accepted()
         for rejection in decoded.rejected:
             self.metrics.event_rejected(rejection, self._loop.time())

@@ -155,7 +155,8 @@ class Admission:
                 raise RequestTooLarge if self.rooms.is_too_large(spans) else QueueFull
             if not spool.fits(spans, size):
                 raise QueueFull
-        if not idle.make_room(size + needed, spans):
+        # Almost always there is room; this saves a call.
+        if size + needed > self._budget.available and not idle.make_room(size + needed, spans):
             raise QueueFull
         return lanes
 

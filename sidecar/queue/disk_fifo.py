@@ -16,14 +16,12 @@ class OnDiskFifo:
     def __init__(self) -> None:
         self._seqs = array("q")
         self._head = 0
-
-    def __len__(self) -> int:
-        """The length of the queue."""
-        return len(self._seqs) - self._head
+        self.count = 0  # stored here, because it is looked at for every write
 
     def extend(self, seqs: Iterable[int]) -> None:
         """Append row numbers."""
         self._seqs.extend(seqs)
+        self.count = len(self._seqs) - self._head
 
     def first(self, max_count: int) -> list[int]:
         """Up to `max_count` row numbers from the front, without removing them."""
@@ -36,6 +34,7 @@ class OnDiskFifo:
     def drop(self, count: int) -> None:
         """Remove the first `count` row numbers."""
         self._head += count
+        self.count = len(self._seqs) - self._head
         if self._head >= self.COMPACT or self._head == len(self._seqs):
             del self._seqs[: self._head]
             self._head = 0

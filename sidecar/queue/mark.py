@@ -49,7 +49,7 @@ class Mark:
         self._writes = dict.fromkeys([*self._waiting, *self._in_flight], 1)
         for key, deferred in self._deferred.items():
             self._writes[key] += len(deferred)
-        self._in_memory, self._rows = sum(self._writes.values()), len(self._on_disk)
+        self._in_memory, self._rows = sum(self._writes.values()), self._on_disk.count
 
     def settled(self, key: Key, *, replaced: bool) -> None:
         """A write of this span is settled; if it is `replaced`, a newer one of it is waiting."""

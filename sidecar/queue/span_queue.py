@@ -69,19 +69,19 @@ class SpanQueue:
     def depth(self) -> int:
         """Unsettled writes: waiting in memory, waiting on disk, or in flight."""
         in_memory = len(self._waiting) + len(self._in_flight) + self._deferred_count
-        return in_memory + len(self._on_disk)
+        return in_memory + self._on_disk.count
 
     @property
     def on_disk(self) -> int:
         """Writes that wait on disk only."""
-        return len(self._on_disk)
+        return self._on_disk.count
 
     @property
     def needs_refill(self) -> bool:
         """Whether `refill` should load writes from disk now."""
         # If all that is in memory only waits for a retry, others have to get their turn (D23).
         enough = self.share // 2 if self._waiting else self.share
-        return self._bytes < enough and bool(self._on_disk)
+        return self._on_disk.count > 0 and self._bytes < enough
 
     @property
     def in_flight(self) -> int:
@@ -134,14 +134,14 @@ class SpanQueue:
     def _goes_to_disk(self, span: Span, stored: Stored) -> bool:
         if stored.dropped:
             return True
-        full = self._on_disk or self._bytes + span.size > self.share
+        full = self._on_disk.count or self._bytes + span.size > self.share
         return bool(full) and self._spool.has_row(stored.row)
 
     def recover(self, rows: Iterable[int]) -> None:
         """Add writes that an earlier process left on disk, by row number."""
-        before = len(self._on_disk)
+        before = self._on_disk.count
         self._on_disk.extend(rows)
-        added = len(self._on_disk) - before
+        added = self._on_disk.count - before
         self._accounting.offered += added
         self._accounting.written += added
 
@@ -263,7 +263,7 @@ class SpanQueue:
         for writes in (self._in_flight, self._waiting, self._deferred):
             writes.clear()
         self._deferred_count = 0
-        rows = self._on_disk.first(len(self._on_disk))
+        rows = self._on_disk.first(self._on_disk.count)
         self._on_disk.drop(len(rows))
         on_disk, lost, superseded = self._spool.left_over(rows, self.bit)
         self._accounting.superseded += superseded

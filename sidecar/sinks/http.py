@@ -218,11 +218,11 @@ class UpstreamClient:
             reads = method == b"GET" or self.api.reads_success
             raw = await self._http.exchange(head, body, keep_body=reads)
             response = parse_response(raw, self.api, forwarded=self._http.forwarded)
-            if response.taken:
+            if taken := response.taken:
                 self.credentials.accepted(headers)
             elif response.status in _UNAUTHORIZED and not response.from_proxy:
                 self.credentials.refused(headers)
-            if response.taken or expected(response):
+            if taken or expected(response):
                 outcome, is_connections_fault = "ok", False
             else:
                 decision = decide(response)

@@ -226,10 +226,9 @@ class IntakeMetrics:
     _displacements: LogRateLimiter = field(default_factory=lambda: LogRateLimiter(max_lines=1))
 
     def accepted(self) -> None:
-        """The valid events of a request were accepted."""
-        if self.refusing:
-            self.refusing = False
-            log.info("intake_taking")
+        """The valid events of a request were accepted, the first after one that was `refused`."""
+        self.refusing = False
+        log.info("intake_taking")
 
     def watch(self, accounts: Accounts) -> None:
         """Log each account that comes, and each that the configured one overrides, once."""

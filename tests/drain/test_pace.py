@@ -230,7 +230,7 @@ def test_requests_are_paced_after_an_outage() -> None:
         grant = throttle.grant(now, 0, paced=True)
         if isinstance(grant, Grant):
             assert grant == Grant()
-            throttle.sent()
+            throttle.pace.sent()
             sent += 1
         else:
             assert grant is not None
@@ -250,13 +250,13 @@ def test_what_fails_is_not_measured(failing: int) -> None:
     """Retries before and probes during an outage say nothing about the lane's rate."""
     throttle = new_throttle(jitter=0.0)
     for tick in range(1000):
-        throttle.sent()
+        throttle.pace.sent()
         throttle.sample(tick / 10, 1, 1, 0.1)
     for _ in range(failing):
-        throttle.sent()
+        throttle.pace.sent()
     throttle.hold(100.0, 100.0, SinkState.DOWN)
     for _ in range(failing):
-        throttle.sent()
+        throttle.pace.sent()
         throttle.sample(110.0, 1, 1, 0.1)
     throttle.responded(160.0, 0.0)
     assert 1 / gap_s(throttle, 160.0) == pytest.approx(10.0, rel=0.1)
@@ -267,7 +267,7 @@ def test_flapping_is_one_outage(caught_up: bool, outage_s: float) -> None:
     """An upstream that fails again before the backlog is gone has not really been up."""
     throttle = recovered_throttle(600.0)
     if caught_up:
-        throttle.caught_up(160.5)
+        throttle.pace.stop(160.5)
     throttle.hold(161.0, 161.0, SinkState.DOWN)
     throttle.responded(170.0, 1400.0)
     assert gap_s(throttle, 170.0) == pytest.approx(outage_s / (1.15 * 1400.0))
@@ -289,7 +289,7 @@ def test_how_long_a_lane_is_paced() -> None:
     throttle = recovered_throttle()
     assert gap_s(throttle, 160.0) > 0.0
     assert throttle.grant(160.0, 0, paced=False) == Grant()
-    throttle.caught_up(160.0)
+    throttle.pace.stop(160.0)
     assert gap_s(throttle, 160.0) == 0.0
 
 

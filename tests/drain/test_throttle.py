@@ -257,7 +257,7 @@ def test_what_interrupts_a_recovery(held_s: float, anew: bool) -> None:
     granted = 0
     for tick in range(100):  # the next second
         while throttle.grant(at + held_s + tick / 100, 0, paced=True) == Grant():
-            throttle.sent()
+            throttle.pace.sent()
             granted += 1
     assert (granted < 8) is anew
 

@@ -40,8 +40,7 @@ class FifoMachine(RuleBasedStateMachine):
     @invariant()
     def same(self) -> None:
         """The FIFO has the same numbers as the model, in order."""
-        assert len(self.fifo) == len(self.model)
-        assert bool(self.fifo) == bool(self.model)
+        assert self.fifo.count == len(self.model)
         assert self.fifo.first(len(self.model) + 1) == self.model
 
 
