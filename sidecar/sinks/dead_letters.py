@@ -90,6 +90,7 @@ class DeadLetters:
         self._hidden = hidden
         self.dropped = 0  # letters deleted to make room for newer ones, before they were replayed
         self.written = 0
+        self.is_writing = False
         self.errors = 0  # letters that could not be written
 
     @classmethod
@@ -169,11 +170,13 @@ class DeadLetters:
         if size and size + 1 + len(letter) > self._half:
             self._rotate(path, may_drop=may_drop)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self.is_writing = True
         try:
             _write(descriptor, letter)
+            self.written += 1
         finally:
+            self.is_writing = False
             os.close(descriptor)
-        self.written += 1
 
     def _rotate(self, path: Path, *, may_drop: bool) -> None:
         dropped = 0

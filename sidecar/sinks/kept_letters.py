@@ -84,9 +84,11 @@ class KeptLetters:
                 found = await self._thread.call(_latest, files, limit_s=LIMIT_S)
                 self._read_latest = True
                 self._add(found)
-            written = self._writer.letters.written
             self.kept = await self._thread.call(self._count, files, limit_s=LIMIT_S)
-            self._written = written
+            # What was written meanwhile may be counted, too: until the next look, rather one letter
+            # too few than one that is not there.
+            letters = self._writer.letters
+            self._written = letters.written + letters.is_writing
         except OSError:
             self.kept = None
 
@@ -129,7 +131,7 @@ class KeptLetters:
         """What `/status` says about dead letters."""
         letters = self._writer.letters
         kept = None if self.kept is None else self.kept.copy()
-        if kept is not None and (new := letters.written - self._written):
+        if kept is not None and (new := letters.written - self._written) > 0:
             kept[str(self._path)] = kept.get(str(self._path), 0) + new
         waiting = [quote(file) for file, count in (kept or {}).items() if count]
         return {
