@@ -1,11 +1,12 @@
 """Interrupts and forks at any moment: no dead thread, no lock held for ever, no deaf child."""
 
+import gc
 import json
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 ROOT = Path(__file__).parents[2]
 FOLDER = str(Path(trace_sidecar_client.__file__).parent)
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect here, and not in another test, what an interrupt kept from being closed."""
+    yield
+    gc.collect()
 
 
 def event(name: str) -> bytes:

@@ -138,7 +138,8 @@ def test_without_an_upstream_it_stays_up(variables: dict[str, str]) -> None:
             assert line.startswith("503 nothing was accepted: ")
             assert "AGENTEX_BASE_URL" in line or "SGP_API_KEY" in line
         assert len(posted.splitlines()) == 3
-        warnings = [line["text"] for line in pod.log(SIDECAR) if line["level"] == "warning"]
+        log = pod.log(SIDECAR)
+        warnings = [line["text"] for line in log if line["event"] == "config_warning"]
         assert [text.partition(":")[0] for text in warnings] == [
             *(["agentex.base_url"] if variables else []),
             "no upstream is enabled",

@@ -143,7 +143,7 @@ async def test_sgp_is_down_with_rows_waiting(tmp_path: Path) -> None:
         assert "Agentex" not in why
         assert answered == 3
         _numbers(shown, 10, _arrived(rig))
-        assert "ago: HTTP 503" in shown["boxes"]["SGPdown"]
+        assert re.search(r"last error (just now|\d.* ago): HTTP 503", shown["boxes"]["SGPdown"])
         assert "no error so far" in shown["boxes"]["Agentexup"]
         rig.sgp.rule = None
         await page.until(CELL, "forwarded", SGP, "10")

@@ -387,6 +387,11 @@ class Fates:
             since = each.ended
         return since
 
+    def failing_writes(self, t: float) -> set[str]:
+        """The writes in the requests that failed after the last one that did not."""
+        since = self.failing_since(t)
+        return {id_ for each in self.ended(t) if each.ended >= since for id_ in each.ids}
+
     def delivered(self, since: float, until: float) -> list[tuple[Range, float]]:
         """How long each write took that was delivered in a period, and when that was."""
         found = []

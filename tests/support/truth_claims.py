@@ -721,10 +721,12 @@ def trouble(m: Moment, found: re.Match[str]) -> Complaints:
     if groups.get("in"):
         said = seconds(groups["in"])
         named = re.search(r" (?:for|of) accounts? ([\w-]+)$", found["trouble"])
+        # Of this very moment, a request may be the one before.
+        begin = m.t + (0.001 if said.least > 0.002 else 0.0)
         nexts = [
             each.at
             for each in fates.exchanges
-            if each.at > m.t + 0.001 and (named is None or each.account == named[1])
+            if each.at > begin and (named is None or each.account == named[1])
         ]
         away = fates.upstream.is_away(m.t + said.most) or fates.upstream.is_away(m.t)
         if named is not None and _new_key(m, named[1], said.most):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from tests.support.truth import FOREVER, TITLES, Range
+from tests.support.truth import FOREVER, TITLES, Exchange, Fates, Range
 from tests.support.truth_claims import (
     AGO,
     COUNT,
@@ -198,6 +198,8 @@ def _room(m: Moment, found: re.Match[str]) -> Complaints:
 
 # How long it may take until failures are a state.
 SETTLED_S = 1.0
+# So many different writes have to fail in a row before an upstream counts as down (DECISIONS.md 45).
+HOLDING_WRITES = 3
 _STATES = {
     "up": {"ok", "refused"},
     "throttled": {"later"},
@@ -251,13 +253,21 @@ def _state(m: Moment, name: str, state: str, account: str | None) -> Complaints:
     if state == "up" and not latest:
         yield f"{name} was not asked"
         return
-    if state == "up" and m.t - fates.failing_since(m.t) < SETTLED_S:
+    if state == "up" and (
+        m.t - fates.failing_since(m.t) < SETTLED_S or _may_be_the_writes(fates, latest, m.t)
+    ):
         return  # it takes more than one failure
     if account is None:  # the state of the worst account
         for each in {each.account for each in fates.ended(m.t, m.began)}:
             latest = latest + fates.latest(m.t, each)
     if not any(each.kind in _STATES[state] for each in latest):
         yield f"{name} answered last: {[(e.kind, e.status) for e in latest]}"
+
+
+def _may_be_the_writes(fates: Fates, latest: list[Exchange], t: float) -> bool:
+    """Whether what failed last says nothing about the upstream: the same few writes, again."""
+    kinds = {each.kind for each in latest}
+    return kinds <= {"failed", "silent", "reset"} and len(fates.failing_writes(t)) < HOLDING_WRITES
 
 
 def _note(m: Moment, found: re.Match[str]) -> Complaints:
