@@ -39,7 +39,7 @@ _SIMILAR = 0.75
 # A header's name (RFC 9110, 5.6.2), and those that describe a request: its client sets them.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLIENTS_OWN = frozenset(
-    "accept-encoding connection content-encoding content-length content-type expect host "  # noqa: SIM905
+    "accept accept-encoding connection content-encoding content-length content-type expect host "  # noqa: SIM905
     "keep-alive te trailer transfer-encoding upgrade".split()
 )
 

@@ -81,7 +81,8 @@ class HidingSink:
 
     def skips(self, span: Span) -> str | None:
         """As `sink` does. A supplement that has nothing left to add is skipped, too."""
-        if span.is_supplement and not payloads_in_memory(span) & ~self._hidden:
+        on_disk = 0 if span.stored is None else span.stored.dropped
+        if span.is_supplement and not (payloads_in_memory(span) | on_disk) & ~self._hidden:
             return "hidden"
         return self._sink.skips(span)
 

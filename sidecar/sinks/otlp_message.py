@@ -82,7 +82,8 @@ def rejected_spans(body: bytes) -> int:
     0 if it says nothing that we understand: some servers answer with a text of their own.
     """
     try:
-        if body.lstrip()[:1] == b"{":
+        # A newline is also protobuf's first byte, and "{" may be the length after it.
+        if body[:1] != b"\n" and body.lstrip()[:1] == b"{":
             return max(0, int(_RESPONSE.decode(body).partial_success.rejected_spans))
         response = ExportTraceServiceResponse.FromString(body)
     except (DecodeError, ValueError, *NOT_DECODED):
