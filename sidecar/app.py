@@ -295,4 +295,5 @@ def _pass_through(
 
     mine = next((lane.dialer for lane in lanes if lane.name == "sgp"), None)
     dialer = mine or new_dialer("sgp", config, environ)
-    return PassThrough(dialer, outcomes, max_age_s=config.network.max_connection_age_s)
+    max_age_s, hides = config.network.max_connection_age_s, bool(config.sgp.hide)
+    return PassThrough(dialer, outcomes, max_age_s=max_age_s, hides=hides)

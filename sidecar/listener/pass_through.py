@@ -46,6 +46,10 @@ _HOP_BY_HOP = frozenset(
     "transfer-encoding upgrade".split()
 )
 _NOT_FORWARDED = _HOP_BY_HOP | {"host", "expect"}
+_WHOLE = (
+    "sgp.hide is set, and this would reach SGP whole: send spans to PUT /v5/spans/batch, with SGP "
+    "enabled"
+)
 _FAILED = {
     "broken": (HTTPStatus.BAD_GATEWAY, "SGP's response can't be forwarded"),
     "unreachable": (HTTPStatus.BAD_GATEWAY, "SGP can't be reached"),
@@ -53,19 +57,29 @@ _FAILED = {
 }
 
 
+def _writes_spans(request: Request) -> bool:
+    """Whether a request may have spans in its body, however its path is spelled."""
+    resource = [part.lower() for part in unquote(request.path).split("/") if part][1:2]
+    return resource == ["spans"] and request.method not in {"GET", "HEAD"}
+
+
 class PassThrough:
     """Forwards requests to the URL of `dialer`; `outcomes` counts them by PASS_THROUGH_OUTCOMES.
 
-    `max_age_s`: for how long a connection is used.
+    `max_age_s`: for how long a connection is used. `hides`: SGP must not see all of a span, so
+    requests that would write spans are refused; nothing is taken out of what is forwarded.
     """
 
-    def __init__(self, dialer: Dialer, outcomes: Counter[str], *, max_age_s: float) -> None:
+    def __init__(
+        self, dialer: Dialer, outcomes: Counter[str], *, max_age_s: float, hides: bool = False
+    ) -> None:
         url = dialer.url
         self._base = f"{url.scheme}://{url.authority}{url.path.rstrip('/')}"
         self.dialer = dialer
         # With a proxy that forwards requests, aiohttp sends the whole URL, over what we dial.
         self._proxy = URL(str(dialer.proxy)) if dialer.forwards else None
         self._max_age_s = max_age_s
+        self._hides = hides
         self._connector: Connector | None = None
         self._session: aiohttp.ClientSession | None = None
         self.outcomes = outcomes
@@ -79,6 +93,8 @@ class PassThrough:
         elif not all(_is_header_value(request.header(name)) for name in request.headers):
             error = "a header contains bytes that can't be forwarded"
             refusal = Refusal(HTTPStatus.BAD_REQUEST, error, "invalid")
+        elif self._hides and _writes_spans(request):
+            refusal = Refusal(HTTPStatus.FORBIDDEN, _WHOLE, "upstream")
         else:
             return _Forwarding(self, request, flow)
         return Discard(refused(refusal, _ERROR_KEY))

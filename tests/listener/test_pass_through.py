@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from tests.support.spool import until
 from tests.support.world import NOWHERE, Running, running_app
@@ -112,6 +113,27 @@ async def test_a_request_is_forwarded_unchanged(app: Running, far: Far) -> None:
     assert got["host"] == far.url.split("/")[2]
     await until(lambda: passed(app) == {"answered": 1})
     assert app.app.accounting.received == 0
+
+
+@pytest.mark.parametrize("key", [{"sgp__relay": "true"}, {}])
+async def test_what_is_hidden_from_sgp_is_not_passed(far: Far, key: dict[str, str]) -> None:
+    """A span in any spelling of its path is refused; what is read, and is no span, is forwarded."""
+    settings = {"listener__pass_through": "true", "sgp__hide": "input", **key}
+    async with running_app({"SGP_CLIENT_BASE_URL": far.url}, **settings) as app:
+        headers = {"x-api-key": "agent"}
+        paths = ["POST /v5/spans", "PATCH /v5/spans/s1", "PUT /v4/%73pans/x", "POST /v5//Spans"]
+        if not key:
+            paths.append("PUT /v5/spans/batch")
+        for each in paths:
+            method, path = each.split()
+            url = URL(app.url + path, encoded=True)
+            async with app.client.request(method, url, data=b"{}", headers=headers) as response:
+                assert (response.status, b"sgp.hide" in await response.read()) == (403, True), each
+        assert far.requests == []
+        for method, path in [("GET", "/v5/spans/s1"), ("POST", "/v5/completions")]:
+            async with app.client.request(method, app.url + path, headers=headers) as response:
+                assert response.status == 201
+        assert len(far.requests) == 2
 
 
 async def test_a_response_streams(app: Running, far: Far) -> None:
