@@ -162,7 +162,8 @@ class Shutdown:
         self._lost = lost
         self._said.set()
         events = self._events()
-        text = _sentence(lost, events["received"], totals)
+        not_kept = sum(lane.accounting.lost["partial_success"] for lane in self._lanes)
+        text = _sentence(lost, not_kept, events["received"], totals)
         fields = {"lost": lost, "events": events, "writes": totals, "text": text}
         if hanging:
             log.error("stopped", **fields, hanging=hanging)
@@ -181,16 +182,21 @@ _ENDS = {
 _AGAINST_LOSS = "raise shutdown.grace_s, or set spool.path or dead_letters.path"
 
 
-def _sentence(lost: int, received: int, totals: Mapping[str, Mapping[str, int]]) -> str:
-    """The accounting in words."""
+def _sentence(
+    lost: int, not_kept: int, received: int, totals: Mapping[str, Mapping[str, int]]
+) -> str:
+    """The accounting in words. `not_kept`: lost because an upstream did not keep them."""
     lanes = [
         f"{name}: {_counted(total['forwarded'], 'write')} forwarded"
         + "".join(f", {total[end]:,} {words}" for end, words in _ENDS.items() if total[end])
         for name, total in totals.items()
     ]
     were = "was" if lost == 1 else "were"
+    why = [f"an upstream did not keep {not_kept:,}"] if not_kept else []
+    if lost > not_kept:
+        why.append(_AGAINST_LOSS)
     what = (
-        f"{_counted(lost, 'write')} {were} lost ({_AGAINST_LOSS})" if lost else "nothing was lost"
+        f"{_counted(lost, 'write')} {were} lost ({'; '.join(why)})" if lost else "nothing was lost"
     )
     return "; ".join([f"stopped: {what}", f"{_counted(received, 'event')} received", *lanes])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sidecar.demo.agentex import AgentexStandIn
 from sidecar.demo.sgp import SgpStandIn
@@ -209,12 +210,16 @@ async def test_an_open_span_whose_data_is_hidden(tmp_path: Path) -> None:
 async def test_a_partial_success_is_counted(otlp: OtlpStandIn) -> None:
     """What the receiver says that it did not keep counts as lost; the rest is delivered."""
     otlp.rejected = lambda span: span.name == "bad"
-    async with running_app(environ_of(otlp), otlp__linger_s=60) as app:
-        events = [make_event(str(n), kind="end", name="bad" if n < 2 else "ok") for n in range(5)]
-        assert (await app.post(events)).status == 202
-        assert not await app.stop()  # exit code 1: something was lost
-        (lane,) = app.app.lanes
-        assert (lane.totals()["forwarded"], lane.accounting.lost["partial_success"]) == (3, 2)
+    with capture_logs() as logs:
+        async with running_app(environ_of(otlp), otlp__linger_s=60) as app:
+            names = ["bad", "bad", "ok", "ok", "ok"]
+            events = [make_event(str(n), kind="end", name=name) for n, name in enumerate(names)]
+            assert (await app.post(events)).status == 202
+            assert not await app.stop()  # exit code 1: something was lost
+    last = next(line["text"] for line in logs if line["event"] == "stopped")
+    assert last.startswith("stopped: 2 writes were lost (an upstream did not keep 2); ")
+    (lane,) = app.app.lanes
+    assert (lane.totals()["forwarded"], lane.accounting.lost["partial_success"]) == (3, 2)
     assert set(otlp.spans) == {"2", "3", "4"}
 
 
