@@ -250,7 +250,8 @@ def _pairs(value: object) -> Iterable[tuple[str, str]]:
         table = _instance(value, dict)
         return [(name, _instance(text, str)) for name, text in table.items()]
     parts = [each.partition("=") for each in value.split(",") if each.strip()]
-    if not all(equals for _, equals, _ in parts):
+    # Without a name, what is in front of the padding of base64 would be taken for one, and shown.
+    if not all(equals and text.strip() not in {"=", "=="} for _, equals, text in parts):
         raise HeaderError("each header must be NAME=VALUE, with commas between them")
     return [(name, unquote(text)) for name, _, text in parts]
 

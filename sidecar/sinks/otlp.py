@@ -18,7 +18,7 @@ from sidecar.spans.span import Span
 SCOPE = "trace-sidecar"
 _GZIP_LEVEL = 1  # more saves little, and takes several times as long
 _GZIP_WINDOW = zlib.MAX_WBITS | 16  # with gzip's header
-_MEDIA_TYPES = frozenset(("application/x-protobuf", "application/json"))
+_MEDIA_TYPES = frozenset(("application/x-protobuf", "application/protobuf", "application/json"))
 _TEXT = "text/plain"
 
 

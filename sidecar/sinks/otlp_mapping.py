@@ -74,6 +74,7 @@ _MODEL_NAMES = "llm.model_name", "gen_ai.request.model"
 MAX_NANOS = 2**63 - 1
 _INT64 = range(-(2**63), 2**63)
 _MAX_DIGITS = 20
+_MAX_PREFIXES = 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FRACTION = re.compile(r"\.([0-9]+)")
 _TRACE_ID = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -108,7 +109,8 @@ def mapped(span: Span, account_id: str = "") -> Mapped:
     """What a complete span is in OTLP; `account_id` is its account's, if known."""
     trace_id, id_ = span.key[:2]
     parent_id, start, end = span.parent_id, span.start_time, span.end_time or span.start_time
-    started, ended = nanos(start), nanos(end)
+    started = nanos(start)
+    ended = max(started, nanos(end))  # the listener compares microseconds only
     attributes: Attributes = {"agentex.trace_id": trace_id, "agentex.span_id": id_}
     if parent_id:
         attributes["agentex.parent_id"] = parent_id
@@ -226,14 +228,26 @@ def _count(json: memoryview) -> int | None:
 
 def _add_members(members: Members, attributes: Attributes) -> None:
     """Each member of `data` under its own name, or a longer one if that is taken or empty."""
+    tried: dict[str, int] = {}  # how often a name was taken, of members that differ only in NUL
     for member, json in members.items():
         value = _value(json)
         if value is None:
             continue
-        name = _clean(member)
+        clean = name = _clean(member)
+        number = tried.get(clean, 0) if clean != member else 0
+        if number:
+            name = _longer(clean, number)
         while not name or name in attributes or (name != member and name in members):
-            name = f"data.{name}"
+            number += 1
+            name = _longer(clean, number)
+        if clean != member:
+            tried[clean] = number
         attributes[name] = value
+
+
+def _longer(name: str, number: int) -> str:
+    """The name to try after `number` others; short, however many members have it."""
+    return "data." * number + name if number <= _MAX_PREFIXES else f"data.{number}.{name}"
 
 
 def _value(json: memoryview) -> Value | None:

@@ -8,6 +8,7 @@ Importing this loads protobuf, 2.3 MiB: only for an OTLP lane that is on (DECISI
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -81,14 +82,13 @@ def rejected_spans(body: bytes) -> int:
 
     0 if it says nothing that we understand: some servers answer with a text of their own.
     """
-    try:
-        # A newline is also protobuf's first byte, and "{" may be the length after it.
-        if body[:1] != b"\n" and body.lstrip()[:1] == b"{":
-            return max(0, int(_RESPONSE.decode(body).partial_success.rejected_spans))
+    # Protobuf first: it begins with what is a newline in JSON, and "{" may be the length after it.
+    with suppress(DecodeError):
         response = ExportTraceServiceResponse.FromString(body)
-    except (DecodeError, ValueError, *NOT_DECODED):
-        return 0
-    return max(0, response.partial_success.rejected_spans)
+        return max(0, response.partial_success.rejected_spans)
+    with suppress(ValueError, *NOT_DECODED):
+        return max(0, int(_RESPONSE.decode(body).partial_success.rejected_spans))
+    return 0
 
 
 def _span_parts(span: Mapped) -> list[Json]:

@@ -18,6 +18,7 @@ from sidecar.spans.span import (
     Lanes,
     SdkFields,
     Span,
+    Stored,
     to_row,
 )
 from tests.support.delivery import Upstream
@@ -76,6 +77,14 @@ def test_a_supplement_of_which_nothing_is_left() -> None:
     assert sink.skips(supplement(data=b"{}", output=b"{}")) is None
     assert without(supplement(data=b"{}", output=b"{}"), DATA | 1).is_supplement
     assert sink.skips(make_span(input=b"", output=b"", data=b"")) is None
+
+
+@pytest.mark.parametrize(("on_disk", "reason"), [(DATA, None), (1, "hidden")])
+def test_a_supplement_whose_payloads_are_on_disk(on_disk: int, reason: str | None) -> None:
+    """What is only on disk now is something left, if the upstream may see it."""
+    span = supplement()
+    span.stored = Stored(1, dropped=on_disk)
+    assert HidingSink(Upstream("agentex", 1, data_follows=True), 1).skips(span) == reason
 
 
 @pytest.mark.parametrize(("hidden", "follows"), [(1, True), (DATA, False)])

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,23 @@ def test_link(changed: dict[str, Any], linked: bool) -> None:
         for link in message.links:
             assert link.trace_id.hex() == str(ids_["obs_trace_id"]).replace("-", "")
             assert link.span_id.hex() == ids_["obs_span_id"]
+
+
+def test_names_that_only_nul_tells_apart() -> None:
+    """Each has its value, under a name that stays short however many there are."""
+    names = ["x" + "".join(chance) for chance in product(("\0", "\ufffd"), repeat=9)]
+    found = attributes_of(data=json.dumps(dict.fromkeys(names, 7)).encode())
+    mine = [name for name, value in found.items() if value == 7]
+    assert len(mine) == 2**9
+    assert max(map(len, mine)) <= 10 + 8 * len("data.")
+
+
+def test_an_end_is_not_before_its_start() -> None:
+    """Also where they differ by less than the microsecond that the listener compares."""
+    second = "2026-01-01T00:00:00"
+    span = make_span(start_time=f"{second}.0000009Z", end_time=f"{second}.0000001Z")
+    message = message_of(span)
+    assert message.end_time_unix_nano == message.start_time_unix_nano
 
 
 def test_a_name_that_is_taken_gets_longer() -> None:
