@@ -98,7 +98,8 @@ class ClientConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             raise NoResponse(_ENDED)
         self._pending = asyncio.get_running_loop().create_future()
-        transport.writelines((head, body))
+        # Never an empty part: in Python 3.12, asyncio would try to send it for ever.
+        transport.writelines((head, body) if body else (head,))
         return self._pending
 
     def time_out(self) -> None:

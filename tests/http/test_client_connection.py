@@ -1,6 +1,7 @@
 """One client connection: request bytes on the wire, and every form of response."""
 
 import asyncio
+import selectors
 
 import pytest
 
@@ -51,6 +52,21 @@ async def test_a_request_on_the_wire() -> None:
             b'{"a":1}'
         ) % (upstream.url.removeprefix("http://").encode(), __version__.encode())
         assert await sending == DONE
+        await client.close()
+
+
+async def test_a_request_without_a_body_leaves_nothing_to_send() -> None:
+    """An empty part that stays in the buffer would keep asyncio busy for ever (Python 3.12)."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, asyncio.SelectorEventLoop)
+    async with raw_upstream() as upstream:
+        client = new_client(upstream.url, [])
+        sending = asyncio.create_task(client.request(b"GET", client.target("/spans/a"), b""))
+        connection = await upstream.accept()
+        await connection.serve()
+        assert (await sending).taken
+        watched = loop._selector.get_map().values()  # type: ignore[attr-defined]
+        assert not any(each.events & selectors.EVENT_WRITE for each in watched)
         await client.close()
 
 
