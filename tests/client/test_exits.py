@@ -110,8 +110,10 @@ def test_after_a_fork_each_process_sends_its_own_events() -> None:
         assert sorted(sidecar.names) == ["child", "parent 1", "parent 2", "warm"]
 
 
+# From 3.12 on, Python itself warns of a fork beside the client's thread.
 FORKING = """
-import os
+import os, warnings
+warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
 child = os.fork()
 if child == 0:
     with spans.span("child"):
